@@ -153,13 +153,16 @@ def model_with_head(folder: str | Path) -> Deployable:
     def read(outputs: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]) -> list[Outputs]:
         if is_about_text:
             return [{name: tensor[row] for name, tensor in outputs.items()} for row in range(len(inputs["input_ids"]))]
-        return [
-            {
-                name: _of_row(tensor[row], ids, inputs["attention_mask"][row], skipped)
-                for name, tensor in outputs.items()
-            }
-            for row, ids in enumerate(inputs["input_ids"])
-        ]
+        found: list[Outputs] = []
+        for row, ids_T in enumerate(inputs["input_ids"]):
+            # without padding, and without special tokens, unless tokens have one number each
+            is_text_T = inputs["attention_mask"][row].bool()
+            is_word_T = is_text_T & ~torch.isin(ids_T, torch.tensor(skipped, dtype=ids_T.dtype))
+            found.append({})
+            for name, tensor in outputs.items():
+                kept = tensor[row][is_text_T if tensor[row].dim() == 1 else is_word_T]
+                found[-1][name] = kept if kept.dim() == 1 else kept[some_positions(*kept.shape)]
+        return found
 
     return Deployable(
         NamedOutputs(model.float().eval(), names),
@@ -178,14 +181,6 @@ def model_with_head(folder: str | Path) -> Deployable:
             "skipped": skipped,
         },
     )
-
-
-def _of_row(tensor: torch.Tensor, ids_T: torch.Tensor, mask_T: torch.Tensor, skipped: Sequence[int]) -> torch.Tensor:
-    """A row's logits without padding, and without special tokens, unless tokens have one number each."""
-    if tensor.dim() == 1:
-        return tensor[mask_T.bool()]
-    own = tensor[mask_T.bool() & ~torch.isin(ids_T, torch.tensor(skipped, dtype=ids_T.dtype))]
-    return own[some_positions(*own.shape)]
 
 
 # The comparison of results

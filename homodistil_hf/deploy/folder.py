@@ -118,9 +118,7 @@ def _merged(earlier: list[dict[str, Any]], found: list[dict[str, Any]]) -> list[
     refused = {row["file"] for row in rows if not row["is_written"]}
     for row in rows:
         row["is_written"] = row["file"] not in refused
-    return sorted(
-        rows, key=lambda row: list(TARGETS).index(row["target"]) if row["target"] in TARGETS else len(TARGETS)
-    )
+    return sorted(rows, key=lambda row: list(TARGETS).index(row["target"]))
 
 
 def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: Deployment) -> None:

@@ -34,8 +34,6 @@ TARGETS = {
     "openvino": Target("openvino/openvino_model.xml", "float16", "OpenVINO", "openvino"),
     "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
 }
-_EARLIER = {"gguf": "gguf/model.gguf"}
-"""Targets that older versions wrote → their file; exports may have them still."""
 
 
 def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -44,8 +42,7 @@ def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows:
         name, file = row["target"], row["file"]
         # transformers.js runs the graphs of other targets
-        own = TARGETS[name].file if name in TARGETS else _EARLIER.get(name)
-        files = graphs if name == "transformers.js" else {own}
+        files = graphs if name == "transformers.js" else {one.file for key, one in TARGETS.items() if key == name}
         if file not in files:
             found = f"{short_repr(name)}: {short_repr(file)}"
             yield f"{FACTS_FILE} runtimes: expected a target and its file, found {found}"

@@ -67,10 +67,21 @@ def render_card(facts: Mapping[str, Any]) -> str:
 
     It states no number that the facts, content of `facts.json`, lack.
     """
-    texts = run_texts(facts)
+    texts, teacher, method = run_texts(facts), facts["teacher"] or {}, _words_of_method(facts)
+    pipeline = _head(facts).pipeline
+    results = _eval_results(facts, pipeline)
+    metadata = ModelCardData(
+        license=teacher.get("licence"),
+        base_model=teacher.get("hub_id"),
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=["homodistil", _architecture(facts).model_type, *(method.tags if method else ())],
+        model_name=_title(facts) if results else None,
+        eval_results=results or None,
+    )
     texts["comparison"] = "\n\n".join(filter(None, (texts["comparison"], _benchmarks(facts))))
     return fill_card(
-        _metadata(facts),
+        metadata,
         facts["versions"],
         title=_title(facts),
         summary=_summary(facts),
@@ -90,6 +101,22 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         every = (
             f"<details>\n<summary>All {len(settings)} settings</summary>\n\n{_settings_table(settings)}\n\n</details>"
         )
+    # lengths and languages of text, as far as they are recorded
+    teacher, limits = facts.get("teacher") or {}, []
+    if is_int(most := facts.get(DATA, {}).get("max_tokens")):
+        limits.append(
+            f"- It was trained on texts of up to {most:,} tokens; how it reads longer ones was not measured."
+        )
+    if languages := teacher.get("language"):
+        named = plain_text(", ".join(map(str, languages)))
+        limits.append(f"- Languages, by the card of the model it was made from: {named}.")
+    else:
+        limits.append("- The languages of its text are not recorded; it can read those of the model it was made from.")
+    licence = "The student derives from a teacher that is not recorded here; its licence applies."
+    if teacher:
+        stated = teacher.get("licence", UNKNOWN_LICENCE)
+        words = "could not be found; ask its authors" if stated == UNKNOWN_LICENCE else f"is {plain_text(stated)}"
+        licence = f"The student derives from {code_span(teacher['name'])}, whose licence {words}."
     return {
         "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
         "comparison": _comparison(facts),
@@ -98,8 +125,8 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
         "changed": f"These differ from their defaults:\n\n{_settings_table(changed)}" if changed else "",
         "settings": every if settings or not changed else "",
-        "limits": _limits(facts),
-        "licence": _licence(facts),
+        "limits": "\n".join(limits),
+        "licence": licence,
     }
 
 
@@ -184,21 +211,6 @@ def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
     shown: dict[str, Any]
     shown = {name: plain_text(text) if isinstance(text, str) else text for name, text in words.items()}
     return MethodCard(**shown) if shown else None
-
-
-def _metadata(facts: Mapping[str, Any]) -> ModelCardData:
-    teacher = facts["teacher"] or {}
-    pipeline, method = _head(facts).pipeline, _words_of_method(facts)
-    results = _eval_results(facts, pipeline)
-    return ModelCardData(
-        license=teacher.get("licence"),
-        base_model=teacher.get("hub_id"),
-        library_name="transformers",
-        pipeline_tag=pipeline,
-        tags=["homodistil", _architecture(facts).model_type, *(method.tags if method else ())],
-        model_name=_title(facts) if results else None,
-        eval_results=results or None,
-    )
 
 
 def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
@@ -395,28 +407,6 @@ def _training(facts: Mapping[str, Any]) -> str:
 
 def _settings_table(settings: Mapping[str, Any]) -> str:
     return card_table(("setting", "value"), [(code_span(name), value) for name, value in settings.items()])
-
-
-def _limits(facts: Mapping[str, Any]) -> str:
-    """Lengths and languages of text, as far as they are recorded."""
-    lines = ["- The languages of its text are not recorded; it can read those of the model it was made from."]
-    if languages := (facts.get("teacher") or {}).get("language"):
-        named = plain_text(", ".join(map(str, languages)))
-        lines = [f"- Languages, by the card of the model it was made from: {named}."]
-    if is_int(most := facts.get(DATA, {}).get("max_tokens")):
-        length = f"- It was trained on texts of up to {most:,} tokens; how it reads longer ones was not measured."
-        lines.insert(0, length)
-    return "\n".join(lines)
-
-
-def _licence(facts: Mapping[str, Any]) -> str:
-    teacher = facts.get("teacher")
-    if not teacher:
-        return "The student derives from a teacher that is not recorded here; its licence applies."
-    start = f"The student derives from {code_span(teacher['name'])}, whose licence"
-    if (licence := teacher.get("licence", UNKNOWN_LICENCE)) == UNKNOWN_LICENCE:
-        return f"{start} could not be found; ask its authors."
-    return f"{start} is {plain_text(licence)}."
 
 
 def paper_words(facts: Mapping[str, Any]) -> str:

@@ -53,9 +53,13 @@ def line_chart(
     Returns:
         `str`: an `svg` element.
     """
-    lines = {name: _thinned(points) for name, points in lines.items() if points}
+    lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return ""
+    for name, points in lines.items():
+        # points at equal distances, and the last one in any case
+        stride = math.ceil(len(points) / _MOST_POINTS)
+        lines[name] = [*points[:-1:stride], points[-1]]
     values = [value for points in lines.values() for _, value in points]
     low, high = _span([*values, *(value for value in (level, top) if value is not None)], is_share=is_share)
     last = max(step for points in lines.values() for step, _ in points) or 1.0
@@ -160,12 +164,6 @@ def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:
     if not all(isinstance(layer, Mapping) and all(is_int(layer.get(name)) for name in names) for layer in layers):
         return []
     return [(layer["num_attention_heads"] * layer["head_dim"], layer["intermediate_size"]) for layer in layers]
-
-
-def _thinned(points: Line) -> Line:
-    # points at equal distances, and the last one in any case
-    stride = math.ceil(len(points) / _MOST_POINTS)
-    return points if stride == 1 else [*points[::stride], *([points[-1]] if (len(points) - 1) % stride else [])]
 
 
 def _span(values: Sequence[float], *, is_share: bool) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 `card.py` and `report.py` show the rows, the command line ends with the line.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..files.strict_json import is_int, is_number
@@ -91,7 +91,37 @@ class Row(NamedTuple):
 
 def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     """The rows of costs, latency and held-out metrics, of facts with any of these sections."""
-    return [*_costs(facts), *_latency(facts), *_metrics(facts)]
+    rows = []
+    teacher, student = section_of(facts, "teacher"), section_of(facts, "student")
+    for name in ("size_bytes", "num_parameters", "encoder_macs", "dimension"):
+        if (own := student.get(name)) is None:
+            continue
+        full = teacher.get(name)
+        kept = ""
+        if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
+            kept = f"{times(full, own)} {'smaller' if name == 'size_bytes' else 'fewer'}"
+        label = "weights" if name == "size_bytes" else COST_LABELS[name]
+        rows.append(Row(name, label, shown(full, name), shown(own, name), kept))
+    # times on the machine of the run
+    latency = section_of(facts, LATENCY)
+    full, own = latency.get("teacher_ms"), latency.get("student_ms")
+    if is_number(full) and is_number(own) and min(full, own) > 0:
+        size, length, device = (latency.get(name) for name in ("batch_size", "length", "device"))
+        label = f"ms for {size} texts of {length} tokens, on {device}"
+        kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
+        rows.append(Row(LATENCY, label, shown(float(full)), shown(float(own)), kept))
+    # held-out metrics, those with a share that is kept first
+    of_teacher = held_out_metrics(section_of(facts, "teacher_evaluation"))
+    of_student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
+    for name in sorted(dict.fromkeys([*of_student, *of_teacher]), key=lambda name: not is_share(name)):
+        full, own = of_teacher.get(name), of_student.get(name)
+        if full is None and name.rpartition("/")[2] in _OF_ONE_AT_MOST:
+            full = 1.0
+        kept = ""
+        if is_share(name) and is_number(full) and is_number(own) and full > 0 and own >= 0:
+            kept = f"{100 * own / full:.0f} %"
+        rows.append(Row(name, metric_label(name), shown(full, name), shown(own, name), kept))
+    return rows
 
 
 def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
@@ -148,42 +178,6 @@ def held_out_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     kept = {name: value for name, value in values.items() if is_number(value) and "kept_fraction" not in name}
     doubled = [name for name in kept if name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept)]
     return {name: value for name, value in kept.items() if not name.endswith(TIMINGS) and name not in doubled}
-
-
-def _costs(facts: Mapping[str, Any]) -> Iterator[Row]:
-    teacher, student = section_of(facts, "teacher"), section_of(facts, "student")
-    for name in ("size_bytes", "num_parameters", "encoder_macs", "dimension"):
-        if (own := student.get(name)) is None:
-            continue
-        full = teacher.get(name)
-        kept = ""
-        if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
-            kept = f"{times(full, own)} {'smaller' if name == 'size_bytes' else 'fewer'}"
-        label = "weights" if name == "size_bytes" else COST_LABELS[name]
-        yield Row(name, label, shown(full, name), shown(own, name), kept)
-
-
-def _latency(facts: Mapping[str, Any]) -> Iterator[Row]:
-    times_ms = section_of(facts, LATENCY)
-    full, own = times_ms.get("teacher_ms"), times_ms.get("student_ms")
-    if is_number(full) and is_number(own) and min(full, own) > 0:
-        size, length, device = (times_ms.get(name) for name in ("batch_size", "length", "device"))
-        label = f"ms for {size} texts of {length} tokens, on {device}"
-        kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
-        yield Row(LATENCY, label, shown(float(full)), shown(float(own)), kept)
-
-
-def _metrics(facts: Mapping[str, Any]) -> Iterator[Row]:
-    teacher = held_out_metrics(section_of(facts, "teacher_evaluation"))
-    student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
-    for name in sorted(dict.fromkeys([*student, *teacher]), key=lambda name: not is_share(name)):
-        full, own = teacher.get(name), student.get(name)
-        if full is None and name.rpartition("/")[2] in _OF_ONE_AT_MOST:
-            full = 1.0
-        kept = ""
-        if is_share(name) and is_number(full) and is_number(own) and full > 0 and own >= 0:
-            kept = f"{100 * own / full:.0f} %"
-        yield Row(name, metric_label(name), shown(full, name), shown(own, name), kept)
 
 
 def is_share(name: str) -> bool:

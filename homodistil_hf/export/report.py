@@ -13,6 +13,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -124,6 +125,11 @@ def report_of(records: RunRecords) -> str:
     tables = records.results.get(TABLES)
     runtimes = runtime_rows(records.facts)
     curves = _grid(_charts(records))
+    student, teacher = section_of(records.facts, "student"), section_of(records.facts, "teacher")
+    sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
+    hidden = " of ".join(f"{size:,}" for size in sizes if is_int(size))
+    note = _paragraph(f"Hidden channels: {hidden}." + " Grey: the teacher." * bool(teacher), look="note")
+    shapes = _grid(width_charts(student, teacher))
     parts = [
         _paragraph(summary),
         _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
@@ -138,7 +144,7 @@ def report_of(records: RunRecords) -> str:
         # what `homodistil deploy` has measured
         _section("Runtimes", _html_table(*runtime_cells(runtimes))) if runtimes else "",
         _section("Training", curves + _paragraph("Dashed: the teacher." * ('class="level"' in curves), look="note")),
-        _section("Shape", _shape(records.facts)),
+        _section("Shape", shapes + note if shapes else ""),
         _section("How it was made", _how(records)),
         _section("Next", _next(records)),
     ]
@@ -223,15 +229,6 @@ def _kept(run: RunRecords) -> dict[str, Line]:
 
 def _lines(runs: Mapping[str, RunRecords], name: str) -> dict[str, Line]:
     return {part: run.line(name) for part, run in runs.items()}
-
-
-def _shape(facts: Mapping[str, Any]) -> str:
-    student, teacher = section_of(facts, "student"), section_of(facts, "teacher")
-    sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
-    words = " of ".join(f"{size:,}" for size in sizes if is_int(size))
-    pictures = _grid(width_charts(student, teacher))
-    note = f"Hidden channels: {words}." + (" Grey: the teacher." if teacher else "")
-    return pictures + _paragraph(note, look="note") if pictures else ""
 
 
 def _how(records: RunRecords) -> str:
@@ -368,13 +365,21 @@ def _read(folder: Path, student: Path | None = None) -> RunRecords:
     is_list = file.is_file() and isinstance(read_json(file, str(file)), list)
     results = {} if is_list else _object(file)
     facts = {} if student is None else _object(student / FACTS_FILE)
+    # the newest of the states that Trainer has saved; of a run that was stopped the one in its last checkpoint
+    states = [place / STATE_OF_TRAINER for place in (folder, *sorted_checkpoints(folder)[:1])]
+    logs: tuple[Mapping[str, Any], ...] = ()
+    for state in sorted(filter(Path.is_file, states), key=lambda file: file.stat().st_mtime):
+        # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
+        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+            logs = tuple(entry for entry in history if isinstance(entry, dict))
     return RunRecords(
         folder,
         student,
         settings=_object(folder / SETTINGS_FILE),
         results=results,
         facts=facts or _facts_of_fine_tuning(results),
-        logs=_logs(folder),
+        logs=logs,
         parts=parts_with_records,
     )
 
@@ -396,20 +401,6 @@ def _facts_of_fine_tuning(results: Mapping[str, Any]) -> dict[str, Any]:
 
 def _object(file: Path) -> dict[str, Any]:
     return read_json_object(file, str(file)) if file.is_file() else {}
-
-
-def _logs(folder: Path) -> tuple[Mapping[str, Any], ...]:
-    """The newest of the states that Trainer has saved; an older run has them in checkpoints alone."""
-    places = [folder, *sorted_checkpoints(folder)[:1]]
-    files = [place / STATE_OF_TRAINER for place in places if (place / STATE_OF_TRAINER).is_file()]
-    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
-        try:
-            # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
-            history = json.loads(file.read_text(encoding="utf-8"))["log_history"]
-            return tuple(entry for entry in history if isinstance(entry, dict))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            continue
-    return ()
 
 
 # Parts of the page: plain HTML, light and dark, for screens of any width; texts are escaped

@@ -131,8 +131,7 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         probe = probe_facts(compact)
     except (ValueError, RuntimeError, OSError) as error:
         return replace(report, problems=(f"the export can't be loaded: {error}",))
-    problems = [*_count_problems(exported, compact, facts), *_probe_problems(facts["probe"], probe)]
-    if problems:
+    if problems := list(_number_problems(exported, compact, facts, probe)):
         return replace(report, problems=tuple(problems))
     try:
         fresh, tensors = load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
@@ -229,7 +228,10 @@ def _present_code(folder: Path) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: Mapping[str, Any]) -> Iterator[str]:
+def _number_problems(
+    exported: PreTrainedModel, compact: PreTrainedModel, facts: Mapping[str, Any], probe: Mapping[str, Any]
+) -> Iterator[str]:
+    """Costs and logits in the facts that are not those of the model."""
     counted = model_facts(exported)
     yield from _differences(facts["student"], counted, f"{FACTS_FILE} student")
     yield from _differences(facts["forms"], forms_facts(compact), f"{FACTS_FILE} forms")
@@ -239,6 +241,19 @@ def _count_problems(exported: PreTrainedModel, compact: PreTrainedModel, facts: 
     else:
         fractions = cost_fractions(counted, teacher)
         yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
+    stated = facts["probe"]
+    for name in sorted(probe.keys() - {"logits"}):
+        yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
+    logits = stated.get("logits")
+    if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
+        yield f"{FACTS_FILE} probe logits: expected numbers, found {short_repr(logits)}"
+        return
+    difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
+    if not difference <= RELATIVE_TOLERANCE:
+        yield (
+            f"{WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
+            f"found a relative difference of {difference:.3g}"
+        )
 
 
 def _auto_classes(exported: PreTrainedModel) -> list[str]:
@@ -295,21 +310,6 @@ def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: 
     yield from _differences(facts["student"].get("num_parameters"), counted, f"{primary} num_parameters")
     if (num_tokens := fresh["num_tokens"]) > exported.config.vocab_size:
         yield f"tokenizer: expected at most vocab_size={exported.config.vocab_size} tokens, found {num_tokens}"
-
-
-def _probe_problems(stated: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(probe.keys() - {"logits"}):
-        yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
-    logits = stated.get("logits")
-    if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
-        yield f"{FACTS_FILE} probe logits: expected numbers, found {short_repr(logits)}"
-        return
-    difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
-    if not difference <= RELATIVE_TOLERANCE:
-        yield (
-            f"{WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
-            f"found a relative difference of {difference:.3g}"
-        )
 
 
 def _output_differences(

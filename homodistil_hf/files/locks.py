@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 LOCK_SUFFIX, HOLDER_SUFFIX = ".lock", ".pid"
@@ -40,9 +40,20 @@ def held(lock_file: Path) -> Iterator[bool]:
     """Hold a lock while inside, unless another holder has it, in this process or another; yield whether it is ours."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
-    is_locked = _lock(lock, lock_file)
+    is_free = is_locked = True
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        is_free = is_locked = False
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
+        )
+        is_locked = False
     if not is_locked:
-        yield is_locked is None
+        yield is_free
         return
     try:
         with suppress(OSError):  # a full disk; the lock is held all the same
@@ -108,22 +119,6 @@ def holder(lock_file: Path) -> Holder | None:
             return None
     except Timeout:
         return _holder_in(lock_file)
-
-
-def _lock(lock: BaseFileLock, lock_file: Path) -> bool | None:
-    """Take a lock that is free, and return whether it was; None where the file system has no locks."""
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    except OSError as error:
-        if error.errno not in _HAS_NO_LOCKS:
-            raise
-        logger.warning(
-            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
-        )
-        return None
-    return True
 
 
 def _holder_in(lock_file: Path) -> Holder:

@@ -9,7 +9,7 @@ import json
 import os
 import types
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import MISSING, field, fields
 from enum import Enum
 from functools import partial, reduce
 from operator import or_
@@ -176,7 +176,25 @@ class SettingsParser(RaisingParser):
         entries = [entry for kind in kinds for entry in fields(kind)]
         for name, hint in self.hints.items():
             entry = next(entry for entry in entries if entry.name == name)
-            self._add(entry, hint, is_shown=shown_names is None or name in shown_names)
+            metadata = entry.metadata
+            # a value that isn't given is left to the dataclass
+            argument: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            if shown_names is None or name in shown_names:
+                argument["help"] = metadata.get("help")
+            if "action" in metadata:
+                argument["action"] = metadata["action"]
+            else:
+                argument |= {"metavar": "X", **_flag_options(hint)}
+                argument |= {key: metadata[key] for key in ("metavar", "nargs") if key in metadata}
+            if metadata.get("positional"):
+                self.add_argument(name, **argument)
+                continue
+            argument["required"] = entry.default is MISSING and entry.default_factory is MISSING
+            self.add_argument(f"--{name}", **argument)
+            # what is on by default is turned off by --no_flag as well as by --flag false
+            if argument.get("type") is _truth and entry.default is True:
+                off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+                self.add_argument(f"--no_{name}", dest=name, action="store_false", **off)
 
     def given(
         self, words: Sequence[str], values: Mapping[str, Any] | None = None, label: str = "the settings"
@@ -202,7 +220,7 @@ class SettingsParser(RaisingParser):
             spelled.append(f"{key}{equals}{value}" if is_key else word)
         namespace, unknown = self.parse_known_args(spelled)
         if unknown:
-            self._refuse(unknown[0])
+            self._refuse_unknown(unknown[0])
         return {name: _without_tilde(value) for name, value in (checked | vars(namespace)).items()}
 
     def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
@@ -216,7 +234,7 @@ class SettingsParser(RaisingParser):
             if key.startswith("--") and name in names and f"--{name}" not in self._option_string_actions:
                 self.error(f"unknown key {key}; what stands first has no key: {self.prog} {' '.join(shown)} …")
 
-    def _refuse(self, word: str) -> NoReturn:
+    def _refuse_unknown(self, word: str) -> NoReturn:
         if word.strip("-") == "":
             self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
         if not word.startswith("-"):
@@ -228,26 +246,6 @@ class SettingsParser(RaisingParser):
         if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
             self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
         self.error(f"unknown key {name}; nearest valid: {nearest or 'none'}")
-
-    def _add(self, entry: "Field[Any]", hint: Any, *, is_shown: bool) -> None:
-        """Add a flag; a value that isn't given is left to the dataclass."""
-        metadata = dict(entry.metadata)
-        options: dict[str, Any] = {"default": argparse.SUPPRESS}
-        if "action" in metadata:
-            options["action"] = metadata["action"]
-        else:
-            options |= {"metavar": "X", **_flag_options(hint)}
-            options |= {name: metadata[name] for name in ("metavar", "nargs") if name in metadata}
-        options["help"] = metadata.get("help") if is_shown else argparse.SUPPRESS
-        if metadata.get("positional"):
-            self.add_argument(entry.name, **options)
-            return
-        options["required"] = entry.default is MISSING and entry.default_factory is MISSING
-        self.add_argument(f"--{entry.name}", **options)
-        # what is on by default is turned off by --no_flag as well as by --flag false
-        if options.get("type") is _truth and entry.default is True:
-            off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
-            self.add_argument(f"--no_{entry.name}", dest=entry.name, action="store_false", **off)
 
 
 def _without_tilde(value: Any) -> Any:

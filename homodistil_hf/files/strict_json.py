@@ -150,10 +150,8 @@ def _read_text(path: Path, label: str) -> str:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError(f"{label} is a folder or device; name a JSON file")
         return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{label} can't be read ({error.strerror}); name a JSON file") from error
-    except (OSError, RuntimeError) as error:  # older versions of pathlib raise RuntimeError for circular links
-        raise OSError(f"{label} can't be read ({getattr(error, 'strerror', error)}); name a JSON file") from error
+    except OSError as error:
+        raise type(error)(f"{label} can't be read ({error.strerror}); name a JSON file") from error
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); expected a JSON file") from error
 

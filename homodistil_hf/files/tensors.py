@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from .inside import stays_inside
 from .messages import short_repr
-from .strict_json import read_json_object
+from .strict_json import fits, read_json_object
 
 WEIGHTS_FILE = "model.safetensors"
 _INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -39,9 +39,20 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
     """
     folder = Path(folder)
     for index in _INDEX_FILES:
-        if (folder / index).is_file():
-            content = read_json_object(folder / index, f"{label}: {index}")
-            _check_index(folder, content.get("weight_map"), f"{label}: {index}")
+        if not (folder / index).is_file():
+            continue
+        where = f"{label}: {index}"
+        weight_map = read_json_object(folder / index, where).get("weight_map")
+        if not fits(weight_map, {...: str}):
+            raise ValueError(f"{where} has weight_map={short_repr(weight_map)}; expected tensor → file name")
+        for name in dict.fromkeys(weight_map.values()):
+            if not stays_inside(name):
+                raise ValueError(
+                    f"{where} names {short_repr(name)}, which is outside the folder; expected files in it"
+                )
+            # To open a pipe would wait for ever; what is missing is named by the loader.
+            if os.path.exists(folder / name) and not os.path.isfile(folder / name):
+                raise ValueError(f"{where} names {short_repr(name)}, which is a folder or device; expected files")
     files = (path for path in folder.rglob("*") if path.suffix in _WEIGHT_SUFFIXES and path.is_file())
     size_bytes = sum(path.stat().st_size for path in files)
     # a stored weight takes a byte at least, so a larger model can't be in these files
@@ -50,14 +61,3 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
             f"{label} holds {size_bytes:,} bytes of weights, its config.json describes {num_parameters:,} weights; "
             "mend config.json, or copy or download the weights again"
         )
-
-
-def _check_index(folder: Path, weight_map: object, label: str) -> None:
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"{label} has weight_map={short_repr(weight_map)}; expected tensor → file name")
-    if outside := [name for name in weight_map.values() if not stays_inside(name)]:
-        raise ValueError(f"{label} names {short_repr(outside[0])}, which is outside the folder; expected files in it")
-    for name in dict.fromkeys(weight_map.values()):
-        # To open a pipe would wait for ever; what is missing is named by the loader.
-        if os.path.exists(folder / name) and not os.path.isfile(folder / name):
-            raise ValueError(f"{label} names {short_repr(name)}, which is a folder or device; expected files")
