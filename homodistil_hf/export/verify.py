@@ -346,7 +346,7 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
 
 
-def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
+def run_fresh(code: str, arguments: Sequence[object], scratch: str, *, timeout_s: float = TIMEOUT_S) -> str:
     """Run code and return its output.
 
     A line that hides this package is put before the code. Copies of remote code go to `scratch` as well.
@@ -364,11 +364,11 @@ def run_fresh(code: str, arguments: Sequence[object], scratch: str) -> str:
             env={**os.environ, **settings},
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=True,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"the fresh process took more than {TIMEOUT_S} s") from error
+        raise ValueError(f"the fresh process took more than {timeout_s} s") from error
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(

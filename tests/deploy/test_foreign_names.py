@@ -1,6 +1,5 @@
 """Nothing outside a folder is read, sent or changed for names that a stranger wrote into its records."""
 
-import hashlib
 import json
 import os
 from random import Random
@@ -144,21 +143,3 @@ def places(value):
         yield value, key
         if isinstance(inner, dict | list):
             yield from places(inner)
-
-
-@pytest.mark.slow
-@needs_onnx
-def test_a_gguf_file_of_an_older_version_stays(run):
-    student = run / "student"
-    (student / "gguf").mkdir()
-    (student / "gguf" / "model.gguf").write_bytes(b"GGUF")
-    row = ROW | {"target": "gguf", "file": "gguf/model.gguf", "runtime": "llama.cpp", "is_written": True}
-    facts = json.loads((student / "facts.json").read_text())
-    digest = {"sha256": hashlib.sha256(b"GGUF").hexdigest(), "size_bytes": 4}
-    edit(student / "facts.json", runtimes={"rows": [row]}, files=facts["files"] | {"gguf/model.gguf": digest})
-    assert verify_export(student).ok
-    deploy_export(student, "onnx", num_rounds=0)
-    assert verify_export(student).ok
-    rows = json.loads((student / "facts.json").read_text())["runtimes"]["rows"]
-    assert [one["target"] for one in rows] == ["onnx", "gguf"]
-    assert (student / "gguf" / "model.gguf").read_bytes() == b"GGUF"

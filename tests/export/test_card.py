@@ -346,12 +346,6 @@ def test_a_card_says_of_an_unknown_method_only_what_is_known(facts_of, training,
     assert header_of(card)["tags"] == ["homodistil", "bert"]
 
 
-def test_words_that_are_not_all_there_are_refused(tmp_path):
-    message = r"facts\['card'\]=.* expected what a method's card says: "
-    with pytest.raises(ValueError, match=message):
-        export(tmp_path, training=BY_HAND, card={"student": "Student"})
-
-
 # Templates and code
 
 

@@ -7,23 +7,21 @@ from rows import each
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 
 from homodistil_hf.export.export_folder import convert_export, export_student
-from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.facts import read_facts, run_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 
-@pytest.fixture
-def student():
-    return random_student(HomoBertForMaskedLM)
-
-
-def test_an_unknown_section_of_facts_names_the_nearest(tmp_path, student):
-    with pytest.raises(ValueError, match="unknown section 'setting'; .*nearest valid: 'settings'"):
-        export_student(student, tmp_path / "student", facts={"setting": {}})
-
-
-def test_a_section_of_facts_is_a_mapping(tmp_path, student):
-    with pytest.raises(ValueError, match=r"facts\['training'\]=3 is no mapping"):
-        export_student(student, tmp_path / "student", facts={"training": 3})
+@each(
+    ("facts", "message"),
+    [
+        ({"setting": {}}, "unknown section 'setting'; .*nearest valid: 'settings'"),
+        ({"training": 3}, r"facts\['training'\]=3 is no mapping"),
+        ({"card": {"student": "Student"}}, r"facts\['card'\]=.* expected what a method's card says: "),
+    ],
+)
+def test_sections_that_no_run_has_are_refused(facts, message):
+    with pytest.raises(ValueError, match=message):
+        run_facts(facts)
 
 
 @pytest.mark.parametrize("is_padded", [True, False])

@@ -175,7 +175,7 @@ def test_runtimes_have_a_table(tmp_path):
     assert "<td>onnx/model.onnx</td><td>ONNX Runtime &lt;8&gt;</td><td>4.5</td><td>cosine .9990</td>" in text
 
 
-def test_an_older_run_has_its_logs_in_its_newest_checkpoint(tmp_path):
+def test_a_stopped_run_has_its_logs_in_its_newest_checkpoint(tmp_path):
     run = write(tmp_path / "run", facts=FACTS)
     for step in (10, 20):
         place = run / f"checkpoint-{step}"

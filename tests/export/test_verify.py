@@ -14,7 +14,7 @@ import homodistil_hf.methods.formats
 from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import FORMATS, export_student
 from homodistil_hf.export.facts import file_facts
-from homodistil_hf.export.verify import VerifyReport
+from homodistil_hf.export.verify import VerifyReport, run_fresh
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures import modeling_homobert as modeling
@@ -295,10 +295,9 @@ def test_a_process_that_fails_is_told_by_its_last_line(export, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_process_that_hangs_is_stopped(export, monkeypatch):
-    monkeypatch.setattr(homodistil_hf.export.verify, "_FRESH_PROCESS", "import time; time.sleep(60)")
-    monkeypatch.setattr(homodistil_hf.export.verify, "TIMEOUT_S", 0.5)
-    assert verify_export(export("standard")).problems == ("the fresh process took more than 0.5 s",)
+def test_a_process_that_hangs_is_stopped(tmp_path):
+    with pytest.raises(ValueError, match=r"^the fresh process took more than 0\.5 s$"):
+        run_fresh("import time; time.sleep(60)", [], str(tmp_path), timeout_s=0.5)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from homodistil_hf.files.checkpoints import (
     sorted_checkpoints,
     write_manifest,
 )
-from homodistil_hf.files.folders import publish, remove_folder
+from homodistil_hf.files.folders import publish
 
 
 def make_checkpoint(parent: Path, step: int) -> Path:
@@ -159,21 +159,3 @@ def test_what_rotation_leaves(tmp_path, limit, kept, left):
     rotate(tmp_path, limit=limit, keep=[tmp_path / f"checkpoint-{step}" for step in kept])
     assert sorted(int(path.name.partition("-")[2]) for path in sorted_checkpoints(tmp_path)) == left
     assert (tmp_path / ".checkpoint-2.removed").exists() == (limit in (None, 0))
-
-
-def test_rotation_that_was_killed_is_finished_by_the_next(tmp_path, monkeypatch):
-    for step in (4, 8, 12):
-        make_checkpoint(tmp_path, step)
-    monkeypatch.setattr("homodistil_hf.files.folders.shutil.rmtree", lambda path: pytest.exit("killed"))
-    with pytest.raises(BaseException, match="killed"):
-        rotate(tmp_path, limit=1, keep=[tmp_path / "checkpoint-12"])
-    monkeypatch.undo()
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".checkpoint-4.removed",
-        "checkpoint-12",
-        "checkpoint-8",
-    ]
-    rotate(tmp_path, limit=1, keep=[tmp_path / "checkpoint-12"])
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-12"]
-    remove_folder(tmp_path / "checkpoint-12")
-    assert list(tmp_path.iterdir()) == []
