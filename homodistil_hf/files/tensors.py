@@ -42,10 +42,12 @@ def check_weights(folder: str | Path, num_parameters: int, label: str) -> None:
         if not (folder / index).is_file():
             continue
         where = f"{label}: {index}"
-        weight_map = read_json_object(folder / index, where).get("weight_map")
-        if not fits(weight_map, {...: str}):
-            raise ValueError(f"{where} has weight_map={short_repr(weight_map)}; expected tensor → file name")
-        for name in dict.fromkeys(weight_map.values()):
+        content = read_json_object(folder / index, where)
+        if not fits(content, {"weight_map": {...: str}}):
+            raise ValueError(
+                f"{where} has weight_map={short_repr(content.get('weight_map'))}; expected tensor → file name"
+            )
+        for name in dict.fromkeys(content["weight_map"].values()):
             if not stays_inside(name):
                 raise ValueError(
                     f"{where} names {short_repr(name)}, which is outside the folder; expected files in it"
