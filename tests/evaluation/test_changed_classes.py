@@ -93,7 +93,6 @@ def test_the_command_bounds_changes_and_records_them(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--text_columns", "question"], "eval_data lacks the column text_columns='question'"),
         (["--group_columns", "source"], "eval_data lacks the column group_columns='source'"),
         (["--max_rows", "0"], "max_rows=0 is not a whole number of at least 1"),
     ],

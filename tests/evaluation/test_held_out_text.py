@@ -206,7 +206,6 @@ def test_stored_weights_of_lower_type_are_measured_in_float32(folder, tmp_path):
             {"eval_data": "x", "pseudo_perplexity_blocks": -1},
             "pseudo_perplexity_blocks=-1 is not a whole number of at least 0",
         ),
-        ({"eval_dat": "x"}, "unknown key 'eval_dat' .*; nearest valid: 'eval_data'"),
     ],
 )
 def test_settings_are_checked_when_they_are_made(values, message):
