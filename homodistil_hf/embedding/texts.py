@@ -226,9 +226,8 @@ def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> 
     *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
     # the chunk's own lengths decide, so a resumed stream gets the same order without any state
     random.Random(f"{seed} {lengths}").shuffle(whole)
-    chosen = [
-        index for batch in (*whole, last) for index in batch
-    ]  # last, as a batch that isn't full would shift all behind it
+    # `last` at the end, as a batch that isn't full would shift all behind it
+    chosen = [index for batch in (*whole, last) for index in batch]
     return {name: [values[index] for index in chosen] for name, values in rows.items()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from task_rows import SMALL, assert_goes_on
+from task_rows import SMALL, assert_goes_on, closing_code, short_run
 from tiny_embeddings import make_reranker
 from tiny_files import own_cache
 from transformers import AutoConfig, AutoTokenizer, pipeline
@@ -40,22 +40,7 @@ def write(folder, *, has_labels=True, **settings):
     """Teacher and rows; the settings of a short run on them."""
     make_reranker(folder / "teacher")
     rows(has_labels=has_labels).to_parquet(folder / "rows.parquet")
-    return {
-        "teacher": str(folder / "teacher"),
-        "train_data": [str(folder / "rows.parquet")],
-        "student": SMALL,
-        "output_dir": str(folder / "run"),
-        "max_steps": 4,
-        "per_device_train_batch_size": 8,
-        "num_scoring_batches": 2,
-        "learning_rate": 1e-2,
-        "save_steps": 2,
-        "report_to": "none",
-        "teacher_dtype": "float32",
-        "use_cpu": True,
-        "disable_tqdm": True,
-        **settings,
-    }
+    return short_run(folder, folder / "rows.parquet") | {"learning_rate": 1e-2} | settings
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +95,8 @@ def test_a_pipeline_and_a_stock_class_take_the_student(finished):
 def test_the_closing_lines_run(finished, capsys):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     settings, _, results = finished
-    text = run_kind_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
-    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
-    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
     names = {}
-    exec(code.replace("…", "w7 w8"), names)
+    exec(closing_code(run_kind_of(settings_of(settings, "it")).summary(results, settings["output_dir"])), names)
     assert type(names["model"]).__name__ == "CrossEncoder"
     assert len(capsys.readouterr().out.split()) == 1  # a score
 

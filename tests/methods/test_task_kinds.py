@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
+from task_rows import KINDS, SMALL, assert_goes_on, closing_code, rows_of_kind, write_kind, write_started
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
@@ -152,10 +152,7 @@ def _to_a_pipeline(finished, folder, ranks):
     """The closing lines run, and a pipeline's scores are those of the model's activation."""
     name, settings, _, results = finished
     kind, export = KINDS[name][0], str(Path(settings["output_dir"]) / "student")
-    text = task.KIND.summary(results, settings["output_dir"])
-    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
-    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
-    exec(code.replace("…", "w7 w8"), {})
+    exec(closing_code(task.KIND.summary(results, settings["output_dir"])), {})
     _run_code_of_card(Path(export), results["rows"])
     if kind in (ANSWERS, TAGS):
         return

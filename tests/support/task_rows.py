@@ -104,9 +104,14 @@ def write_kind(folder: Path, name: str, *, has_labels: bool = True) -> dict[str,
     file = folder / f"rows.{KINDS[name][3] if has_labels else 'jsonl'}"
     rows = rows_of_kind(name, has_labels=has_labels)
     {".csv": rows.to_csv, ".parquet": rows.to_parquet}.get(file.suffix, rows.to_json)(file)
+    return short_run(folder, file)
+
+
+def short_run(folder: Path, rows: Path) -> dict[str, Any]:
+    """The settings of a run of four steps, of the folder's teacher on these rows."""
     return {
         "teacher": str(folder / "teacher"),
-        "train_data": [str(file)],
+        "train_data": [str(rows)],
         "student": SMALL,
         "output_dir": str(folder / "run"),
         "max_steps": 4,
@@ -127,6 +132,13 @@ def write_started(folder: Path, name: str, start: str | Path, *, has_labels: boo
     settings = write_kind(folder, name, has_labels=has_labels)
     of_pruning = ("student", "num_scoring_batches")
     return {key: value for key, value in settings.items() if key not in of_pruning} | {"start": str(start)}
+
+
+def closing_code(text: str) -> str:
+    """The lines of Python that a run's summary ends with."""
+    lines = [line[2:] for line in text.splitlines() if line.startswith("  ")]
+    code = "\n".join(lines[next(n for n, line in enumerate(lines) if line.startswith("from ")) :])
+    return code.replace("…", "w7 w8")
 
 
 def assert_goes_on(settings: dict[str, Any], results: dict[str, Any], folder: Path) -> None:

@@ -106,11 +106,8 @@ def self_distill(
         if args.should_save:
             with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
                 # without the round's manifest: with the card the folder gets another
-                last, manifest = (
-                    folder / f"round-{args.num_rounds}" / MODEL_FOLDER,
-                    shutil.ignore_patterns(MANIFEST_NAME),
-                )
-                shutil.copytree(last, aside, ignore=manifest, dirs_exist_ok=True)
+                last = folder / f"round-{args.num_rounds}" / MODEL_FOLDER
+                shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
                 values, _ = PreTrainedConfig.get_config_dict(aside)
                 card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
                 write_text(aside / CARD_FILE, card)
