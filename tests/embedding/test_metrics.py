@@ -42,9 +42,9 @@ def unit_vectors(num_rows=6, size=4, seed=0):
     return F.normalize(torch.randn(num_rows, size, generator=generator, dtype=torch.float64), dim=-1)
 
 
-def nearest(queries, index, text, name="cosine"):
-    values = similarities(queries, index, name)[text]
-    values[text] = -torch.inf
+def nearest(values_NN, text):
+    """The ten most similar texts, of all but itself."""
+    values = values_NN[text].index_fill(0, torch.tensor(text), -torch.inf)
     return set(values.topk(10).indices.tolist())
 
 
@@ -54,8 +54,9 @@ def test_agreement_counts_neighbours_one_by_one():
     found = agreement(student, teacher)
 
     texts = range(len(teacher))
-    own = sum(len(nearest(student, student, i) & nearest(teacher, teacher, i)) for i in texts)
-    in_index = sum(len(nearest(student, teacher, i) & nearest(teacher, teacher, i)) for i in texts)
+    among_own, in_teachers, wanted = student @ student.T, student @ teacher.T, teacher @ teacher.T
+    own = sum(len(nearest(among_own, i) & nearest(wanted, i)) for i in texts)
+    in_index = sum(len(nearest(in_teachers, i) & nearest(wanted, i)) for i in texts)
     assert found["neighbours"] == pytest.approx(own / 4000)
     assert found["neighbours_in_index"] == pytest.approx(in_index / 4000)
     assert found["cosine"] == pytest.approx(float((student * teacher).sum(-1).mean()))
@@ -81,7 +82,8 @@ def test_neighbours_are_nearest_by_the_models_own_similarity(name):
     student = teacher + 0.3 * torch.randn(40, 4, generator=generator, dtype=torch.float64)
     found = agreement(student, teacher, similarity=name)
 
-    shared = [len(nearest(student, teacher, i, name) & nearest(teacher, teacher, i, name)) for i in range(40)]
+    values, wanted = (similarities(vectors, teacher, name) for vectors in (student, teacher))
+    shared = [len(nearest(values, i) & nearest(wanted, i)) for i in range(40)]
     assert found["neighbours_in_index"] == pytest.approx(sum(shared) / 400)
 
 
