@@ -107,8 +107,8 @@ class Results:
     def fine_tuned(self) -> pd.DataFrame:
         """One row a model and way of fine-tuning: a column a task, their `mean`, and what that is of the teacher's.
 
-        `kept` is a share of the mean of the teacher that was fine-tuned for the same `file` on the same `gpu`, or on a
-        processor; `above` the same where a model that gives every row the most frequent label has 0.
+        `kept` is a share of the teacher's mean over all of its own fine-tunings, which differ by chance and machine;
+        `above` is the same share where a model that gives every row the most frequent label has 0.
         """
         rows = [
             {**model, **model["scores"], "mean": fmean(model["scores"].values()), "gpu": _gpu(model), "file": file}
@@ -119,9 +119,7 @@ class Results:
         table = pd.DataFrame(rows, columns=None if rows else names)
         keys, defaults = ["variant", "axes", "seed"], self.students[self.students["sweep"].isin([DEFAULTS, TOKENS])]
         table = table.merge(defaults[[*keys, "num_tokens"]], how="left", on=keys)
-        own = ["file", "gpu"]
-        of_teacher = table[table["variant"] == TEACHER].groupby(own)["mean"].mean().rename("teacher")
-        teacher = table.join(of_teacher, on=own)["teacher"]
+        teacher = table.loc[table["variant"] == TEACHER, "mean"].mean()
         return table.assign(kept=table["mean"] / teacher, above=(table["mean"] - self.floor) / (teacher - self.floor))
 
     @cached_property

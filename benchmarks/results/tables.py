@@ -245,16 +245,19 @@ class Tables:
         rows = []
         found = self.results.fine_tuned
         for variant, size in {TEACHER: "1", **ROWS}.items():
-            for (budget, way, file, gpu), group in found[found["variant"] == variant].groupby(
-                ["num_tokens", "way", "file", "gpu"], dropna=False
+            if variant == TEACHER:
+                runs = found[found["variant"] == TEACHER]
+                scores = [spread(runs[name]) for name in (*TASKS, "mean")]
+                rows += [[size, "–", "teacher", *scores, "100%", "100%"]] if len(runs) else []
+                continue
+            for (budget, way, gpu), group in found[found["variant"] == variant].groupby(
+                ["num_tokens", "way", "gpu"], dropna=False
             ):
                 scores = [spread(group[name]) for name in (*TASKS, "mean")]
-                teacher = "teacher" + file.removeprefix("fine_tunings").replace("_", " of a ")
-                words = ["–", teacher] if variant == TEACHER else [f"{budget / 1e6:.2f} M", str(way)]
-                words[1] += f", {gpu.removeprefix('NVIDIA ')}" * bool(gpu)
+                words = [f"{budget / 1e6:.2f} M", f"{way}, {gpu.removeprefix('NVIDIA ')}" if gpu else str(way)]
                 rows.append([size, *words, *scores, *_shares(group)])
         if rows and (constant := self.results.constant):
-            share = self.results.floor / self._fine_tuned(TEACHER, PLAIN)["mean"].iloc[0]
+            share = self.results.floor / self._fine_tuned(TEACHER, PLAIN)["mean"].mean()
             scores = [f"{score:.3f}" for score in (*(constant[task] for task in TASKS), self.results.floor)]
             rows.append(["–", "–", "the same for every row", *scores, f"{share:.1%}", "0%"])
         names = [_TASK_NAMES[task] for task in TASKS]
@@ -266,7 +269,7 @@ class Tables:
         constant, kept = self.results.constant, self._fine_tuned("quarter", BY_TEACHER)
         if kept.empty or not constant:
             return NOT_RUN
-        teacher = self._fine_tuned(TEACHER, PLAIN)[others].iloc[0].mean()
+        teacher = self._fine_tuned(TEACHER, PLAIN)[others].to_numpy().mean()
         own, floor = kept[others].mean(axis=1), fmean(constant[name] for name in others)
         shares = own / teacher, (own - floor) / (teacher - floor)
         return " and ".join(spread(share, ".1%") for share in shares)

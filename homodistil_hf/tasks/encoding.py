@@ -88,7 +88,7 @@ def encode_rows(
             return dict(tokenizer(*(batch[name] for name in columns.texts), truncation=True, max_length=max_length))
 
     if columns.kind == TAGS:
-        texts = tagged_texts(rows, columns, config, argument)
+        texts = tagged_texts(rows, columns, config, tokenizer, argument)
         table, tokenize = Dataset.from_list([text._asdict() for text in texts]), tagged
     else:
         table, tokenize = rows.select_columns(list(columns.texts)), tokenized

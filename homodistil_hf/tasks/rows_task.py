@@ -31,7 +31,8 @@ from .held_out import apart
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 from .labels import as_list, finite_number, label_numbers, plain_labels
 from .reading import load_rows
-from .tags import entries_of, span_parts
+from .spans import read_span
+from .tags import entries_of
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     # a word may have no tag
     flat = [entry for row in lists for entry in row if columns.kind == LABELS or not is_missing(entry)]
     if columns.kind == TAGS and not columns.are_words:
-        types = {str(kind) for *_, kind in map(span_parts, flat) if kind is not None}
+        types = {str(span.kind) for span in map(read_span, flat) if span.kind is not None}
         names = names or [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
     elif columns.kind == LABELS and len({*map(len, lists)}) == 1 and all(isinstance(one, int | float) for one in flat):
         # equally many numbers a row: one-hot, or values where some are fractions

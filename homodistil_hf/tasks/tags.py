@@ -5,23 +5,18 @@ Face's examples have.
 """
 
 import itertools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS
-from ..files.messages import short_repr
 from ..models.tokenizers import as_it_was
 from .columns import Columns, class_names, is_missing
 from .kinds import names_of
 from .labels import as_list, class_numbers
-
-_WORD = re.compile(r"\w+|[^\w\s]")
-_TYPES = ("label", "type", "tag", "entity", "entity_group", "entity_type", "class", "labels")
-_STARTS, _ENDS = ("start", "start_offset", "begin", "start_char"), ("end", "end_offset", "end_char", "stop")
+from .spans import marked_texts
 
 
 class TaggedText(NamedTuple):
@@ -38,18 +33,26 @@ class TaggedText(NamedTuple):
     tags: list[int]
 
 
-def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argument: str) -> list[TaggedText]:
+def tagged_texts(
+    rows: Dataset, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, argument: str
+) -> list[TaggedText]:
     """Texts with the tags of their words.
 
     Args:
         rows: of words and tags, a list each; or of texts and spans, `[start, end, type]` or objects with these.
         columns: those that were found.
         config: of the model, whose classes the tags are.
+        tokenizer: of the model, with offsets; its words are those of texts with spans.
         argument: the user's name for the rows in messages.
 
     Raises:
         ValueError: a tag that is none of the model's, or tags that are not one a word.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"tokenizer={type(tokenizer).__name__} has no offsets, by which tokens find their words; expected a fast "
+            "one, with a tokenizer.json"
+        )
     cells = rows[columns.texts[0]][:]
     found = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
@@ -66,28 +69,12 @@ def tagged_texts(rows: Dataset, columns: Columns, config: PreTrainedConfig, argu
             for row, (_, words) in zip(found, texts, strict=True)
         ]
     else:
-        texts = [(text, [match.span() for match in _WORD.finditer(text)]) for text in cells]
-        marks = _Marks(names_of(config), where)
-        tags = [
-            None if is_missing(spans) else marks.tags(spans, *of_row)
-            for spans, of_row in zip(found, texts, strict=True)
-        ]
+        marked = marked_texts(cells, found, names_of(config), tokenizer, where)
+        texts = [(one.text, one.words) for one in marked]
+        tags = [one.tags for one in marked]
     own_names = class_names(rows.features[columns.labels[0]]) if columns.labels else []
     numbers = _numbers(tags, [len(words) for _, words in texts], config, own_names, where)
     return [TaggedText(text, words, of_row) for (text, words), of_row in zip(texts, numbers, strict=True)]
-
-
-def span_parts(span: Any) -> Sequence[Any]:
-    """Start, end and type of a span, `[start, end, type]` or an object with these; three times None for another."""
-    parts: list[Any] = []
-    if isinstance(span, Mapping):
-        names = (_STARTS, _ENDS, _TYPES)
-        parts = [next((span[name] for name in some if span.get(name) is not None), None) for some in names]
-    elif isinstance(span, list):
-        parts = [int(part) if isinstance(part, str) and part.isdigit() else part for part in span][:3]
-    if len(parts) == 3 and isinstance(parts[2], list) and len(parts[2]) == 1:  # a list of one, as labels may be
-        parts[2] = parts[2][0]
-    return parts if len(parts) == 3 else [None] * 3
 
 
 def entries_of(cell: Any) -> list[Any]:
@@ -123,60 +110,12 @@ def _is_none(tag: Any) -> bool:
     return is_missing(tag) or tag == IGNORED_LABEL
 
 
-class _Marks:
-    """Spans of characters → names of classes, in the model's scheme: `B-PER`, `I-PER` and, where it has them, ends."""
-
-    def __init__(self, names: Sequence[str], where: str):
-        self.names = set(names)
-        self.where = where
-        outside = [name for name in names if name.casefold() in ("o", "0", "outside", "none")]
-        self.outside = outside[0] if outside else "O"
-        # schemes with ends mark last words by E or L, single ones by S or U
-        prefixes = {name[:2] for name in names}
-        self.last = next((mark for mark in ("E-", "L-") if mark in prefixes), "I-")
-        self.only = next((mark for mark in ("S-", "U-") if mark in prefixes), "B-")
-
-    def tags(self, spans: Any, text: str, words: Sequence[tuple[int, int]]) -> list[str]:
-        tags = [self.outside] * len(words)
-        for span in as_list(spans):
-            start, end, kind = self._parts(span, text)
-            # words that share a character with the span
-            inside = [place for place, (first, last) in enumerate(words) if first < end and start < last]
-            if not inside:
-                raise ValueError(f"{self.where} has the span {short_repr(span)}, which covers no word: drop it")
-            for place in inside:
-                mark = "B-" if place == inside[0] else self.last if place == inside[-1] else "I-"
-                tags[place] = self._named(self.only if len(inside) == 1 else mark, kind)
-        return tags
-
-    def _named(self, mark: str, kind: str) -> str:
-        for name in (f"{mark}{kind}", f"I-{kind}"):  # some schemes have I- alone
-            if name in self.names:
-                return name
-        return kind
-
-    def _parts(self, span: Any, text: str) -> tuple[int, int, str]:
-        start, end, kind = span_parts(span)
-        if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
-            remedy = "; tags of words stand beside a list of words, tokens" if isinstance(span, str) else ""
-            raise ValueError(
-                f"{self.where} has the span {short_repr(span)} in a text of {len(text)} characters; expected start, "
-                f"end (behind the last character, counted from 0) and a type{remedy}"
-            )
-        return start, end, str(kind)
-
-
 def tagged_tokens(texts: Sequence[TaggedText], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
     """Tokenize texts, cut behind `max_length` tokens, with `labels`, one a token: a word's first token has its tag.
 
     Raises:
         ValueError: the tokenizer gives no offsets.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"tokenizer={type(tokenizer).__name__} has no offsets, by which tokens find their words; expected a fast "
-            "one, with a tokenizer.json"
-        )
     with as_it_was(tokenizer):
         encoded = tokenizer(
             [one.text for one in texts],

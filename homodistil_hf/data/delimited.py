@@ -1,0 +1,110 @@
+"""CSV and TSV as they are written: separator, quotes and header, and cells a line that are compared with the header.
+
+pandas reads them by these settings, all of words: alone it would take "null" for a missing value and 007 for a number,
+make an index of a first column where lines have a cell more than the header, and swallow lines behind a stray quote.
+"""
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from ..files.messages import short_repr
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+"""Endings of files of words, and what stands between these."""
+_QUOTE = '"'
+
+
+def separator_of(file: Path) -> str:
+    """Return what stands between words: the ending's separator, or another one where only that is in the first line.
+
+    Spreadsheets write semicolons in countries with decimal commas.
+    """
+    usual = SEPARATORS[file.suffix.lower()]
+    with _opened(file) as opened:
+        line = opened.readline()
+    return usual if usual in line else next((other for other in ",;\t" if other in line), usual)
+
+
+def header_of(file: Path) -> tuple[str, ...]:
+    """Return the names of a file's columns, from its first line."""
+    with _opened(file) as opened:
+        return tuple(next(csv.reader(opened, delimiter=separator_of(file)), ()))
+
+
+def csv_settings(file: Path) -> dict[str, Any]:
+    """Return the settings by which pandas takes every cell as a word; none for files that are neither CSV nor TSV."""
+    if file.suffix.lower() not in SEPARATORS:
+        return {}
+    return {
+        "sep": separator_of(file),
+        "quoting": csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE,
+        "converters": dict.fromkeys(header_of(file), str),
+        "keep_default_na": False,
+        "index_col": False,
+    }
+
+
+def has_quoted_cells(file: Path) -> bool:
+    """Whether quotes enclose cells: always in CSV; in TSV where every quote that begins a cell also ends one.
+
+    Lines that have as many cells as the header with their quotes as letters are such lines.
+    """
+    if separator_of(file) != "\t":
+        return True
+    lines = [cells for _, cells in _lines(file, csv.QUOTE_NONE)]
+    begun = (cell for cells in lines for cell in cells if cell.startswith(_QUOTE))
+    if all(len(cell) > 1 and cell.endswith(_QUOTE) for cell in begun):
+        return True
+    # a tab or a line's end may stand in a quoted cell
+    if {*map(len, lines)} == {len(header_of(file))}:
+        return False
+    try:
+        return {len(cells) for _, cells in _lines(file, csv.QUOTE_MINIMAL)} == {len(header_of(file))}
+    except csv.Error:
+        return False
+
+
+def check_cells(file: Path, label: str) -> None:
+    """Refuse, by a ValueError with the line's number, a line with more cells than the header, or a quote left open."""
+    quoting = csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE
+    header, number = header_of(file), 1
+    try:
+        for number, cells in _lines(file, quoting):
+            if len(cells) > len(header):
+                raise ValueError(
+                    f"{label}: line {number:,} of {file.name} has {len(cells)} cells, the header {len(header)} "
+                    f"({', '.join(header)}): {short_repr(cells)}; put quotes around cells with a "
+                    f"{short_repr(separator_of(file))} in them, or name all columns in the first line"
+                )
+    except csv.Error as error:
+        raise ValueError(
+            f"{label}: a quote behind line {number:,} of {file.name} does not end its cell ({error}); write quotes "
+            'inside of quoted cells twice ("")'
+        ) from error
+
+
+def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
+    """The number of the line that a row begins in, and its cells; empty lines are none."""
+    with _opened(file) as opened, _cells_of_any_size():
+        lines, begun = csv.reader(opened, delimiter=separator_of(file), quoting=quoting, strict=True), 1
+        for cells in lines:
+            if cells:
+                yield begun, cells
+            begun = lines.line_num + 1
+
+
+def _opened(file: Path) -> TextIO:
+    return file.open(encoding="utf-8-sig", errors="replace", newline="")
+
+
+@contextmanager
+def _cells_of_any_size() -> Iterator[None]:
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
