@@ -68,12 +68,12 @@ def has_quoted_cells(file: Path) -> bool:
         return False
 
 
-def check_cells(file: Path, label: str) -> None:
-    """Refuse, by a ValueError with the line's number, a line with more cells than the header, or a quote left open."""
-    quoting = csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE
-    header, number = header_of(file), 1
+def check_cells(file: Path, label: str) -> int:
+    """Count the rows; refuse, by a ValueError with the line, more cells than the header has, or an open quote."""
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE
+    header, number, count = header_of(file), 1, 0
     try:
-        for number, cells in _lines(file, quoting):
+        for count, (number, cells) in enumerate(_lines(file, quoting)):  # noqa: B007 — the last are returned and told
             if len(cells) > len(header):
                 raise ValueError(
                     f"{label}: line {number:,} of {file.name} has {len(cells)} cells, the header {len(header)} "
@@ -85,12 +85,15 @@ def check_cells(file: Path, label: str) -> None:
             f"{label}: a quote behind line {number:,} of {file.name} does not end its cell ({error}); write quotes "
             'inside of quoted cells twice ("")'
         ) from error
+    return count
 
 
 def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
     """The number of the line that a row begins in, and its cells; empty lines are none."""
     with _opened(file) as opened, _cells_of_any_size():
-        lines, begun = csv.reader(opened, delimiter=separator_of(file), quoting=quoting, strict=True), 1
+        # pandas takes a line of blanks for an empty one
+        filled = (line if line.strip() else "\n" for line in opened)
+        lines, begun = csv.reader(filled, delimiter=separator_of(file), quoting=quoting, strict=True), 1
         for cells in lines:
             if cells:
                 yield begun, cells

@@ -27,11 +27,12 @@ from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache
 from ..files.messages import join_some
+from .delimited import SEPARATORS, check_cells, csv_settings, has_quoted_cells, header_of, separator_of
 
 logger = logging.getLogger(__name__)
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-"""Endings of files of words, and what stands between these."""
+TAGGED_WORDS = (".conll", ".bio", ".iob", ".iob2")
+"""Endings of files with a word and its tag a line, which tasks/word_lines.py reads."""
 
 
 class _ArrowDatasetReader(ParquetDatasetReader):
@@ -49,7 +50,7 @@ _READERS: dict[str, Any] = {
     ".json": JsonDatasetReader,
     ".jsonl": JsonDatasetReader,
     **dict.fromkeys(SEPARATORS, CsvDatasetReader),
-    ".txt": TextDatasetReader,
+    **dict.fromkeys((".txt", *TAGGED_WORDS), TextDatasetReader),
 }
 _READER_SETTINGS: dict[Any, dict[str, Any]] = {
     ParquetDatasetReader: {},
@@ -205,6 +206,11 @@ def _readable(files: list[Path], label: str) -> list[Path]:
 def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
     """Return data sets with all columns, one for each kind of file, each with at least one row."""
     check_cache(Path(datasets.config.HF_DATASETS_CACHE))
+    for file in origin if isinstance(origin, list) else ():
+        if file.suffix.lower() in TAGGED_WORDS:
+            raise ValueError(f"{label}: {file.name} holds words with tags, for a teacher that tags; expected texts")
+        if file.suffix.lower() in SEPARATORS:
+            check_cells(file, label)
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")
@@ -243,7 +249,7 @@ def _columns_of(file: Path) -> Any:
     if file.suffix.lower() == ".parquet":
         return pyarrow.parquet.read_schema(file).remove_metadata()
     if file.suffix.lower() in SEPARATORS:
-        return separator_of(file), header_of(file)
+        return separator_of(file), header_of(file), has_quoted_cells(file)
     if _READERS[file.suffix.lower()] is JsonDatasetReader:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)
@@ -254,30 +260,3 @@ def _columns_of(file: Path) -> Any:
         row = row[0] if row and isinstance(row, list) else row
         return frozenset(row) if isinstance(row, dict) else None
     return None
-
-
-# CSV and TSV as they are written, all of words: pandas would take "null" for a missing value, 007 for a number.
-
-
-def separator_of(file: Path) -> str:
-    """Return what stands between words: the ending's separator, or another one where only that is in the first line.
-
-    Spreadsheets write semicolons in countries with decimal commas.
-    """
-    usual = SEPARATORS[file.suffix.lower()]
-    with file.open(encoding="utf-8-sig", errors="replace") as opened:
-        line = opened.readline()
-    return usual if usual in line else next((other for other in ",;\t" if other in line), usual)
-
-
-def header_of(file: Path) -> tuple[str, ...]:
-    """Return the names of a file's columns, from its first line."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
-        return tuple(next(csv.reader(opened, delimiter=separator_of(file)), ()))
-
-
-def csv_settings(file: Path) -> dict[str, Any]:
-    """Return the settings by which the reader of `datasets` takes every cell as a word; none for other files."""
-    if file.suffix.lower() not in SEPARATORS:
-        return {}
-    return {"sep": separator_of(file), "converters": dict.fromkeys(header_of(file), str), "keep_default_na": False}

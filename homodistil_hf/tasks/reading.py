@@ -3,9 +3,7 @@
 data/sources.py finds the files and reads parquet, Arrow and text; CSV and JSON are read here, as they are written.
 """
 
-import csv
 import glob
-import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -16,9 +14,11 @@ import pyarrow
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetsError
 
-from ..data.sources import SEPARATORS, csv_settings, local_files, read_source, separator_of
+from ..data.delimited import SEPARATORS, check_cells, csv_settings, header_of
+from ..data.sources import local_files, read_source
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
+from .word_lines import grouped, is_conll, read_conll
 
 _JSON = (".json", ".jsonl")
 _STRING, _LARGE = Value("string"), Value("large_string")
@@ -50,7 +50,7 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
             for part in parts
         ]
     try:
-        return datasets.concatenate_datasets(parts)
+        return grouped(datasets.concatenate_datasets(parts))
     except (ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{argument}={short_repr(list(sources))} have columns of other types ({first_line(error)[:200]}); make "
@@ -61,22 +61,24 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
 def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
     files = local_files(name, split, label)
     written = [file for file in files if file.suffix.lower() in (*SEPARATORS, *_JSON)]
-    others = [file for file in files if file not in written]
+    lines = [file for file in files if is_conll(file)]
+    others = [file for file in files if file not in (*written, *lines)]
     if others or not files:
         yield from read_source(others or name, split=split, streaming=False, label=label)
     for file in written:
         yield read_json(file, label) if file.suffix.lower() in _JSON else _as_written(file, label)
+    for file in lines:
+        yield read_conll(file, label)
 
 
 def _as_written(file: Path, label: str) -> Dataset:
     """A CSV file's rows, all of words."""
+    num_rows = check_cells(file, label)
+    if num_rows == 0:
+        return Dataset.from_dict({name: [] for name in header_of(file)})
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            names, *others = itertools.islice(csv.reader(opened, delimiter=separator_of(file)), 2)
-        if names and not others:
-            return Dataset.from_dict({name: [] for name in names})
-        return Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
-    except (DatasetsError, OSError, ValueError, csv.Error) as error:
+        rows = Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
+    except (DatasetsError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         remedy = f"check what {file.name} holds"
         if isinstance(cause, UnicodeDecodeError):
@@ -84,6 +86,9 @@ def _as_written(file: Path, label: str) -> Dataset:
         raise ValueError(
             f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); {remedy}"
         ) from error
+    if len(rows) != num_rows:
+        raise ValueError(f"{label}: {file.name} has {num_rows:,} rows, but {len(rows):,} were read; check its quotes")
+    return rows
 
 
 def read_json(file: Path, label: str) -> Dataset:

@@ -168,9 +168,7 @@ def _parts(text: str, cuts: set[int], offsets: Sequence[Place], word_ids: Sequen
         while first < last and text[first].isspace():
             first += 1
         borders = [first, *sorted(cut for cut in cuts if first < cut < last), last]
-        parts += [
-            (one, other) for one, other in itertools.pairwise(borders) if ends & {*range(one, other)}
-        ]
+        parts += [(one, other) for one, other in itertools.pairwise(borders) if ends & {*range(one, other)}]
         behind = max(behind, last)
     return parts
 

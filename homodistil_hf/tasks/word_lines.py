@@ -11,10 +11,9 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.sources import TAGGED_WORDS
 from ..files.messages import short_repr
 
-CONLL = (".conll", ".bio", ".iob", ".iob2")
-"""Endings of files with a word a line and empty lines between sentences; files that end in .txt may be such, too."""
 WORDS, TAGS = "tokens", "ner_tags"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _LOOKED_AT, _MOST_COLUMNS = 200, 4
@@ -24,8 +23,8 @@ _TAG_NAMES = ("tag", "ner_tag", "ner", "label", "entity", "tags", "ner_tags", "l
 
 
 def is_conll(file: Path) -> bool:
-    """Whether a text file has a word and its tag a line: as many columns in all lines, of which the last holds tags."""
-    if file.suffix.lower() in CONLL:
+    """Whether a text file has a word and its tag a line: equally many columns in all lines, the last of tags."""
+    if file.suffix.lower() in TAGGED_WORDS:
         return True
     if file.suffix.lower() != ".txt":
         return False
@@ -52,8 +51,9 @@ def read_conll(file: Path, label: str) -> Dataset:
                 first = next((one[0] for one in sentences if one), cells)
                 if len(cells) != len(first) or len(cells) < 2:
                     raise ValueError(
-                        f"{label}: line {number:,} of {file.name} has {len(cells)} columns, {short_repr(line.strip())}; "
-                        f"expected {max(len(first), 2)}, a word and its tag with a tab or blank between"
+                        f"{label}: line {number:,} of {file.name} has {len(cells)} columns, "
+                        f"{short_repr(line.strip())}; expected {max(len(first), 2)}, a word and its tag with a tab or "
+                        "blank between"
                     )
                 sentences[-1].append(cells)
     filled = [one for one in sentences if one]

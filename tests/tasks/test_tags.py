@@ -17,15 +17,19 @@ CONFIG = tiny_config(id2label=dict(enumerate(MARKS)))
 OUT, FIRST, GO_ON = 0, 1, 2
 
 
-def of_words(words, tags, config=CONFIG):
-    return tagged_texts(
-        Dataset.from_dict({"tokens": words, "tags": tags}), Columns(TAGS, ("tokens",), ("tags",)), config, "rows"
-    )
+WORDS = BertTokenizer(
+    vocab={word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
+)
+
+
+def of_words(words, tags, config=CONFIG, tokenizer=WORDS):
+    rows = Dataset.from_dict({"tokens": words, "tags": tags})
+    return tagged_texts(rows, Columns(TAGS, ("tokens",), ("tags",)), config, tokenizer, "rows")
 
 
 def of_spans(text, spans, config=CONFIG):
     rows = Dataset.from_dict({"text": [text], "spans": [spans]})
-    return tagged_texts(rows, Columns(TAGS, ("text",), ("spans",)), config, "rows")[0]
+    return tagged_texts(rows, Columns(TAGS, ("text",), ("spans",)), config, WORDS, "rows")[0]
 
 
 def test_words_are_joined_and_keep_their_places():
@@ -42,7 +46,7 @@ def test_numbers_are_those_of_the_feature():
     names = ["I-PER", "B-PER", "O", "B-LOC", "I-LOC"]
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=names))})
     rows = Dataset.from_dict({"tokens": [["a", "b", "c"]], "tags": [[1, 0, 2]]}, features=features)
-    (found,) = tagged_texts(rows, Columns(TAGS, ("tokens",), ("tags",)), CONFIG, "rows")
+    (found,) = tagged_texts(rows, Columns(TAGS, ("tokens",), ("tags",)), CONFIG, WORDS, "rows")
     assert found.tags == [FIRST, GO_ON, OUT]
 
 
@@ -119,7 +123,7 @@ def test_tags_that_do_not_fit(make, message):
 
 def test_a_tokenizer_without_offsets():
     with pytest.raises(ValueError, match="tokenizer=CanineTokenizer has no offsets"):
-        tagged_tokens([TaggedText("a", [(0, 1)], [0])], CanineTokenizer(), 8)
+        of_words([["a"]], [["O"]], tokenizer=CanineTokenizer())
 
 
 @pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])

@@ -1,0 +1,58 @@
+"""A word and its tag a line, or a row, as rows of sentences."""
+
+import pytest
+from datasets import Dataset
+from rows import each
+
+from homodistil_hf.data.corpus import load_text
+from homodistil_hf.tasks.reading import load_rows
+from homodistil_hf.tasks.word_lines import grouped
+
+TWO = {"tokens": [["Ada", "wrote"], ["Rome"]], "ner_tags": [["B-PER", "O"], ["B-LOC"]]}
+
+
+@each(
+    ("name", "content"),
+    [
+        ("a.conll", "Ada B-PER\nwrote O\n\nRome B-LOC\n"),
+        ("a.txt", "Ada\tB-PER\nwrote\tO\n\n\nRome\tB-LOC"),
+        ("a.txt", "-DOCSTART- -X- O O\n\nAda NNP B-NP B-PER\nwrote VBD B-VP O\n\nRome NNP B-NP B-LOC\n"),
+        ("a.bio", "# of GermEval\n1\tAda\tB-PER\tO\n2\twrote\tO\tO\n\n1\tRome\tB-LOC\tO\n"),
+        ("a.csv", "Sentence #,Word,POS,Tag\nSentence: 1,Ada,NNP,B-PER\n,wrote,VBD,O\nSentence: 2,Rome,NNP,B-LOC\n"),
+        ("a.tsv", "sent_id\ttoken\tner\n7\tAda\tB-PER\n7\twrote\tO\n8\tRome\tB-LOC\n"),
+    ],
+)
+def test_sentences_are_read(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert load_rows([str(tmp_path / name)])[:] == TWO
+
+
+@each("content", ["A plain text.\n\nYes O\n", "one two\nthree four\n", "I O\nA plain line O\n"])
+def test_other_text_is_none(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content)
+    assert load_rows([str(tmp_path / "a.txt")]).column_names == ["text"]
+
+
+@each(
+    ("content", "message"),
+    [
+        ("Ada B-PER\nwrote\n", "line 2 of a.conll has 1 columns, 'wrote'; expected 2"),
+        ("Ada\n", "line 1 of a.conll has 1 columns"),
+        ("\n\n", "has no words"),
+    ],
+)
+def test_lines_without_a_tag_are_refused(tmp_path, content, message):
+    (tmp_path / "a.conll").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows([str(tmp_path / "a.conll")])
+
+
+def test_texts_are_no_words_with_tags(tmp_path):
+    (tmp_path / "a.conll").write_text("Ada B-PER\n")
+    with pytest.raises(ValueError, match="holds words with tags"):
+        load_text(tmp_path / "a.conll")
+
+
+def test_a_sentence_a_row_stays():
+    rows = Dataset.from_dict({"sentence": ["Ada wrote", "Rome"], "word": ["Ada", "Rome"], "label": ["x", "y"]})
+    assert grouped(rows) is rows
