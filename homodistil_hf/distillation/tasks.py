@@ -159,8 +159,14 @@ class Task:
             second_N = outputs["logits"].flatten()
             rows_N2 = torch.stack([torch.zeros_like(second_N), second_N], -1)
             return rows_N2.index_select(0, inputs["masked_positions"])
+        logits = [outputs[name] for name in self.logits]
+        if (
+            self.points and "attention_mask" in inputs
+        ):  # padding is no place for an answer, whatever the batch's length
+            is_padding_BT = inputs["attention_mask"] == 0
+            logits = [one.masked_fill(is_padding_BT, torch.finfo(one.dtype).min) for one in logits]
         # in the order of _all_labels: of answers all starts, then all ends
-        rows_NC = torch.cat([outputs[name].flatten(0, -2) for name in self.logits])
+        rows_NC = torch.cat([one.flatten(0, -2) for one in logits])
         return rows_NC.index_select(0, inputs["masked_positions"])
 
     def guessed(self, labels: torch.Tensor, teacher_rows: torch.Tensor, inputs: Inputs) -> torch.Tensor:

@@ -6,6 +6,7 @@ the margin for a wanted agreement, on held-out queries: it is chosen on every se
 Shapes: N queries, M documents, D channels.
 """
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..evaluation.guarantee import guarantee
+from ..evaluation.guarantee import guarantee, largest_share
 from ..export.card import percent_below
 from ..export.student_in_folder import members_hint, student_in
 from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
@@ -244,7 +245,10 @@ def curve(encoded: Encoded, ms: Mapping[str, float]) -> list[dict[str, float]]:
 
 
 def choose_margin(encoded: Encoded, wanted: float, ms: Mapping[str, float]) -> dict[str, Any]:
-    """The least margin that reaches a wanted agreement on every second query, judged on the other queries.
+    """The least margin whose agreement has the wanted bound on every second query, judged on the other queries.
+
+    The bound is that of [`guarantee`]: on new queries as many as these the agreement falls short of it once in 20
+    draws. Margins are tried from the largest down to the first that fails, so that no choice among them weakens it.
 
     Args:
         encoded: held-out queries.
@@ -257,12 +261,13 @@ def choose_margin(encoded: Encoded, wanted: float, ms: Mapping[str, float]) -> d
     """
     margins, same = encoded.margins[0::2], encoded.same[0::2]
     order = margins.argsort(stable=True)
-    # Behind the last of the changed hits that has to be caught; none may be beyond what the wanted share leaves.
-    num_left = math.floor((1 - wanted) * len(order) + 1e-9)
+    # so many changed hits may be left that even their largest share is within what is wanted
+    bounds = (largest_share(num_changed, len(order)) for num_changed in range(len(order)))
+    num_left = sum(1 for _ in itertools.takewhile(lambda bound: bound <= 1 - wanted, bounds)) - 1
     changed = (~same[order]).nonzero().flatten().tolist()
     caught = changed[: len(changed) - num_left] if len(changed) > num_left else []
-    margin = 0.0
-    if caught:
+    margin = 0.0 if num_left >= 0 else math.inf  # too few queries for the bound: the teacher answers all
+    if caught and num_left >= 0:
         # between the last margin that has to be caught and the next larger one, so that rounding decides nothing
         last = margins[order[caught[-1]]]
         later = margins[order][margins[order] > last]
@@ -310,6 +315,9 @@ def format_cascade(results: Mapping[str, Any]) -> str:
             f"least {least}% with {confidence} confidence), at {choice['cost']:.0%} of its time and "
             f"{choice['macs']:.0%} of its MACs"
         )
+        if choice["margin"] == math.inf:
+            least = 2 * math.ceil(math.log(1 - bound["confidence"]) / math.log(results["wanted"]))
+            chosen += f";\nno share of the student's answers is sure enough: {least:,} queries show it at the soonest"
         if choice["cost"] >= 1:
             chosen += ";\nthe teacher alone takes no longer"
         parts.append("\n".join([source, *aligned_lines(table), "", chosen]))

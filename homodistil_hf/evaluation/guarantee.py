@@ -85,28 +85,34 @@ def guarantee(changed: Sequence[bool], groups: Mapping[str, Sequence[Any]] | Non
 
     Returns:
         `dict`: `num_rows`, `num_changed`, `agreement`, the share of these rows, and `at_least`, its bound at
-        `CONFIDENCE`. `groups`: column → value → the same, for values of 20 rows or more. A column's bounds hold
-        together with that confidence (Bonferroni), so each is lower than it would be alone.
+        `CONFIDENCE`. `groups`: column → value → the same, for values of 20 rows or more. All bounds, of all columns
+        and over all rows, hold together with that confidence (Bonferroni): each is lower than it would be alone.
 
     Raises:
         ValueError: no row, or a column of another length.
     """
     if not changed:
         raise ValueError("changed has no row; give held-out rows")
-    parts: dict[str, dict[str, Any]] = {}
+    large: dict[str, list[str]] = {}
     for column, values in (groups or {}).items():
         if len(values) != len(changed):
             raise ValueError(f"groups[{column!r}] has {len(values)} values for {len(changed)} rows; expected as many")
         sizes = Counter(map(str, values))
         by_number = sorted(sizes, key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[0]), name))
-        names = [name for name in by_number if sizes[name] >= _LEAST_ROWS]
-        # the groups share the chance of an error
-        confidence = 1 - (1 - CONFIDENCE) / max(1, len(names))
-        parts[column] = {
-            name: _bounded([c for c, value in zip(changed, values, strict=True) if str(value) == name], confidence)
+        large[column] = [name for name in by_number if sizes[name] >= _LEAST_ROWS]
+    # all rows and all groups share the chance of an error
+    confidence = 1 - (1 - CONFIDENCE) / (1 + sum(map(len, large.values())))
+    parts = {
+        column: {
+            name: _bounded(
+                [one for one, value in zip(changed, groups[column], strict=True) if str(value) == name], confidence
+            )
             for name in names
         }
-    return _bounded(changed, CONFIDENCE) | {"confidence": CONFIDENCE, "groups": parts}
+        for column, names in large.items()
+        if groups
+    }
+    return _bounded(changed, confidence) | {"confidence": CONFIDENCE, "groups": parts}
 
 
 def _bounded(changed: Sequence[bool], confidence: float) -> dict[str, Any]:

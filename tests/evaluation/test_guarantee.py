@@ -54,13 +54,14 @@ def test_bounds_of_groups_hold_all_together():
 def test_groups_have_their_own_counts_and_stricter_bounds():
     changed = [number % 10 == 0 for number in range(100)]
     languages = ["en"] * 50 + ["de"] * 45 + ["fr"] * 5
-    found = guarantee(changed, {"language": languages})
+    found = guarantee(changed, {"language": languages, "source": ["a", "b"] * 50})
     assert (found["num_rows"], found["num_changed"], found["agreement"]) == (100, 10, 0.9)
-    assert found["at_least"] == 1 - largest_share(10, 100)
+    confidence = 1 - 0.05 / 5  # of two groups of either column, and all rows: one union bound
+    assert found["at_least"] == 1 - largest_share(10, 100, confidence=confidence)
     parts = found["groups"]["language"]
     assert list(parts) == ["de", "en"]  # five rows bound nothing
     assert (parts["en"]["num_rows"], parts["en"]["num_changed"]) == (50, 5)
-    assert parts["en"]["at_least"] == 1 - largest_share(5, 50, confidence=0.975)
+    assert parts["en"]["at_least"] == 1 - largest_share(5, 50, confidence=confidence)
 
 
 def test_lengths_make_three_groups():

@@ -3,6 +3,7 @@
 import torch
 from students import WITHOUT_DROPOUT, make_batch
 from tiny_models import make_teacher
+from torch.nn import functional as F
 
 from homodistil_hf.models.conversion import to_student
 
@@ -38,6 +39,20 @@ CASES = {
         {name: torch.tensor([[1], [2], [3], [4]]) for name in ("start_positions", "end_positions")},
     ),
 }
+
+
+def stock_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> float:
+    """The loss that a stock model returns; of answers without its places in padding, which no answer can have."""
+    with torch.no_grad():
+        outputs = model(**inputs)
+    if "start_positions" not in inputs:
+        return float(outputs.loss)
+    padding_BT, num_tokens = inputs["attention_mask"] == 0, inputs["input_ids"].shape[1]
+    losses = []
+    for logits, name in ((outputs.start_logits, "start_positions"), (outputs.end_logits, "end_positions")):
+        places = inputs[name].view(-1).clamp(0, num_tokens)
+        losses.append(F.cross_entropy(logits.masked_fill(padding_BT, -1e30), places, ignore_index=num_tokens))
+    return float(sum(losses) / 2)
 
 
 def make_case(name: str) -> tuple[torch.nn.Module, torch.nn.Module, dict[str, torch.Tensor]]:
