@@ -18,6 +18,7 @@ from ..files.messages import first_line, short_repr
 from ..files.provenance import version_of
 from ..files.strict_json import is_int, is_number, read_json_object, write_json
 from ..models.onnx_graphs import missing_packages
+from ..models.tokenizers import save_tokenizer
 from ..plans.latency.timing import Pass, figures, time_in_turns
 from .deployable import Deployable, Fidelity, Outputs, Row
 from .graphs import Quantized, quantize, signature, write_graph, write_half, write_int8
@@ -125,7 +126,7 @@ class Workshop:
         """Write configuration and tokenizer beside the graphs, where transformers.js reads them; return the folder."""
         if not (self.folder / _TOKENIZER_CONFIG).exists():
             self.deployable.config.save_pretrained(self.folder)
-            self.deployable.tokenizer.save_pretrained(self.folder)
+            save_tokenizer(self.deployable.tokenizer, self.folder)
             limit_length(self.folder, self.deployable.max_length)
         return self.folder
 

@@ -316,8 +316,8 @@ def format_cascade(results: Mapping[str, Any]) -> str:
             f"{choice['macs']:.0%} of its MACs"
         )
         if choice["margin"] == math.inf:
-            least = 2 * math.ceil(math.log(1 - bound["confidence"]) / math.log(results["wanted"]))
-            chosen += f";\nno share of the student's answers is sure enough: {least:,} queries show it at the soonest"
+            fewest = 2 * math.ceil(math.log(1 - bound["confidence"]) / math.log(results["wanted"]))
+            chosen += f";\nno share of the student's answers is sure enough: {fewest:,} queries show it at the soonest"
         if choice["cost"] >= 1:
             chosen += ";\nthe teacher alone takes no longer"
         parts.append("\n".join([source, *aligned_lines(table), "", chosen]))

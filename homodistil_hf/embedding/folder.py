@@ -35,6 +35,7 @@ from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
+from ..models.tokenizers import save_tokenizer
 from .card import START, STUDENT, TEACHER, embedding_card
 from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
 from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, load_embedding_model
@@ -237,7 +238,7 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     encoder: Any = model.encoder
     with plain_classes(type(encoder), type(encoder.config)):
         encoder.save_pretrained(folders[0])
-    model.tokenizer.save_pretrained(folders[0])
+    save_tokenizer(model.tokenizer, folders[0])
     read = (model.settings.max_seq_length, model.settings.lowers)
     write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, read, strict=True)))
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}

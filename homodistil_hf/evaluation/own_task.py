@@ -25,6 +25,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
+from ..models.tokenizers import save_tokenizer
 from ..tasks.encoding import length_of_rows
 from ..tasks.kinds import CLASSES, VALUES
 from ..tasks.rows_task import RowsTask, read_labelled
@@ -174,7 +175,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
             stock.config.id2label = dict(enumerate(task.names))
             stock.config.label2id = {name: index for index, name in enumerate(task.names)}
         stock.save_pretrained(unfinished)
-        evaluated.tokenizer.save_pretrained(unfinished)
+        save_tokenizer(evaluated.tokenizer, unfinished)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done
     remove_folder(training)
     return results

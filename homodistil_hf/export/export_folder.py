@@ -19,7 +19,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import as_stock_reads_it, remove_padding, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import stored_tokenizer
+from ..models.tokenizers import save_tokenizer, stored_tokenizer
 from ..models.widths import WidthPlan, widths_of
 from .facts import (
     CARD_FILE,
@@ -118,7 +118,7 @@ def export_student(
             for file in architecture_of(student.config).modeling_files:
                 shutil.copy(file, aside)
         if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
+            save_tokenizer(tokenizer, aside)
         write_picture(aside, contents)
         # digests when all files but facts and card are there
         contents["files"] = file_facts(aside)

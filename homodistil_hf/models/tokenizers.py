@@ -15,7 +15,7 @@ from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
 from ..files.inside import stays_inside
 from ..files.messages import first_line, short_repr
-from ..files.strict_json import fits, read_json_object
+from ..files.strict_json import fits, read_json_object, write_json
 from .architectures import MODEL_TYPES, has_segments, max_tokens
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,22 @@ def load_tokenizer(
         raise ValueError(f"{label} has model_input_names={short_repr(names)}; expected input_ids first; {remedy}")
     check_vocabulary(tokenizer, label, remedy)
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files under names that transformers 4 reads as well as 5.
+
+    A tokenizer of no model's own class is a `TokenizersBackend` in 5, which 4 calls `PreTrainedTokenizerFast`; special
+    tokens without a role are a list `extra_special_tokens` in 5, `additional_special_tokens` in 4. 5 reads both.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / TOKENIZER_CONFIG_FILE
+    values = read_json_object(file, str(file))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    write_json(file, values)
 
 
 def without_unused_segments(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> PreTrainedTokenizerBase:

@@ -33,7 +33,7 @@ from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import check_tokenizer, tokenizer_of_run
+from ..models.tokenizers import check_tokenizer, save_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import find_columns, listed_columns
 from ..tasks.encoding import check_rows, texts_of
@@ -240,7 +240,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
             write_model(replace(plan.whole, encoder=trimmed, tokenizer=tokenizer), aside)
         else:
             trimmed.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
+            save_tokenizer(tokenizer, aside)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
         write_json(aside / RECORD_FILE, facts)

@@ -36,6 +36,7 @@ from ...models.architectures.modeling_binarybert import BinaryBertConfig, Packed
 from ...models.cost import count_parameters
 from ...models.equality import relative_difference
 from ...models.loading import checked_config, config_values, load_weights
+from ...models.tokenizers import save_tokenizer
 from ...models.widths import widths_of
 from .binarizing import to_packed
 
@@ -88,7 +89,7 @@ def export_packed(
         for file in CODE:
             shutil.copy(file, aside)
         if tokenizer is not None:
-            tokenizer.save_pretrained(aside)
+            save_tokenizer(tokenizer, aside)
         size = (aside / WEIGHTS_FILE).stat().st_size
         known = {
             "facts_version": FACTS_VERSION,

@@ -37,6 +37,7 @@ from ...methods.formats import verify_export
 from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...models.loading import load_encoder_config
+from ...models.tokenizers import save_tokenizer
 from ...models.widths import widths_of
 from ...plans.advice import depth_reason
 from ...plans.budgets import FEWER_LAYERS_BELOW
@@ -215,7 +216,7 @@ def prepare_blocks(settings: DemoSettings, files: Mapping[str, Path]) -> dict[st
 def copy_teacher(folder: Path) -> None:
     """Write the package's teacher in float32, as its students will be."""
     AutoModelForMaskedLM.from_pretrained(TEACHER, dtype=torch.float32).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(TEACHER).save_pretrained(folder)
+    save_tokenizer(AutoTokenizer.from_pretrained(TEACHER), folder)
 
 
 def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
