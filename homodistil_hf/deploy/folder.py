@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..export.card import render_card
-from ..export.export_folder import check_target, written_aside
+from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
 from ..export.runtimes import RUNTIMES, runtime_rows
 from ..files.inside import refuse_links_out
@@ -87,14 +87,16 @@ def deploy_folder(
         found: list[dict[str, Any]] = []
         for name in names:
             found += prove(name, made, beside, least=least, graphs=graphs, num_rounds=num_rounds)
-        section = {
+        section: dict[str, Any] = {
             "least": least,
             "texts": {"num_texts": len(rows), "are_own": texts is not None},
             "machine": machine_facts(),
             "note": student.note,
-            "rows": _merged(earlier, found),
         }
-        _publish(target, facts | {RUNTIMES: section}, made, deployment)
+        # others may have written into the facts since they were read
+        with facts_held(folder, facts) as facts:
+            section["rows"] = _merged(runtime_rows(facts), found)
+            _publish(target, facts | {RUNTIMES: section}, made, deployment)
     return found
 
 

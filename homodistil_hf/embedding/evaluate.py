@@ -153,6 +153,7 @@ def evaluate_embedding(
     with results_claimed(model, output_dir) as target:
         named = teacher or (recorded if isinstance(recorded, str) else None)
         _check(settings, tasks, named)
+        facts = read_embedding_facts(folder)
         student = load_embedding_model(folder, argument="model")
         models: dict[str, Encoder] = {STUDENT: student}
         if named:
@@ -163,7 +164,7 @@ def evaluate_embedding(
             "models": costs_of(models, model_name(model)),
             "settings": asdict(settings) | places,
         }
-        is_apart = has_own_space(read_embedding_facts(folder))
+        is_apart = has_own_space(facts)
         if settings.others:  # first, as it refuses other spaces
             if is_apart:
                 raise ValueError(
@@ -182,7 +183,7 @@ def evaluate_embedding(
         results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
         results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
         write_json(target / RESULTS_FILE, results)
-        publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)})
+        publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)}, facts)
         return results
 
 

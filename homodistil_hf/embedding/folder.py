@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..export.card import write_picture
-from ..export.export_folder import check_target, plain_classes, written_aside
+from ..export.export_folder import check_target, facts_held, plain_classes, written_aside
 from ..export.facts import (
     BENCHMARKS,
     CARD_FILE,
@@ -168,26 +168,27 @@ def write_model(model: EmbeddingModel, folder: Path) -> None:
     write_json(folder / SETTINGS_FILE, shared_file(model))
 
 
-def publish_scores(folder: str | Path, scores: Mapping[str, Any]) -> None:
+def publish_scores(folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Write results into an export's facts and card; folders that are no export stay as they are.
 
     Args:
         folder: perhaps an export.
         scores: `models`, `agreement` and `scores`, see [`embedding_table`], and `guarantee`. Earlier ones stay if
             they were measured beside the same teacher.
+        facts: content of [`read_embedding_facts`] when the model was loaded.
     """
-    facts = read_embedding_facts(folder)
     if facts.get("format") != FORMAT:
         return
-    measured = facts.get(BENCHMARKS, {})
-    # scores beside another teacher are none to compare with
-    if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
-        measured = {}
-    # tasks of this evaluation join those of earlier ones; everything else is replaced
-    merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
-    facts[BENCHMARKS] = measured | scores | {name: tasks for name, tasks in merged.items() if tasks}
-    write_json(Path(folder) / FACTS_FILE, facts)
-    write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, facts))
+    with facts_held(folder, facts) as present:
+        measured = present.get(BENCHMARKS, {})
+        # scores beside another teacher are none to compare with
+        if measured.get("models", {}).get(TEACHER) != scores["models"].get(TEACHER):
+            measured = {}
+        # tasks of this evaluation join those of earlier ones; everything else is replaced
+        merged = {name: measured.get(name, {}) | scores.get(name, {}) for name in ("scores", GUARANTEE)}
+        present[BENCHMARKS] = measured | scores | {name: tasks for name, tasks in merged.items() if tasks}
+        write_json(Path(folder) / FACTS_FILE, present)
+        write_text(Path(folder) / CARD_FILE, embedding_card(Path(folder).resolve().name, present))
 
 
 def read_embedding_facts(folder: str | Path) -> dict[str, Any]:

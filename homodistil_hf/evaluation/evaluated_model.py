@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
+from ..export.export_folder import facts_held
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
 from ..export.student_in_folder import StudentIn, checkpoint_student, members_hint, student_in
 from ..files.checkpoints import check_manifest
@@ -45,6 +46,7 @@ class EvaluatedModel:
         tokenizer: of the model.
         results: folder of its results.
         export: folder with the `facts.json` and the card of this model; None where it is no export.
+        facts: of the export, as it was loaded.
     """
 
     name: str
@@ -53,6 +55,7 @@ class EvaluatedModel:
     tokenizer: PreTrainedTokenizerBase
     results: Path
     export: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_padding(self.tokenizer)
@@ -77,18 +80,20 @@ class EvaluatedModel:
         """
         if self.export is None:
             return
-        facts = read_export_facts(self.export)
-        earlier = facts.get(BENCHMARKS, {})
-        section = {**earlier, **summary}
-        # tasks and guarantees are added one by one, all else is replaced
-        section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}
-        section = {
-            name: value for name, value in section.items() if name not in _OF_THE_FILE and (value or name == "tasks")
-        }
-        published = facts | run_facts({BENCHMARKS: section})
-        if published != facts:
-            write_json(self.export / FACTS_FILE, published)
-            write_text(self.export / CARD_FILE, render_card(published))
+        with facts_held(self.export, self.facts) as facts:
+            earlier = facts.get(BENCHMARKS, {})
+            section = {**earlier, **summary}
+            # tasks and guarantees are added one by one, all else is replaced
+            section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}
+            section = {
+                name: value
+                for name, value in section.items()
+                if name not in _OF_THE_FILE and (value or name == "tasks")
+            }
+            published = facts | run_facts({BENCHMARKS: section})
+            if published != facts:
+                write_json(self.export / FACTS_FILE, published)
+                write_text(self.export / CARD_FILE, render_card(published))
 
 
 def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
@@ -112,13 +117,13 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     if model_of.kind == "checkpoint":
         student, _ = checkpoint_student(check_manifest(folder), format="compact", allow_partial=True)
         return EvaluatedModel(name, str(source), student, found, results)
-    export = folder if model_of.kind == "export" else None
+    export, facts = folder if model_of.kind == "export" else None, {}
     if export is not None:
         if (export / MODULES_FILE).is_file():
             raise ValueError(f"model={str(source)!r} is an embedding model without a head; expected task=embedding")
-        read_export_facts(export)  # a damaged file is found before hours of fine-tuning
+        facts = read_export_facts(export)  # a damaged file is found before hours of fine-tuning
     return EvaluatedModel(
-        name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export
+        name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export, facts
     )
 
 

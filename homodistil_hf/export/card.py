@@ -318,7 +318,7 @@ def guarantee_text(guarantees: Mapping[str, Any]) -> str:
     confidence = min(one["confidence"] for one in guarantees.values())
     return card_table(("answers as the teacher's", "rows", "changed", "agreement, %", "at least, %"), rows) + (
         f"\n\nAt least: exact bounds (Clopper–Pearson) that hold with {confidence:.0%} confidence for rows drawn as "
-        "these were, those of the groups of one kind all together."
+        "these were, and all of one source together."
     )
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..files.checkpoints import STATE_FILE, last_checkpoint
 from ..files.folders import check_replaceable, check_writable, written_whole
 from ..files.inside import files_inside, links_out
+from ..files.locks import claimed, lock_beside
 from ..files.messages import nearest_name, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
@@ -31,13 +32,16 @@ from .facts import (
     forms_facts,
     probe_facts,
     read_export_facts,
+    read_facts,
     run_facts,
     stated_teacher,
     teacher_facts,
+    weights_of,
 )
 from .hub import teacher_card
 
 FORMATS = ("standard", "compact")
+_WAIT_S = 60.0  # for another process that writes the folder
 _SIGNS: dict[str, dict[str, Any]] = {FACTS_FILE: {"format": str, "files": dict}, STATE_FILE: {"plan": dict}}
 """What a record that is this package's holds; others, such as a trimmed model's, list files."""
 Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
@@ -250,6 +254,27 @@ def written_aside(target: Path, *, overwrite: bool, record: str = FACTS_FILE) ->
     with written_whole(target, what_remains) as aside:
         check_target(target, overwrite=overwrite, record=record)
         yield aside
+
+
+@contextmanager
+def facts_held(folder: str | Path, facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Hold an export while its facts are changed, and yield them as they are now; other writers are waited for.
+
+    Args:
+        folder: an export.
+        facts: those that were read before the work whose results are to be written.
+
+    Raises:
+        ValueError: another process holds the folder for a minute, or other weights were exported there meanwhile.
+    """
+    label = f"folder={str(folder)!r}"
+    with claimed(lock_beside(Path(folder).resolve()), label, wait_s=_WAIT_S):
+        present = read_facts(Path(folder))
+        if weights_of(present) != weights_of(facts):
+            raise ValueError(
+                f"{label} has other weights than those that were measured: it was exported again; repeat this"
+            )
+        yield present
 
 
 @contextmanager

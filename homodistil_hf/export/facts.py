@@ -169,6 +169,11 @@ def file_facts(folder: Path) -> dict[str, Any]:
     }
 
 
+def weights_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Each file of weights → its digest."""
+    return {name: entry for name, entry in section_of(facts, "files").items() if name.endswith(".safetensors")}
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """Read `facts.json` of an export.
 

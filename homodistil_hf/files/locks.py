@@ -36,13 +36,16 @@ class Holder(NamedTuple):
 
 
 @contextmanager
-def held(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock while inside, unless another holder has it, in this process or another; yield whether it is ours."""
+def held(lock_file: Path, wait_s: float = 0.0) -> Iterator[bool]:
+    """Hold a lock while inside, unless another holder keeps it, in this process or another; yield whether it is ours.
+
+    `wait_s` are the seconds that another holder is waited for.
+    """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_file)
     is_free = is_locked = True
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         is_free = is_locked = False
     except OSError as error:
@@ -69,10 +72,10 @@ def held(lock_file: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def claimed(lock_file: Path, label: str) -> Iterator[None]:
+def claimed(lock_file: Path, label: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock while inside; within a claim of this thread the same claim changes nothing.
 
-    `label`, argument and value of the folder, begins the message.
+    `label`, argument and value of the folder, begins the message; `wait_s` are the seconds that another is waited for.
 
     Raises:
         ValueError: another process has it.
@@ -83,7 +86,7 @@ def claimed(lock_file: Path, label: str) -> Iterator[None]:
     if claim in _CLAIMS:
         yield
         return
-    with held(lock_file) as is_ours:
+    with held(lock_file, wait_s) as is_ours:
         if not is_ours:
             raise ValueError(
                 f"{label} is in use by {_holder_in(lock_file)}; wait until it is done, stop it, or name another folder"

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from ..data.corpus import hold_out, load_text
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
-from ..embedding.folder import AXES_FILE, axes_in, publish_scores
+from ..embedding.folder import AXES_FILE, axes_in, publish_scores, read_embedding_facts
 from ..embedding.model import EmbeddingModel, reduced
 from ..embedding.reading import MODULES_FILE, SETTINGS_FILE, encoder_config, load_embedding_model, read_modules
 from ..embedding.texts import some_paragraphs, tokenize_texts
@@ -237,7 +237,7 @@ def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
     matrix = space_matrix({TEACHER: teacher, **members}, [task])
     for folder, member in zip(students, members.values(), strict=True):
         models = costs_of({STUDENT: member, TEACHER: whole}, model_name(folder))
-        publish_scores(folder, {"models": models, SPACE: matrix})
+        publish_scores(folder, {"models": models, SPACE: matrix}, read_embedding_facts(folder))
     tables = [{"title": title, "headings": headings, "rows": rows} for title, (headings, rows) in space_tables(matrix)]
     return {SPACE: matrix, TABLES: tables}
 

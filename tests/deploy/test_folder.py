@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import shutil
+from dataclasses import replace
 
 import onnx
 import pytest
@@ -15,6 +16,8 @@ from tiny_models import random_student
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.deploy import proof, runtimes
+from homodistil_hf.deploy.deployable import model_with_head
+from homodistil_hf.deploy.folder import WITH_HEAD, deploy_folder
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
 from homodistil_hf.models.onnx_graphs import onnx_session
@@ -243,3 +246,31 @@ def test_the_student_of_a_trainer_is_deployed_by_its_export(make_trainer, tmp_pa
     (row,) = deploy_export(trainer.export(tmp_path / "student"), "onnx", num_rounds=0)
     assert row["figures"]["distance"] < 1e-4
     assert verify_export(tmp_path / "student").ok
+
+
+def test_what_others_write_into_the_facts_meanwhile_stays(copy, texts):
+    def ready(folder):
+        """Make the model ready, while `homodistil evaluate` and another `deploy` write what they have measured."""
+        facts = json.loads((copy / "facts.json").read_text())
+        facts["benchmarks"] = {"discrepancy": {"kl": 0.25}}
+        facts["runtimes"]["rows"][0]["figures"]["fidelity"] = 0.5
+        (copy / "facts.json").write_text(json.dumps(facts))
+        return model_with_head(folder)
+
+    before = json.loads((copy / "facts.json").read_text())["runtimes"]["rows"]
+    deploy_folder(copy, "onnx-fp16", replace(WITH_HEAD, ready=ready), texts=texts, num_rounds=0)
+    facts = json.loads((copy / "facts.json").read_text())
+    assert facts["benchmarks"] == {"discrepancy": {"kl": 0.25}}
+    assert len(facts["runtimes"]["rows"]) == len(before) + 1
+    assert facts["runtimes"]["rows"][0]["figures"]["fidelity"] == 0.5
+
+
+def test_figures_of_other_weights_are_not_written(copy, texts):
+    def ready(folder):
+        export_student(random_student(HomoBertForSequenceClassification), copy, overwrite=True)
+        return model
+
+    model = model_with_head(copy)
+    with pytest.raises(ValueError, match="has other weights than those that were measured: it was exported again"):
+        deploy_folder(copy, "onnx", replace(WITH_HEAD, ready=ready), texts=texts, num_rounds=0)
+    assert "runtimes" not in json.loads((copy / "facts.json").read_text())

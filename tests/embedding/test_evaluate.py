@@ -336,7 +336,8 @@ def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
     hits = [(model.encode(task.queries) @ index.T).argmax(1) for model in both]
     num_changed = int((hits[0] != hits[1]).sum())
     assert 0 < num_changed == found["num_changed"] < found["num_rows"] == NUM_QUERIES
-    assert found["at_least"] == 1 - largest_share(num_changed, NUM_QUERIES)
+    confidence = 1 - 0.05 / (1 + sum(map(len, found["groups"].values())))
+    assert found["at_least"] == 1 - largest_share(num_changed, NUM_QUERIES, confidence=confidence)
     assert set(found["groups"]["language"]) == {"de", "en"}
     row = f"| queries | 60 | {num_changed} |"
     assert row in told
@@ -355,7 +356,7 @@ def test_the_teacher_itself_changes_nothing(near, sources, tmp_path, capsys):
     queries, documents = sources
     words = ["--queries", *queries, "--documents", *documents, "--query_column", "question", "--teacher", str(teacher)]
     assert main(["evaluate", str(teacher), "--task", "embedding", *words, "--output_dir", str(tmp_path / "out")]) == 0
-    assert "| queries | 60 | 0 | 100.0 | 95.1 |" in capsys.readouterr().out
+    assert "| queries | 60 | 0 | 100.0 | 94.0 |" in capsys.readouterr().out
 
 
 DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
