@@ -14,6 +14,7 @@ import pyarrow.compute
 from datasets import Dataset, Features, IterableDataset, Value
 
 from ..files.messages import join_some, short_repr
+from .read_line import columns_words
 from .sources import local_files, read_source
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def load_text(
     text_column: str | None = None,
     split: str = "train",
     streaming: bool = False,
+    line_by_line: bool = False,
     argument: str = "train_data",
 ) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
@@ -52,6 +54,7 @@ def load_text(
             Column with the documents; by default `text`, or the only column of strings.
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
         streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
+        line_by_line (`bool`, defaults to `False`): Text files hold a document a line.
         argument (`str`, defaults to `"train_data"`): Name of the setting in messages.
 
     Returns:
@@ -84,7 +87,7 @@ def load_text(
     for name in names:
         label = f"{argument}={name!r}"
         origin = local_files(name, split, label) or name
-        tables = read_source(origin, split=split, streaming=streaming, label=label)
+        tables = read_source(origin, split=split, streaming=streaming, label=label, line_by_line=line_by_line)
         parts += [only_text(table, text_column, label) for table in tables]
     # count the documents with U+FFFD in tables of written text; a stream is read later
     written = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in _WRITTEN]
@@ -102,11 +105,12 @@ def load_text(
         parts = [part.cast_column("text", Value("large_string")) for part in parts]
     joined = datasets.concatenate_datasets(parts)
     joined.info.builder_name = kinds.pop() if len(kinds) == 1 else None
+    joined.info.description = "; ".join(dict.fromkeys(part.info.description for part in parts))
     return joined
 
 
 def only_text(part: Any, text_column: str | None, label: str) -> Any:
-    """Keep the column with the documents, under the name `text`."""
+    """Keep the column with the documents, under the name `text`; its `info.description` names all columns."""
     # a stream that does not declare its columns has a first row
     types = (
         {name: type(value).__name__ for name, value in next(iter(part)).items()}
@@ -129,7 +133,9 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
         )
     part = part.select_columns([column])
     part = part if column == "text" else part.rename_column(column, "text")
-    return part if part.features else part.cast(Features({"text": Value("string")}))
+    part = part if part.features else part.cast(Features({"text": Value("string")}))
+    part.info.description = columns_words([column], types)
+    return part
 
 
 def is_running_text(documents: Dataset | IterableDataset) -> bool:
@@ -166,9 +172,13 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
         return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
     num_documents = len(documents)
     if num_documents < 2:
+        remedy = ""
+        if is_running_text(documents):
+            lines = sum(bool(line.strip()) for text in documents["text"] for line in text.splitlines())
+            remedy = f" of {lines:,} lines, as an empty line parts documents: set line_by_line for one a line"
         raise ValueError(
-            f"{label} has {num_documents} document{'s' * (not num_documents)}; expected 2 or more, or documents as "
-            "eval_data"
+            f"{label} has {num_documents} document{'s' * (not num_documents)}{remedy}; expected 2 or more, or "
+            "documents as eval_data"
         )
     every = min(max(_HELD_OUT_EVERY, math.ceil(num_documents / _MOST_HELD_OUT)), num_documents)
     held_out = range(every - 1, num_documents, every)

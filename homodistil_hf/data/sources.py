@@ -203,8 +203,13 @@ def _readable(files: list[Path], label: str) -> list[Path]:
     return filled
 
 
-def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label: str) -> list[Any]:
-    """Return data sets with all columns, one for each kind of file, each with at least one row."""
+def read_source(
+    origin: list[Path] | str, *, split: str, streaming: bool, label: str, line_by_line: bool = False
+) -> list[Any]:
+    """Return data sets with all columns, one for each kind of file, each with at least one row.
+
+    Where `line_by_line`, a row of a text file is a line that isn't empty.
+    """
     check_cache(Path(datasets.config.HF_DATASETS_CACHE))
     for file in origin if isinstance(origin, list) else ():
         if file.suffix.lower() in TAGGED_WORDS:
@@ -216,7 +221,7 @@ def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label:
             name, _, config = origin.partition(":")
             parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
-            parts = _read_files(origin, split, streaming)
+            parts = _read_files(origin, split, streaming, line_by_line)
         # a stream raises its errors only when a row is read
         parts = [part for part in parts if any(True for _ in part.take(1))]
     except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
@@ -228,7 +233,7 @@ def read_source(origin: list[Path] | str, *, split: str, streaming: bool, label:
     return parts
 
 
-def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
+def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bool) -> list[Any]:
     parts = []
     for reader, settings in _READER_SETTINGS.items():
         # `datasets` asks for the same columns in all files of a reader, and one reader a file would be slow
@@ -240,7 +245,12 @@ def _read_files(files: list[Path], split: str, streaming: bool) -> list[Any]:
             paths = [glob.escape(str(file)) for file in group]
             names_of_splits = {split.partition("[")[0]: paths}
             options = {"split": split, "streaming": streaming, **settings, **csv_settings(group[0])}
-            parts.append(reader(names_of_splits, **options).read())
+            if line_by_line and reader is TextDatasetReader:
+                options["sample_by"] = "line"
+            part = reader(names_of_splits, **options).read()
+            if line_by_line and reader is TextDatasetReader:
+                part = part.filter(lambda row: bool(row["text"].strip()))
+            parts.append(part)
     return parts
 
 

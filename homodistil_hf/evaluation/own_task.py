@@ -15,6 +15,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..data.read_line import columns_words, read_line
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
@@ -26,6 +27,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.tokenizers import save_tokenizer
+from ..tasks.columns import ReadRows, num_labelled
 from ..tasks.encoding import length_of_rows
 from ..tasks.kinds import CLASSES, VALUES
 from ..tasks.rows_task import RowsTask, read_labelled
@@ -130,6 +132,9 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     given = check_start(training / SETTINGS_FILE, settings)
     task, train, dev = own_rows(settings)
     columns = task.columns
+    words = columns_words((*columns.texts, *columns.labels), train.column_names)
+    parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))
+    say(read_line(train, dev, words, num_labelled=num_labelled(parts)))
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
     if task.kind not in (CLASSES, VALUES) and not has_length:
         length = length_of_rows(train, columns, evaluated.model.config, evaluated.tokenizer)

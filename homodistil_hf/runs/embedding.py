@@ -11,12 +11,13 @@ from typing import Any, Literal
 from transformers import PreTrainedConfig
 
 from ..data.corpus import hold_out, load_text
+from ..data.read_line import read_line
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
 from ..embedding.folder import AXES_FILE, axes_in, publish_scores, read_embedding_facts
 from ..embedding.model import EmbeddingModel, reduced
 from ..embedding.reading import MODULES_FILE, SETTINGS_FILE, encoder_config, load_embedding_model, read_modules
-from ..embedding.texts import some_paragraphs, tokenize_texts
+from ..embedding.texts import paragraph_rows, some_paragraphs, tokenize_texts
 from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check_output
 from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
@@ -158,7 +159,9 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     if run.eval_data:
         documents = _documents(teacher, run, run.eval_data, is_held_out=True)
         held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
-    return Rows(*in_batches(settings, train, held_out))
+    rows, evaluated = in_batches(settings, train, held_out)
+    log(read_line(rows, evaluated, documents.info.description))
+    return Rows(rows, evaluated)
 
 
 def _documents(
@@ -168,7 +171,8 @@ def _documents(
     split, argument = (run.eval_split, "eval_data") if is_held_out else (run.train_split, run.train_setting)
     if not isinstance(teacher, Learner):
         is_stream = run.streaming and not is_held_out
-        return load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
+        texts = load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
+        return paragraph_rows(texts)
     vectors, target = _vectors(teacher, run, data, split, argument), teacher.target
     if vectors.dimension != target.dimension:
         raise ValueError(

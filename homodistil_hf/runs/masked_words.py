@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
+from ..data.read_line import read_line
 from ..files.messages import short_repr
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
@@ -171,17 +172,28 @@ def load_blocks(
     eval_documents = None
     if run.eval_data:
         eval_documents = load_text(
-            run.eval_data, text_column=run.text_column, split=run.eval_split, argument="eval_data"
+            run.eval_data,
+            text_column=run.text_column,
+            split=run.eval_split,
+            line_by_line=run.line_by_line,
+            argument="eval_data",
         )
-    documents = load_text(run.train_data, text_column=run.text_column, split=run.train_split, streaming=run.streaming)
+    documents = load_text(
+        run.train_data,
+        text_column=run.text_column,
+        split=run.train_split,
+        streaming=run.streaming,
+        line_by_line=run.line_by_line,
+    )
     if eval_documents is None:
         documents, eval_documents, held_out = hold_out(documents)
         log(f"eval_data is not set: {held_out} of train_data are held out")
-    blocks = tokenized(documents, "train_data")
+    blocks, held_out_blocks = tokenized(documents, "train_data"), tokenized(eval_documents, "eval_data")
+    log(read_line(blocks, held_out_blocks, documents.info.description))
     if run.streaming:
         # repeated first and then shuffled, so that each pass has an order of its own
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
-    return blocks, some_blocks(tokenized(eval_documents, "eval_data"), run.max_eval_blocks)
+    return blocks, some_blocks(held_out_blocks, run.max_eval_blocks)
 
 
 KIND = StudentKind(

@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.read_line import columns_words, read_line
 from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, load_tokenizer, without_unused_segments
-from ..tasks.columns import ReadRows, described_rows, has_values, pair_in, ranks_pairs
+from ..tasks.columns import ReadRows, described_rows, has_values, num_labelled, pair_in, ranks_pairs
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
@@ -96,8 +97,13 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
         log(f"max_seq_length={length}: {what_fits(length, columns, config, tokenizer)}")
     reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
+    tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
+    rows, evaluated = in_batches(settings, *tokenized)
+    words = columns_words((*columns.texts, *columns.labels), train[0].rows.column_names)
+    log(read_line(rows, evaluated, words, num_labelled=num_labelled([*train, *held_out])))
     return Rows(
-        *in_batches(settings, *([reader.tokenized(part) for part in parts] for parts in (train, held_out))),
+        rows,
+        evaluated,
         facts=described_rows("scores of pairs", train, held_out, length),
         grading=reader.grading_of(held_out),
     )

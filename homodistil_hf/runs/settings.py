@@ -79,6 +79,7 @@ class RunArguments:
         True, "Masked words: documents share blocks; else a row each, as for proteins and molecules."
     )
     max_eval_blocks: int = setting(1024, "Evaluate on at most so many blocks, ≥ 1.", least=1)
+    line_by_line: bool = setting(False, "Masked words: text files hold a document a line, not one a paragraph.")
     streaming: bool = setting(False, "Read and tokenize train_data while training; needs max_steps.")
     preprocessing_num_workers: int | None = setting(
         None, "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores.", least=1

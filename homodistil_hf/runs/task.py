@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import some_blocks
+from ..data.read_line import columns_words, read_line
 from ..export.facts import read_export_facts
 from ..export.usage import pipeline_call
 from ..files.messages import join_some, short_repr
@@ -27,7 +28,7 @@ from ..models.tokenizers import (
 )
 from ..models.widths import WidthPlan, widths_of
 from ..tasks.answers import answer_grades
-from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns
+from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns, num_labelled
 from ..tasks.encoding import (
     LEAST_ROWS,
     check_number,
@@ -119,6 +120,9 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     if kind == ANSWERS:
         questions = question_rows(*held_out)
         grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
+    names = (*train.columns.texts, *train.columns.labels)
+    words = columns_words(names, train.rows.column_names)
+    log(read_line(encoded[0], encoded[1], words, num_labelled=num_labelled([train, held_out])))
     # its default is one for blocks of text; a task is measured on all rows that are held out
     if "max_eval_blocks" in settings.given:
         encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
@@ -239,7 +243,7 @@ KIND = StudentKind(
     training=training_of,
     models=load_models,
     summary=summary,
-    unused=(*masked_words.KIND.unused, "packing", "streaming", "further_pretraining"),
+    unused=(*masked_words.KIND.unused, "packing", "line_by_line", "streaming", "further_pretraining"),
     place="a teacher that is fine-tuned for a task",
     counts_when_named=masked_words.KIND.counts_when_named,
 )

@@ -25,7 +25,7 @@ _METRICS = {
     "mrr_at_10": "MRR@10",
     "spearman": "Spearman, labels",
 }
-UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing")
+UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing", "line_by_line")
 """Settings that have no part in runs of whole texts."""
 
 

@@ -166,6 +166,25 @@ def known_labels(rows: Dataset, column: str) -> list[Any]:
     ]
 
 
+def num_labelled(parts: Iterable[ReadRows]) -> int | None:
+    """Count the rows whose labels are all known; None for rows without columns of labels.
+
+    Raises:
+        ValueError: labels are announced, and no row of a part has one.
+    """
+    counts = []
+    for rows, columns, argument in parts:
+        if columns.labels:
+            cells = zip(*(known_labels(rows, name) for name in columns.labels), strict=True)
+            counts.append(sum(None not in row for row in cells))
+            if not counts[-1]:
+                raise ValueError(
+                    f"{argument} has no label in {join_some(map(repr, columns.labels))}, in none of {len(rows):,} "
+                    "rows; name another label_column, or leave it out"
+                )
+    return sum(counts) if counts else None
+
+
 def is_missing(value: Any) -> bool:
     """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))

@@ -64,7 +64,7 @@ def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
     lines = [file for file in files if is_conll(file)]
     others = [file for file in files if file not in (*written, *lines)]
     if others or not files:
-        yield from read_source(others or name, split=split, streaming=False, label=label)
+        yield from read_source(others or name, split=split, streaming=False, label=label, line_by_line=True)
     for file in written:
         yield read_json(file, label) if file.suffix.lower() in _JSON else _as_written(file, label)
     for file in lines:

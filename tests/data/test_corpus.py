@@ -12,7 +12,7 @@ from data_files import BOTH, json_lines, texts, write
 from datasets.exceptions import DatasetNotFoundError
 from rows import each
 
-from homodistil_hf.data.corpus import load_text
+from homodistil_hf.data.corpus import hold_out, load_text
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -322,3 +322,20 @@ def test_an_archive_behind_text_is_not_unpacked(tmp_path):
         archive.writestr("inner.txt", "w9")
     with pytest.raises(ValueError, match="a.txt is a zip archive under another name; unpack it first"):
         load_text(tmp_path / "a.txt")
+
+
+def test_text_files_may_hold_a_document_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n  \nthree\n")
+    for streaming in (False, True):
+        documents = load_text(tmp_path / "a.txt", line_by_line=True, streaming=streaming)
+        assert [row["text"] for row in documents] == ["one", "two", "three"]
+    (tmp_path / "b.txt").write_text("one\ntwo\nthree\n")
+    with pytest.raises(ValueError, match="has 1 document of 3 lines, as an empty line parts documents: set line_by_l"):
+        hold_out(load_text(tmp_path / "b.txt"))
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    (tmp_path / "a.csv").write_text("id,body,source\n1,a,b\n")
+    assert load_text(tmp_path / "a.csv", text_column="body").info.description == "read: body; not read: id, source"
+    (tmp_path / "a.txt").write_text("a")
+    assert load_text(tmp_path / "a.txt", streaming=True).info.description == "read: text"

@@ -1,6 +1,7 @@
 """Runs of embedding models and rerankers: found by their folder, run, described, resumed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     told = capsys.readouterr().out
     line = "embeddings is an embedding model of 32 channels; rows: paragraphs of text, 12 tokens at most"
     assert told.splitlines()[0].endswith(line)
+    assert re.search(r"rows: \d+ to train on, \d+ held out, \d+ tokens at the median; read: text\n", told)
     assert "SentenceTransformer(" in told
     assert "in the teacher's index" in told
     student = load_embedding_model(tmp_path / "run" / "student")

@@ -52,6 +52,9 @@ def _by_json(finished, folder, ranks):
     assert lines[1].startswith("eval_data is not set: ")
     assert lines[2].startswith("max_seq_length=16: ")
     assert ("contexts are cut into windows" in lines[2]) == (kind == ANSWERS)
+    (read,) = (line for line in lines if line.startswith("rows: "))
+    assert f"{results['rows']['num_eval_rows']} held out, 48 with labels, " in read or kind == ANSWERS
+    assert f"read: {', '.join(results['rows']['text_columns'] + results['rows']['label_columns'])}" in read
     teacher, student = results["models"]
     own = [metric for metric in REPORTED[kind] if metric in student]
     assert own

@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from rows import each
 from tiny_models import tiny_config
 
-from homodistil_hf.tasks.columns import Columns, find_columns
+from homodistil_hf.tasks.columns import Columns, ReadRows, find_columns, num_labelled
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, task_kind_of
 
 SEQUENCES = "BertForSequenceClassification"
@@ -114,3 +114,12 @@ def test_a_pair_with_a_side_of_another_type_stays_a_pair():
     assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("sentence1", "sentence2")
     rows = Dataset.from_dict({"question": ["a"], "answer": [0]})
     assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("question",)
+
+
+def test_rows_with_labels_are_counted_and_announced_labels_must_be_there():
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "x": [1.0, None, 0.0], "y": [0.5, 1.0, float("nan")]})
+    parts = [ReadRows(rows, Columns(VALUES, ("text",), labels), "train_data") for labels in (("x",), ("x", "y"), ())]
+    assert [num_labelled(parts[:1]), num_labelled(parts[1:2]), num_labelled(parts[2:])] == [2, 1, None]
+    empty = Dataset.from_dict({"text": ["a"], "label": [None]})
+    with pytest.raises(ValueError, match="train_data has no label in 'label', in none of 1 rows; name another"):
+        num_labelled([ReadRows(empty, Columns(VALUES, ("text",), ("label",)), "train_data")])
