@@ -272,7 +272,7 @@ def _next(records: RunRecords) -> str:
     if records.student is None:
         return ""
     snippet = _SNIPPET.search(records.card)
-    use = _code(_HERE.sub(f"name = {str(records.student)!r}", snippet[1])) if snippet else ""
+    use = _code(_HERE.sub(lambda _: f"name = {str(records.student)!r}", snippet[1])) if snippet else ""
     folder, format = shlex.quote(str(records.student)), records.facts.get("format")
     commands = [f"homodistil distill --teacher {folder} --student macs=0.25 --train_data TEXT --output_dir OUTPUT"]
     if "format" in records.facts:

@@ -263,6 +263,12 @@ def test_a_demos_rows_are_no_results_of_one_run(run):
     assert (records.folder, records.results, records.facts) == (run, {}, FACTS)
 
 
+@each("name", ["a\u00a0b", "a\u00adb", "a\\b", "a\\1g<0>", "a'b"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    run = write(tmp_path / name, facts=FACTS, card=CARD)
+    assert f"name = {str(run / 'student')!r}\n" in "".join(Page(write_report(run).read_text()).words["code"])
+
+
 def test_a_report_that_cannot_be_made_fails_no_run(run, caplog):
     (run / "report.html").mkdir()
     try_report(run)
