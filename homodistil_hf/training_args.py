@@ -18,7 +18,7 @@ from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
-from .files.messages import first_line, nearest_name, short_repr
+from .files.messages import first_line, near_name, nearest_valid, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
@@ -133,9 +133,7 @@ def trial_settings(args: _Arguments, values: Mapping[str, Any]) -> _Arguments:
     types = {entry.name: entry.type for entry in fields(args) if entry.init}
     for name in values:
         if name not in types:
-            raise ValueError(
-                f"hp_space names {name!r}, which is no setting; nearest valid: {nearest_name(name, types)!r}"
-            )
+            raise ValueError(f"hp_space names {name!r}, which is no setting; {nearest_valid(name, types)}")
     return replace(args, **{name: int(value) if types[name] is int else value for name, value in values.items()})
 
 
@@ -185,8 +183,9 @@ class ExactArguments(TrainingArguments):
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuse unknown settings in words, as older versions of transformers had others."""
         for name in kwargs.keys() - cls.__dataclass_fields__.keys():
-            nearest = nearest_name(name, cls.__dataclass_fields__)
-            raise ValueError(f"{name}={short_repr(kwargs[name])} is no setting; nearest valid: {nearest}")
+            nearest = near_name(name, cls.__dataclass_fields__)
+            remedy = "leave it out" if nearest is None else f"nearest valid: {nearest}"
+            raise ValueError(f"{name}={short_repr(kwargs[name])} is no setting; {remedy}")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -215,8 +214,8 @@ class ExactArguments(TrainingArguments):
             from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
             if name not in INTEGRATION_TO_CALLBACK:
-                nearest = nearest_name(name, [*INTEGRATION_TO_CALLBACK, "none"])
-                raise ValueError(f"report_to={short_repr(name)} is unknown; nearest valid: {nearest!r}")
+                nearest = nearest_valid(name, ["none", *INTEGRATION_TO_CALLBACK])
+                raise ValueError(f"report_to={short_repr(name)} is unknown; {nearest}")
             if name not in (*(installed := get_available_reporting_integrations()), *_SILENT_TRACKERS):
                 raise ValueError(
                     f"report_to={name!r} is not installed here; install it, or set report_to to "

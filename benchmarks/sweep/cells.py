@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from homodistil_hf.files.messages import nearest_name, short_repr
+from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.runs.settings import RunArguments
 
@@ -130,7 +130,7 @@ def select_cells(cells: Sequence[Cell], patterns: Iterable[str]) -> list[Cell]:
     for pattern in patterns:
         if not any(_matches(cell, pattern) for cell in cells):
             names = [name for cell in cells for name in (cell.variant, cell.name)]
-            raise ValueError(f"only={pattern!r} matches no cell; nearest valid: {nearest_name(pattern, names)!r}")
+            raise ValueError(f"only={pattern!r} matches no cell; {nearest_valid(pattern, names)}")
     return [cell for cell in cells if not patterns or any(_matches(cell, pattern) for pattern in patterns)]
 
 
@@ -246,8 +246,8 @@ def _check_axis(axis: str, values: Any, setting_names: Collection[str], label: s
         return
     if plain := [value for value in values if not isinstance(value, dict) or not value]:
         raise ValueError(
-            f"{label} is no setting, and its value {short_repr(plain[0])} is no object of settings; nearest valid: "
-            f"{nearest_name(axis, setting_names)!r}"
+            f"{label} is no setting, and its value {short_repr(plain[0])} is no object of settings; "
+            f"{nearest_valid(axis, setting_names)}"
         )
     for value in values:
         _check_settings(value, setting_names, label)
@@ -275,7 +275,7 @@ def _check_keys(content: Mapping[str, Any], valid: Collection[str], label: str) 
         if name not in valid:
             raise ValueError(
                 f"{label} has the unknown key {short_repr(name)} (value {short_repr(value)}); "
-                f"nearest valid: {nearest_name(name, valid)!r}"
+                f"{nearest_valid(name, valid)}"
             )
 
 
@@ -316,6 +316,6 @@ def _choice(content: Any, cells: Sequence[Cell], setting_names: Collection[str],
         if not isinstance(name, str) or name not in valid:
             raise ValueError(
                 f"{label} has within={short_repr(name)}; expected a list of axes or settings; "
-                f"nearest valid: {nearest_name(name, valid)!r}"
+                f"{nearest_valid(name, valid)}"
             )
     return Choice(axis, metric, tuple(within))

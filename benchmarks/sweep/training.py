@@ -30,7 +30,7 @@ from homodistil_hf.evaluation.task_runs import evaluate_glue
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files.checkpoints import last_verified, sorted_checkpoints
 from homodistil_hf.files.folders import remove_folder, write_text
-from homodistil_hf.files.messages import nearest_name, short_repr
+from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.run_names import STUDENT_FOLDER
 from homodistil_hf.files.strict_json import fits, is_int, read_json_object
@@ -285,8 +285,8 @@ def check_evaluations(evaluate: Mapping[str, Any]) -> None:
     """Refuse unknown names in `evaluate` (name → settings), and settings that can't work, by a ValueError."""
     for name, settings in evaluate.items():
         if name not in EVALUATIONS:
-            nearest = nearest_name(name, EVALUATIONS)
-            raise ValueError(f"evaluate has the unknown key {short_repr(name)}; nearest valid: {nearest!r}")
+            nearest = nearest_valid(name, EVALUATIONS)
+            raise ValueError(f"evaluate has the unknown key {short_repr(name)}; {nearest}")
         if not isinstance(settings, dict) or TASKS not in settings:
             raise ValueError(
                 f'evaluate[{name!r}]={short_repr(settings)} names no tasks; expected such as {{"tasks": ["rte"]}}'

@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+from ..files.messages import nearest_valid, short_repr
 from ..files.settings import RaisingParser
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
@@ -122,6 +123,8 @@ def out_of_memory(error: Exception) -> str:
 def _run(words: Sequence[str]) -> int:
     if words[:1] and words[0] in COMMANDS:
         return command_named(words[0]).main(words[0], words[1:])
+    if words[:1] and not words[0].startswith("-"):
+        raise ValueError(f"homodistil has no command {short_repr(words[0])}; {nearest_valid(words[0], COMMANDS)}")
     _parser().parse_args(words[:1] or ["--help"])  # prints the help or the version, or refuses the word
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from ..files.folders import check_writable_file
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..files.settings import build, flag
 from .command import Command, importing, log_progress, settings_parser, show_logs, write_output
 
@@ -89,7 +89,7 @@ class Evaluate(Command):
         valid, groups = _task_names(kinds), _groups(kinds)
         for name in self.task:
             if name not in valid:
-                raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, valid)!r}")
+                raise ValueError(f"task={short_repr(name)} is unknown; {nearest_valid(name, valid)}")
             others = ", ".join(other for other in self.task if other != name)
             if name in kinds and kinds[name].format and others:
                 raise ValueError(f"task={name} has a table of its own: name it alone, without {others}")

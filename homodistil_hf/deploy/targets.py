@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..export.facts import FACTS_FILE
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..models.onnx_graphs import missing_packages
 
 
@@ -64,10 +64,7 @@ def check_targets(to: str | Iterable[str]) -> list[str]:
                 "docs/guides/run.md"
             )
         if name not in TARGETS:
-            raise ValueError(
-                f"to={name!r} is unknown; expected some of {', '.join(TARGETS)}; nearest valid: "
-                f"{nearest_name(name, TARGETS)!r}"
-            )
+            raise ValueError(f"to={name!r} is unknown; {nearest_valid(name, TARGETS)}")
         extra, missing = TARGETS[name].extra, missing_packages()
         if extra != "onnx" and importlib.util.find_spec(extra) is None:
             missing = [*missing, extra]

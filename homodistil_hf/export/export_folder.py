@@ -12,7 +12,7 @@ from ..files.checkpoints import STATE_FILE, last_checkpoint
 from ..files.folders import check_replaceable, check_writable, written_whole
 from ..files.inside import files_inside, links_out
 from ..files.locks import claimed, lock_beside
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import architecture_of
@@ -92,7 +92,7 @@ def export_student(
         ['modeling_homobert.py', 'modeling_layerwise.py']
     """
     if format not in FORMATS:
-        raise ValueError(f"format={format!r} is unknown; nearest valid: {nearest_name(format, FORMATS)!r}")
+        raise ValueError(f"format={format!r} is unknown; {nearest_valid(format, FORMATS)}")
     from .card import render_card, write_picture  # words and pictures, which loading an export needn't wait for
 
     # what can't work is refused before anything is computed

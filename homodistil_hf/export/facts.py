@@ -20,7 +20,7 @@ from transformers.utils import ModelOutput
 
 from ..files.checkpoints import file_digest
 from ..files.inside import files_inside
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..files.provenance import public_name
 from ..files.strict_json import fits, is_int, read_json
 from ..models.architectures import HEADS, max_tokens
@@ -133,10 +133,7 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     sections = dict(facts or {})
     for name, section in sections.items():
         if name not in RUN_SECTIONS:
-            raise ValueError(
-                f"facts has the unknown section {short_repr(name)}; expected some of {', '.join(RUN_SECTIONS)}; "
-                f"nearest valid: {nearest_name(name, RUN_SECTIONS)!r}"
-            )
+            raise ValueError(f"facts has the unknown section {short_repr(name)}; {nearest_valid(name, RUN_SECTIONS)}")
         if not isinstance(section, Mapping):
             raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
     for section in ("settings", CHANGED):

@@ -13,25 +13,51 @@ Log: TypeAlias = "Callable[[str], None]"
 _LONGEST_LINE = 1000
 
 
+_MOST_NAMES = 12
 _RENAMED = {
-    "group_by_length": "train_sampling_strategy",
-    "evaluation_strategy": "eval_strategy",
-    "no_cuda": "use_cpu",
-    "warmup_ratio": "warmup_steps",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "group_by_length": ("train_sampling_strategy",),
+    "evaluation_strategy": ("eval_strategy",),
+    "no_cuda": ("use_cpu",),
+    "warmup_ratio": ("warmup_steps",),
+    "per_gpu_train_batch_size": ("per_device_train_batch_size",),
+    "per_gpu_eval_batch_size": ("per_device_eval_batch_size",),
+    "batch_size": ("per_device_train_batch_size",),
+    "lr": ("learning_rate",),
+    "epochs": ("num_train_epochs",),
+    "num_epochs": ("num_train_epochs",),
+    "steps": ("max_steps", "max_train_steps"),
+    "model_name_or_path": ("teacher", "model"),
+    "max_length": ("max_seq_length",),
 }
-"""Settings of older versions of transformers → what they are called now."""
+"""Names of settings elsewhere, and in older versions of transformers → what they are called here."""
 
 
-def nearest_name(name: object, valid: Iterable[str]) -> str:
-    """Return the entry of `valid` that is spelled most like `name`, or that it is called now."""
+def near_name(name: object, valid: Iterable[str]) -> str | None:
+    """Return the entry of `valid` that is called `name` elsewhere, or is spelled nearly so; None where there is none.
+
+    Example:
+    ```python
+    >>> near_name("--lr", ["--start", "--learning_rate"]), near_name("distil", ["distill", "plan"])
+    ('--learning_rate', 'distill')
+
+    ```
+    """
     valid = list(valid)
-    plain = str(name).lstrip("-").replace("-", "_")
-    if (now := next((one for one in valid if one.lstrip("-") == _RENAMED.get(plain)), None)) is not None:
+    renamed = _RENAMED.get(str(name).lstrip("-").replace("-", "_"), ())
+    if (now := next((one for one in valid if one.lstrip("-") in renamed), None)) is not None:
         return now
-    # cut, as the comparison takes quadratic time; cutoff 0 always finds one
-    return difflib.get_close_matches(str(name)[:200], list(valid), n=1, cutoff=0.0)[0]
+    # cut, as the comparison takes quadratic time
+    by_lower = {one.lower(): one for one in reversed(valid)}
+    return next(map(by_lower.get, difflib.get_close_matches(str(name)[:200].lower(), by_lower, n=1, cutoff=0.5)), None)
+
+
+def nearest_valid(name: object, valid: Iterable[str]) -> str:
+    """Say which entry of `valid` is nearest to `name`; where none is near, which there are, or the first of many."""
+    valid = list(valid)
+    if (near := near_name(name, valid)) is not None:
+        return f"nearest valid: {short_repr(near)}"
+    more = f" and {len(valid) - _MOST_NAMES} more" if len(valid) > _MOST_NAMES else ""
+    return f"expected one of {', '.join(map(short_repr, valid[:_MOST_NAMES]))}{more}"
 
 
 def short_repr(value: object) -> str:

@@ -16,7 +16,7 @@ from operator import or_
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .field_checks import limits_of
-from .messages import nearest_name, short_repr, shortened
+from .messages import near_name, nearest_valid, short_repr, shortened
 from .strict_json import read_json_object
 
 _TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
@@ -121,7 +121,7 @@ def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: s
         if name not in hints:
             raise ValueError(
                 f"{label} has the unknown key {short_repr(name)} (value {_shown_value(name, value)}); "
-                f"nearest valid: {nearest_name(name, hints)!r}"
+                f"{nearest_valid(name, hints)}"
             )
         is_one = get_origin(hints[name]) in (list, tuple) and not isinstance(value, list | tuple)
         checked[name] = [value] if is_one else value
@@ -242,10 +242,10 @@ class SettingsParser(RaisingParser):
             self.error(f"unexpected argument {short_repr(word)}{expected}")
         name = shortened(word.partition("=")[0])
         keys = [key for key in self._option_string_actions if key not in ("-h", "--help")]
-        nearest = nearest_name(name, keys) if keys else None
+        nearest = near_name(name, keys)
         if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
             self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
-        self.error(f"unknown key {name}; nearest valid: {nearest or 'none'}")
+        self.error(f"unknown key {name}" + ("" if nearest is None else f"; nearest valid: {nearest}"))
 
 
 def _without_tilde(value: Any) -> Any:

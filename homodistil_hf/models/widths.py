@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from .architectures import architecture_of
 
 LAYER_KEYS = ("num_attention_heads", "head_dim", "intermediate_size")
@@ -389,9 +389,7 @@ def _check_keys(
     known = (*expected, *(name for name in optional if name not in expected))
     for key in values:
         if key not in known:
-            raise ValueError(
-                f"{where} has the unknown key {short_repr(key)}; nearest valid: {nearest_name(key, known)!r}"
-            )
+            raise ValueError(f"{where} has the unknown key {short_repr(key)}; {nearest_valid(key, known)}")
     missing = [key for key in expected if key not in values and key not in optional]
     if missing:
         given = ", ".join(values) or "no key"

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import near_name, short_repr
 from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
 
@@ -459,10 +459,12 @@ def _parse(budget: str) -> Budget:
     match = _BUDGET.fullmatch(cost)
     kind = budget.partition("=")[0].strip()
     if kind not in _EXAMPLES:
-        nearest = nearest_name(kind, _EXAMPLES)
-        raise ValueError(
-            f"student={short_repr(budget)} limits no known cost; nearest valid: '{nearest}={_EXAMPLES[nearest]}'"
+        examples = [f"{name}={example}" for name, example in _EXAMPLES.items()]
+        near = near_name(kind, _EXAMPLES)
+        remedy = (
+            f"expected one of {', '.join(examples)}" if near is None else f"nearest valid: '{near}={_EXAMPLES[near]}'"
         )
+        raise ValueError(f"student={short_repr(budget)} limits no known cost; {remedy}")
     if match is None or (kind != "params" and match[3]):
         raise ValueError(
             f"student={short_repr(budget)} is no number of {kind}; expected a positive number, for params with an "

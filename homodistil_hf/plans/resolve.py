@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import near_name, short_repr
 from ..files.strict_json import parse_json, read_json
 from ..models.architectures import architecture_of
 from ..models.cost import encoder_macs
@@ -263,8 +263,9 @@ def _written_plan(student: Any) -> Any:
     if not is_text and not os.path.isfile(student):
         folder = os.path.dirname(student) or "."
         files = [str(path) for path in Path(folder).glob("*.json")] if os.path.isdir(folder) else []
-        nearest = nearest_name(student, [*PRESETS, *files])
-        raise ValueError(f"student={student[:200]!r} is unknown; nearest valid: {nearest!r}; {_KINDS_OF_STUDENT}")
+        near = near_name(student, [*PRESETS, *files])
+        nearest = "" if near is None else f"nearest valid: {near!r}; "
+        raise ValueError(f"student={student[:200]!r} is unknown; {nearest}{_KINDS_OF_STUDENT}")
     try:
         return parse_json(student, "the plan") if is_text else read_json(student, "the file")
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..files.hub_errors import HubError
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..files.model_files import model_file
 from ..files.settings import differing
 from ..files.strict_json import read_json_object
@@ -156,10 +156,7 @@ def trainer_named(method: str) -> Any:
     ```
     """
     if not isinstance(method, str) or method not in METHODS:
-        raise ValueError(
-            f"method={short_repr(method)} is unknown; nearest valid: {nearest_name(method, METHODS)!r}, of "
-            f"{', '.join(METHODS)}"
-        )
+        raise ValueError(f"method={short_repr(method)} is unknown; {nearest_valid(method, METHODS)}")
     return resolve_name(METHODS[method])
 
 

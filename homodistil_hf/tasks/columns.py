@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedConfig
 
-from ..files.messages import join_some, nearest_name, short_repr
+from ..files.messages import join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
 _PAIRS = (
@@ -207,8 +207,7 @@ def check_named(rows: Dataset, name: str, argument: str, setting: str) -> None:
     """Refuse, by a ValueError, rows without a column that a setting names."""
     if name not in rows.column_names:
         raise ValueError(
-            f"{argument} lacks the column {setting}={short_repr(name)}; nearest valid: "
-            f"{short_repr(nearest_name(name, rows.column_names))}, of {join_some(map(short_repr, rows.column_names))}"
+            f"{argument} lacks the column {setting}={short_repr(name)}; {nearest_valid(name, rows.column_names)}"
         )
 
 

@@ -20,7 +20,7 @@ from datasets import Dataset
 from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
-from ..files.messages import first_line, nearest_name, short_repr
+from ..files.messages import first_line, nearest_valid, short_repr
 from .columns import Columns
 from .kinds import ANSWERS, CLASSES, VALUES
 from .questions import QUESTION_FEATURES, check_answers
@@ -104,7 +104,7 @@ def check_tasks(names: str | Sequence[str]) -> list[str]:
 def check_task(name: str, known: Iterable[str]) -> None:
     """Refuse, by a ValueError, a task that is none of the known ones."""
     if name not in known:
-        raise ValueError(f"task={short_repr(name)} is unknown; nearest valid: {nearest_name(name, known)!r}")
+        raise ValueError(f"task={short_repr(name)} is unknown; {nearest_valid(name, known)}")
 
 
 def _from_hub(task: str) -> dict[str, Dataset]:

@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig
 
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import near_name, short_repr
 from .columns import Columns, class_names, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
@@ -151,9 +151,10 @@ def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig
             f"the model's classes have no names, only numbers 0 … {most - 1}: number the rows, or set id2label and "
             "label2id in its config.json"
         )
+    near = "" if (name := near_name(value, names)) is None else f"; nearest valid: {name!r}"
     return (
-        f"the model's classes are {', '.join(names[:10])}{', …' if most > 10 else ''}; nearest valid: "
-        f"{nearest_name(value, names)!r}: correct or drop such rows, or take a teacher of these classes"
+        f"the model's classes are {', '.join(names[:10])}{', …' if most > 10 else ''}"
+        f"{near}: correct or drop such rows, or take a teacher of these classes"
     )
 
 

@@ -33,7 +33,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchB
 from ..data.masking import SeededMasks
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 from ..files.strict_json import read_json_object, write_json
 from ..models.conversion import as_stock_reads_it
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
@@ -401,8 +401,7 @@ class ExactTrainer(Trainer):
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.
         wanted, names = self.args.metric_for_best_model, [name.removeprefix("eval_") for name in metrics]
         if wanted is not None and str(wanted).removeprefix("eval_") not in names:
-            nearest = nearest_name(str(wanted), names)
-            raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; nearest valid: {nearest!r}")
+            raise ValueError(f"metric_for_best_model={wanted!r} is in no evaluation; {nearest_valid(wanted, names)}")
         return (self.is_finished and super()._determine_best_metric(metrics, trial)) or self.is_stopping
 
     # A search of settings

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
 from ..data.blocks import TextPacker
-from ..files.messages import nearest_name, short_repr
+from ..files.messages import nearest_valid, short_repr
 
 _MULTIPLE = 8  # the number of tokens becomes a multiple of this, unless the user names a number
 KEEP, MIN_COUNT, COVERAGE = "keep", "min_count", "coverage"
@@ -103,7 +103,7 @@ def select(
         if unknown := [token for token in vocabulary.tokens if token not in ids]:
             raise ValueError(
                 f"vocabulary={vocabulary.text!r} has the token {short_repr(unknown[0])}, which the tokenizer doesn't "
-                f"have; nearest valid: {nearest_name(unknown[0], ids)!r}"
+                f"have; {nearest_valid(unknown[0], ids)}"
             )
         return sorted(kept.union(*(needs(ids[token]) for token in vocabulary.tokens)))
     known = np.array(sorted(set(ids.values())))

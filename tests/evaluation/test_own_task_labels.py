@@ -193,10 +193,8 @@ def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_p
     found, path = Dataset.from_dict(columns), tmp_path / f"own.{suffix}"
     {"csv": found.to_csv, "parquet": found.to_parquet}.get(suffix, found.to_json)(path)
     names = {missing: "other", "train_data": str(path)}
-    known = r"'label', 'n', 'sentence' and \d more$"
-    with pytest.raises(
-        ValueError, match=f"^train_data lacks the column {missing}='other'; nearest valid: .*, of {known}"
-    ):
+    known = "'sentence', 'label', 'n', 'x"
+    with pytest.raises(ValueError, match=f"^train_data lacks the column {missing}='other'; expected one of {known}"):
         read(given, **names)
 
 

@@ -43,7 +43,7 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
     "unusual columns": (_rows(body=_text, title=_text), "none surely with text, or two of a pair; name text_columns"),
     "another column": (
         {"text_columns": ["query", "pasage"]},
-        "train_data lacks the column text_columns='pasage'; nearest valid: 'passage', of 'passage', 'query'",
+        "train_data lacks the column text_columns='pasage'; nearest valid: 'passage'",
     ),
     "a side of numbers": (_rows(query=_text, passage=7), "column 'passage' holds int64; expected a text a row"),
     "empty passages": (_rows(query=_text, passage=""), "train_data: no pair of two texts; name other text_columns or"),
@@ -53,7 +53,7 @@ OF_PAIRS: dict[str, tuple[Any, str]] = {
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave it"),
     "no such labels": (
         {"method": "reranker", "label_column": "clicks"},
-        "train_data lacks the column label_column='clicks'; nearest valid:",
+        "train_data lacks the column label_column='clicks'; expected one of",
     ),
     "labels in words": (
         _rows(query=_text, passage=_text, label="yes"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from rows import each
 from transformers import BertConfig
 
-from homodistil_hf.files.messages import nearest_name, short_repr
+from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, widths_of, with_num_layers
 
@@ -69,7 +69,7 @@ BAD_PLANS = {
     "list": ([UNIFORM], "student plan is .*; expected e.g. {"),
     "empty": ({}, "has no key but lacks hidden_size, num_attention_heads, intermediate_size; a valid plan: {"),
     "unknown key": (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
-    "key that is no text": (UNIFORM | {7: 1}, "unknown key 7; nearest valid: "),
+    "key that is no text": (UNIFORM | {7: 1}, "unknown key 7; expected one of 'hidden_size', "),
     "missing key": ({"hidden_size": 64, "num_attention_heads": 4}, "lacks intermediate_size; a valid plan: {"),
     "both forms": (UNEVEN | {"head_dim": 16}, "student plan with layers has the unknown key 'head_dim'"),
     "indivisible": (
@@ -214,9 +214,11 @@ def test_the_widths_of_configurations():
 # Texts for messages
 
 
-def test_the_nearest_name_is_always_one_of_the_valid():
-    assert nearest_name("hiden_sise", ["intermediate_size", "hidden_size"]) == "hidden_size"
-    assert nearest_name("", ["only"]) == nearest_name(None, ["only"]) == "only"
+def test_the_nearest_name_or_all_names_are_told():
+    assert nearest_valid("hiden_sise", ["intermediate_size", "hidden_size"]) == "nearest valid: 'hidden_size'"
+    assert nearest_valid("lr", ["start", "learning_rate"]) == "nearest valid: 'learning_rate'"
+    assert nearest_valid(42, ["only"]) == "expected one of 'only'"
+    assert nearest_valid("é", map(str, range(15))).endswith("'10', '11' and 3 more")
 
 
 def test_shown_values_stay_short():

@@ -88,7 +88,7 @@ def test_columns_are_named():
             CLASSES,
             {"text": ONE},
             {"label_column": "lbael"},
-            "lacks the column label_column='lbael'; nearest valid: 't",
+            "lacks the column label_column='lbael'; expected one of 'text'",
         ),
         (CLASSES, {"text": ONE}, {"text_columns": ["txt"]}, "lacks the column text_columns='txt'; nearest valid: 'te"),
         (CLASSES, {"a": ONE, "b": ONE, "c": ONE}, {"text_columns": ["a", "b", "c"]}, "two of a pair"),

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from ...files.field_checks import ROW_LENGTH
-from ...files.messages import nearest_name, short_repr
+from ...files.messages import nearest_valid, short_repr
 from ...models.architectures import architecture_of
 from ...models.conversion import stock_config
 from ...models.tokenizers import fitted_length
@@ -88,7 +88,7 @@ class LatencyBudget:
             raise ValueError(f"student={short_repr(text)} is no positive time; expected for example {_EXAMPLE!r}")
         for name in values:
             if name not in _TYPES:
-                remedy = f"nearest valid: {nearest_name(name, _TYPES)!r}"
+                remedy = f"{nearest_valid(name, _TYPES)}"
                 if name == "layers":
                     remedy = "fewer layers go with a share of the MACs, such as 'macs=0.25,layers=4'"
                 raise ValueError(f"student={short_repr(text)} has the unknown condition {name!r}; {remedy}")

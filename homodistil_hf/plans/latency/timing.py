@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...files.messages import nearest_name
+from ...files.messages import nearest_valid
 from ...models.architectures import max_tokens
 from ...models.compiling import compiling_problem
 from ...models.equality import relative_difference
@@ -128,7 +128,7 @@ class FirstOutput(nn.Module):
 def check_backend(backend: str) -> None:
     """Refuse an unknown backend."""
     if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; nearest valid: {nearest_name(backend, BACKENDS)!r}")
+        raise ValueError(f"backend={backend!r} is unknown; {nearest_valid(backend, BACKENDS)}")
 
 
 def missing_reason(backend: str) -> str | None:

@@ -64,7 +64,7 @@ def test_axes_multiply_and_variants_take_turns(read):
         ({"cells": {"a": {"method": "homodistil", "sed": 1}}}, "unknown key 'sed' .*nearest valid: 'seed'"),
         (
             {"cells": {"a": {"method": "homodistil", "method_settings": {}}}},
-            "has the unknown key 'method_settings' .value {}.; nearest valid: ",
+            "has the unknown key 'method_settings' .value {}.; nearest valid: 'method'",
         ),
         ({"grid": {"seed": 3}}, r"grid\['seed'\]=3 has no values; expected a list"),
         ({"grid": {"seeds": [0, 1]}}, "is no setting, and its value 0 is no object.*nearest valid: 'seed'"),

@@ -51,7 +51,7 @@ def formula_times(monkeypatch):
     [
         ({"batch_size": 0}, "batch_size=0 is too small; nearest valid: 1"),
         ({"length": 1}, "length=1 is too small; nearest valid: 2"),
-        ({"backend": "tensorrt"}, "backend='tensorrt' is unknown; nearest valid: "),
+        ({"backend": "tensorrt"}, "backend='tensorrt' is unknown; expected one of 'torch', "),
         ({"backend": "compiled"}, "backend='compiled' would compile every plan that is timed; nearest valid: 'torch'"),
     ],
 )
