@@ -88,18 +88,16 @@ def _kept(runs: list[dict[str, Any]], score: str, teacher: str) -> float:
 
 
 def _glue(variant: str) -> float:
-    """What a student that was fine-tuned beside the fine-tuned teacher keeps of its mean over the tasks."""
-    models = read_json(RESULTS / "fine_tunings.json", "fine_tunings")["models"]
-    means = {
-        (model["variant"], model["way"], model["machine"].get("gpu")): statistics.fmean(model["scores"].values())
-        for model in models
-        if not model["axes"]
-    }
-    return statistics.fmean(
-        mean / means["teacher", "plain", gpu]
-        for (name, way, gpu), mean in means.items()
-        if (name, way) == (variant, "by the teacher")
-    )
+    """What a student that was fine-tuned beside the teacher keeps of the mean of all the teacher's fine-tunings."""
+    files = sorted(RESULTS.glob("fine_tunings*.json"))
+    models = [one for file in files for one in read_json(file, file.name)["models"] if not one["axes"]]
+
+    def mean(name: str, way: str) -> float:
+        return statistics.fmean(
+            statistics.fmean(one["scores"].values()) for one in models if (one["variant"], one["way"]) == (name, way)
+        )
+
+    return mean(variant, "by the teacher") / mean("teacher", "plain")
 
 
 def _records(sweep: str) -> list[dict[str, Any]]:
