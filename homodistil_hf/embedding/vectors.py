@@ -153,7 +153,7 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
     elif is_embedding_folder(name) or not Path(name).is_dir():
         model = load_embedding_model(name, argument="start", token=token)
     else:
-        encoder = load_encoder(name, token=token, argument="start")
+        encoder = load_encoder(name, token=token, argument="start", needs_head=False)
         tokenizer = load_tokenizer(name, token=token, argument="start", remedy=COPY)
         settings = PoolingSettings(max_seq_length=max_tokens(encoder.config))
         encoder = getattr(encoder, encoder.base_model_prefix, encoder).eval()

@@ -96,8 +96,13 @@ class EvaluatedModel:
                 write_text(self.export / CARD_FILE, render_card(published))
 
 
-def load_model(source: str | Path, output_dir: str | Path | None = None) -> EvaluatedModel:
+def load_model(source: str | Path, output_dir: str | Path | None = None, *, needs_head: bool = True) -> EvaluatedModel:
     """Load a model to evaluate: an export, a finished run, a `checkpoint-N`, a stock model's folder or Hub name.
+
+    Args:
+        source: the model.
+        output_dir: folder of its results; default: beside it.
+        needs_head: False: it gets a fresh head, so an encoder may have none, alone or in sentence-transformers.
 
     Raises:
         ValueError: there is no such folder or no model in it, or it has no tokenizer.
@@ -107,7 +112,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
     results = results_folder(source, output_dir)
     name = model_name(source)
     if model_of is None:
-        model = load_encoder(str(source), argument="model").eval()
+        model = load_encoder(str(source), argument="model", needs_head=needs_head).eval()
         tokenizer = load_tokenizer(str(source), argument="model", remedy=COPY)
         return EvaluatedModel(name, str(source), model, tokenizer, results)
     folder = model_of.folder
@@ -119,12 +124,12 @@ def load_model(source: str | Path, output_dir: str | Path | None = None) -> Eval
         return EvaluatedModel(name, str(source), student, found, results)
     export, facts = folder if model_of.kind == "export" else None, {}
     if export is not None:
-        if (export / MODULES_FILE).is_file():
+        if needs_head and (export / MODULES_FILE).is_file():
             raise ValueError(f"model={str(source)!r} is an embedding model without a head; expected task=embedding")
         facts = read_export_facts(export)  # a damaged file is found before hours of fine-tuning
-    return EvaluatedModel(
-        name, str(source), load_encoder(str(folder), argument="folder").eval(), found, results, export, facts
-    )
+    argument = "folder" if needs_head else "model"
+    model = load_encoder(str(folder), argument=argument, needs_head=needs_head).eval()
+    return EvaluatedModel(name, str(source), model, found, results, export, facts)
 
 
 def model_in(source: str | Path) -> StudentIn | None:

@@ -23,6 +23,7 @@ from ..files.folders import check_writable, remove_folder
 from ..files.messages import short_repr
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import read_json_object, write_json
+from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
@@ -52,7 +53,9 @@ class OwnTaskSettings(FineTuningSettings):
         ValueError: a value is missing or out of range.
     """
 
-    model: str = setting("", "What to fine-tune: export, run, folder of a BERT or Hub name.", text="a name")
+    model: str = setting(
+        "", "What to fine-tune: export, run, folder of a BERT (with a head or none) or Hub name.", text="a name"
+    )
     teacher: str | None = setting(
         None, "Fine-tuned for the same labels, to learn from: folder or Hub name.", text="a folder or Hub name"
     )
@@ -126,7 +129,9 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         )
     # everything that may be refused comes before the folder says that a run has begun
     keep_datasets_here()
-    evaluated = load_model(settings.model)
+    evaluated = load_model(settings.model, needs_head=False)
+    if (name := type(evaluated.model).__name__) not in HEADS:
+        say(f"{settings.model} is a {name}, an encoder without a head: it gets a fresh one for the labels")
     has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)

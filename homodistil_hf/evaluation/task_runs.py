@@ -143,7 +143,7 @@ def evaluate_glue(
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
     with results_claimed(model, output_dir):
-        evaluated = load_model(model, output_dir)
+        evaluated = load_model(model, output_dir, needs_head=False)
         settings = with_length(settings, evaluated)
         rows = (load_glue(name, settings.data_dir) for name in names)
         return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
@@ -208,7 +208,7 @@ def evaluate_squad(
         if settings.data_dir is not None:
             squad_files(name, settings.data_dir)
     with results_claimed(model, output_dir):
-        evaluated = load_model(model, output_dir)
+        evaluated = load_model(model, output_dir, needs_head=False)
         fitted = with_length(settings, evaluated)
         settings = fitted if settings.max_length is not None else in_thirds(fitted)
         check_windows(settings.windows, evaluated.tokenizer)

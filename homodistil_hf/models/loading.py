@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from ..files.folders import refuse_missing
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
+from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, is_number, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
@@ -75,7 +76,12 @@ def plain_name(model: Any) -> Any:
 
 
 def load_encoder_config(
-    name_or_path: str, *, revision: str | None = None, token: str | None = None, argument: str = "teacher"
+    name_or_path: str,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    argument: str = "teacher",
+    needs_head: bool = True,
 ) -> PreTrainedConfig:
     """Read and check the configuration of an encoder; no weights are loaded and no remote code runs.
 
@@ -84,6 +90,7 @@ def load_encoder_config(
         revision: branch, tag or commit on the Hub.
         token: Hub token; default: the logged-in one.
         argument: the user's name for it, first word of every message.
+        needs_head: False: an encoder without a head is read, too, and of sentence-transformers the encoder alone.
 
     Returns:
         The configuration of a stock model or a student; its `architectures` name a class that can be loaded.
@@ -108,7 +115,11 @@ def load_encoder_config(
     config = checked_config(values, config_class(model_type), label)
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
-    refuse_architecture(config.architectures[0], argument)
+    encoder = architecture_of(config).encoder_name
+    if not needs_head and model_file(str(name_or_path), MODULES_FILE, token=token):
+        config.architectures = [encoder]  # whatever head its file names
+    if needs_head or config.architectures[0] != encoder:
+        refuse_architecture(config.architectures[0], argument)
     refuse_config(config, argument)
     return config
 
@@ -181,6 +192,7 @@ def load_encoder(
     revision: str | None = None,
     token: str | None = None,
     argument: str = "teacher",
+    needs_head: bool = True,
 ) -> PreTrainedModel:
     """Load an encoder in float32, in evaluation mode; arguments as in [`load_encoder_config`].
 
@@ -192,7 +204,9 @@ def load_encoder(
         HubError: the Hub refused or can't be reached.
     """
     label = f"{argument}={str(name_or_path)[:_SHOWN_CHARS]!r}"
-    config = config or load_encoder_config(name_or_path, revision=revision, token=token, argument=argument)
+    config = config or load_encoder_config(
+        name_or_path, revision=revision, token=token, argument=argument, needs_head=needs_head
+    )
     if Path(name_or_path).is_dir():
         # the files must hold at least these, before memory is taken for them
         num_parameters = count_parameters(widths_of(config), config) + config.num_labels * config.hidden_size
@@ -206,8 +220,10 @@ def load_encoder(
                 if comes_from_hub(error) and not isinstance(error, RemoteEntryNotFoundError):
                     raise
     class_name = config.architectures[0]
-    model_class = HEADS[class_name].class_called(class_name)
-    return load_weights(model_class, name_or_path, config, label=label, revision=revision, token=token)
+    how: dict[str, Any] = {"label": label, "revision": revision, "token": token}
+    if class_name not in HEADS:
+        return load_weights(architecture_of(config).stock_encoder, name_or_path, config, optional="pooler.", **how)
+    return load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
 
 
 def load_weights(
@@ -329,8 +345,8 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
         return
     remedies = {
         architecture.encoder_name: "it has no head to compare logits with: load it as "
-        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first; an embedding model "
-        f"needs its {MODULES_FILE} beside it"
+        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first (homodistil "
+        f"finetune); an embedding model needs its {MODULES_FILE} beside it"
         for architecture in ARCHITECTURES.values()
     }
     for architecture in ARCHITECTURES.values():

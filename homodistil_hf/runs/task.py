@@ -96,7 +96,9 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         where = _FIRST_TOKENS if kind == TAGS else ""
     log(f"{run.teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}")
     if run.start is not None:
-        log(f"the student starts from {run.start} and keeps its widths")
+        own = load_encoder_config(folder_of_start(run.start)[0], token=settings.training.hub_token, needs_head=False)
+        head = "" if is_of_a_task(own.architectures[0]) else ", with a fresh head"
+        log(f"the student starts from {run.start} and keeps its widths{head}")
     if not run.eval_data:
         train, held_out = apart(train, log)
     else:
@@ -198,7 +200,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
     run, training = settings.run, settings.training
     start, token = run.start, training.hub_token
     folder, is_export = folder_of_start(start)
-    config = load_encoder_config(folder, token=token, argument="start")
+    config = load_encoder_config(folder, token=token, argument="start", needs_head=False)
     # first the configurations, then words, positions and widths
     compared = {"architecture": [architecture_of(one).name for one in (config, teacher)]}
     if is_of_a_task(config.architectures[0]):  # else it gets a head of the teacher's kind

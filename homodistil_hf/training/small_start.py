@@ -120,13 +120,15 @@ def folder_of_start(model: str) -> tuple[str, bool]:
 def load_small_start(model: str, *, token: str | None, argument: str) -> PreTrainedModel:
     """Load a small model; of an export or a finished run without the padding of its stock class."""
     folder, is_export = folder_of_start(model)
-    return load_export(folder) if is_export else load_encoder(folder, token=token, argument=argument)
+    return load_export(folder) if is_export else load_encoder(folder, token=token, argument=argument, needs_head=False)
 
 
 def _class_name(model: Any, token: str | None, argument: str) -> str:
     if not isinstance(model, str):
         return type(model).__name__
-    name: str = load_encoder_config(folder_of_start(model)[0], token=token, argument=argument).architectures[0]
+    folder, needs_head = folder_of_start(model)[0], argument == "teacher"
+    config = load_encoder_config(folder, token=token, argument=argument, needs_head=needs_head)
+    name: str = config.architectures[0]
     return name
 
 

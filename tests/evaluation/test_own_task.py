@@ -10,11 +10,12 @@ import pytest
 import torch
 from own_rows import rows, run
 from resumed_runs import sigterm_at
+from rows import each
 from safetensors.torch import load_file
 from small_disk import limited_file_size
-from tiny_files import assert_same_weights
+from tiny_files import assert_same_weights, change_json
 from tiny_models import VOCAB_SIZE, random_student, tiny_tokenizer
-from transformers import AutoTokenizer, BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
@@ -69,6 +70,22 @@ def test_a_given_length_over_the_positions_is_refused(given):
         run(given, max_length=128)
 
 
+@each("is_of_sentences", [False, True])
+def test_an_encoder_without_a_head_gets_a_fresh_one_as_a_masked_one_does(given, tmp_path, is_of_sentences):
+    encoder = BertForMaskedLM.from_pretrained(given["model"]).bert
+    encoder.save_pretrained(tmp_path / "encoder")
+    tiny_tokenizer().save_pretrained(tmp_path / "encoder")
+    if is_of_sentences:  # some of these name the head that the encoder once had
+        (tmp_path / "encoder" / "modules.json").write_text("[]")
+        change_json(tmp_path / "encoder" / "config.json", architectures=["BertForMaskedLM"])
+    given = given | {"max_train_steps": 2}
+    masked, _ = run(given, output_dir=str(tmp_path / "masked"))
+    results, lines = run(given, model=str(tmp_path / "encoder"), output_dir=str(tmp_path / "out"))
+    assert lines[0].endswith("encoder is a BertModel, an encoder without a head: it gets a fresh one for the labels")
+    assert results["metrics"] == masked["metrics"]
+    assert_same_weights(tmp_path / "out" / "model", tmp_path / "masked" / "model")
+
+
 # What stops it
 
 
@@ -117,8 +134,8 @@ def whole(given, tmp_path):
 def assert_same(tmp_path):
     """What is in `out` is what is in `whole`, bit for bit."""
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("out", "whole"))
-    for each in (found, expected):
-        del each["time_s"], each["settings"]["output_dir"], each["settings"]["resume"]
+    for one in (found, expected):
+        del one["time_s"], one["settings"]["output_dir"], one["settings"]["resume"]
     assert found == expected
     found, expected = (load_file(tmp_path / name / "model" / WEIGHTS_FILE) for name in ("out", "whole"))
     assert found.keys() == expected.keys()

@@ -17,6 +17,7 @@ from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.export.student_in_folder import export_model_from
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
+from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.config import run_of as settings_of
@@ -69,6 +70,14 @@ def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
     assert found["timing"]["num_steps"] == 3
     assert main([*words, "--student", "macs=0.5"]) == 2
     assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in capsys.readouterr().err
+
+
+def test_an_encoder_without_a_head_starts_as_well(tmp_path):
+    write_teacher(tmp_path / "masked", num_hidden_layers=1)
+    load_encoder(str(tmp_path / "masked")).base_model.save_pretrained(tmp_path / "masked")
+    settings = write_started(tmp_path, "classes", tmp_path / "masked") | {"max_steps": 1}
+    run(settings_of(settings, "settings"), (lines := []).append)
+    assert lines[1].endswith("masked and keeps its widths, with a fresh head")
 
 
 @pytest.mark.slow
