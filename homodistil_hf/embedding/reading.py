@@ -3,6 +3,9 @@
 Folders of both forms are read, before version 5.4 and since. `model.py` has what they hold.
 """
 
+import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ _PICKLED_FILE = "pytorch_model.bin"
 _READ = ("*.json", "*.safetensors", "*.txt", "*.model", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
 
+logger = logging.getLogger(__name__)
+
 _SETTINGS: dict[str, tuple[Any, str]] = {
     "prompts": ({...: str | None}, "an object: name → text or null"),
     "default_prompt_name": (str, "a name"),
@@ -44,6 +49,32 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "do_lower_case": (bool, "true or false"),
 }
 """Setting → its form in JSON, and the words for it."""
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_READ_KEYS = {
+    *(*_SETTINGS, *POOLINGS.values(), "type", "path", "pooling_mode", "activation_function"),
+    # weights, order of modules and versions say as much
+    *("__version__", "model_type", "idx", "name", "word_embedding_dimension", "embedding_dimension"),
+    *("in_features", "out_features", "bias", "unpad_inputs"),
+}
+"""Keys of a folder's JSON files that are read, or that change no vector."""
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "modality_config": ({"text": _TEXT},),
+    "module_input_name": ("sentence_embedding",),
+    "module_output_name": (None, "sentence_embedding", "token_embeddings"),
+    "include_prompt": (True,),
+}
+"""Others → the values that change no vector; of all that are not here: null, false, 0 and nothing."""
+_REFUSED = ("module_input_name", "module_output_name", "include_prompt", "use_residual")
+"""Keys whose other values make other vectors; all other keys are named as not used."""
+_FOREIGN = {
+    "StaticEmbedding": "is a table of static embeddings, without an encoder to make smaller; name a teacher with one",
+    "Router": "has a Router, so each kind of text has an encoder of its own; save one as a SentenceTransformer, and "
+    "name that",
+    "sparse_encoder": "is a sparse model of sentence-transformers; name a teacher that gives a text one dense vector",
+    "multi_vector_encoder": "has a vector for each token of a text; name a teacher that gives a text one vector",
+}
+"""Part of a module's type → what such a model is, and what to do."""
 
 
 def is_embedding_folder(name_or_path: str | Path) -> bool:
@@ -104,7 +135,9 @@ def load_embedding_model(
     if not is_embedding_folder(folder):
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
-    (_, first), (_, second), *others = modules = _modules(folder, label)
+    named = read_modules(folder / MODULES_FILE)
+    paths = [folder / path for _, path in named]
+    (_, first), (_, second), *others = modules = list(zip(checked_kinds(named, label), paths, strict=True))
     config = encoder_config(first, label, argument=argument)
     check_weights(first, count_parameters(widths_of(config), config), label)
     tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
@@ -124,8 +157,7 @@ def load_embedding_model(
     poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
     if len(poolings) != 1 or poolings[0] not in POOLINGS:
         raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    if values.get("include_prompt") is False:
-        raise ValueError(f"{label} has include_prompt=false, so its pooling leaves prompts out; a student couldn't")
+    _name_unused(folder, paths, tokenizer, label)
     normalizes = modules[-1][0] == "Normalize"
     settings = PoolingSettings(poolings[0], normalizes, **_settings(folder, first, encoder, tokenizer))
     dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
@@ -134,9 +166,35 @@ def load_embedding_model(
     return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
 
 
-def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
-    """The kinds of a model's modules and their folders, in an order that a student can have."""
-    modules = read_modules(folder / MODULES_FILE)
+def _name_unused(folder: Path, paths: Sequence[Path], tokenizer: Any, label: str) -> None:
+    """Name in a warning what a folder holds and isn't read; a ValueError for what makes other vectors."""
+    files = [folder / SETTINGS_FILE, _transformer_file(paths[0]), *(path / "config.json" for path in paths[1:])]
+    tables = [(file.relative_to(folder), read_json_object(file, str(file))) for file in files if file.is_file()]
+    tables += [(Path(MODULES_FILE), module) for module in read_json(folder / MODULES_FILE, MODULES_FILE)]
+    unused = []
+    for file, values in tables:
+        others = {name: value for name, value in values.items() if name not in _READ_KEYS}
+        for name, value in others.items():
+            if value in _USUAL.get(name, (None, False, "", [], {})):
+                continue
+            if name in _REFUSED:
+                raise ValueError(
+                    f"{label} has {name}={json.dumps(value)} in {file}, which a student couldn't repeat; name another "
+                    "teacher"
+                )
+            remedy = " (output makes shorter vectors)" if name == "truncate_dim" else ""
+            unused.append(f"{name}={short_repr(value)} of {file}{remedy}")
+    unused += [f"SetFit's {name}" for name in ("config_setfit.json", "model_head.pkl") if (folder / name).is_file()]
+    unused += ["the tokenizer's chat_template"] * bool(getattr(tokenizer, "chat_template", None))
+    if unused:
+        logger.warning("%s: not used, and left out of the student: %s", label, "; ".join(unused))
+
+
+def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
+    """The kinds of the modules that [`read_modules`] returned; a ValueError for those that a student can't have."""
+    for part, words in _FOREIGN.items():
+        if any(part in kind.split(".") for kind, _ in modules):
+            raise ValueError(f"{label} {words}")
     if foreign := [kind for kind, _ in modules if not kind.startswith(_LIBRARY)]:
         raise ValueError(
             f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
@@ -150,7 +208,7 @@ def _modules(folder: Path, label: str) -> list[tuple[str, Path]]:
             f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not"
         )
-    return [(kind, folder / path) for kind, (_, path) in zip(kinds, modules, strict=True)]
+    return kinds
 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
@@ -197,10 +255,7 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
                 raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {words}")
         return values
 
-    file = next(
-        (path for name in _TRANSFORMER_FILES if (path := encoder_folder / name).is_file()),
-        encoder_folder / TRANSFORMER_FILE,
-    )
+    file = _transformer_file(encoder_folder)
     own, shared = read(file), read(folder / SETTINGS_FILE)
     if (similarity := shared.get("similarity_fn_name")) not in (None, *SIMILARITIES):
         raise ValueError(
@@ -219,6 +274,11 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
         "default_prompt_name": shared.get("default_prompt_name"),
         "similarity": similarity,
     }
+
+
+def _transformer_file(folder: Path) -> Path:
+    found = (path for name in _TRANSFORMER_FILES if (path := folder / name).is_file())
+    return next(found, folder / TRANSFORMER_FILE)
 
 
 def _dense(folder: Path, label: str) -> Dense:

@@ -16,7 +16,14 @@ from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
 from ..embedding.folder import AXES_FILE, axes_in, publish_scores, read_embedding_facts
 from ..embedding.model import EmbeddingModel, reduced
-from ..embedding.reading import MODULES_FILE, SETTINGS_FILE, encoder_config, load_embedding_model, read_modules
+from ..embedding.reading import (
+    MODULES_FILE,
+    SETTINGS_FILE,
+    checked_kinds,
+    encoder_config,
+    load_embedding_model,
+    read_modules,
+)
 from ..embedding.texts import paragraph_rows, some_paragraphs, tokenize_texts
 from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check_output
 from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
@@ -89,10 +96,13 @@ class EmbeddingRunArguments(RunArguments):
 
 def planned_config(teacher: str) -> PreTrainedConfig:
     """Read that of the encoder of a model of sentence-transformers, whatever head its file names."""
+    label = f"teacher={teacher!r}"
+    modules = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
+    checked_kinds(modules, label)
     # the first module is the encoder
-    ((_, path), *_) = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
+    path = modules[0][1]
     file = model_file(teacher, Path(path, "config.json").as_posix())
-    config = encoder_config(file.parent if file else Path(teacher, path), f"teacher={teacher!r}")
+    config = encoder_config(file.parent if file else Path(teacher, path), label)
     config.architectures = [architecture_of(config).encoder_name]
     return config
 

@@ -4,10 +4,13 @@ import json
 import shutil
 
 import pytest
+from tiny_embeddings import make_sentence_folder
 from tiny_files import write_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
+
+TRANSFORMER = "sentence_transformers.models.Transformer"
 
 
 def test_plan_needs_no_weights(tmp_path, folder, capsys):
@@ -67,3 +70,31 @@ def test_a_tasks_teacher_has_no_advice_on_tokens(tmp_path, capsys):
     assert "student: BertForTokenClassification, 2 layers" in capsys.readouterr().out
     assert main([*words, "--num_tokens", "1e6"]) == 2
     assert "runs on masked words were measured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (["sentence_transformers.models.StaticEmbedding"], "is a table of static embeddings"),
+        (["sentence_transformers.base.modules.router.Router"], "has a Router, so each kind of text"),
+        (["sentence_transformers.sparse_encoder.models.MLMTransformer"], "is a sparse model"),
+        (
+            [TRANSFORMER, "sentence_transformers.multi_vector_encoder.modules.mask.MultiVectorMask"],
+            "a vector for each",
+        ),
+        (
+            [TRANSFORMER, TRANSFORMER.replace("Transformer", "Normalize")],
+            "has the modules Transformer, Normalize; exp",
+        ),
+    ],
+)
+def test_what_distil_refuses_is_not_planned(tmp_path, capsys, kinds, words):
+    folder = make_sentence_folder(tmp_path / "model")
+    modules = [{"idx": place, "name": "", "path": "", "type": kind} for place, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    said = []
+    for command in (["plan", "--student", "macs=0.5"], ["distill", "--train_data", "x", "--output_dir", "out"]):
+        assert main([*command, "--teacher", str(folder)]) == 2
+        said.append(capsys.readouterr().err.strip())
+    assert said[0] == said[1]
+    assert words in said[0]

@@ -77,6 +77,50 @@ def test_settings_that_a_student_could_not_repeat_are_refused(tmp_path):
         load_embedding_model(folder)
 
 
+@each(
+    ("place", "values", "said"),
+    [
+        ("", {"truncate_dim": 8}, r"truncate_dim=8 of config_sentence_transformers\.json \(output makes shorter vec"),
+        ("", {"requirements": ["x"]}, r"requirements=\['x'\] of config_sentence_transformers"),
+        ("1_Pooling", {"scale": 2}, "scale=2 of 1_Pooling/config.json"),
+        ("setfit", {"labels": ["a"]}, r"SetFit's config_setfit\.json"),
+        ("1_Pooling", {"include_prompt": True, "scale": None}, None),
+        ("2_Dense", {"module_input_name": "sentence_embedding", "use_residual": False}, None),
+    ],
+)
+def test_what_is_not_used_is_named(tmp_path, caplog, place, values, said):
+    folder = make_sentence_folder(tmp_path / "model", dense=5)
+    if place == "setfit":
+        write(folder / "config_setfit.json", values)
+    else:
+        change_json(folder / place / ("config.json" if place else "config_sentence_transformers.json"), **values)
+    load_embedding_model(folder)
+    assert (
+        not caplog.text
+        if said is None
+        else re.search(f"model': not used, and left out of the student: {said}", caplog.text)
+    )
+
+
+def test_what_the_library_saves_is_known(tmp_path, caplog):
+    library_model(make_sentence_folder(tmp_path / "model", dense=5)).save_pretrained(str(tmp_path / "saved"))
+    assert load_embedding_model(tmp_path / "saved").dimension == 5
+    assert "not used" not in caplog.text
+
+
+@each(
+    ("folder", "values"),
+    [("2_Dense", {"use_residual": True}), ("3_Normalize", {"module_output_name": "token_embeddings_normed"})],
+)
+def test_keys_that_make_other_vectors_are_refused(tmp_path, folder, values):
+    model = make_sentence_folder(tmp_path / "model", dense=32)
+    write(model / folder / "config.json", {"in_features": 32, "out_features": 32} | values)
+    with pytest.raises(
+        ValueError, match=f"has {next(iter(values))}=.* in {folder}/config.json, which a student could"
+    ):
+        load_embedding_model(model)
+
+
 def test_other_folders_are_refused(tmp_path):
     BertModel(tiny_config()).save_pretrained(tmp_path / "plain")
     with pytest.raises(ValueError, match=r"has no modules.json; name a folder that sentence-transformers has written"):
