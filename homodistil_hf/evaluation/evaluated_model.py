@@ -137,7 +137,8 @@ def model_in(source: str | Path) -> StudentIn | None:
     folder = Path(os.path.expanduser(source))
     if not folder.is_dir():
         if is_path(str(source)):
-            raise ValueError(f"model={str(source)!r} does not exist; expected {_EXPECTED}")
+            is_there = "is a file, no folder" if folder.exists() else "does not exist"
+            raise ValueError(f"model={str(source)!r} {is_there}; expected {_EXPECTED}")
         return None
     found = student_in(folder)
     if found.kind == "nothing":

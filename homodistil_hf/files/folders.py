@@ -32,6 +32,7 @@ _ERRNO = re.compile(r"os error (\d+)")
 # (2.6) a file that it can't open.
 _FAILED_TO_WRITE = re.compile(rf"{_ERRNO.pattern}|inline_container\.cc|iostream error|^File .* cannot be opened\.$")
 _ARCHIVE_SUFFIXES = (".pt", ".pth")
+_WEIGHTS = (*_ARCHIVE_SUFFIXES, ".safetensors", ".bin", ".onnx", ".gguf")
 _LITTLE_SPACE_BYTES = 1 << 20
 
 
@@ -144,10 +145,10 @@ def is_path(name: str) -> bool:
 
 
 def refuse_missing(name: str, label: str) -> None:
-    """Refuse the name of a model that is empty, or a path where nothing is; a name on the Hub is let pass.
+    """Refuse the name of a model that is empty, or a path of nothing or weights; a name on the Hub is let pass.
 
     Raises:
-        ValueError: the name is empty.
+        ValueError: the name is empty, or that of a file of weights.
         FileNotFoundError: it was meant as a path.
     """
     if not name.strip():
@@ -156,6 +157,8 @@ def refuse_missing(name: str, label: str) -> None:
         raise FileNotFoundError(
             f"{label} does not exist; expected a folder, or a name on the Hub such as google-bert/bert-base-uncased"
         )
+    if Path(name).suffix in _WEIGHTS and os.path.isfile(name):
+        raise ValueError(f"{label} is a file of weights; name its folder, {str(Path(name).parent)!r}")
 
 
 def check_writable(place: str | Path, label: str, *, remedy: str = "name a place where you may write") -> None:

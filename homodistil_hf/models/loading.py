@@ -137,7 +137,11 @@ def config_values(
     refuse_missing(str(name), label)
     try:
         if path.is_dir():
-            path = path / CONFIG_NAME
+            found, path = path, path / CONFIG_NAME
+            if not path.exists():
+                names = [one.name for one in found.iterdir()]
+                holds = f"it holds {join_some(names)}" if names else "it is empty"
+                raise FileNotFoundError(f"there is no {CONFIG_NAME} ({holds}); name the folder of a model")
         elif not path.is_file():
             with hub_errors(f"{label} can't be read", token=token):
                 file = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_teacher
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
+from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
@@ -208,3 +209,20 @@ def test_a_path_is_no_name_on_the_hub(load, tmp_path):
         load(str(tmp_path / "gone"), argument="teacher")
     with pytest.raises(ValueError, match="^teacher='' is empty"):
         load("", argument="teacher")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_file_of_weights_is_told_with_its_folder(name, tmp_path):
+    (tmp_path / name).write_bytes(b"\x08" + bytes(20))
+    for load in (load_encoder, load_encoder_config, load_embedding_model):
+        with pytest.raises(ValueError, match=f"^teacher='{tmp_path}/{name}' is a file of weights; name its folder, '"):
+            load(str(tmp_path / name))
+
+
+def test_a_folder_without_a_model_says_so(tmp_path):
+    for holds in ("it is empty", "it holds notes.txt"):
+        with pytest.raises(
+            OSError, match=f"^teacher='{tmp_path}' can't be read: there is no config.json .{holds}.; name "
+        ):
+            load_encoder_config(str(tmp_path))
+        (tmp_path / "notes.txt").touch()
