@@ -16,6 +16,7 @@ import torch
 import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.training_args import OptimizerNames
+from transformers.utils import strtobool
 
 from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from .files.messages import first_line, near_name, nearest_valid, short_repr
@@ -202,6 +203,13 @@ class ExactArguments(TrainingArguments):
                 raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
+        is_launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+        asks_for_cpu = self.use_cpu or strtobool(os.environ.get("ACCELERATE_USE_CPU", "False"))
+        if is_launched and not asks_for_cpu and not torch.accelerator.is_available():
+            raise ValueError(
+                f"use_cpu={self.use_cpu}: {os.environ['WORLD_SIZE']} processes were started without a GPU for them, "
+                "so each would be a run of its own; set use_cpu=True (--use_cpu true), or start one without torchrun"
+            )
         self.ddp_find_unused_parameters = False  # where it is None, Trainer would make it True
         # Trainer would take all metrics but losses for the better the greater they are
         if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":

@@ -577,3 +577,13 @@ def test_the_same_settings_are_resumed_without_a_word(caplog):
     warn_of_other_settings(by_steps, {"of_another_version": 1})
     warn_of_other_settings(by_steps, make_args(max_steps=30, logging_steps=1, output_dir="b").settings_that_matter())
     assert caplog.records == []
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="ranks have GPUs")
+@pytest.mark.parametrize("kind", [HomoDistilTrainingArguments, SelfDistillationArguments])
+def test_ranks_without_a_gpu_are_told_to_use_the_cpu(kind, monkeypatch):
+    for name in ("WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    with pytest.raises(ValueError, match="^use_cpu=False: 2 processes were started without a GPU .*--use_cpu true"):
+        kind(output_dir="out", report_to="none")
