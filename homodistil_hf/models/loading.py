@@ -36,7 +36,10 @@ MODULES_FILE = "modules.json"
 OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
 """Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
-_MISSING_HEAD = "name the class it was trained as in config.json's architectures, or train that head first"
+_MISSING_HEAD = (
+    "name the class it was trained as in config.json's architectures, or train that head first; an embedding model's "
+    "trainer is EmbeddingDistilTrainer"
+)
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 MAX_LAYERS = 1024
@@ -118,6 +121,10 @@ def load_encoder_config(
     encoder = architecture_of(config).encoder_name
     if not needs_head and model_file(str(name_or_path), MODULES_FILE, token=token):
         config.architectures = [encoder]  # whatever head its file names
+    if needs_head and config.architectures[0] == encoder and model_file(str(name_or_path), MODULES_FILE, token=token):
+        raise ValueError(
+            f"{label} is an embedding model ({MODULES_FILE}), without a head; its trainer is EmbeddingDistilTrainer"
+        )
     if needs_head or config.architectures[0] != encoder:
         refuse_architecture(config.architectures[0], argument)
     refuse_config(config, argument)

@@ -121,9 +121,11 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             "datasets.Dataset.from_dict, texts with homodistil_hf.tokenize_to_blocks"
         )
     if isinstance(first, Mapping) and "input_ids" not in first:
+        as_table = f"it as datasets.Dataset.from_list({name}) and " if isinstance(rows, list) else ""
         raise ValueError(
             f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
-            "(masked words: homodistil_hf.tokenize_to_blocks)"
+            f"(masked words: homodistil_hf.tokenize_to_blocks), or give {as_table}its tokenizer as processing_class, "
+            "without a data_collator"
         )
     is_table = isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows)
     try:

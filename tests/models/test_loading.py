@@ -6,8 +6,9 @@ import pytest
 import torch
 from rows import each
 from safetensors.torch import load_file, save_file
+from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
-from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.files.tensors import WEIGHTS_FILE
@@ -226,3 +227,13 @@ def test_a_folder_without_a_model_says_so(tmp_path):
         ):
             load_encoder_config(str(tmp_path))
         (tmp_path / "notes.txt").touch()
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_an_embedding_model_names_its_trainer(kind, tmp_path):
+    """Also one whose file names a head that it hasn't, as many on the Hub do."""
+    make_sentence_folder(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"architectures": [kind.__name__]}))
+    with pytest.raises(ValueError, match="^model='.*trainer is EmbeddingDistilTrainer"):
+        load_encoder(str(tmp_path), argument="model")

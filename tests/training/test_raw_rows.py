@@ -60,6 +60,15 @@ def test_a_collator_of_the_users_own_gets_the_rows_as_they_are(make_trainer):
         make_trainer(model=make_teacher(**KINDS["classes"][1]), train_dataset=rows, data_collator=list)
 
 
+def test_rows_that_nothing_tokenizes_name_what_would(make_trainer):
+    rows = Dataset.from_list([{"text": "w7 w8"}] * 9)
+    with pytest.raises(ValueError, match="no input_ids; .*, or give its tokenizer as processing_class"):
+        make_trainer(train_dataset=rows, processing_class=None)
+    for tokenizer in (None, tiny_tokenizer()):
+        with pytest.raises(ValueError, match="give it as datasets.Dataset.from_list.train_dataset. and its "):
+            make_trainer(train_dataset=rows.to_list(), processing_class=tokenizer)
+
+
 def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer):
     """A set without answers, and one that is tokenized already, have no grades; a set of raw rows may come later."""
     rows, others = rows_of_kind("answers"), rows_of_kind("answers", seed=1)
