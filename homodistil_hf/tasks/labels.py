@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
 
@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf", "-inf", "-", "?"))
 """Words, in lower case, that stand in a column of numbers where there is none."""
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
+_AS_JSON = 'a list in a file of words is JSON, such as ["a", "b"]: write it so, or keep the rows as parquet'
 _MOST = float(np.finfo(np.float32).max)
+_NUMBER = re.compile(r"[+-]?[\d.\s]*\d(,\d+)?|[+-]?\d*\.\d+")  # also with a comma for the point
+_LIST = re.compile(r"[\[{]|\(\s*['\"\d].*,.*\)$|(set)?\(\)$", re.DOTALL)
+_CHOICES = ["choices"]  # of Label Studio
 _SEPARATORS = re.compile(r"[,;|]")
 _POINT = re.compile(r"(?<=\d)\.0*$")  # of whole numbers, as pandas writes a column with empty cells
 
@@ -139,8 +143,8 @@ def _whole(value: Any) -> int | None:
 
 def _remedy(value: Any, numbers: dict[Any, int | None], config: PreTrainedConfig) -> str:
     names, most = names_of(config), config.num_labels
-    if str(value).lstrip().startswith("["):  # as NumPy writes it: ['a' 'b']
-        return 'a list in a file of words is JSON, such as ["a", "b"]: write it so, or keep the rows as parquet'
+    if isinstance(value, str) and _is_list(value):  # as NumPy writes it: ['a' 'b']
+        return _AS_JSON
     whole = [number for number in numbers.values() if number is not None]
     if len(whole) == len(numbers):
         counts_from_1 = min(whole) == 1 and max(whole) == most
@@ -172,7 +176,7 @@ def _several(
 ) -> list[Any]:
     """Shares of each class, from one-hot rows of as many numbers as classes, or from lists of names or numbers."""
     num_labels = config.num_labels
-    lists = [as_list(value) for value in values]
+    lists = lists_of(values)
     numbers = [[finite_number(part) for part in parts] for parts in lists]
     are_shares = (all(part is not None and 0 <= part <= 1 for part in parts) for parts in numbers)
     # a share of each class in every row
@@ -217,6 +221,11 @@ def plain_labels(rows: Dataset, column: str, argument: str) -> list[Any]:
     others = [label for label, number in numbers.items() if number is None]
     if len(others) < len(numbers) and others and {words[label] for label in others} <= _NO_NUMBERS:
         raise ValueError(f"{argument} has rows with {column}={short_repr(others[0])} beside numbers; drop them")
+    if all(isinstance(label, str) and _NUMBER.fullmatch(words[label]) for label in others) and others:
+        raise ValueError(
+            f"{argument} has rows with {column}={short_repr(others[0])}; write numbers with a point and without "
+            "separators, as 1234.5, or several labels as lists, as [1, 2]"
+        )
     if others:
         return labels
     kind = int if all(number % 1 == 0 for number in numbers.values()) else float
@@ -237,26 +246,69 @@ def _finite(label: Any) -> int | float | None:
     return None
 
 
+def are_several(cells: Sequence[Any]) -> bool:
+    """Whether cells hold several labels each: lists, however they are written, or words whose parts repeat.
+
+    `a`, `b`, `a,b` are two labels, as no more parts are there than cells; `yes, often` and `no, never` are classes.
+    """
+    distinct = {cell for cell in cells if isinstance(cell, str)}
+    if any(map(_is_list, distinct)) or any(_is_list(cell) for cell in cells if not isinstance(cell, str)):
+        return True
+    if all(_NUMBER.fullmatch(cell.strip()) for cell in distinct):
+        return False
+    lists = [as_list(cell) for cell in distinct]
+    parts = [part for one in lists for part in one]
+    return max(map(len, lists), default=0) > 1 and len({*parts}) < len(parts) and len({*parts}) <= len(lists)
+
+
+def lists_of(cells: Sequence[Any]) -> list[list[Any]]:
+    """Entries of each cell; words beside lists are one entry, whatever separators they have."""
+    has_lists = any(map(_is_list, cells))
+    return [[cell] if has_lists and isinstance(cell, str) and not _is_list(cell) else as_list(cell) for cell in cells]
+
+
+def _is_list(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return bool(_LIST.match(cell.strip()))
+    return isinstance(cell, list) or (isinstance(cell, Mapping) and [*cell] == _CHOICES)
+
+
+def check_entries(entries: Iterable[Any], where: str) -> None:
+    """Refuse, by a ValueError, entries of lists that are no labels: objects, or lists that can't be read."""
+    for entry in entries:
+        if isinstance(entry, list | dict) or (isinstance(entry, str) and _is_list(entry)):
+            raise ValueError(f"{where} has the label {short_repr(entry)}, which is no class; {_AS_JSON}")
+
+
 def as_list(value: Any) -> list[Any]:
     """Entries of a list, of a list written as JSON or by Python, or of words with separators between them."""
+    if isinstance(value, Mapping) and [*value] == _CHOICES:
+        value = value[_CHOICES[0]]
     if isinstance(value, list):
         return value
     if not isinstance(value, str):
         return [value]
-    if value.lstrip().startswith("["):
+    if _is_list(value):
         parts = parsed_cell(value)
-        return parts if isinstance(parts, list) else [value]
+        return as_list(parts) if isinstance(parts, list | dict) else [value]
     return [part.strip() for part in _SEPARATORS.split(value) if part.strip()]
 
 
 def parsed_cell(cell: str) -> Any:
     """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
-    try:
-        return json.loads(cell)
-    except ValueError:
-        pass
-    try:
-        value = ast.literal_eval(cell)
-    except (MemoryError, RecursionError, SyntaxError, ValueError):
-        return cell
-    return value if repr(value) == cell.strip() else cell  # ['a' 'b'], an array of NumPy, would be ['ab']
+    bare = cell.strip().removeprefix("set")
+    # tuples and sets are lists, in the order that they are written in
+    listed = [f"[{bare[1:-1].rstrip(', ')}]"] if bare[:1] in ("(", "{") else []
+    for text in (cell.strip(), *listed):
+        try:
+            return json.loads(text)
+        except (RecursionError, ValueError):
+            pass
+        try:
+            value = ast.literal_eval(text)
+        except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+            continue
+        # ['a' 'b'], an array of NumPy, would be ['ab']
+        if not isinstance(value, set | tuple) and "".join(repr(value).split()) == "".join(text.split()):
+            return value
+    return cell

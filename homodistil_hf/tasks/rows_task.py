@@ -29,7 +29,7 @@ from .columns import (
 from .encoding import LEAST_ROWS, check_rows
 from .held_out import apart
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
-from .labels import as_list, finite_number, label_numbers, plain_labels
+from .labels import are_several, as_list, check_entries, finite_number, label_numbers, lists_of, plain_labels
 from .reading import load_rows
 from .spans import read_span
 from .tags import entries_of
@@ -197,11 +197,10 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
         return ANSWERS
     has_words = is_of_words(texts) if texts else words_column(rows) is not None
     spans = (span for cell in column(SPAN_COLUMNS) if cell for span in as_list(cell))
-    if (has_words and column(TAG_COLUMNS)) or any(isinstance(span, list | dict) for span in spans):
+    are_spans = (isinstance(span, list) or read_span(span).start is not None for span in spans)
+    if (has_words and column(TAG_COLUMNS)) or any(are_spans):
         return TAGS
-    # several labels are lists, or words that are written as such
-    are_lists = any(isinstance(cell, list) or str(cell).startswith("[") for cell in column(CLASS_COLUMNS))
-    return LABELS if len(labels) > 1 or are_lists else CLASSES
+    return LABELS if len(labels) > 1 or are_several(column(CLASS_COLUMNS)) else CLASSES
 
 
 # Names
@@ -227,10 +226,11 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         return RowsTask(replace(columns, kind=LABELS if cells <= _NO_OR_YES else VALUES), columns.labels)
     values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
     names = class_names(rows.features[columns.labels[0]])
-    read = entries_of if columns.are_words else as_list
-    lists = [read(value) for value in values]
+    lists = [entries_of(value) for value in values] if columns.are_words else lists_of(values)
     # a word may have no tag
     flat = [entry for row in lists for entry in row if columns.kind == LABELS or not is_missing(entry)]
+    if columns.kind == LABELS:
+        check_entries(flat, f"train_data: column {columns.labels[0]!r}")
     if columns.kind == TAGS and not columns.are_words:
         types = {str(span.kind) for span in map(read_span, flat) if span.kind is not None}
         names = names or [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]

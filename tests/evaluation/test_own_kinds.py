@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 from homodistil_hf.evaluation.fine_tuning import task_metrics
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.tasks.columns import Columns
-from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
 from homodistil_hf.tasks.rows_task import RowsTask, columns_of_rows, task_of_rows
 
 OWN: dict[str, tuple[str, list[str] | None]] = {
@@ -87,6 +87,41 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
 )
 def test_the_columns_tell_the_task(rows, expected):
     assert found_in(Dataset.from_dict(rows)) == expected
+
+
+@each(
+    ("cells", "kind", "names"),
+    [
+        (["a", "b", "a,b"], LABELS, ("a", "b")),
+        (["x;y", "y;z", "x;z"], LABELS, ("x", "y", "z")),
+        (["{'a', 'b'}", "set()", "{'b'}"], LABELS, ("a", "b")),
+        (["('a', 'b')", "('b',)", "()"], LABELS, ("a", "b")),
+        (['{"choices": ["a, c", "b"]}', "a, c", "b"], LABELS, ("a, c", "b")),
+        ([{"choices": ["a", "b"]}, {"choices": ["b"]}], LABELS, ("a", "b")),
+        (["['a','b']", "['b']"], LABELS, ("a", "b")),
+        (["yes, often", "no, never"], CLASSES, ("no, never", "yes, often")),
+        (["Rome, Italy", "Pisa, Italy", "Bonn, Germany"], CLASSES, ("Bonn, Germany", "Pisa, Italy", "Rome, Italy")),
+        (["(a) much", "(none)"], CLASSES, ("(a) much", "(none)")),
+    ],
+)
+def test_cells_of_several_labels_are_several_however_they_are_written(cells, kind, names):
+    found = found_in(Dataset.from_dict({"text": ["t"] * len(cells), "label": cells}))
+    assert (found.kind, found.names) == (kind, names)
+
+
+@each(
+    ("cells", "message"),
+    [
+        (["0,5", "1,25"], "train_data has rows with label='0,5'; write numbers with a point"),
+        (["1,234", "5"], "has rows with label='1,234'; write numbers with a point and without separators"),
+        (["1.234,5", "2"], "has rows with label='1.234,5'; write numbers with a point"),
+        (["['a' 'b']", "['a']"], "has the label .*, which is no class; a list in a file of words is JSON"),
+        (['{"a": 1}', '{"b": 0}'], "train_data: column 'label' has the label {'a': 1}, which is no class"),
+    ],
+)
+def test_cells_that_are_neither_classes_nor_lists_are_refused(cells, message):
+    with pytest.raises(ValueError, match=message):
+        found_in(Dataset.from_dict({"text": ["t"] * len(cells), "label": cells}))
 
 
 def found_in(rows, **how):
