@@ -6,7 +6,8 @@ sources.py finds and reads the files, blocks.py tokenizes and cuts the documents
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import datasets
@@ -16,12 +17,14 @@ from datasets import Dataset, Features, IterableDataset, Value
 from ..files.messages import join_some, short_repr
 from .read_line import columns_words
 from .sources import local_files, read_source
+from .triplets import Triplets, triplets_in
 
 logger = logging.getLogger(__name__)
 
 TextSource = str | os.PathLike[str]
 Documents: TypeAlias = Dataset | IterableDataset
 _STRING_TYPES = ("string", "large_string", "str")
+_TEXT = Features({"text": Value("string")})
 _REPLACED, _WRITTEN = "\ufffd", ("text", "json", "csv")
 _HELD_OUT_EVERY = 20  # one document in 20 …
 _MOST_HELD_OUT = 2000  # … but no more than this
@@ -39,7 +42,8 @@ def load_text(
 ) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
 
-    Parquet, Arrow, JSON and CSV files hold a document a row; text files hold documents separated by empty lines.
+    Parquet, Arrow, JSON and CSV files hold a document a row, or a query, positives and negatives; text files hold
+    documents separated by empty lines.
     Bytes that are no UTF-8 become U+FFFD, with a warning unless the text is streamed.
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
@@ -51,7 +55,8 @@ def load_text(
             A file, a folder, a glob, or else the name of a Hub data set, with a configuration if it has several:
             `"Salesforce/wikitext:wikitext-103-raw-v1"`. The sources of a sequence follow each other.
         text_column (`str`, *optional*):
-            Column with the documents; by default `text`, or the only column of strings.
+            Column with the documents; by default `text`, or the only column of strings, where no lists of strings
+            lie beside it.
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
         streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
         line_by_line (`bool`, defaults to `False`): Text files hold a document a line.
@@ -120,8 +125,16 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
             for name, feature in part.features.items()
         }
     )
+    triplets = triplets_in(types) if text_column is None else None
+    if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:
+        read = part.select_columns(triplets.read)
+        part = read.map(partial(_each_text, triplets), batched=True, remove_columns=triplets.read, features=_TEXT)
+        part.info.description = columns_words(triplets.read, types)
+        return part
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]
-    column = text_column or ("text" if "text" in types else strings[0] if len(strings) == 1 else None)
+    lists = [name for name, feature in (part.features or {}).items() if name not in strings and _has_text(feature)]
+    only = strings[0] if len(strings) == 1 and not lists else None
+    column = text_column or ("text" if "text" in types else only)
     if column is None or column not in types:
         raise ValueError(
             f"{label}: missing text column (text_column={text_column!r}); set text_column to one of strings among "
@@ -133,9 +146,22 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
         )
     part = part.select_columns([column])
     part = part if column == "text" else part.rename_column(column, "text")
-    part = part if part.features else part.cast(Features({"text": Value("string")}))
+    part = part if part.features else part.cast(_TEXT)
     part.info.description = columns_words([column], types)
     return part
+
+
+def _has_text(feature: Any) -> bool:
+    """Whether a column holds strings, or lists or objects of strings."""
+    if isinstance(feature, dict):
+        return any(map(_has_text, feature.values()))
+    return getattr(feature, "dtype", None) in _STRING_TYPES or _has_text(getattr(feature, "feature", {}))
+
+
+def _each_text(triplets: Triplets, batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
+    """Queries and other texts of rows, each once."""
+    rows = (dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True))
+    return {"text": list(dict.fromkeys(text for row in rows for pair in triplets.pairs_of(row) for text in pair[:2]))}
 
 
 def is_running_text(documents: Dataset | IterableDataset) -> bool:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from typing_extensions import override
 
 from ..data.masking import UNKNOWN_VALUE
+from ..data.triplets import PAIR_COLUMNS, as_pairs
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import Task, task_of
@@ -198,10 +199,15 @@ def pairs_in(
 ) -> ReadRows:
     """Find the two columns of text, and that of labels, as those of a regression; rows that lack a text are left out.
 
+    Where none are named, rows of a query and several texts become a row a pair first, see `data/triplets.py`.
+
     Raises:
         ValueError: one column of text, a column that isn't there, or fewer pairs than `least`.
     """
     config = PreTrainedConfig(num_labels=1)
+    if not texts:
+        rows, found = as_pairs(rows, argument)
+        texts = PAIR_COLUMNS[:2] if found else ()
     columns = find_columns(rows, config, VALUES, text_columns=texts, label_column=label_column, argument=argument)
     if len(columns.texts) != 2:
         raise ValueError(

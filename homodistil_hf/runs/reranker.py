@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.read_line import columns_words, read_line
+from ..data.triplets import as_pairs
 from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
@@ -73,6 +74,11 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
 
     def read(data: list[str], split: str, name: str) -> ReadRows:
         rows = load_rows(data, split=split, argument=name.partition("=")[0])
+        if not run.text_column:
+            present = rows.column_names
+            rows, found = as_pairs(rows, name)
+            if found is not None:
+                log(f"{name}: {found.describe()}; {columns_words(found.read, present)}")
         return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
 
     names = [f"train_data={name!r}" for name in run.train_data] if len(run.train_data) > 1 else ["train_data"]
@@ -117,7 +123,8 @@ def _column_names(given: Mapping[str, Any]) -> list[str]:
         return []
     keep_datasets_here()
     try:
-        return load_rows(sources, split=given.get("train_split") or "train").column_names
+        rows = load_rows(sources, split=given.get("train_split") or "train")
+        return rows.column_names if given.get("text_column") else as_pairs(rows.take(1))[0].column_names
     except (OSError, ValueError):
         return []
 

@@ -50,6 +50,7 @@ _LABEL_COLUMNS: dict[str, Sequence[str]] = {
     ANSWERS: ("answers",),
 }
 _STRINGS = ("string", "large_string")
+_LOOKED_AT = 100  # rows, for what a column holds
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def find_columns(
         check_named(rows, name, argument, "text_columns")
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
-    texts = tuple(text_columns) or _texts(rows, kind)
+    texts = tuple(text_columns) or _texts(rows, kind, listed_columns(label_column))
     shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
     if kind == ANSWERS and len(texts) != 2:
         raise ValueError(
@@ -211,8 +212,11 @@ def check_named(rows: Dataset, name: str, argument: str, setting: str) -> None:
         )
 
 
-def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
-    """Columns of usual names, those with text before others; else the only column of strings."""
+def _texts(rows: Dataset, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """Columns of usual names, those with text before others; else the only column of strings.
+
+    Only `text` is surely all that a row has to say: others are no answer where more texts lie beside them.
+    """
     known = _by_lower_name(rows.column_names)
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
@@ -226,11 +230,26 @@ def _texts(rows: Dataset, kind: str) -> tuple[str, ...]:
     if kind != TAGS and strings.keys() & set(pair := pair_in(known)) and pair[1] != "answer":
         return tuple(known[name] for name in pair)  # one is of another type, which `check_rows` refuses
     if single := next((strings[name] for name in _TEXTS if name in strings), None):
-        return (single,)
+        read = {single, *labels, *(known[name] for name in _LABEL_COLUMNS[kind] if name in known)}
+        is_sure = single.lower() == _TEXTS[0] or not _others_with_text(rows, read)
+        return (single,) if is_sure else ()
     # nothing usual: the only column of strings that isn't named as labels are
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
     usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
     return tuple(others) if len(others) == 1 else tuple(usual[:1])
+
+
+def _others_with_text(rows: Dataset, read: Collection[str]) -> list[str]:
+    """Other columns most of whose first cells have three words or more, in a text or a list of texts."""
+    first = rows.take(min(len(rows), _LOOKED_AT)).remove_columns(list(read))
+    found = []
+    for name in first.column_names:
+        cells = [
+            " ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in first[name] if cell is not None
+        ]
+        num_texts = sum(isinstance(cell, str) and len(cell.split()) > 2 for cell in cells)
+        found += [name] * (num_texts > len(cells) / 2)
+    return found
 
 
 def _labels(

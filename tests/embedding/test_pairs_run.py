@@ -128,6 +128,18 @@ def test_in_python_rows_have_their_columns(finished, tmp_path):
     }
 
 
+def test_triplets_are_a_rerankers_rows(tmp_path):
+    triplets = [{"query": f"w{n} w5", "positive": f"w7 w{n}", "negative": f"w8 w{n}", "id": n} for n in range(10, 50)]
+    settings = write(tmp_path)
+    Dataset.from_list(triplets).to_json(tmp_path / "triplets.jsonl")
+    settings |= {"train_data": [str(tmp_path / "triplets.jsonl")], "max_steps": 1}
+    results = run(settings_of(settings, "settings"), (lines := []).append)
+    made = "each 'query' makes pairs with its 'positive' (label 1), 'negative' (label 0)"
+    assert lines[0] == f"train_data: {made}; read: query, positive, negative; not read: id"
+    assert (results["rows"]["num_train_rows"], results["rows"]["num_eval_rows"]) == (72, 8)
+    assert results["rows"]["label_columns"] == ["label"]
+
+
 @pytest.mark.slow
 def test_without_labels_only_the_teacher_is_compared(tmp_path):
     lines = []

@@ -109,6 +109,30 @@ def test_a_column_without_a_label_is_none(labels):
     assert find_columns(of_classes, tiny_config(num_labels=2), CLASSES).labels == ()
 
 
+PROSE = "three words and more"
+
+
+@each(
+    ("beside", "is_sure"),
+    [
+        ({"content": ["x"], "title": [PROSE]}, False),
+        ({"question": [PROSE], "choices": [["one way", "another way"]]}, False),
+        ({"content": ["x"], "id": ["a1"], "author": ["Ada Lovelace"], "label": [PROSE]}, True),
+        ({"text": ["x"], "title": [PROSE]}, True),
+    ],
+)
+def test_the_only_usual_column_is_not_all_where_more_texts_lie_beside(beside, is_sure):
+    rows = Dataset.from_dict(beside)
+    if is_sure:
+        assert find_columns(rows, tiny_config(), CLASSES).texts == tuple(beside)[:1]
+        return
+    with pytest.raises(
+        ValueError, match=f"columns {next(iter(beside))} .*, none surely with text, .* name text_columns"
+    ):
+        find_columns(rows, tiny_config(), CLASSES)
+    assert find_columns(rows, tiny_config(), CLASSES, text_columns=[next(iter(beside))]).texts
+
+
 def test_a_pair_with_a_side_of_another_type_stays_a_pair():
     rows = Dataset.from_dict({"sentence1": ["a"], "sentence2": [7], "label": [0]})
     assert find_columns(rows, tiny_config(num_labels=2), CLASSES).texts == ("sentence1", "sentence2")

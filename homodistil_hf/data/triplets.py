@@ -1,0 +1,128 @@
+"""Rows of a query beside texts that answer it and texts that don't: read as pairs with labels, or as single texts."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from datasets import Dataset, Features, Value
+
+from ..files.messages import join_some
+
+PAIR_COLUMNS = ("query", "passage", "label")
+_QUERIES = ("query", "anchor", "question")
+_OF_TEXTS = r"(_?(passage|ctx|doc|document|text)s?)?(_?\d+)?"
+_POSITIVE, _NEGATIVE = re.compile(rf"pos(itive)?s?{_OF_TEXTS}"), re.compile(rf"(hard_)?neg(ative)?s?{_OF_TEXTS}")
+_PASSAGES = ("passage", "document", "text", "answer", "context")
+_LISTS = ("passages", "documents", "docs")
+_TEXT_KEYS = ("text", "passage_text", "passage", "contents", "content")
+_LABEL_KEYS = ("is_selected", "label", "labels", "score", "scores", "relevance")
+_PAIRS = Features({name: Value("float64" if name == "label" else "string") for name in PAIR_COLUMNS})
+
+
+class Triplets(NamedTuple):
+    """Columns by what they hold; a list's labels are in its objects, or in a list beside it."""
+
+    query: str
+    positives: list[str]
+    negatives: list[str]
+    lists: list[str]
+    labels: list[str]
+
+    @property
+    def read(self) -> list[str]:
+        """All of them."""
+        return [self.query, *self.positives, *self.negatives, *self.lists, *self.labels]
+
+    def describe(self) -> str:
+        """How pairs are made of them, in words."""
+        labels = {"label 1": self.positives, "label 0": self.negatives, "with their labels": self.lists}
+        parts = [f"{join_some(map(repr, names))} ({words})" for words, names in labels.items() if names]
+        return f"each {self.query!r} makes pairs with its {', '.join(parts)}"
+
+    def pairs_of(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+        """Query, text and label, which may be None, of each pair in a row."""
+        labels = next((row[name] for name in self.labels if isinstance(row[name], list)), None)
+        texts = [
+            *_texts([row[name] for name in self.positives], 1),
+            *_texts([row[name] for name in self.negatives], 0),
+        ]
+        texts += _texts([_with(row[name], labels) for name in self.lists], None)
+        yield from ((row[self.query], text, label) for text, label in texts if row[self.query] and text)
+
+
+def triplets_in(types: Mapping[str, str]) -> Triplets | None:
+    """Find such columns by their names; None where rows are others, as those of one query and one text are.
+
+    Args:
+        types: name of each column → that of its type; `Value` columns of strings hold one text.
+
+    Example:
+    ```python
+    >>> triplets_in({"query": "string", "pos": "List", "neg": "List", "id": "int64"}).describe()
+    "each 'query' makes pairs with its 'pos' (label 1), 'neg' (label 0)"
+    >>> triplets_in({"anchor": "string", "positive": "string"}) is None
+    True
+
+    ```
+    """
+    known = {name.lower(): name for name in types}
+    query = next((known[name] for name in _QUERIES if name in known), None)
+    positives, negatives = (
+        [name for lower, name in known.items() if pattern.fullmatch(lower)] for pattern in (_POSITIVE, _NEGATIVE)
+    )
+    if negatives and not positives:  # a usual name for the text of a pair
+        positives = [known[name] for name in _PASSAGES if name in known][:1]
+    lists = [known[name] for name in _LISTS if name in known and "str" not in types[known[name]]]
+    is_one_text = not negatives and len(positives) == 1 and "str" in types[positives[0]]
+    if query is None or not (positives or lists) or (is_one_text and not lists):
+        return None
+    labels = [known[name] for name in _LABEL_KEYS if lists and name in known]
+    return Triplets(query, positives, negatives, lists, labels)
+
+
+def as_pairs(rows: Dataset, argument: str = "train_data") -> tuple[Dataset, Triplets | None]:
+    """Rows of one pair each, with the columns `PAIR_COLUMNS`, and what they were; other rows as they are.
+
+    Labels are left out where none is known.
+
+    Raises:
+        ValueError: no row has a query and a text.
+    """
+    types = {name: str(getattr(feature, "dtype", type(feature).__name__)) for name, feature in rows.features.items()}
+    found = triplets_in(types)
+    if found is None or not len(rows):
+        return rows, None
+
+    def pairs(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        table = (dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True))
+        made = [pair for row in table for pair in found.pairs_of(row)]
+        return dict(zip(PAIR_COLUMNS, map(list, zip(*made, strict=True)) if made else ([], [], []), strict=True))
+
+    read = rows.select_columns(found.read)
+    made = read.map(pairs, batched=True, remove_columns=read.column_names, features=_PAIRS)
+    if not len(made):
+        raise ValueError(
+            f"{argument}: no row has {found.query!r} and a text in {join_some(map(repr, found.read[1:]))}"
+        )
+    has_labels = any(label is not None for label in made["label"])
+    return (made if has_labels else made.remove_columns("label")), found
+
+
+def _with(cell: Any, labels: Any) -> Any:
+    """Texts with the labels that stand in a list beside them."""
+    if not isinstance(cell, list) or labels is None or len(cell) != len(labels):
+        return cell
+    return [{"text": text, "label": label} for text, label in zip(cell, labels, strict=True)]
+
+
+def _texts(cell: Any, label: Any) -> Iterator[tuple[str, Any]]:
+    """Texts in a cell with their labels: a text, an object with a text, a list of these, or an object of lists."""
+    if isinstance(cell, str):
+        yield cell, label
+    elif isinstance(cell, list):
+        for one in cell:
+            yield from _texts(one, label)
+    elif isinstance(cell, dict):
+        text, own = (next((cell[key] for key in keys if key in cell), None) for keys in (_TEXT_KEYS, _LABEL_KEYS))
+        own = label if label is not None else own
+        yield from _texts(_with(text, own) if isinstance(own, list) else text, None if isinstance(own, list) else own)
