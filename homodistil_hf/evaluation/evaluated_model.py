@@ -124,9 +124,12 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
         return EvaluatedModel(name, str(source), student, found, results)
     export, facts = folder if model_of.kind == "export" else None, {}
     if export is not None:
-        if needs_head and (export / MODULES_FILE).is_file():
+        if not (export / MODULES_FILE).is_file():
+            facts = read_export_facts(export)  # a damaged file is found before hours of fine-tuning
+        elif needs_head:
             raise ValueError(f"model={str(source)!r} is an embedding model without a head; expected task=embedding")
-        facts = read_export_facts(export)  # a damaged file is found before hours of fine-tuning
+        else:
+            export = None  # its facts and its card are of vectors
     argument = "folder" if needs_head else "model"
     model = load_encoder(str(folder), argument=argument, needs_head=needs_head).eval()
     return EvaluatedModel(name, str(source), model, found, results, export, facts)

@@ -18,7 +18,7 @@ from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.heads import HEAD_DROPOUT, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
-from ..models.loading import load_encoder, load_encoder_config
+from ..models.loading import MODULES_FILE, load_encoder, load_encoder_config
 from ..models.resizing import evenly_matched
 from ..tasks.kinds import VALUES, task_kind_of
 
@@ -109,12 +109,15 @@ def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_prun
 
 
 def folder_of_start(model: str) -> tuple[str, bool]:
-    """The folder of a model, which may be in that of a run, and whether it is an export; a Hub name as it is."""
+    """The folder of a model, which may be in that of a run, and whether it is an export; a Hub name as it is.
+
+    An export of sentence-transformers is no export here, but a folder of an encoder like others.
+    """
     folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
         return model, False
     found = student_in(folder)
-    return str(found.folder), found.kind == "export"
+    return str(found.folder), found.kind == "export" and not (found.folder / MODULES_FILE).is_file()
 
 
 def load_small_start(model: str, *, token: str | None, argument: str) -> PreTrainedModel:

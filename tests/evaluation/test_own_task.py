@@ -75,8 +75,9 @@ def test_an_encoder_without_a_head_gets_a_fresh_one_as_a_masked_one_does(given, 
     encoder = BertForMaskedLM.from_pretrained(given["model"]).bert
     encoder.save_pretrained(tmp_path / "encoder")
     tiny_tokenizer().save_pretrained(tmp_path / "encoder")
-    if is_of_sentences:  # some of these name the head that the encoder once had
+    if is_of_sentences:  # some of these name the head that the encoder once had; a student's has facts of vectors
         (tmp_path / "encoder" / "modules.json").write_text("[]")
+        (tmp_path / "encoder" / "facts.json").write_text('{"format": 1}')
         change_json(tmp_path / "encoder" / "config.json", architectures=["BertForMaskedLM"])
     given = given | {"max_train_steps": 2}
     masked, _ = run(given, output_dir=str(tmp_path / "masked"))
