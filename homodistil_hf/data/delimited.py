@@ -4,7 +4,9 @@ pandas reads them by these settings, all of words: alone it would take "null" fo
 make an index of a first column where lines have a cell more than the header, and swallow lines behind a stray quote.
 """
 
+import ast
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +100,26 @@ def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]
             if cells:
                 yield begun, cells
             begun = lines.line_num + 1
+
+
+def parsed_cell(cell: str) -> Any:
+    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
+    bare = cell.strip().removeprefix("set")
+    # tuples and sets are lists, in the order that they are written in
+    listed = [f"[{bare[1:-1].rstrip(', ')}]"] if bare[:1] in ("(", "{") else []
+    for text in (cell.strip(), *listed):
+        try:
+            return json.loads(text)
+        except (RecursionError, ValueError):
+            pass
+        try:
+            value = ast.literal_eval(text)
+        except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
+            continue
+        # ['a' 'b'], an array of NumPy, would be ['ab']
+        if not isinstance(value, set | tuple) and "".join(repr(value).split()) == "".join(text.split()):
+            return value
+    return cell
 
 
 def _opened(file: Path) -> TextIO:

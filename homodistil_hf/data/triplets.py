@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, Value
 
-from ..files.messages import join_some
+from ..files.messages import join_some, short_repr
+from .delimited import parsed_cell
 
 PAIR_COLUMNS = ("query", "passage", "label")
 _QUERIES = ("query", "anchor", "question")
@@ -16,6 +17,7 @@ _PASSAGES = ("passage", "document", "text", "answer", "context")
 _LISTS = ("passages", "documents", "docs")
 _TEXT_KEYS = ("text", "passage_text", "passage", "contents", "content")
 _LABEL_KEYS = ("is_selected", "label", "labels", "score", "scores", "relevance")
+_LIST = re.compile(r"\s*\[\s*([\"'{].*)?\]\s*", re.DOTALL)
 _PAIRS = Features({name: Value("float64" if name == "label" else "string") for name in PAIR_COLUMNS})
 
 
@@ -118,7 +120,11 @@ def _with(cell: Any, labels: Any) -> Any:
 def _texts(cell: Any, label: Any) -> Iterator[tuple[str, Any]]:
     """Texts in a cell with their labels: a text, an object with a text, a list of these, or an object of lists."""
     if isinstance(cell, str):
-        yield cell, label
+        # files of words have lists as JSON, or as Python writes them
+        listed = parsed_cell(cell) if _LIST.fullmatch(cell) else None
+        if isinstance(listed, str):
+            raise ValueError(f"the cell {short_repr(cell)} is no list, though it looks like one; write it as JSON")
+        yield from [(cell, label)] if listed is None else _texts(listed, label)
     elif isinstance(cell, list):
         for one in cell:
             yield from _texts(one, label)

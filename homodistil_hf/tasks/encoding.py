@@ -9,12 +9,13 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS
 from ..models.architectures import max_tokens
 from ..models.tokenizers import as_it_was
 from .columns import Columns, is_missing, is_string, type_of
 from .kinds import ANSWERS, TAGS
-from .labels import label_numbers, parsed_cell
+from .labels import label_numbers
 from .questions import (
     QUESTION_FEATURES,
     WindowSizes,

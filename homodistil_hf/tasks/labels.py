@@ -1,7 +1,5 @@
 """Labels as people write them, by name, number or list → numbers, checked against the names of a model's classes."""
 
-import ast
-import json
 import logging
 import math
 import re
@@ -13,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig
 
+from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from ..files.messages import near_name, short_repr
 from .columns import Columns, class_names, known_labels
@@ -292,23 +291,3 @@ def as_list(value: Any) -> list[Any]:
         parts = parsed_cell(value)
         return as_list(parts) if isinstance(parts, list | dict) else [value]
     return [part.strip() for part in _SEPARATORS.split(value) if part.strip()]
-
-
-def parsed_cell(cell: str) -> Any:
-    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
-    bare = cell.strip().removeprefix("set")
-    # tuples and sets are lists, in the order that they are written in
-    listed = [f"[{bare[1:-1].rstrip(', ')}]"] if bare[:1] in ("(", "{") else []
-    for text in (cell.strip(), *listed):
-        try:
-            return json.loads(text)
-        except (RecursionError, ValueError):
-            pass
-        try:
-            value = ast.literal_eval(text)
-        except (MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-            continue
-        # ['a' 'b'], an array of NumPy, would be ['ab']
-        if not isinstance(value, set | tuple) and "".join(repr(value).split()) == "".join(text.split()):
-            return value
-    return cell

@@ -40,6 +40,24 @@ def test_every_shape_becomes_pairs_with_labels_and_texts(tmp_path, shape):
         assert sorted(row["text"] for row in texts) == ["no", "q", "yes"]
 
 
+@each(
+    ("cell", "texts"),
+    [('["a", "b"]', ["a", "b"]), ("['a', 'b']", ["a", "b"]), ("[]", []), ("[1] A text.", ["[1] A text."])],
+)
+def test_lists_in_files_of_words_are_read(cell, texts):
+    rows = Dataset.from_list([{"query": "q", "pos": "yes", "neg": cell}])
+    pairs, _ = as_pairs(rows)
+    assert pairs["passage"][:] == ["yes", *texts]
+
+
+def test_what_only_looks_like_a_list_is_refused():
+    rows = Dataset.from_list([{"query": "q", "pos": "yes", "neg": "['a' 'b']"}])
+    with pytest.raises(
+        ValueError, match=r"the cell \"\['a' 'b'\]\" is no list, though it looks like one; write it as"
+    ):
+        as_pairs(rows)
+
+
 def test_pairs_without_negatives_and_named_columns_stay(tmp_path):
     rows = Dataset.from_list([{"anchor": "q", "positive": "yes"}])
     assert as_pairs(rows) == (rows, None)
