@@ -65,6 +65,8 @@ def paragraph_rows(documents: Rows) -> Rows:
     parted = documents.map(
         lambda batch: {"text": [line for text in batch["text"] for line in text.splitlines() if line.strip()]},
         batched=True,
+        remove_columns=["text"],
+        features=documents.features,
     )
     parted.info.builder_name, parted.info.description = kinds, description
     return parted

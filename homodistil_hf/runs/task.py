@@ -119,8 +119,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         for part in (train, held_out)
     ]
     grading = None
-    if kind == ANSWERS:
-        questions = question_rows(*held_out)
+    if kind == ANSWERS and (questions := question_rows(*held_out)) is not None:
         grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
     names = (*train.columns.texts, *train.columns.labels)
     words = columns_words(names, train.rows.column_names)
