@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from run_traces import logs_of
 from students import assert_same_logits, logits_of
+from task_cases import stock_loss
 from tiny_models import GRADUAL, make_teacher
 from transformers import (
     AutoModelForQuestionAnswering,
