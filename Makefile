@@ -53,7 +53,7 @@ test: $(VENV)/.installed-test,onnx,notebooks,search  ## run the test suite
 	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) -m "not docs" $(PYTEST_ARGS)
 
 # What a change to the package is tried with again and again: neither slow tests nor those of benchmarks.
-test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (two and a half minutes on 2 cores)
+test-fast: $(VENV)/.installed-test,onnx  ## run the tests that take a moment each (a minute on 2 cores)
 	$(IN_MEMORY) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(BY_FILE) \
 	  -m "not slow and not distributed" --ignore=tests/benchmarks $(PYTEST_ARGS)
 

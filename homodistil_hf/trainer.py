@@ -8,18 +8,19 @@ The paper (Liang et al., ICLR 2023, section 3) and where it stands; the steps of
 | scores of the intact student, before the first step | `start_student` |
 | r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ | `begin_step`; pruning/schedule.py |
 | masks of rows and columns, by the highest scores | `begin_step`; pruning/masks.py, what they drop: compaction.py |
-| L = L_MLM + α₁·D_KL + α₂·L_hidn + α₃·L_emb + α₄·L_attn | `compute_loss` → `total` of distillation/objective.py |
+| L = L_MLM + α₁·D_KL + α₂·L_hidn + α₃·L_emb + α₄·L_attn | distillation/objective.py: `total`, of `compute_loss` |
 | L_MLM, D_KL | distillation/vocabulary_loss.py: `decoded_terms`; of few classes losses.py: `prediction_terms` |
 | L_hidn, L_emb; L_attn | distillation/losses.py: `hidden_error`; `attention_error` |
 | α₁ … α₄, t_i, t_f, β₁; the paper's values | homodistil_args.py; `PAPER` there |
-| S_j = |θ_j·∂L/∂θ_j|, summed over a unit's slices, smoothed by β₁ | `training_step`; pruning/scores.py |
+| S_j = |θ_j·∂L/∂θ_j|, summed over a unit's slices, smoothed by β₁ | `training_step`; pruning/scores.py: S / mean(S) |
 
 Then Trainer clips and steps the optimizer; it logs, evaluates and saves, so a student is never measured before a step
 at its widths. Beyond the paper: layers that the plan leaves out count a little less at every step, and are removed at
 the end (pruning/gates.py); heads start in bases of uncorrelated channels (pruning/rotation.py).
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, `compute_loss` among
-it, and `training/exact_trainer.py` the loop and the checkpoints.
+it, and `training/exact_trainer.py` the loop and the checkpoints. What to change for another term, score or baseline
+stands in CONTRIBUTING.md, "Where things are".
 """
 
 import itertools

@@ -21,6 +21,8 @@ from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
 
+pytestmark = pytest.mark.slow
+
 # The loss
 
 
@@ -100,7 +102,6 @@ ACCUMULATED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ACCUMULATED)
 def test_one_batch_of_eight_equals_eight_of_one(trained, case):
     settings = WIDE_WINDOW | ACCUMULATED[case]
@@ -251,7 +252,6 @@ def test_short_runs_reach_their_plan_too(trained, max_steps):
     assert trainer.kept == trainer.plan
 
 
-@pytest.mark.slow
 def test_kinds_of_groups_have_their_own_windows(trained):
     trainer = trained(
         max_steps=20,
@@ -275,7 +275,6 @@ def test_kinds_of_groups_have_their_own_windows(trained):
 # Everything a user of Trainer does
 
 
-@pytest.mark.slow
 def test_two_runs_with_one_seed_are_the_same_whatever_the_clock_says(make_trainer, monkeypatch):
     settings = {"max_steps": 8, "student_dropout": 0.1, "eval_strategy": "steps", "eval_steps": 4}
     first, second, other = (make_trainer(seed=seed, **settings) for seed in (1, 1, 2))
@@ -318,7 +317,6 @@ def test_a_step_is_counted_on_a_device_without_float64(make_trainer):
     assert (len(batches), counts.shape, counts.dtype, counts.device) == (1, (3,), torch.int64, DEVICE)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 def test_activation_checkpointing_changes_no_loss(trained):
     plain = trained(max_steps=6, attention_weight=1.0, student_dropout=0.1)
@@ -327,7 +325,6 @@ def test_activation_checkpointing_changes_no_loss(trained):
     assert_close_run(saving, plain, tolerance=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(trained):
     compiled_graphs = []
@@ -372,7 +369,6 @@ def test_training_twice_starts_anew_from_the_student_as_it_is(trained):
     assert trainer.kept == trainer.plan
 
 
-@pytest.mark.slow
 def test_widths_fall_evenly_over_the_run(make_trainer):
     trainer = make_trainer(max_steps=20, **WIDE_WINDOW)
     sizes: list[int] = []

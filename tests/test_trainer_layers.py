@@ -18,6 +18,8 @@ from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning.gates import LayerGates
 from homodistil_hf.runs.kinds import trainer_named
 
+pytestmark = pytest.mark.slow
+
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 SETTINGS = GRADUAL | {"max_steps": 10, "student": PLAN | {"num_hidden_layers": 2}, "num_scoring_batches": 2}
 
@@ -32,7 +34,6 @@ def deep(make_trainer) -> Any:
     return make
 
 
-@pytest.mark.slow
 def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     trainer = deep(attention_weight=0.1, kept_layers=[0, 3], max_steps=20)
     trainer.train()
@@ -96,7 +97,6 @@ def test_at_once_layers_go_before_the_first_step(trained):
     assert "those with the lowest scores were removed before the first step." in trainer.card.how
 
 
-@pytest.mark.slow
 def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
     trainer = deep(callbacks=[SaveAt(1, 2)])
     trainer.train()
@@ -107,7 +107,6 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
         export_model_from(tmp_path / "run/checkpoint-1", tmp_path / "refused")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"importance_metric": "magnitude", "num_scoring_batches": 16}], ids=str)
 def test_a_checkpoint_on_the_way_exports_the_named_layers(deep, tmp_path, settings):
     trainer = deep(callbacks=[SaveAt(2)], kept_layers=[0, 3], **settings)
@@ -170,7 +169,6 @@ def test_other_methods_keep_all_layers(make_trainer, method):
         )
 
 
-@pytest.mark.slow
 def test_random_weights_have_the_layers_of_the_plan(make_trainer, trained, tmp_path):
     settings: Any = {
         "trainer_class": trainer_named("scratch"),

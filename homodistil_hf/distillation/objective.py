@@ -2,7 +2,8 @@
 
 `TERMS` lists the terms, `DistillationLoss.terms` computes them by the formulas of losses.py and vocabulary_loss.py,
 and `DistillationLoss.total` adds them up. A new term is a line in `TERMS`, one in `terms`, its formula in losses.py,
-and its factor, a setting `NAME_weight` (homodistil_args.py). Factors, the wrapped model and counts are arguments, so
+and its factor, a setting `NAME_weight` (homodistil_args.py); one that compares hidden states needs projections, which
+training/pair.py makes by the factors of those that do. Factors, the wrapped model and counts are arguments, so
 nothing here depends on Trainer.
 
 Shapes: B batch, T tokens.

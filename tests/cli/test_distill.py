@@ -12,8 +12,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.runs.kinds import trainer_named
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
     def end_step(self):
         raise ValueError("a bug")
@@ -36,14 +37,12 @@ def test_a_run_leaves_a_student_and_its_numbers(finished):
     assert results["num_steps"] == 12
 
 
-@pytest.mark.slow
 def test_a_run_is_reproduced_by_its_settings(finished, tmp_path):
     again = tmp_path / "again"
     assert main(["distill", str(finished / "settings.json"), "--output_dir", str(again)]) == 0
     assert_same_weights(again / "student", finished / "student")
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, capsys):
     interrupted = tmp_path / "run"
     shutil.copytree(finished, interrupted)
@@ -55,7 +54,6 @@ def test_a_run_goes_on_from_its_last_checkpoint(finished, folder, tmp_path, caps
     assert_same_weights(interrupted / "student", finished / "student")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["homodistil", "one_shot"])
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(folder, tmp_path, monkeypatch, capsys, method):
     config = json.loads((folder / "config.json").read_text()) | {"method": method, "max_steps": 2}
@@ -88,7 +86,6 @@ def test_a_finished_run_without_checkpoints_is_not_trained_again(folder, tmp_pat
     assert "asks for the last checkpoint, but" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
     words = ["--output_dir", str(tmp_path / "run"), "--max_steps", "2"]
     config = json.loads((folder / "config.json").read_text())
@@ -100,7 +97,6 @@ def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
     assert second == "eval_data is not set: 6 of 120 documents of train_data are held out"
 
 
-@pytest.mark.slow
 def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
     words = ["--packing", "false", "--max_seq_length", "32"]
     run = tmp_path / "run"
@@ -114,14 +110,12 @@ def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
     assert found["num_masked_tokens"] == 3 * NUM_DOCUMENTS  # of 20 words each
 
 
-@pytest.mark.slow
 def test_a_streamed_run(folder, tmp_path):
     words = ["--output_dir", str(tmp_path / "run"), "--streaming", "--max_steps", "3", "--max_eval_blocks", "4"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
     assert json.loads((tmp_path / "run" / "results.json").read_text())["num_steps"] == 3
 
 
-@pytest.mark.slow
 def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
     write_text(tmp_path / "text.txt", seed=5)
     words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]

@@ -17,6 +17,8 @@ from rows import each
 from homodistil_hf.cli import main
 from homodistil_hf.cli.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 
 @each(
     ("name", "given", "expected"),
@@ -83,7 +85,6 @@ SHARED = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("use_up", "reason", "setting"),
     [

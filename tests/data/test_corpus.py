@@ -180,6 +180,7 @@ def test_byte_order_marks_are_no_text(tmp_path, streaming):
         assert texts(write(tmp_path / name, content.encode("utf-8-sig")), streaming=streaming) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_documents_with_replaced_bytes_are_counted(tmp_path, caplog):
     file = write(tmp_path / "a.txt", "größe\n\nplain\n\nmaß".encode("latin-1"))
     other = write(tmp_path / "b.parquet", {"text": ["\ufffd"]})

@@ -50,6 +50,7 @@ def state_of(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("is_written", (True, False))
 @pytest.mark.parametrize("name", (*LEADING_OUT, "config.json", "onnx/model.onnx"))

@@ -96,6 +96,7 @@ def test_nothing_measured_has_no_results():
     assert meter.results() == {}
 
 
+@pytest.mark.slow
 @each("task", TASKS)
 def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(task):
     student, teacher = make_student(task).to(DEVICE), FrozenTeacher(to_student(make_teacher(task)).to(DEVICE))

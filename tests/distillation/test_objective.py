@@ -20,6 +20,8 @@ from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
 
+pytestmark = pytest.mark.slow
+
 ALL = {"mlm": 1.0, "task": 1.0, "kl": 1.0, "hidden": 1.0, "embedding": 1.0, "attention": 1.0}
 NUM_HEADS = 4
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
@@ -315,7 +317,6 @@ def test_without_state_terms_no_states_are_kept():
     assert outputs.hidden_states is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("off", [None, "mlm", "kl", "hidden", "embedding", "attention"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("task", TASKS)

@@ -9,6 +9,7 @@ from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VAL
 from homodistil_hf.distillation.tasks import Task, task_of
 
 
+@pytest.mark.slow
 @each("case", CASES)
 def test_the_mean_loss_is_stock_berts(case):
     teacher, student, given = make_case(case)

@@ -45,6 +45,7 @@ def test_each_device_is_asked_its_own_question(native, monkeypatch):
 # The two forms
 
 
+@pytest.mark.slow
 @HALF
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("task", TASKS)
@@ -59,6 +60,7 @@ def test_the_fast_form_is_autocast_of_the_exact_one(task, tied, dtype):
     assert 0 < float((fast.float() - exact).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 @each("task", TASKS)
 def test_the_exact_form_is_the_model_whatever_stands_around_it(task):
     inputs = make_batch(task)

@@ -97,6 +97,7 @@ def test_the_queries_of_least_margin_go_first():
     assert "ndcg_at_10" not in curve(Encoded(found.margins, found.same), MS)[0]
 
 
+@pytest.mark.slow
 @each("wanted", [0.6, 0.9, 0.95, 0.99])
 def test_the_least_margin_that_reaches_the_wanted_agreement(wanted):
     found = encoded()
@@ -118,6 +119,7 @@ def test_the_least_margin_that_reaches_the_wanted_agreement(wanted):
     assert choice["cost"] == pytest.approx((1 + 10 * choice["share"]) / 10)
 
 
+@pytest.mark.slow
 def test_the_wanted_agreement_is_kept_on_new_queries():
     """Missed in one draw of 20 at most, and by three standard deviations more in as many draws as these."""
     new, num_draws = encoded(20_000, seed=1), 200
@@ -189,6 +191,7 @@ def test_what_is_missing_is_told(folders, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_space_of_its_own_is_refused(folders, capsys):
     whole, teacher = (load_embedding_model(folders / name) for name in ("near", "teacher"))
     export_embedding_model(whole, folders / "apart", teacher=teacher, has_own_space=True)

@@ -157,6 +157,7 @@ def models(tmp_path):
     return {name: load_embedding_model(folder) for name, folder in folders.items()}
 
 
+@pytest.mark.slow
 @needs_onnx
 def test_a_graph_gets_each_query_behind_its_prompt_and_gives_its_vector(models, tmp_path):
     encode = graph_encoder(models["a"], tmp_path)

@@ -23,6 +23,8 @@ from homodistil_hf.embedding.tasks import RetrievalTask, load_queries, load_task
 from homodistil_hf.evaluation.guarantee import guarantee_problems, largest_share
 from homodistil_hf.files.strict_json import read_json_object
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):

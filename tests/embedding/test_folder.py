@@ -39,6 +39,7 @@ def export(teacher, tmp_path):
     return export_embedding_model(model, tmp_path / "run" / "student", teacher=model)
 
 
+@pytest.mark.slow
 @needs_library
 def test_all_is_well(export, capsys):
     report = verify_export(export)
@@ -48,6 +49,7 @@ def test_all_is_well(export, capsys):
     assert "all is well; largest relative difference of vectors" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @needs_library
 def test_other_vectors_and_settings_are_told(export):
     facts = json.loads((export / "facts.json").read_text())
@@ -175,6 +177,7 @@ def test_without_the_library_verify_says_so(export, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @needs_library
 def test_a_pair_has_queries_by_the_student_and_documents_by_the_teacher(teacher, export, tmp_path, capsys):
     from sentence_transformers import SentenceTransformer

@@ -45,6 +45,7 @@ def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_t
         model.encode(["w7 beyond"])
 
 
+@pytest.mark.slow
 @each("side", ["left", "right"])
 @each("pooling", POOLINGS)
 def test_vectors_are_those_of_sentence_transformers(tmp_path, pooling, side):
@@ -57,6 +58,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, pooling, side):
     assert torch.allclose(model.encode(TEXTS), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_spaces_around_a_text_are_read_as_sentence_transformers_reads_them(tmp_path):
     """A last space is a token of Unigram."""
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")

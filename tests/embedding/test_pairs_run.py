@@ -22,6 +22,8 @@ from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.kinds import run_kind_of
 from homodistil_hf.tasks.held_out import keep_aside
 
+pytestmark = pytest.mark.slow
+
 RANKING_METRICS = ("ndcg_at_10", "mrr_at_10", "spearman")
 
 
@@ -91,7 +93,6 @@ def test_a_pipeline_and_a_stock_class_take_the_student(finished):
     assert main(["verify", export]) == 0
 
 
-@pytest.mark.slow
 def test_the_closing_lines_run(finished, capsys):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     settings, _, results = finished
@@ -101,7 +102,6 @@ def test_the_closing_lines_run(finished, capsys):
     assert len(capsys.readouterr().out.split()) == 1  # a score
 
 
-@pytest.mark.slow
 def test_in_python_rows_have_their_columns(finished, tmp_path):
     """Of pairs the trainer makes the command's rows, and grades held-out ones by their labels."""
     settings, _, results = finished
@@ -140,7 +140,6 @@ def test_triplets_are_a_rerankers_rows(tmp_path):
     assert results["rows"]["label_columns"] == ["label"]
 
 
-@pytest.mark.slow
 def test_without_labels_only_the_teacher_is_compared(tmp_path):
     lines = []
     results = run(settings_of(write(tmp_path, has_labels=False), "settings"), lines.append)
@@ -150,7 +149,6 @@ def test_without_labels_only_the_teacher_is_compared(tmp_path):
     assert not {*RANKING_METRICS} & results["evaluation"].keys()
 
 
-@pytest.mark.slow
 def test_labels_of_any_column_and_of_other_rows(tmp_path):
     settings = write(tmp_path, max_steps=1, save_strategy="no")
     other = rows().rename_columns({"relevance": "clicks"}).select(range(0, 30))
@@ -166,13 +164,11 @@ def test_labels_of_any_column_and_of_other_rows(tmp_path):
     assert results["models"][1]["ndcg_at_10"] > 0
 
 
-@pytest.mark.slow
 def test_a_resumed_run_ends_as_it_did(finished, tmp_path):
     settings, _, results = finished
     assert_goes_on(settings, results, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_chain_of_sizes_is_measured_alike(tmp_path):
     chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "save_strategy": "no", "max_steps": 2}
     results = run(settings_of(write(tmp_path, **chain), "settings"), lambda line: None)
@@ -182,7 +178,6 @@ def test_a_chain_of_sizes_is_measured_alike(tmp_path):
     assert all(0 <= one["ndcg_at_10"] <= 1 for one in results["models"])
 
 
-@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_ranks_are_as_one(as_ranks, finished, tmp_path):
     settings = write(tmp_path, per_device_train_batch_size=4, save_strategy="no")

@@ -21,6 +21,7 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
 
 
+@pytest.mark.slow
 @each("is_new", [False, True])
 @each("pooling", ["mean", "cls", "max", "lasttoken"])
 def test_both_forms_give_the_same_model(tmp_path, is_new, pooling):
@@ -149,6 +150,7 @@ def test_configurations_are_checked_before_weights_are_read(tmp_path, values, me
         load_embedding_model(folder)
 
 
+@pytest.mark.slow
 @each(
     ("file", "values", "message"),
     [
@@ -256,6 +258,7 @@ def assert_as_the_library(folder):
     assert torch.allclose(load_embedding_model(folder).encode(TEXTS), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @each("name", ["roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"])
 def test_settings_have_seven_names(tmp_path, name):
     folder = make_sentence_folder(tmp_path / "model")

@@ -82,6 +82,7 @@ print(json.dumps({"scores": model.predict(pairs).tolist(), "activation": type(mo
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["config.json", "config_sentence_transformers.json", None])
 def test_cross_encoders_read_an_export(make_reranking_trainer, forked_python, tmp_path, place):
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
@@ -105,6 +106,7 @@ def test_cross_encoders_read_an_export(make_reranking_trainer, forked_python, tm
     assert not found["own"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
 def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture, tmp_path):
     head = next((head for head in architecture.heads if head.stock_name.endswith("ForSequenceClassification")), None)
@@ -128,6 +130,7 @@ def test_a_tokenizer_is_needed_before_the_first_step(make_reranking_trainer):
         make_reranking_trainer(processing_class=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_labels", [2, 3])
 def test_models_of_several_logits_are_refused(make_reranking_trainer, tmp_path, num_labels):
     config = tiny_config(num_labels=num_labels)
@@ -136,6 +139,7 @@ def test_models_of_several_logits_are_refused(make_reranking_trainer, tmp_path, 
         make_reranking_trainer(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_no_hub_is_asked_for_a_model_in_memory(make_trainer, tmp_path, monkeypatch):
     """It bears the name of a folder that is no more, and its own configuration says which activation it has."""
 

@@ -159,6 +159,7 @@ def test_weights_of_sources_are_finite(weight):
         RunArguments(teacher="folder", train_data=["a.txt"], train_weights=[weight])
 
 
+@pytest.mark.slow
 @each(
     ("settings", "message"),
     [
@@ -207,6 +208,7 @@ def test_a_reranker_needs_two_columns(pairs_config, capsys):
     assert "text_column='q': a reranker reads pairs; name two columns, such as 'question,passage'" in told
 
 
+@pytest.mark.slow
 @each(
     ("columns", "given", "is_reranker"),
     [

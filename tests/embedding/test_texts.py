@@ -58,6 +58,7 @@ def test_a_stream_of_documents_is_tokenized_as_a_table_is():
     ][:]
 
 
+@pytest.mark.slow
 def test_sources_are_mixed_by_weight():
     first, second = make_rows(40), make_rows(40, seed=1)
     rows = [tuple(ids) for ids in mixed([first, second], [0.5, 2.25])["input_ids"]]

@@ -19,6 +19,8 @@ from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.texts import tokenize_texts
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["w7 w8 w9", "w10", ""]
 PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
 """Widths with the hidden size of the tiny teacher."""
@@ -71,7 +73,6 @@ def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, de
         assert terms[f"loss_{name}"] == pytest.approx(0.0, abs=1e-9), name
 
 
-@pytest.mark.slow
 def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
     trainer = make_embedding_trainer(max_steps=60, eval_strategy="steps", eval_steps=30)
     trainer.train()
@@ -145,7 +146,6 @@ def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, t
     assert torch.equal(own.linear.weight, given.linear.weight)
 
 
-@pytest.mark.slow
 def test_few_texts_move_the_map_little(make_embedding_trainer):
     trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
     trainer.train()
@@ -254,7 +254,6 @@ def test_layers_go_by_their_scores_at_once_or_gradually(make_embedding_trainer, 
     assert_same_vectors(trainer, load_embedding_model(trainer.export(tmp_path / "student")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dense", [None, 24])
 def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
     folder = make_sentence_folder(tmp_path / "model", dense=dense)
@@ -287,7 +286,6 @@ def test_principal_axes_keep_the_most(make_embedding_trainer):
     assert float((vectors @ axes.T).square().sum()) == pytest.approx(float(largest), rel=1e-3)
 
 
-@pytest.mark.slow
 def test_a_resumed_run_keeps_its_axes(make_embedding_trainer, tmp_path):
     whole = make_embedding_trainer(output=7, output_dir=str(tmp_path / "whole"), max_steps=6)
     whole.add_callback(SaveAt(3))
@@ -301,7 +299,6 @@ def test_a_resumed_run_keeps_its_axes(make_embedding_trainer, tmp_path):
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
 
 
-@pytest.mark.slow
 def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(output="student", max_steps=40)
     trainer.train()
@@ -338,7 +335,6 @@ def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_pat
     assert json.loads((folder / "facts.json").read_text())["settings"]["max_steps"] == 1
 
 
-@pytest.mark.slow
 def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_trainer, tmp_path):
     first = make_embedding_trainer(max_steps=4)
     first.train()
@@ -431,7 +427,6 @@ def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):
         trainer.evaluate()
 
 
-@pytest.mark.slow
 def test_vectors_that_are_compared_by_dot_product_are_learnt_with_their_lengths(make_embedding_trainer, tmp_path):
     folder = make_sentence_folder(tmp_path / "model", normalizes=False, similarity_fn_name="dot")
     trainer = make_embedding_trainer(folder, max_steps=20)

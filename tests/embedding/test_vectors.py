@@ -73,6 +73,7 @@ def test_shorter_vectors_are_those_along_the_axes():
     assert torch.allclose(shorter, torch.nn.functional.normalize(vectors[:, :2], dim=1))
 
 
+@pytest.mark.slow
 @each(
     ("columns", "message"),
     [

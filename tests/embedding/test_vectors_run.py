@@ -122,6 +122,7 @@ def test_targets_are_those_of_a_run_with_the_teacher_itself(make_trainer, tmp_pa
     assert torch.equal(*(batch["labels"] for batch in batches))  # units are scored along the same directions
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, teacher, caplog):
     caplog.set_level("INFO", logger="homodistil_hf")
     start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
@@ -206,6 +207,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     assert "a cascade asks the teacher's model for queries in doubt" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @each(
     ("settings", "message"),
     [

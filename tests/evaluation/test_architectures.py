@@ -21,6 +21,7 @@ def encoder_of(architecture):
     return tiny_architecture_teacher(architecture, architecture.heads[0]).base_model
 
 
+@pytest.mark.slow
 @of_every_architecture
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(architecture, dropout):
@@ -49,6 +50,7 @@ def test_a_fresh_answerer_marks_starts_and_ends(architecture):
     assert outputs.start_logits.shape == outputs.end_logits.shape == inputs["input_ids"].shape
 
 
+@pytest.mark.slow
 @of_every_architecture
 def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, tmp_path):
     model, teacher = (fresh_classifier(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))

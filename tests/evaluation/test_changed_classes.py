@@ -51,6 +51,7 @@ def words_of(folder, *more):
     return [*words, "--teacher", str(folder / "teacher"), *more]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_answers_are_those_one_by_one():
     """Rows of all lengths share batches here, and none is padded there."""
@@ -69,6 +70,7 @@ def test_answers_are_those_one_by_one():
         assert len({str(answer) for answer in expected}) > 1
 
 
+@pytest.mark.slow
 def test_the_command_bounds_changes_and_records_them(folder, capsys):
     assert main(words_of(folder, "--group_columns", "language")) == 0
     told = capsys.readouterr().out
@@ -103,7 +105,9 @@ def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_may_be_written_as_csv(folder, capsys):
+    assert main(words_of(folder)) == 0
     lines = [f"{text},{'fr' if row < 30 else 'it'}" for row, text in enumerate(TEXTS)]
     (folder / "rows.csv").write_text("\n".join(["sentence,language", *lines]))
     words = [word.replace("rows.parquet", "rows.csv") for word in words_of(folder, "--group_columns", "language")]

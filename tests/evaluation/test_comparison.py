@@ -200,6 +200,7 @@ def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):
     assert read_facts(compact)["benchmarks"]["tasks"]["rte"]["scores"] == [0.5, 0.7]
 
 
+@pytest.mark.slow
 @each(
     "section",
     [

@@ -267,6 +267,7 @@ def test_what_sigterm_stopped_goes_on_in_its_training(data_dir, model, tmp_path,
         assert found["train_loss"] == expected["train_loss"]
 
 
+@pytest.mark.slow
 def test_a_training_of_other_settings_is_not_gone_on_with(data_dir, model, tmp_path):
     settings = {**QUICK, "data_dir": str(data_dir), "seeds": [0]}
     with sigterm_at(FineTuningTrainer, 2), pytest.raises(SystemExit, match="143"):
@@ -277,6 +278,7 @@ def test_a_training_of_other_settings_is_not_gone_on_with(data_dir, model, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rte.seed-0.json", "summary.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_labels", "dtype"), [(3, "float32"), (1, "float32"), (3, "bfloat16")])
 def test_the_weights_are_those_of_a_stock_trainer(num_labels, dtype):
     lengths = [3 + row % 9 for row in range(45)]
@@ -309,6 +311,7 @@ def test_the_weights_are_those_of_a_stock_trainer(num_labels, dtype):
         assert torch.equal(tensor, models[1].state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_similarities_are_a_regression(data_dir, model, tmp_path):
     settings = {**QUICK, "data_dir": str(data_dir), "seeds": 0}
     summary = evaluate_glue(model, "stsb", settings=settings, output_dir=tmp_path)

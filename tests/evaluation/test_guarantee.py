@@ -26,6 +26,7 @@ def test_no_change_has_a_closed_form():
     assert largest_share(0, 300) == pytest.approx(1 - 0.05 ** (1 / 300), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_rows", [20, 60])
 def test_bounds_hold_as_often_as_they_say_whatever_the_share(num_rows):
     """Over all outcomes, weighted by their chance: never less than the confidence, which is met closely somewhere."""
@@ -38,6 +39,7 @@ def test_bounds_hold_as_often_as_they_say_whatever_the_share(num_rows):
     assert coverage.min() < CONFIDENCE + 0.01
 
 
+@pytest.mark.slow
 def test_bounds_of_groups_hold_all_together():
     """Three languages whose answers change more or less often: the chance, over all outcomes, that no bound fails."""
     stats = pytest.importorskip("scipy.stats")

@@ -151,6 +151,7 @@ def test_several_columns_hold_values_or_labels(cells, kind):
     assert found_in(rows, label_column="joy,fear") == expected
 
 
+@pytest.mark.slow
 @each(("cells", "is_named"), [([0.5, 1.0], True), ([0, 1], True), ([3, 4], False), (["a", "1"], False)])
 def test_several_columns_of_numbers_are_named_in_the_message(tmp_path, cells, is_named):
     rows = {"text": ["w5 w6"] * 8, "joy": cells * 4, "id": list(range(8)), "fear": cells * 4}

@@ -26,6 +26,8 @@ from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(given))
@@ -143,7 +145,6 @@ def assert_same(tmp_path):
     assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps", [(4,), (10,), (13,), (22, 2), (25, 2)], ids=["rate 1", "its end", "rate 2", "pass 1", "end of pass 1"]
 )
@@ -164,7 +165,6 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
     assert_same(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", ["optimizer.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, caplog):
     with sigterm_at(FineTuningTrainer, 27), pytest.raises(SystemExit, match="143"):
@@ -176,7 +176,6 @@ def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, cap
     assert_same(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_is_neither_overwritten_nor_continued_otherwise(whole, tmp_path, monkeypatch):
     with sigterm_at(FineTuningTrainer, 4), pytest.raises(SystemExit, match="143"):
         run(whole)
@@ -242,7 +241,6 @@ def test_without_others_rows_are_kept_aside(given, tmp_path, caplog, divisor, ho
     assert f"eval_data is not set: {counts[1]} of 40 rows of train_data are kept aside, {how}" in caplog.text
 
 
-@pytest.mark.slow
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)

@@ -41,6 +41,7 @@ def named(labels=(0, 1) * 4, names=("pos", "neg")):
     return Dataset.from_dict({"text": ["w5 w6"] * 8, "label": list(labels)}, features=features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_whole_numbers_with_a_point_are_classes(given, tmp_path, suffix, caplog):
     train, dev, names = rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [1.0, 0.0] * 4}, suffix)
@@ -61,6 +62,7 @@ def test_labels_of_a_folder_of_csv_are_those_of_its_files(given, tmp_path):
     assert (train[:2], dev[:2], names) == ([0.0, 0.5], [1.0, 1.5], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "dev", "suffix"),
     [
@@ -156,6 +158,7 @@ def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
     assert (train[:4], names) == ([3, 0, 1, 2], ["NA", "None", "n/a", "null"])
 
 
+@pytest.mark.slow
 def test_other_columns_of_a_file_need_no_type(given, tmp_path):
     texts = [f"w{5 + number % 90}" for number in range(20_002)]
     columns = {"text": texts, "label": ["a", "b"] * 10_001, "other": [*range(20_001), "NA"]}
@@ -185,6 +188,7 @@ def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
         read_questions("~no_such_user_here/rows.json", argument="train_data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("missing", ["text_columns", "label_column"])
 def test_columns_that_a_file_has_are_named_beside_one_that_it_lacks(given, tmp_path, suffix, missing):
@@ -204,6 +208,7 @@ def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
         assert (train[:2], names) == ([1, 0], ["False", "True"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "suffix", "message"),
     [
@@ -230,6 +235,7 @@ def test_labels_that_say_nothing_are_refused(given, tmp_path, columns, suffix, m
         rows_from(given, tmp_path, columns, suffix=suffix)
 
 
+@pytest.mark.slow
 def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
     for columns in ({"label": ["pos", "other"] * 4}, {"label": [0, 2] * 4}, {"label": [0.5, 1.0] * 4}):
         with pytest.raises(

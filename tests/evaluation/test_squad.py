@@ -254,6 +254,7 @@ def test_wrong_settings_are_named(evaluated, values, message):
         fine_tune_squad(evaluated, tiny_data(), settings={**TINY.compared(), **values}, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("positions", "given", "expected"),
     [(512, {}, (384, 128, 64)), (32, {}, (32, 10, 10)), (96, {"stride": 8}, (96, 8, 32))],

@@ -84,6 +84,7 @@ def test_a_damaged_record_is_measured_again(evaluate, tmp_path, damage):
     assert [call["seed"] for call in measure.calls] == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -46,6 +46,7 @@ def test_a_terminal_gets_a_bar_of_each_training(given, monkeypatch, capsys, tmp_
     assert "train_runtime" not in printed.out + printed.err
 
 
+@pytest.mark.slow
 def test_elsewhere_there_is_no_bar(given, capsys):
     run(given, max_train_steps=3)
     assert "3/3" not in capsys.readouterr().err

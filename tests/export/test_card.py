@@ -85,6 +85,7 @@ def known_numbers(facts):
 # The card
 
 
+@pytest.mark.slow
 @each("format", ("standard", "compact"))
 @each("plan", (UNIFORM, UNEVEN))
 def test_a_card_states_only_numbers_of_the_facts(facts_of, format, plan):
@@ -349,6 +350,7 @@ def test_a_card_says_of_an_unknown_method_only_what_is_known(facts_of, training,
 # Templates and code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student_class", [head.student for head in BERT.heads])
 def test_the_lines_of_how_to_use_run(tmp_path, tokenizer, capsys, student_class):
     student = random_student(student_class, UNIFORM, vocab_size=len(tokenizer))

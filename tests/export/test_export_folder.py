@@ -236,6 +236,7 @@ def num_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("student_class", STUDENTS.values())
 def test_facts_are_what_is_counted_and_either_format_loads(tmp_path, student_class, format):
@@ -335,6 +336,7 @@ def test_facts_hold_digests_and_the_logits_in_memory(tmp_path, student, format):
 # Reading and converting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [("standard", "compact"), ("compact", "standard")])
 def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokenizer, source, target):
     run = {"training": {"num_steps": 7}, "settings": {"seed": 3}, "evaluation": {"kl": 0.25}}

@@ -10,6 +10,8 @@ from homodistil_hf.export.export_folder import convert_export, export_student
 from homodistil_hf.export.facts import read_facts, run_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
+pytestmark = pytest.mark.slow
+
 
 @each(
     ("facts", "message"),

@@ -187,6 +187,7 @@ def test_only_whole_exports_are_pushed(hub, folder, tmp_path):
 # What was pushed
 
 
+@pytest.mark.slow
 def test_a_standard_push_loads_without_this_package(hub, hub_client, stock_client, exports):
     hub_client.run(push, str(exports["standard"]), "me/small")
     loaded = stock_client.run(logits_from, "me/small", "BertForMaskedLM").value
@@ -195,6 +196,7 @@ def test_a_standard_push_loads_without_this_package(hub, hub_client, stock_clien
     assert loaded["logits"] == pytest.approx(probe["logits"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compact_push_runs_its_code_only_for_who_says_so(hub, hub_client, stock_client, exports):
     hub_client.run(push, str(exports["compact"]), "me/small")
     refused = stock_client.run(logits_from, "me/small", "AutoModelForMaskedLM", trust_remote_code=False)

@@ -156,6 +156,7 @@ def test_an_unfinished_student_is_taken_at_the_nearest_widths():
     assert_same_logits(logits_of(stock), logits_of(student))
 
 
+@pytest.mark.slow
 @each("metric", ["sensitivity", "movement"])
 @each("format", ["standard", "compact"])
 def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metric):
@@ -169,6 +170,7 @@ def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metr
     assert (state["full"], state["plan"]) == (pruner.full.to_dict(), TARGET.to_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["standard", "compact"])
 def test_a_checkpoint_is_exported(tmp_path, format):
     pruner = make_pruner(TARGET)

@@ -11,6 +11,8 @@ from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.masks import choose_masks, full_masks
 
+pytestmark = pytest.mark.slow
+
 LABELS = (
     ("sequence_classification", 1, "regression"),
     ("sequence_classification", 3, "single_label_classification"),

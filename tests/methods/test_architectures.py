@@ -16,6 +16,7 @@ WITH_ATTENTION = ("tinybert", "minilm", "minilm_v2")
 OTHER_METHODS = sorted(METHODS.keys() - KINDS.keys() - {"homodistil", "distilbert"})
 
 
+@pytest.mark.slow
 @of_every_architecture
 @pytest.mark.parametrize("method", OTHER_METHODS)
 def test_a_method_trains_or_is_refused(make_trainer, architecture, method):

@@ -22,6 +22,7 @@ STUDENTS = sorted(METHODS.keys() - KINDS.keys())  # of masked words
 TAKE_SCORES = ("homodistil", "one_shot", "shallow")  # from batches before the first step, that come again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", STUDENTS)
 def test_a_run_of_every_method_learns_from_the_whole_teacher(method, tmp_path):
     config = write_config(tmp_path, method=method, student=student_of(method))

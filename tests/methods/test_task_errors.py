@@ -8,6 +8,8 @@ import pytest
 import rows
 from task_rows import KINDS, rows_of_kind, write_kind
 
+pytestmark = pytest.mark.slow
+
 
 def each(**cells):
     """All rows with other cells: values, or functions of a row."""

@@ -84,6 +84,7 @@ def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
         assert made.training(given, made.inputs(given), range(80)).max_steps == -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [None, 1024])  # 1024 is the field's default
 def test_all_rows_are_evaluated_unless_their_number_is_named(tmp_path, most):
     own = write_kind(tmp_path, "classes")

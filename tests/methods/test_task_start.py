@@ -28,6 +28,8 @@ from homodistil_hf.tasks.columns import find_columns
 from homodistil_hf.tasks.held_out import keep_aside
 from homodistil_hf.tasks.kinds import task_kind_of
 
+pytestmark = pytest.mark.slow
+
 KEEPS_WIDTHS = {"student": None, "num_scoring_batches": 16, "eval_dataset": None}
 """Where the settings of the fixture `make_trainer` are of pruning."""
 OF_MODEL = ("num_hidden_layers", "vocab_size", "max_position_embeddings")
@@ -58,7 +60,6 @@ def finished(request, general, tmp_path_factory):
         return request.param, settings, run(settings_of(settings, "settings"), lambda line: None)
 
 
-@pytest.mark.slow
 def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
     settings = write_started(tmp_path, "classes", general) | {"max_steps": 3}
     config = tmp_path / "settings.json"
@@ -80,7 +81,6 @@ def test_an_encoder_without_a_head_starts_as_well(tmp_path):
     assert lines[1].endswith("masked and keeps its widths, with a fresh head")
 
 
-@pytest.mark.slow
 def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     """The export is stock, with the teacher's labels."""
     name, settings, results = finished
@@ -97,7 +97,6 @@ def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     assert student.hidden_size == 16
 
 
-@pytest.mark.slow
 def test_python_does_the_same(finished, general, tmp_path):
     name, settings, _ = finished
     rows, config = rows_of_kind(name), AutoConfig.from_pretrained(settings["teacher"])
@@ -117,7 +116,6 @@ def test_python_does_the_same(finished, general, tmp_path):
     assert_same_weights(tmp_path / "student", Path(settings["output_dir"]) / "student")
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     _, settings, results = finished
     assert_goes_on(settings, results, tmp_path)
@@ -154,7 +152,6 @@ def test_a_named_weight_counts_though_it_is_the_fields_default(general, tmp_path
     assert settings_of(made.given, "settings.json").given == made.given | {"hidden_weight": 30.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["classes", "tags"])
 def test_labels_are_not_needed(general, tmp_path, name):
     results = run(settings_of(write_started(tmp_path, name, general.parent / "compact", has_labels=False), "it"))
@@ -177,7 +174,6 @@ def test_a_start_of_fewer_layers_learns_the_states_of_those_spread_evenly(tmp_pa
     assert error < target.var()  # what fits the teacher's last layer best, not its first
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
     start = write_teacher(tmp_path / "other", num_hidden_layers=num_layers)
@@ -186,7 +182,6 @@ def test_without_hidden_states_the_layers_may_be_others(tmp_path, num_layers):
     assert results["evaluation"]["kl"] > 0
 
 
-@pytest.mark.slow
 @each("name", KINDS)
 def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     """It keeps head and widths; only the projections are fitted before the first step."""
@@ -201,7 +196,6 @@ def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     assert "a smaller model of the same task" in (tmp_path / "again" / "student" / "README.md").read_text()
 
 
-@pytest.mark.slow
 def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path):
     settings = write_started(tmp_path, "classes", tmp_path / "pruned", has_labels=False)
     settings |= {"max_steps": 20, "learning_rate": 1e-3}
@@ -271,7 +265,6 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     assert not Path(settings["output_dir"]).exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
 def test_a_general_model_of_every_architecture_gets_its_teachers_head(make_trainer, architecture):
     """`tests/evaluation/test_architectures.py` has the fresh heads of every kind."""

@@ -8,6 +8,8 @@ from rows import each
 from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import write_teacher, write_text
 
+pytestmark = pytest.mark.slow
+
 
 def _rows(**cells: Any) -> bytes:
     """60 rows of JSON; each cell is a value of all rows, or a function of a row's number."""

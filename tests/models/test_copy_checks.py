@@ -158,6 +158,7 @@ def other_words():
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -197,6 +198,7 @@ def test_modes_of_modules_stay_as_they_were():
     assert not model.bert.embeddings.training
 
 
+@pytest.mark.slow
 @each("name", ARCHITECTURES)
 def test_every_architecture_is_the_function_of_its_name(name):
     architecture = ARCHITECTURES[name]

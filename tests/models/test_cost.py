@@ -50,6 +50,7 @@ def num_model_parameters(model_class: type, config: BertConfig, **kwargs: bool) 
 # Formulas
 
 
+@pytest.mark.slow
 @each("config", CONFIGS.values())
 @each("head", HEADS)
 def test_parameters_equal_those_of_the_stock_model(config, head):

@@ -179,6 +179,7 @@ MISFITS = {
 }
 
 
+@pytest.mark.slow
 @each(("changes", "message"), MISFITS.values())
 def test_weights_that_do_not_fit_are_named(changes, message, tmp_path, caplog):
     with pytest.raises(ValueError, match=message) as raised:

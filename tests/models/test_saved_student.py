@@ -38,6 +38,7 @@ def assert_same(found, expected) -> None:
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", [FULL, UNIFORM], ids=["wider", "narrower"])
 def test_round_trip_into_a_student_of_other_widths(pruned, plan):
     folder, student = pruned

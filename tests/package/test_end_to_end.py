@@ -10,6 +10,8 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, tokenize_to_blocks
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_path):
     trainer = make_trainer(
@@ -27,7 +29,6 @@ def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_pat
     assert 16 < standard.config.hidden_size <= trainer.kept.hidden_size < 32
 
 
-@pytest.mark.slow
 def test_a_student_can_be_a_teacher_again(make_trainer, tmp_path):
     first = make_trainer(max_steps=4, student={"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 40})
     first.train()
@@ -46,7 +47,6 @@ def test_a_student_can_be_a_teacher_again(make_trainer, tmp_path):
 # The real teacher
 
 
-@pytest.mark.slow
 @pytest.mark.real_data
 def test_a_real_teacher_is_pruned_without_losing_its_mind(real_data, tmp_path):
     """8 steps on Wikipedia, to three quarters of a real encoder's MACs."""

@@ -45,6 +45,7 @@ def told():
     return {name: re.findall(r"^- `(\w+)`: ", text, re.M) for name, text in sections}
 
 
+@pytest.mark.slow
 def test_the_page_has_every_section(written, told):
     assert sorted(told["Sections"]) == sorted({*RUN_SECTIONS, RUNTIMES}.union(*written))
 

@@ -3,6 +3,10 @@
 import importlib.util
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("features", ROOT / "docs" / "features.py")
 features = importlib.util.module_from_spec(SPEC)

@@ -231,6 +231,7 @@ def imported_distributions(path: Path) -> set[str]:
     return {canonicalize_name(DISTRIBUTIONS.get(root, root)) for root in others}
 
 
+@pytest.mark.slow
 def test_everything_the_package_imports_is_required():
     declared = {canonicalize_name(requirement.name) for requirement in third_party_requirements()}
     for path in sorted((ROOT / "homodistil_hf").rglob("*.py")):

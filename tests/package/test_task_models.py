@@ -21,6 +21,8 @@ from transformers import (
 
 from homodistil_hf import HomoDistilTrainer
 
+pytestmark = pytest.mark.slow
+
 LENGTHS = [7, 12, 16, 9, 5, 14, 11, 16]
 TASKS: dict[str, dict[str, Any]] = {
     "single label": {"task": "sequence_classification", "num_labels": 3},
@@ -108,7 +110,6 @@ def slow_divergence(name: str, teacher: torch.Tensor, student: torch.Tensor, bat
     return (log_teacher.exp() * (log_teacher - log_student)).sum(-1).tolist()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_pruned_distilled_measured_and_exported(task_trainer, tmp_path, name):
     trainer = task_trainer(name, bf16=name == "single label")
@@ -165,7 +166,6 @@ def test_prediction_without_labels(task_trainer, name):
     assert "test_kl" not in output.metrics
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["token classification", "question answering"])
 def test_one_batch_of_eight_equals_eight_of_one(task_trainer, name):
     settings = {"pruning_interval_steps": 1, "width_multiple": 1, "attention_weight": 0.1, "learning_rate": 6e-4}

@@ -288,6 +288,7 @@ def test_impossible_budgets_are_refused(budget, message):
         plan_for_budget(budget, BertConfig())
 
 
+@pytest.mark.slow
 @each("kind", ["macs", "params"])
 @each("config", TEACHERS.values())
 def test_both_ends_of_the_reachable_range_can_be_asked_for(config, kind):

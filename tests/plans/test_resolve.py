@@ -238,6 +238,7 @@ def resolved_or_refused(student: object) -> WidthPlan | str:
         return str(error)
 
 
+@pytest.mark.slow
 @given(well_formed)
 @settings(deadline=None, max_examples=200)
 def test_a_plan_fits_or_its_error_names_one_that_does(values):

@@ -78,6 +78,7 @@ def some_masks(student: LayerwiseModel, kind: str, seed: int = 3) -> dict[str, t
     return masks
 
 
+@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("kind", [*KINDS, "all"])
 def test_both_references_agree(kind, dtype):
@@ -99,6 +100,7 @@ def assert_sliced_is_zeroed(student: LayerwiseModel, plan: WidthPlan, inputs: An
     return masks
 
 
+@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 @pytest.mark.parametrize("task", TASKS)
@@ -133,6 +135,7 @@ def learn(student: LayerwiseModel, inputs: dict[str, torch.Tensor]) -> dict[str,
     return {name: parameter.grad for name, parameter in student.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.slow
 @each("task", TASKS)
 def test_gradients_of_a_sliced_student_are_those_of_the_zeroed_one(task):
     student, inputs = make_student(task, dtype=torch.float64), make_batch(task)
@@ -145,6 +148,7 @@ def test_gradients_of_a_sliced_student_are_those_of_the_zeroed_one(task):
         torch.testing.assert_close(after[name], gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @each("optimizer", ["adamw", "adamw fused", "amsgrad", "sgd"])
 def test_steps_after_slicing_are_those_of_the_zeroed_student_in_what_is_kept(optimizer):
     student = make_student(dtype=torch.float64)
@@ -198,6 +202,7 @@ def test_slicing_in_two_rounds_equals_slicing_at_once():
 # What a sliced student is
 
 
+@pytest.mark.slow
 @each("plan", [UNIFORM, UNEVEN])
 @each("task", TASKS)
 def test_a_sliced_student_is_like_one_built_at_those_widths(task, plan, tmp_path):
@@ -319,6 +324,7 @@ def optimizer_state(run: Run) -> dict[str, dict[str, torch.Tensor]]:
     }
 
 
+@pytest.mark.slow
 @each("optimizer", OPTIMIZERS)
 def test_moments_of_kept_weights_and_step_counters_are_kept(optimizer):
     run = Run(optimizer)

@@ -21,6 +21,8 @@ from homodistil_hf.pruning.gates import LAYERS, LayerGates, check_kept, renumber
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
 
+pytestmark = pytest.mark.slow
+
 NUM_LAYERS = 4
 CASES = {name: (architecture, architecture.heads[0], {}) for name, architecture in ARCHITECTURES.items()}
 CASES |= {

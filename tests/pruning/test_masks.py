@@ -236,6 +236,7 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
     return float(heads * channels)
 
 
+@pytest.mark.slow
 @QUICK
 @given(plans(2), plans(2), st.integers(1, 400), st.integers(1, 30), windows())
 def test_no_choice_is_larger_than_the_schedule_asks(one, other, total_steps, interval, drawn):
@@ -255,6 +256,7 @@ def test_the_last_choice_of_a_default_quarter_is_none_of_the_large_ones():
     assert min(costs[20:]) > 0.9  # one of 12 heads less is 0.92 of attention
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     plans(2), plans(2), st.lists(st.floats(0, 1), max_size=6), st.integers(1, 9), st.integers(0, 1000), st.booleans()

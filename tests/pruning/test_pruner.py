@@ -18,6 +18,8 @@ from homodistil_hf.pruning.masks import choose_masks, full_masks
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
 
+pytestmark = pytest.mark.slow
+
 FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
 UNEVEN = WidthPlan(24, (LayerWidths(4, 5, 24), LayerWidths(1, 5, 40)))
@@ -120,7 +122,6 @@ def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     return copied
 
 
-@pytest.mark.slow
 @each("metric", ["sensitivity", "movement", "magnitude"])
 @each("num_steps", [4, 12])
 def test_state_comes_back_exactly(metric, num_steps):

@@ -107,6 +107,7 @@ def test_padding_does_not_count():
 # The function
 
 
+@pytest.mark.slow
 @each("dtype", [torch.float32, torch.float64])
 @each("task", ["masked_lm", "sequence_classification"])
 def test_the_function_stays(task, dtype):
@@ -235,6 +236,7 @@ def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, method):
     assert discrepancies[1] < 1e-6
 
 
+@pytest.mark.slow
 def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeypatch):
     chosen = []
     monkeypatch.setattr("homodistil_hf.trainer.rotate_heads", lambda model, moments: chosen.append(sorted(moments)))

@@ -68,6 +68,7 @@ def assert_same_scores(scores: UnitTensors, expected: dict[str, list[float]], re
 # One number a unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_sensitivity_is_the_sum_over_all_slices(dtype):
     student = make_student(dtype=dtype)
@@ -81,6 +82,7 @@ def test_sensitivity_is_the_sum_over_all_slices(dtype):
     assert_same_scores(metric.scores(parameters, groups), relative, rel=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sequence_classification", "token_classification", "question_answering"])
 def test_task_heads_count_for_hidden_channels(task):
     student = make_student(task)
@@ -167,6 +169,7 @@ def loss_change(student: LayerwiseModel, name: str, index: tuple[int, ...], *, f
     return change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -229,6 +232,7 @@ def test_the_moving_average_by_hand():
     assert metric.state["units"].tolist() == [0.75 * 0.40625, 0.75 * 0.46875]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_a_gradient_scale_is_divided_out(name):
     scores = []
@@ -282,6 +286,7 @@ def test_sums_of_nothing_are_zero():
 # On an accelerator
 
 
+@pytest.mark.slow
 @each("chunk_elements", [1, 7, 64, 1 << 18])
 def test_a_few_rows_at_a_time_give_the_sums_of_all_weights_at_once(chunk_elements):
     student = make_student()

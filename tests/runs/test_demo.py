@@ -132,6 +132,7 @@ def test_what_is_held_out_is_in_no_training_text(tmp_path):
         read_documents({})
 
 
+@pytest.mark.slow
 def test_the_text_is_the_standard_librarys():
     files = source_files()
     assert "asyncio/events.py" in files

@@ -328,6 +328,7 @@ def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_pat
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
 
 
+@pytest.mark.slow
 def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, tmp_path):
     teacher, student = make_teacher(), make_teacher()
     for number, plan in enumerate(STUDENTS[1:]):

@@ -15,6 +15,8 @@ from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.runs import timing as timing_module
 from homodistil_hf.runs.timing import NUM_STEPS, StepClock, format_timing, time_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def values(tmp_path):
@@ -40,7 +42,6 @@ def test_passes_are_counted_as_the_run_counts_them(values):
     assert timing["num_steps"] > NUM_STEPS
 
 
-@pytest.mark.slow
 def test_choices_of_masks_count_as_often_as_the_whole_run_makes_them(values, monkeypatch):
     now = [0.0]
     end_step, choose = StepClock.on_step_end, Pruner.step
@@ -128,7 +129,6 @@ def test_the_student_of_the_settings_is_planned_where_no_flag_names_one(values, 
     assert "--time times a run of a known student" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, capsys):
     own = {name: value for name, value in values.items() if name != "student"} | {"max_steps": 3}
     (tmp_path / "settings.json").write_text(json.dumps(own), encoding="utf-8")
@@ -171,7 +171,6 @@ def test_of_a_task_no_advice_is_given(tmp_path, capsys):
     assert "advice" not in found
 
 
-@pytest.mark.slow
 def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
     from tiny_embeddings import make_sentence_folder
 

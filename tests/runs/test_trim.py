@@ -26,6 +26,7 @@ def trimmed(tmp_path, *words):
     return main(["trim", str(teacher), "--text", str(text), *words])
 
 
+@pytest.mark.slow
 def test_a_model_is_trimmed_to_a_folder(tmp_path, capsys):
     assert trimmed(tmp_path, "--vocabulary", "keep=40", "--output", str(tmp_path / "small")) == 0
     told = capsys.readouterr()
@@ -133,6 +134,7 @@ def test_a_teacher_is_further_pre_trained_before_it_is_trimmed(tmp_path):
     assert AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student").config.vocab_size == 40
 
 
+@pytest.mark.slow
 def test_a_plan_tells_what_a_smaller_vocabulary_brings(tmp_path, capsys):
     teacher, text = str(write_teacher(tmp_path / "teacher")), str(write_text(tmp_path / "train.txt"))
     words = ["plan", "--teacher", teacher, "--student", "macs=0.5"]
@@ -190,6 +192,7 @@ def test_a_method_that_distils_no_teacher_has_no_vocabulary_to_trim(tmp_path):
         run_of(known | {"method": "self_distillation"}, "cell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
 def test_costs_of_every_architecture_are_told_before_weights_are_read(architecture, tmp_path):
     config = tiny_architecture_config(architecture)

@@ -27,6 +27,7 @@ def read(name, **how):
     return model.config, rows, find_columns(rows, model.config, task_kind_of(model.config, type(model).__name__))
 
 
+@pytest.mark.slow
 @each("has_labels", [True, False])
 @each("name", KINDS)
 def test_rows_have_what_the_stock_model_takes(name, has_labels):

@@ -61,6 +61,7 @@ def without_title(rows):
     return [{name: value for name, value in row.items() if name != "title"} for row in rows]
 
 
+@pytest.mark.slow
 @each("form", ["parquet", "lines", "list", "object", "official"])
 def test_every_format_gives_the_same_rows(tmp_path, form):
     data = load_squad("squad_v2", write(tmp_path, form=form))
@@ -77,6 +78,7 @@ def test_every_change_of_a_row_changes_the_digest(tmp_path):
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 @each(
     ("folder", "task", "name"),
     [

@@ -81,6 +81,7 @@ def test_a_correlation_with_nan_is_nan(formula):
     assert np.isnan(formula(whole, np.array([2.0, NAN, 1.0])))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(rows_of_scores)
 @pytest.mark.filterwarnings("ignore:No positive class found")

@@ -121,6 +121,7 @@ def test_tags_that_do_not_fit(make, message):
         make()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_without_offsets():
     with pytest.raises(ValueError, match="tokenizer=CanineTokenizer has no offsets"):
         of_words([["a"]], [["O"]], tokenizer=CanineTokenizer())

@@ -13,6 +13,8 @@ from homodistil_hf import export_student, verify_export
 from homodistil_hf.data.masking import ReplacedTokensCollator
 from homodistil_hf.models.architectures import ARCHITECTURES
 
+pytestmark = pytest.mark.slow
+
 
 def all_terms(architecture):
     return {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
@@ -59,7 +61,6 @@ def test_a_modernbert_of_smaller_heads_is_exported(trained, tmp_path):
     assert narrow.num_parameters() < padded.num_parameters()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
 @each("head", "heads")
 def test_every_head_learns_from_a_teacher_of_its_task(trained, architecture, head, config):

@@ -66,6 +66,7 @@ class Widening(DistillationTrainer):
         return DistillationLoss(self.model, teacher, weights={"kl": 1.0}, kept_heads=self.matched_heads)
 
 
+@pytest.mark.slow
 def test_a_subclass_needs_a_name_and_its_losses(make_trainer, tmp_path):
     trainer = make_trainer(trainer_class=Widening, student="macs=1.0", max_steps=2)
     result = trainer.train()

@@ -14,6 +14,8 @@ from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.training.evaluation_loop import evaluations_in
 
+pytestmark = pytest.mark.slow
+
 KEPT = {"kept_fraction_hidden", "kept_fraction_attention", "kept_fraction_ffn"}
 
 
@@ -81,7 +83,6 @@ def test_the_unpruned_student_is_its_teacher(make_trainer):
     assert metrics["eval_kept_fraction_ffn"] == 1.0
 
 
-@pytest.mark.slow
 def test_masks_are_the_same_in_every_evaluation(make_trainer):
     trainer = make_trainer(max_steps=20, eval_strategy="steps", eval_steps=5, learning_rate=0.0, student="macs=1.0")
     first = trainer.evaluate()
@@ -93,7 +94,6 @@ def test_masks_are_the_same_in_every_evaluation(make_trainer):
     assert trainer.evaluate()["eval_loss"] == first["eval_loss"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"bf16": True}])
 def test_evaluation_changes_no_run(make_trainer, tmp_path, settings):
     settings = {"max_steps": 8, "student_dropout": 0.1} | settings
@@ -157,7 +157,6 @@ def test_all_rows_are_evaluated_though_training_drops_the_last(make_trainer):
     assert num_rows == 64 // 8 * 8
 
 
-@pytest.mark.slow
 def test_loss_does_not_depend_on_the_batch_size(make_trainer):
     rows = [row[: 6 + index % 7] for index, row in enumerate(make_blocks(10)["input_ids"])]
     padded = Dataset.from_dict({"input_ids": rows, "example_id": list(range(10))})
@@ -180,7 +179,6 @@ def test_prediction_gives_logits_of_all_tokens_and_metrics(make_trainer):
     assert {f"test_{name}" for name in KEPT} <= output.metrics.keys()
 
 
-@pytest.mark.slow
 def test_metrics_of_the_users_own_on_words(make_trainer):
     def accuracy(prediction: EvalPrediction) -> dict[str, float]:
         predicted, labels = prediction

@@ -129,6 +129,7 @@ def test_a_damaged_checkpoint_is_not_pushed(hub, checkpoint):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -201,6 +202,7 @@ def test_logs_that_are_not_finite(hub, hub_client, tmp_path):
     assert (tmp_path / "there" / "checkpoint-8" / "trainer_state.json").read_bytes() == state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state", (b"{}", b'{"global_step": "8/../../x"}', b'{"global_step": -1}', b"no JSON", b"[" * 100_000, b"[]", None)
 )

@@ -15,6 +15,8 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.training.row_checks import check_label_rows
 
+pytestmark = pytest.mark.slow
+
 SEVERAL = {"problem_type": "multi_label_classification", "num_labels": 3}
 QUESTIONS = "question_answering"
 WORDS = ["contradiction", "neutral", "entailment"]

@@ -14,6 +14,8 @@ from transformers import get_scheduler
 
 from homodistil_hf.training.learning_rate import default_learning_rate
 
+pytestmark = pytest.mark.slow
+
 
 @each(
     ("tokens_per_step", "hidden_size", "rate"),

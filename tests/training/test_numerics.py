@@ -15,6 +15,8 @@ from tiny_models import GRADUAL, make_teacher
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import last_checkpoint
 
+pytestmark = pytest.mark.slow
+
 BAD = 3
 NUM_TOKENS = 8 * 16
 SETTINGS: dict[str, Any] = GRADUAL | {
@@ -90,7 +92,6 @@ def entries(trainer: HomoDistilTrainer) -> list[dict[str, float]]:
     return [entry for entry in logs_of(trainer) if "num_bad_steps" in entry]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("place", POISONS)
 def test_a_poisoned_step_changes_nothing_but_the_clocks(make_trainer, place, value, caplog):
@@ -126,7 +127,6 @@ def test_types_accumulation_and_optimizers(make_trainer, settings):
     assert trainer.step_log.num_skipped_tokens == NUM_TOKENS * settings.get("gradient_accumulation_steps", 1)
 
 
-@pytest.mark.slow
 def test_averages_are_over_the_steps_that_were_not_skipped(make_trainer):
     settings = SETTINGS | {
         "pruning_start_fraction": 0.9,
@@ -144,7 +144,6 @@ def test_averages_are_over_the_steps_that_were_not_skipped(make_trainer):
         assert entries(both)[0][name] == pytest.approx(mean, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_skipped_steps_and_tokens_are_in_facts_and_survive_a_resume(make_trainer, tmp_path):
     settings = SETTINGS | {"logging_steps": 4}
     whole = make_trainer(callbacks=[SaveAt(BAD)], **settings)
@@ -179,7 +178,6 @@ def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer):
     assert (trainer.state.global_step, trainer.step_log.num_bad_steps) == (6, 5)
 
 
-@pytest.mark.slow
 def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
     trainer = make_trainer(max_bad_steps=3, callbacks=[SaveAt(4)], **SETTINGS)
     poison_loss(trainer, math.nan, range(3, 5))
@@ -194,7 +192,6 @@ def test_bad_steps_are_counted_across_a_resume(make_trainer, tmp_path):
 # Which checkpoint is good
 
 
-@pytest.mark.slow
 def test_the_last_good_checkpoint_is_one_that_a_good_step_left(make_trainer, tmp_path):
     """Steps 5 and later are bad: checkpoint-4 may hold the reason, checkpoint-2 was trained on."""
     trainer = make_trainer(max_bad_steps=2, callbacks=[SaveAt(2, 4, 5, 6)], **SETTINGS)
@@ -207,7 +204,6 @@ def test_the_last_good_checkpoint_is_one_that_a_good_step_left(make_trainer, tmp
     assert resumed.state.global_step == 8
 
 
-@pytest.mark.slow
 def test_bad_steps_push_no_good_checkpoint_out(make_trainer, tmp_path):
     trainer = make_trainer(
         save_strategy="steps", save_steps=1, save_total_limit=1, max_bad_steps=3, **SETTINGS | {"max_steps": 20}
@@ -251,7 +247,6 @@ def with_scaler(trainer: HomoDistilTrainer, **settings: Any) -> torch.amp.GradSc
 SCALED = SETTINGS | {"max_grad_norm": 0.0, "pruning_start_fraction": 0.0}  # else accelerate would have to unscale
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["sensitivity", "movement"])
 def test_scaled_gradients_give_the_same_scores_masks_and_weights(make_trainer, metric):
     """A power of two scales without rounding, so all is equal to the last bit."""
@@ -265,7 +260,6 @@ def test_scaled_gradients_give_the_same_scores_masks_and_weights(make_trainer, m
     assert scaled.kept == scaled.plan
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_scaler_skips_what_is_not_scored_and_shrinks(make_trainer, value):
     settings = SCALED | {"pruning_start_fraction": 0.5}

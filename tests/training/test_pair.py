@@ -37,6 +37,7 @@ def make_args(**settings: Any) -> HomoDistilTrainingArguments:
 # What is made
 
 
+@pytest.mark.slow
 @each("from_folder", [False, True])
 @each("task", TASKS)
 def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
@@ -56,6 +57,7 @@ def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
     assert all(parameter.requires_grad for parameter in parts.student.parameters())
 
 
+@pytest.mark.slow
 def test_a_student_with_projections_goes_on_with_its_teacher():
     earlier = prepare(make_teacher(), make_args()).student
     for parameter in earlier.projections.parameters():
@@ -98,6 +100,7 @@ def test_a_compacted_student_can_be_pruned_further():
     assert torch.equal(logits_of(parts.student, make_batch()), logits_of(model, make_batch()))
 
 
+@pytest.mark.slow
 @each(
     ("settings", "names"),
     [
@@ -112,6 +115,7 @@ def test_only_projections_with_a_loss_are_made(settings, names):
     assert set(student.projections.state_dict()) == {f"{name}.weight" for name in names}
 
 
+@pytest.mark.slow
 def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
     def made(seed: int) -> torch.Tensor:
         return (
@@ -145,6 +149,7 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     assert (student.config.hidden_dropout_prob, student.config.attention_probs_dropout_prob) == (0.3, 0.2)
 
 
+@pytest.mark.slow
 @each(
     ("settings", "dtype", "attention"),
     [
@@ -175,6 +180,7 @@ UNSUPPORTED = {
 }
 
 
+@pytest.mark.slow
 @each("name", UNSUPPORTED)
 @each("student", ["macs=0.5", PLAN, "homobert-tiny"])
 def test_unsupported_models_are_refused(name, student):
@@ -219,6 +225,7 @@ OTHERS = {"id2label": {0: "no", 1: "perhaps", 2: "yes"}, "label2id": {"no": 0, "
 SWAPPED = r"id2label\[1\]=perhaps, the student yes; both must agree, .*, or set it in teacher.config whe"
 
 
+@pytest.mark.slow
 @each(
     ("model", "teacher", "settings", "message"),
     [
@@ -245,6 +252,7 @@ def test_attentions_of_other_heads_are_not_compared():
         prepare(make_teacher(), make_args(attention_weight=1.0), teacher=make_teacher(num_attention_heads=2))
 
 
+@pytest.mark.slow
 @each(
     ("model", "teacher", "settings"),
     [

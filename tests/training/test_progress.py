@@ -8,6 +8,8 @@ from transformers import PrinterCallback, ProgressCallback
 
 from homodistil_hf.training.progress import ShortProgress, in_minutes, log_words
 
+pytestmark = pytest.mark.slow
+
 
 @each(
     ("logs", "words"),

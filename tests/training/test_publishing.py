@@ -177,6 +177,7 @@ def test_a_push_that_fails_stops_nothing(hub, hub_client, tmp_path, fault, reaso
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint"])
 def test_embedding_models_are_pushed_as_their_own_folders(hub, hub_client, tmp_path, strategy):
     from tiny_embeddings import make_sentence_folder

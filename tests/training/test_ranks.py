@@ -27,6 +27,7 @@ from homodistil_hf.training.ranks import WholeBatches, check_whole_model, first_
 DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
 
 
+@pytest.mark.slow
 @each("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"])
 def test_launches_other_than_ddp_are_refused(make_trainer, kind):
     trainer = make_trainer()
@@ -70,6 +71,7 @@ def test_a_check_that_passes_gives_its_result():
         on_every_rank(lambda: Path("/no/such/disk").read_text())
 
 
+@pytest.mark.slow
 def test_a_stream_is_evaluated_as_a_table_is(make_trainer):
     stream = make_blocks(10, seed=1).to_iterable_dataset()
     trainer = make_trainer(eval_dataset=stream, max_steps=1)
@@ -180,6 +182,7 @@ def test_a_stream_of_several_files_with_loader_workers_is_trained_on(trained):
     assert trainer.kept == trainer.plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -251,6 +254,7 @@ def test_passes_have_whole_steps_however_they_are_cut_up(make_trainer, settings)
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_outside_a_step_is_averaged_over_itself(make_trainer):
     settings = {"max_steps": 4, "mlm_weight": 1.0, "gradient_accumulation_steps": 2, "projection_init": "random"}
     trained, fresh = make_trainer(**settings), make_trainer(**settings)

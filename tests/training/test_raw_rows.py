@@ -69,6 +69,7 @@ def test_rows_that_nothing_tokenizes_name_what_would(make_trainer):
             make_trainer(train_dataset=rows.to_list(), processing_class=tokenizer)
 
 
+@pytest.mark.slow
 def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer):
     """A set without answers, and one that is tokenized already, have no grades; a set of raw rows may come later."""
     rows, others = rows_of_kind("answers"), rows_of_kind("answers", seed=1)

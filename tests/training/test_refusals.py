@@ -18,6 +18,7 @@ from homodistil_hf.training_args import own_arguments
 # Output folders
 
 
+@pytest.mark.slow
 def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_trainer, tmp_path):
     make_trainer(max_steps=4, callbacks=[SaveAt(3, 4)]).train()
     (tmp_path / "run" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -72,6 +73,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @each("case", REFUSALS)
 def test_refused_when_the_trainer_is_made(make_trainer, case):
     settings, message = REFUSALS[case]

@@ -138,6 +138,7 @@ def test_segments_are_dropped_where_a_model_has_one_row_of_them(trained):
     assert trainer.evaluate_teacher()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
 def test_segments_are_dropped_where_an_architecture_has_none(trained, name):
     architecture = ARCHITECTURES[name]
@@ -157,6 +158,7 @@ def test_token_ids_that_the_model_does_not_have_are_refused(wrong):
         checked_batch({"input_ids": torch.tensor(rows["input_ids"][:])}, tiny_config())
 
 
+@pytest.mark.slow
 def test_rows_that_nobody_looked_at_stop_training_and_evaluation_in_words(make_trainer):
     rows = [{"input_ids": [2, *[5] * length, 3], "example_id": i} for i, length in enumerate([14] * 15 + [38])]
     settings = {"train_sampling_strategy": "sequential"} | GRADUAL

@@ -40,12 +40,13 @@ from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.training.run_folder import check_moments, check_output_dir, existing_files
 
+pytestmark = pytest.mark.slow
+
 
 def checkpoint(tmp_path: Path, step: int) -> str:
     return str(tmp_path / "run" / f"checkpoint-{step}")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "length",
     [
@@ -65,7 +66,6 @@ def test_a_finished_run_takes_no_further_step(make_trainer, trained, length):
     assert_same_run(resumed, whole)
 
 
-@pytest.mark.slow
 def test_resumed_with_other_data_loader_workers(make_trainer, trained, tmp_path):
     settings = STEP_BY_STEP | {"per_device_train_batch_size": 13, "student_dropout": 0.1}
     whole = trained(callbacks=[SaveAt(NARROWER)], **settings)
@@ -74,7 +74,6 @@ def test_resumed_with_other_data_loader_workers(make_trainer, trained, tmp_path)
     assert_same_run(resumed, whole)
 
 
-@pytest.mark.slow
 def test_a_second_train_in_one_process_goes_back_to_wider_students(trained, tmp_path):
     trainer = trained(callbacks=[SaveAt(BEFORE, WIDER)], **STEP_BY_STEP)
     state, logs = state_of(trainer), logs_of(trainer)
@@ -84,7 +83,6 @@ def test_a_second_train_in_one_process_goes_back_to_wider_students(trained, tmp_
         assert logs_of(trainer) == logs
 
 
-@pytest.mark.slow
 def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
     whole = make_trainer(callbacks=[SaveAt(6)], **STEP_BY_STEP)
     expected = whole.train()
@@ -109,7 +107,6 @@ class FullDisk:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_or_found_a_full_disk_goes_on_from_its_last_whole_checkpoint(
     make_trainer, trained, tmp_path
 ):
@@ -136,7 +133,6 @@ def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(trained, tmp_pat
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "trainer_state.json"]
 
 
-@pytest.mark.slow
 def test_a_damaged_checkpoint_is_refused_before_anything_is_loaded(make_trainer, tmp_path, monkeypatch):
     make_trainer(max_steps=4, callbacks=[SaveAt(2, 4)]).train()
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
@@ -191,7 +187,6 @@ def test_moments_that_are_summed_up_along_a_dimension_are_taken(kind):
         check_moments(optimizer, "checkpoint-8")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "other"), [("homodistil", {"importance_metric": "movement"}), ("one_shot", {"student": "macs=0.5"})]
 )
@@ -236,7 +231,6 @@ def test_checkpoints_load_as_any_model(make_trainer, tmp_path, step):
 BEST = STEP_BY_STEP | EVERY_SECOND_STEP | {"metric_for_best_model": "kl", "greater_is_better": False}
 
 
-@pytest.mark.slow
 def test_the_best_model_is_one_at_the_target_plan_in_a_resumed_run_too(make_trainer, trained, tmp_path):
     trainer = trained(**BEST)
     kl = {entry["step"]: entry["eval_kl"] for entry in logs_of(trainer) if "eval_kl" in entry}
@@ -270,7 +264,6 @@ def test_a_trainer_alone_makes_no_folder(make_trainer, tmp_path):
     assert not (tmp_path / "deep").exists()
 
 
-@pytest.mark.slow
 def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(trained, tmp_path):
     trained(**BEST | {"save_strategy": "best"})
     saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").glob("checkpoint-*"))
@@ -278,7 +271,6 @@ def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(trained, tm
     assert saved[0] >= 8
 
 
-@pytest.mark.slow
 def test_save_total_limit_keeps_the_newest_and_the_best(trained, tmp_path):
     trainer = trained(**BEST | {"save_total_limit": 2})
     names = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}

@@ -15,6 +15,8 @@ from homodistil_hf.files.checkpoints import QUERIES_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import as_stock_reads_it
 
+pytestmark = pytest.mark.slow
+
 NARROW_ATTENTION = {"hidden_size": 24, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 UNEVEN_FFN = {
     "hidden_size": 16,
@@ -46,7 +48,6 @@ def in_stock_class(folders, class_name, inputs, scratch) -> dict[int, torch.Tens
     return {int(name): logits for name, logits in load_file(scratch / "outputs").items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, trained, tmp_path):
     architecture = ARCHITECTURES[model_type]

@@ -12,6 +12,8 @@ from transformers import TrainerCallback
 from homodistil_hf import EmbeddingDistilArguments, EmbeddingDistilTrainer, HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.training.evaluation_loop import default_objective
 
+pytestmark = pytest.mark.slow
+
 optuna = pytest.importorskip("optuna")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {"learning_rate": [1e-3, 3e-3], "kl_weight": [0.5, 2.0], "student": ["16-2x8-32", "macs=0.5"]}

@@ -121,6 +121,7 @@ def test_one_of_several_ranks_ends_at_once(monkeypatch):
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [ending_cleanly, StopRequest])
 def test_a_fork_of_a_command_or_a_training_ends_at_once(context):
     """Without a handler of Python's, which isn't called while the fork waits for a lock of a library."""
@@ -152,6 +153,7 @@ def test_a_sigterm_during_a_fork_is_not_lost():
     assert told.stdout == f"{-signal.SIGTERM} set()\n"
 
 
+@pytest.mark.slow
 def test_a_training_loader_starts_its_workers_so(make_trainer):
     others = multiprocessing.active_children()  # of other tests in this process
     batches = iter(make_trainer(dataloader_num_workers=1).get_train_dataloader())
@@ -204,6 +206,7 @@ def test_one_allowed_checkpoint_is_the_one_that_sigterm_saved(make_trainer, tmp_
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-11"
 
 
+@pytest.mark.slow
 def test_sigterm_after_the_last_step_ends_the_process_too(make_trainer):
     class AtTheEnd(TrainerCallback):
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -238,6 +241,7 @@ class Twice(SignalAt):
         self.on_pre_optimizer_step(args, state, control)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("callback", "saved"), [(SignalAt, ["checkpoint-5"]), (Twice, [])])
 def test_a_commands_first_sigint_saves_the_step_and_its_second_one_does_not(
     make_trainer, tmp_path, caplog, interruptible, callback, saved

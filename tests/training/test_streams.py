@@ -9,12 +9,13 @@ from run_traces import SaveAt, differences, losses_of
 from tiny_models import make_blocks
 from torch.utils.data import IterableDataset
 
+pytestmark = pytest.mark.slow
+
 
 def streamed(dataset: Dataset) -> Any:
     return dataset.to_iterable_dataset()
 
 
-@pytest.mark.slow
 def test_a_stream_equals_the_same_rows_in_order(trained):
     rows = make_blocks(24)
     stream = trained(max_steps=8, train_dataset=streamed(rows))
@@ -23,7 +24,6 @@ def test_a_stream_equals_the_same_rows_in_order(trained):
     assert differences(stream.pruner.state_tensors(), table.pruner.state_tensors()) == []
 
 
-@pytest.mark.slow
 def test_micro_batches_left_at_the_end_of_a_stream_are_dropped(trained):
     settings = {"max_steps": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     ragged = trained(train_dataset=streamed(make_blocks(20)), **settings)

@@ -74,6 +74,7 @@ def test_a_checkpoint_elsewhere_is_named_by_the_arguments(machine, trained, tmp_
     assert machine.num_asked == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "config"),
     [

@@ -37,6 +37,7 @@ def outputs_of(model, tokenizer, texts=TEXTS):
         return model(**encoded, output_hidden_states=True), encoded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
 @each("head", "heads")
 def test_outputs_are_those_of_the_tokens_that_stay(architecture, head, config):
@@ -54,6 +55,7 @@ def test_outputs_are_those_of_the_tokens_that_stay(architecture, head, config):
     assert model.config.vocab_size == len(TOKENIZER)
 
 
+@pytest.mark.slow
 @each("architecture", ARCHITECTURES.values())
 def test_pad_ids_that_address_positions_stay(architecture):
     model = teacher_of(architecture, architecture.heads[1])
@@ -92,6 +94,7 @@ def test_rows_without_a_token_go_and_students_are_trimmed_alike():
     assert torch.equal(student.eval()(**batch).logits, trimmed.eval()(**batch).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["WordPiece", "BPE", "Unigram"])
 def test_saved_tokenizers_come_back_as_they_were(kind, tmp_path):
     whole = trained_tokenizer(kind)
@@ -167,6 +170,7 @@ def test_tokenizers_that_can_not_be_trimmed_are_refused():
         trim_vocabulary(model, Slow(), [5])
 
 
+@pytest.mark.slow
 def test_a_real_vocabulary_keeps_its_text(real_data):
     tokenizer = AutoTokenizer.from_pretrained(real_data / "teacher")
     assert isinstance(tokenizer, BertTokenizer)

@@ -328,6 +328,7 @@ def test_minilm_v2s_relations_of_any_heads(started, num_relation_heads, teacher_
         assert terms[f"{name}_relation"] == pytest.approx(mean_kl(*relations), rel=1e-4), name
 
 
+@pytest.mark.slow
 @each("trainer_class", [MiniLMv2Trainer, TinyBertTrainer])
 def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
     gradients = {}
@@ -349,6 +350,7 @@ def test_the_masked_lm_loss_may_train_the_head_alone(started, trainer_class):
 # A device that computes while the host goes on
 
 
+@pytest.mark.slow
 @each("loss_class", [SoftDistillation, RelationDistillation, OwnLoss])
 def test_the_host_waits_for_the_device_once_a_batch(loss_class):
     student, teacher = (to_student(make_teacher(**WITHOUT_DROPOUT)).to(DEVICE) for _ in range(2))

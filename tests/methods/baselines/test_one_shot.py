@@ -152,6 +152,7 @@ def test_layers_that_can_not_be_chosen_are_refused_before_any_text_is_read(tmp_p
         run_kind_of(run).inputs(run)
 
 
+@pytest.mark.slow
 def test_settings_given_are_left_alone_and_serve_the_next_trainer(make_trainer):
     given = dataclasses.replace(make_trainer().args, learning_rate=None, overwrite_output_dir=True)
     before = given.to_dict()

@@ -21,6 +21,8 @@ from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.distill import distill
 from homodistil_hf.runs.kinds import KINDS, METHODS, trainer_named
 
+pytestmark = pytest.mark.slow
+
 STUDENTS = sorted(METHODS.keys() - KINDS.keys())  # of masked words
 FRESH = ("scratch", "tinybert", "minilm", "minilm_v2")
 TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
@@ -194,7 +196,6 @@ def test_default_relation_heads_divide_both_widths(trainer_of):
     assert trainer_of("minilm_v2").args.num_relation_heads == 16
 
 
-@pytest.mark.slow
 def test_a_config_chooses_the_method(tmp_path):
     config = write_config(tmp_path, method="minilm_v2", num_relation_heads=2, student=SAME_HEADS, max_steps=2)
     results = distill(parse_run([str(config)]), lambda line: None)

@@ -24,6 +24,7 @@ def batch(model):
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+@pytest.mark.slow
 @each("bits", [1, 2, 8])
 @each("plan", [None, UNEVEN])
 def test_packed_models_answer_as_simulated_ones(bits, plan):

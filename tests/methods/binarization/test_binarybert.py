@@ -149,6 +149,7 @@ def packed_like(layer, config):
     return other
 
 
+@pytest.mark.slow
 @QUICK
 @given(
     st.sampled_from([1, 2, 4, 8]),
@@ -192,6 +193,7 @@ def wide_layers(bits, *, is_signed, dtype=torch.float32):
         return packed, bitwise, values.to(dtype), layer(values)
 
 
+@pytest.mark.slow
 @each("dtype", DTYPES)
 @each(("bits", "is_signed"), [(1, True), (2, False), (8, True), (8, False)])
 def test_products_stay_in_the_range_of_their_type(bits, is_signed, dtype):
@@ -235,6 +237,7 @@ def test_an_empty_batch_trains_and_sets_nothing():
     assert all(one.equal(before[name]) for name, one in model.state_dict().items())
 
 
+@pytest.mark.slow
 @each("dtype", DTYPES[:3])
 def test_models_of_any_type_multiply_bits_and_can_be_copied(dtype):
     model = BinaryBertForSequenceClassification(config_of(activation_bits=8)).eval()
@@ -314,6 +317,7 @@ def test_every_product_of_the_encoder_sees_few_bits():
     assert sum(low == 0 for low, _ in seen) == 2 * 2  # attention's shares and the FFN's activations
 
 
+@pytest.mark.slow
 @each("bits", [1, 2])
 @each(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
 def test_padding_changes_nothing(bits, two_sets, threshold):

@@ -10,7 +10,7 @@ from homodistil_hf.methods.binarization import bit_products
 from homodistil_hf.methods.binarization.bit_products import compiled
 
 REAL = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(REAL is None, reason="no C compiler here")
+pytestmark = [pytest.mark.skipif(REAL is None, reason="no C compiler here"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,6 @@ FAILURES = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAILURES)
 def test_a_compiler_that_fails_is_told(name, compiler, monkeypatch, caplog):
     script, message = FAILURES[name]

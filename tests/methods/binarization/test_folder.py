@@ -39,6 +39,7 @@ def folder(packed, tmp_path):
     return shutil.copytree(packed, tmp_path / "bits")
 
 
+@pytest.mark.slow
 @each("task", ["sequence_classification", "token_classification", "question_answering"])
 def test_every_head_is_verified_without_this_package(task, tmp_path, capsys):
     export_packed(binarized(task), tmp_path / "bits")
@@ -46,6 +47,7 @@ def test_every_head_is_verified_without_this_package(task, tmp_path, capsys):
     assert "all is well" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatch):
     """Its layers are classes of the folder's own modelling file."""
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -60,6 +62,7 @@ def test_what_a_folder_loads_as_multiplies_its_bits(folder, tmp_path, monkeypatc
         assert model(**rows).logits.equal(unpacked)
 
 
+@pytest.mark.slow
 def test_what_a_card_says_loads_model_and_tokenizer(forked_python, tmp_path):
     folder = export_packed(binarized(), tmp_path / "bits", tokenizer=tiny_tokenizer())
     code = (folder / "README.md").read_text(encoding="utf-8").split("```")[1].removeprefix("python")
@@ -163,6 +166,7 @@ def test_other_weights_are_found_by_what_they_answer(folder):
     assert "logits in memory: expected a relative difference of at most 0.1" in problem_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5], [True]])
 def test_facts_without_logits_are_refused(folder, positions):
     change_json(folder / "facts.json", probe={"logits": [1.0], "positions": positions})

@@ -27,6 +27,8 @@ from homodistil_hf.methods.binarization.trainer import BinarizationArguments, Bi
 from homodistil_hf.models.heads import collator_of
 from homodistil_hf.models.tokenizers import load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
@@ -49,7 +51,6 @@ def chain_of(folder, rows):
     return binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **rows), lambda line: None)
 
 
-@pytest.mark.slow
 def test_a_chain_ends_in_bits(rows, tmp_path):
     said = []
     results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
@@ -125,7 +126,6 @@ def test_a_default_length_is_lowered_to_the_positions(rows, tmp_path):
         assert found.get("settings", found)["max_length"] == 32
 
 
-@pytest.mark.slow
 def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):
     teachers, train = [], BinarizationTrainer.train
 
@@ -199,7 +199,6 @@ def assert_same_chain(results, whole, tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damaged", "message"),
     [
@@ -223,7 +222,6 @@ def test_a_chain_that_was_killed_goes_on(killed_chain, tmp_path, damaged, messag
     assert manifest_problem(tmp_path / "run" / "stage-1" / "model") is None
 
 
-@pytest.mark.slow
 def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, caplog):
     whole, folder = chains
     shutil.copytree(folder / "whole", tmp_path / "whole")
@@ -235,7 +233,6 @@ def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, caplog)
     assert_same_chain(json.loads((tmp_path / "run" / "results.json").read_text()), whole, tmp_path)
 
 
-@pytest.mark.slow
 def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
     """The order of rows grouped by length comes from the global generator, in a later pass too."""
     settings = BinarizationSettings(output_dir="unused", **rows | {"max_train_steps": 10, "batch_size": 16})
@@ -324,7 +321,6 @@ def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
             assert (is_own, group["lr"]) == ({False}, 1e-3)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
     chain_of(tmp_path, rows)
     other = BinarizationSettings(output_dir=str(tmp_path / "run"), resume=True, **rows | {"stages": (4, 1)})

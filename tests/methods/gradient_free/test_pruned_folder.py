@@ -89,6 +89,7 @@ def test_flags_override_the_file_and_a_tasks_sentences_are_text(folder, capsys):
         assert_same_logits(found(**batches[0]).logits, expected(**batches[0]).logits)
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
     assert main(words(folder)) == 0
     assert "set overwrite to replace it" in error_of(capsys, *words(folder))
@@ -122,6 +123,7 @@ def test_settings_of_text_are_refused_where_none_is_read(name, value):
         PruneSettings(model="m", output_dir="out", ranking="r2", rescaling="none", **{name: value})
 
 
+@pytest.mark.slow
 def test_a_question_answering_model_is_pruned_too(folder):
     write_teacher(folder / "answerer", task="question_answering", **SHAPE)
     settings = PruneSettings(
@@ -136,6 +138,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
     assert model(input_ids=torch.tensor([[2, 5, 3]])).start_logits.shape == (1, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -160,6 +163,7 @@ def test_errors_come_before_anything_is_pruned(folder, capsys, more, message):
     assert "FFN neurons will be left" not in error  # said in front of the pruning
 
 
+@pytest.mark.slow
 def test_a_default_length_is_lowered_to_the_positions(folder):
     write_teacher(folder / "model", task="sequence_classification", intermediate_size=256)
     given = {name: str(folder / path) for name, path in (("model", "model"), ("unlabeled_data", "text.txt"))}

@@ -103,6 +103,7 @@ def test_the_other_reading_of_the_kernel_is_a_wider_one(model):
         torch.testing.assert_close(wider[name], values)
 
 
+@pytest.mark.slow
 @each("task", TASKS)
 @each("settings", [None, NO_RESCALING])
 def test_everything_kept_changes_nothing(task, settings):
@@ -114,6 +115,7 @@ def test_everything_kept_changes_nothing(task, settings):
     assert student.config.to_dict() == expected.config.to_dict()
 
 
+@pytest.mark.slow
 @each("task", TASKS)
 @each("macs", [0.55, 0.7, 0.999])
 def test_the_budget_is_met_to_the_last_filter(task, macs):

@@ -17,12 +17,13 @@ from homodistil_hf.methods.self_distillation import rounds
 from homodistil_hf.methods.self_distillation.rounds import load_initial, self_distill
 from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
 
+pytestmark = pytest.mark.slow
+
 
 def weights(folder):
     return load_initial(str(folder)).state_dict()
 
 
-@pytest.mark.slow
 @KINDS
 def test_the_student_starts_from_the_initial_weights_beside_round_0(kind, source, arguments, tmp_path, monkeypatch):
     started = spy_on_starts(monkeypatch)
@@ -68,7 +69,6 @@ class StopAt(TrainerCallback):
             raise Interrupted
 
 
-@pytest.mark.slow
 @KINDS
 def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_path, monkeypatch):
     settings = {"num_rounds": 2, "save_strategy": "steps", "save_steps": 2, "logging_steps": 4}
@@ -90,7 +90,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_pat
         assert len(started) == num_started
 
 
-@pytest.mark.slow
 def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
     settings = {"optim": "adafactor", "save_strategy": "steps", "save_steps": 2}
     self_distill(source[TEXT], arguments("whole", **settings), **data_of(TEXT))
@@ -102,7 +101,6 @@ def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
     assert_equal(*(weights(tmp_path / name / "student") for name in ("whole", "parts")))
 
 
-@pytest.mark.slow
 def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
     self_distill(initial, arguments(), **data_of(TEXT))
     started = spy_on_starts(monkeypatch)

@@ -26,6 +26,7 @@ def batch_of(trainer, num_rows=4):
 # One round
 
 
+@pytest.mark.slow
 @KINDS
 def test_with_weight_0_a_round_is_plain_further_pre_training(kind, source, arguments):
     name, found = source[kind], []
@@ -101,6 +102,7 @@ def test_the_term_of_images_sees_every_patch(compared, arguments):
     assert model.config.mask_ratio == 0.75
 
 
+@pytest.mark.slow
 @KINDS
 def test_the_teacher_is_asked_once_a_batch_and_gets_no_gradient(kind, source, arguments):
     teacher, calls = randomized(load_initial(source[kind]), seed=5), []
@@ -114,6 +116,7 @@ def test_the_teacher_is_asked_once_a_batch_and_gets_no_gradient(kind, source, ar
     assert_equal(teacher.state_dict(), before)
 
 
+@pytest.mark.slow
 @KINDS
 def test_one_batch_and_its_parts_give_one_step(kind, arguments):
     found = []

@@ -27,7 +27,10 @@ from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.rotation import head_moments, rotate_heads
 
-pytestmark = pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES)
+pytestmark = [
+    pytest.mark.parametrize(("architecture", "heads", "config"), FAMILIES.values(), ids=FAMILIES),
+    pytest.mark.slow,
+]
 of_every_head = each("head", "heads")
 PLANS = (UNIFORM, UNEVEN)
 
@@ -51,7 +54,6 @@ def test_a_full_student_is_the_stock_model_bit_for_bit(architecture, head, confi
     assert back.config.to_dict() == teacher.config.to_dict()
 
 
-@pytest.mark.slow
 @each("plan", PLANS)
 @of_every_head
 def test_masked_compacted_saved_and_stock_give_the_same_logits(architecture, head, config, plan, tmp_path):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from transformers import BertConfig
 
 import homodistil_hf
@@ -39,6 +40,7 @@ def names_in(path: Path) -> Iterator[str]:
 OTHERS = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if path.parent.name != "architectures"}
 
 
+@pytest.mark.slow
 def test_no_other_file_names_a_class_or_a_parameter_of_bert():
     named = {path: {name for name in names_in(ROOT / path) if NAMES.match(name)} for path in OTHERS}
     assert {path: names for path, names in named.items() if names} == {}

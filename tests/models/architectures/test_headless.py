@@ -12,6 +12,8 @@ from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.pruning.compaction import compact
 
+pytestmark = pytest.mark.slow
+
 
 def states_of(model, inputs):
     """Of real tokens, kept channels first."""

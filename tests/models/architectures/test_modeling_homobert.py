@@ -45,6 +45,7 @@ def test_labels_and_masked_positions_exclude_each_other():
         make_student()(**inputs, masked_positions=torch.tensor([1]))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("task", TASKS)
 def test_gradient_checkpointing_changes_no_gradient(task):

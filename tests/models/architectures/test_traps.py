@@ -111,6 +111,7 @@ TURNED = WidthPlan(24, (LayerWidths(3, 4, 41), LayerWidths(2, 6, 16)))  # one gl
 TURNED_FURTHER = WidthPlan(16, (LayerWidths(2, 2, 16), LayerWidths(2, 4, 16)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{}, VARIANTS["modernbert-with-biases"][1]], ids=["plain", "biases"])
 @pytest.mark.parametrize("head", ARCHITECTURES["modernbert"].heads, ids=lambda head: head.kind.name)
 def test_rotary_pairs_keep_their_frequencies_in_all_layers_of_a_type(head, config, tmp_path):
@@ -209,6 +210,7 @@ def test_a_head_size_that_deberta_says_twice_follows_the_plan(tmp_path):
         assert_same_logits(logits_of(loaded, inputs), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_stock_class_of_a_plan_is_compared_before_training(name, monkeypatch):
     architecture = ARCHITECTURES[name]
@@ -231,6 +233,7 @@ def wider(init):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}]
 )

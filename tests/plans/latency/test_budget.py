@@ -63,6 +63,7 @@ def test_impossible_conditions_are_refused(values, message):
 # The search
 
 
+@pytest.mark.slow
 @each("limit_ms", [5.0, 12.0, 40.0, 100.0])
 def test_the_largest_plan_within_the_budget_is_found(limit_ms):
     plan = plan_for_latency(limit_ms, BertConfig(), measure=formula_ms)
@@ -74,6 +75,7 @@ def test_the_largest_plan_within_the_budget_is_found(limit_ms):
     assert encoder_macs(plan) >= 0.95 * max(sizes)  # what is less like the teacher must be larger
 
 
+@pytest.mark.slow
 def test_more_time_never_gives_a_smaller_plan():
     sizes = [encoder_macs(plan_for_latency(ms, BertConfig(), measure=formula_ms)) for ms in range(5, 100, 5)]
     assert sizes == sorted(sizes)
@@ -86,6 +88,7 @@ def test_times_that_do_not_rise_with_every_width_never_break_the_budget():
     assert jagged(plan_for_latency(20.0, BertConfig(), measure=jagged)) <= 20.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit_ms", [0.5, 500.0])
 def test_a_budget_out_of_reach_names_the_range_and_its_ends_can_be_met(limit_ms):
     with pytest.raises(
@@ -163,6 +166,7 @@ def test_a_chosen_plan_is_timed_beside_its_teacher(formula_times):
     assert f"measured:  student {measured['latency']['student']['median_ms']:.2f} ms" in text
 
 
+@pytest.mark.slow
 @of_every_architecture
 def test_encoders_of_plans_are_timed(architecture):
     config = tiny_architecture_config(architecture)
