@@ -21,12 +21,14 @@ from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.folders import check_writable, remove_folder
 from ..files.messages import short_repr
+from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
+from ..models.loading import MODULES_FILE
 from ..models.tokenizers import save_tokenizer
 from ..tasks.columns import ReadRows, num_labelled
 from ..tasks.encoding import length_of_rows
@@ -131,7 +133,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     keep_datasets_here()
     evaluated = load_model(settings.model, needs_head=False)
     if (name := type(evaluated.model).__name__) not in HEADS:
-        say(f"{settings.model} is a {name}, an encoder without a head: it gets a fresh one for the labels")
+        left = "; its pooling and prompts are left out" if model_file(evaluated.source, MODULES_FILE) else ""
+        say(f"{settings.model} is a {name}, an encoder without a head: it gets a fresh one for the labels{left}")
     has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
