@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 TextSource = str | os.PathLike[str]
 Documents: TypeAlias = Dataset | IterableDataset
-_STRING_TYPES = ("string", "large_string", "str")
+_STRING_TYPES = ("string", "large_string", "string_view", "str")
 _TEXT = Features({"text": Value("string")})
 _REPLACED, _WRITTEN = "\ufffd", ("text", "json", "csv")
 _HELD_OUT_EVERY = 20  # one document in 20 …
@@ -44,7 +44,7 @@ def load_text(
 
     Parquet, Arrow, JSON and CSV files hold a document a row, or a query, positives and negatives; text files hold
     documents separated by empty lines.
-    Bytes that are no UTF-8 become U+FFFD, with a warning unless the text is streamed.
+    Bytes that are no UTF-8 become U+FFFD, with a warning; of a stream the first documents are looked at.
 
     A folder, also one of `save_to_disk`, means all such files below it but hidden ones. If names contain splits
     (`train-00.parquet`, `validation/a.txt`), only files of `split` are read; a missing split is an error. Single
@@ -94,16 +94,21 @@ def load_text(
         origin = local_files(name, split, label) or name
         tables = read_source(origin, split=split, streaming=streaming, label=label, line_by_line=line_by_line)
         parts += [only_text(table, text_column, label) for table in tables]
-    # count the documents with U+FFFD in tables of written text; a stream is read later
-    written = [part for part in parts if isinstance(part, Dataset) and part.info.builder_name in _WRITTEN]
-    texts = (part.data.column("text") for part in written)
+    # count the documents with U+FFFD in written text; of a stream, which is read later, in its first ones
+    written = [part for part in parts if part.info.builder_name in _WRITTEN]
+    texts = [
+        part.data.column("text")
+        if isinstance(part, Dataset)
+        else pyarrow.array([row["text"] for row in part.take(_HELD_OUT_OF_STREAM)], pyarrow.string())
+        for part in written
+    ]
     matches = (pyarrow.compute.sum(pyarrow.compute.match_substring(text, _REPLACED)).as_py() for text in texts)
     if num_replaced := sum(number or 0 for number in matches):
         logger.warning(
             "%s: %d of %d documents hold U+FFFD, usually a sign of another encoding; convert the files to UTF-8 first",
             f"{argument}={join_some(map(repr, names))}",
             num_replaced,
-            sum(map(len, written)),
+            sum(map(len, texts)),
         )
     kinds = {part.info.builder_name for part in parts}
     if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix

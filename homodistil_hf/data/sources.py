@@ -222,6 +222,7 @@ def read_source(
             parts: list[Any] = [datasets.load_dataset(name, config or None, split=split, streaming=streaming)]
         else:
             parts = _read_files(origin, split, streaming, line_by_line)
+        parts = [_without_views(part) for part in parts]
         # a stream raises its errors only when a row is read
         parts = [part for part in parts if any(True for _ in part.take(1))]
     except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
@@ -231,6 +232,13 @@ def read_source(
     if not parts:
         raise ValueError(f"{label} is an empty data set (0 rows); expected at least one document")
     return parts
+
+
+def _without_views(part: Any) -> Any:
+    """Texts that Arrow holds by their places, which `datasets` doesn't mix with others, as plain ones."""
+    values = json.dumps(part.features.to_dict()) if part.features else ""
+    plain = values.replace('"dtype": "string_view"', '"dtype": "large_string"')
+    return part if plain == values else part.cast(Features.from_dict(json.loads(plain)))
 
 
 def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bool) -> list[Any]:

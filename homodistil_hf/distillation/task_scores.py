@@ -40,9 +40,7 @@ class TaskMeter(DiscrepancyMeter):
         self, rows: torch.Tensor, teacher_rows: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Append known labels and equal predictions; see [`DiscrepancyMeter.batch_sums`]."""
-        # a row of several labels is known where all of them are
-        is_known = self.task.is_known(labels)
-        num_known = is_known.all(-1).sum() if is_known.dim() > 1 else is_known.sum()
+        num_known = self.task.num_known(labels)
         if self.task.has_classes:
             equal = rows.argmax(-1) == teacher_rows.argmax(-1)
         else:  # of several labels a row counts where all are the same; values are never equal

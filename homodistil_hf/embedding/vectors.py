@@ -234,7 +234,7 @@ def load_teacher(name_or_path: str | Path, *, similarity: str) -> Encoder:
 
 
 def _texts(column: pa.ChunkedArray, label: str) -> list[str]:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if str(column.type) not in ("string", "large_string", "string_view"):
         raise ValueError(f"{label} holds values of type {column.type}; expected texts")
     texts: list[str] = column.to_pylist()
     if (row := next((row for row, text in enumerate(texts) if not (text or "").strip()), None)) is not None:

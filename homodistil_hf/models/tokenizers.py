@@ -16,7 +16,7 @@ from ..files.folders import refuse_missing
 from ..files.inside import stays_inside
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import fits, read_json_object, write_json
-from .architectures import MODEL_TYPES, has_segments, max_tokens
+from .architectures import MODEL_TYPES, architecture_of, has_segments, max_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +285,10 @@ def rows_of_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_leng
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Check that the teacher has every id of the tokenizer, for the same word, and that both have one padding id."""
+    """Check that the teacher has every id of the tokenizer, for the same word.
+
+    Both must have one padding id where positions begin behind it.
+    """
     num_tokens = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     remedy = "use the tokenizer that was saved with the teacher"
     if num_tokens > config.vocab_size:
@@ -294,7 +297,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
             f"or enlarge the teacher first: teacher.resize_token_embeddings({num_tokens})"
         )
     padding_ids = (tokenizer.pad_token_id, config.pad_token_id)
-    if None not in padding_ids and padding_ids[0] != padding_ids[1]:
+    # padding is masked everywhere, so its id matters where positions begin behind it
+    begins_behind = bool(architecture_of(config).first_position(config))
+    if begins_behind and None not in padding_ids and padding_ids[0] != padding_ids[1]:
         raise ValueError(
             f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
             "or make them equal in the teacher's configuration"

@@ -34,14 +34,18 @@ _TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "message
 _WORDS = ("tokens", "words")
 CLASS_COLUMNS = (
     *("label", "labels", "class", "category", "target", "label_name", "gold_label", "sentiment", "emotion"),
-    *("intent", "topic", "rating", "stars", "y"),
+    *("intent", "topic", "rating", "stars", "y", "annotation", "annotations"),
 )
 _VALUE_COLUMNS = (
     *("label", "labels", "score", "scores", "similarity", "similarity_score", "relevance", "target", "value"),
     *("rating", "y"),
 )
-TAG_COLUMNS = (*("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),)
-SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags")
+_ANNOTATIONS = ("annotations", "annotation")
+SPAN_COLUMNS = ("spans", "entities", "label", "labels", "ner_tags", "tags", *_ANNOTATIONS)
+TAG_COLUMNS = (
+    *("ner_tags", "tags", "labels", "label", "pos_tags", "upos", "chunk_tags", "spans", "entities"),
+    *_ANNOTATIONS,
+)
 _LABEL_COLUMNS: dict[str, Sequence[str]] = {
     CLASSES: CLASS_COLUMNS,
     LABELS: CLASS_COLUMNS,
@@ -49,7 +53,7 @@ _LABEL_COLUMNS: dict[str, Sequence[str]] = {
     TAGS: TAG_COLUMNS,
     ANSWERS: ("answers",),
 }
-_STRINGS = ("string", "large_string")
+_STRINGS = ("string", "large_string", "string_view")
 _LOOKED_AT = 100  # rows, for what a column holds
 
 

@@ -97,6 +97,8 @@ def read_json(file: Path, label: str) -> Dataset:
     A column with values of several types, such as spans `[0, 5, "PER"]`, holds their JSON, or the words themselves.
     """
     rows = read_json_rows(file, label)
+    if isinstance(rows[0].get("data"), dict) and rows[0].keys() & {"annotations", "completions"}:
+        raise ValueError(f"{label}: {file.name} is Label Studio's full export; export it again, as JSON-MIN")
     rows = list(flattened_questions(rows, label)) if "paragraphs" in rows[0] else rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table: dict[str, pyarrow.Array] = {}

@@ -187,6 +187,9 @@ def test_documents_with_replaced_bytes_are_counted(tmp_path, caplog):
     assert texts([file, other]) == ["gr\ufffd\ufffde", "plain", "ma\ufffd", "\ufffd"]
     assert f"train_data='{file}', '{other}': 2 of 3 documents hold U+FFFD, usually a sign of" in caplog.text
     caplog.clear()
+    texts([file, other], streaming=True)
+    assert f"train_data='{file}', '{other}': 2 of 3 documents hold U+FFFD, usually a sign of" in caplog.text
+    caplog.clear()
     assert texts(write(tmp_path / "c.jsonl", b'{"text": "a \xff"}\n{"text": null}\n')) == ["a \ufffd", None]
     assert "1 of 2 documents hold U+FFFD" in caplog.text
     caplog.clear()
@@ -340,3 +343,12 @@ def test_columns_that_are_not_read_are_named(tmp_path):
     assert load_text(tmp_path / "a.csv", text_column="body").info.description == "read: body; not read: id, source"
     (tmp_path / "a.txt").write_text("a")
     assert load_text(tmp_path / "a.txt", streaming=True).info.description == "read: text"
+
+
+@BOTH
+def test_strings_by_their_places_are_text(tmp_path, streaming):
+    table = pa.table({"text": pa.array(["one", None], pa.string_view()), "n": [1, 2]})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as opened:
+        opened.write_table(table)
+    other = write(tmp_path / "b.jsonl", b'{"text": "two"}\n')
+    assert texts([tmp_path / "a.arrow", other], streaming=streaming) == ["one", None, "two"]

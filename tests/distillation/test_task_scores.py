@@ -1,5 +1,7 @@
 """The meter of a task's metrics, with unknown labels and on two ranks."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -35,6 +37,16 @@ def test_unknown_classes_count_in_the_distance_alone():
     alone = fed(meter_of(2), rows, rows, [UNKNOWN_CLASS] * 3)
     assert alone.results() == {"kl": 0.0, "agreement": 1.0}
     assert alone.scores() == {}
+
+
+def test_partly_known_rows_count_by_what_is_known_of_them():
+    """The error of a known value is 1 in every row, of a known label log 2."""
+    values = meter_of(2, problem_type="regression")
+    fed(values, [[1.0, 1.0]] * 3, [[1.0, 1.0]] * 3, [[2.0, 2.0], [2.0, UNKNOWN_VALUE], [UNKNOWN_VALUE] * 2])
+    assert values.results()["task_loss"] == pytest.approx(1.0)
+    several = meter_of(2, problem_type="multi_label_classification")
+    fed(several, [[0.0, 0.0]] * 2, [[0.0, 0.0]] * 2, [[1.0, 0.0], [UNKNOWN_VALUE, 1.0]])
+    assert several.results()["task_loss"] == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize(("labels", "is_told"), [([0, 1, 0], True), ([0, 0, 0], False)])

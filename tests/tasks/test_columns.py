@@ -48,6 +48,8 @@ def test_the_head_tells_the_kind(class_name, settings, kind):
         (TAGS, {"words": WORDS, "pos": ONE}, ("words",), ()),
         (TAGS, {"text": ONE, "entities": [[[0, 1]]]}, ("text",), ("entities",)),
         (TAGS, {"text": ONE, "tokens": [[{"text": "a"}]], "spans": [[{"end": 1}]]}, ("text",), ("spans",)),
+        (TAGS, {"text": ONE, "annotations": [[{"end": 1}]]}, ("text",), ("annotations",)),
+        (CLASSES, {"text": ONE, "annotation": ONE}, ("text",), ("annotation",)),
         (ANSWERS, {"context": ONE, "question": ONE, "answers": ONE}, ("question", "context"), ("answers",)),
     ],
 )

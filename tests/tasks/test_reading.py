@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
@@ -76,3 +77,18 @@ def test_a_csv_without_rows_has_none(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n")
     rows = load_rows([str(tmp_path / "a.csv")])
     assert (rows.column_names, len(rows)) == (["text", "label"], 0)
+
+
+@pytest.mark.parametrize("name", ["annotations", "completions"])
+def test_label_studios_full_export_names_the_other_one(tmp_path, name):
+    tasks = [{"id": 1, name: [{"result": []}], "data": {"text": "w7 w8"}}]
+    (tmp_path / "a.json").write_text(json.dumps(tasks))
+    with pytest.raises(ValueError, match="a.json is Label Studio's full export; export it again, as JSON-MIN"):
+        load_rows([str(tmp_path / "a.json")])
+
+
+def test_words_by_their_places_are_words(tmp_path):
+    words = pa.array([["one", "two"]] * 2, pa.list_(pa.string_view()))
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), pa.schema({"tokens": words.type})) as opened:
+        opened.write_table(pa.table({"tokens": words}))
+    assert load_rows([str(tmp_path / "a.arrow")])["tokens"][0] == ["one", "two"]

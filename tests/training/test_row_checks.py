@@ -12,7 +12,7 @@ from rows import each
 from students import make_batch
 from tiny_architectures import tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
-from transformers import BatchEncoding, BertConfig, BertTokenizer, default_data_collator
+from transformers import BatchEncoding, BertConfig, BertTokenizer, MPNetConfig, RobertaConfig, default_data_collator
 
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.training.row_checks import check_data, checked_batch
@@ -115,9 +115,11 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
         ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
     ):
         check_data({}, tokenizer, tiny_config(vocab_size=90))
-    other = BertTokenizer(vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]"])})
-    with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=0"):
-        check_data({}, other, BertConfig(vocab_size=5))
+    other = BertTokenizer(vocab={word: i for i, word in enumerate("[UNK] [CLS] [SEP] [MASK] [PAD] w".split())})
+    check_data({}, other, BertConfig(vocab_size=6))  # masked, whatever its id
+    for kind in (RobertaConfig, MPNetConfig):  # positions begin behind it
+        with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=1"):
+            check_data({}, other, kind(vocab_size=6, pad_token_id=1))
 
 
 # Segments and token ids
