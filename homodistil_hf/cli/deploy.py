@@ -20,7 +20,7 @@ class Deploy(Command):
     num_rounds: int = flag("timed rounds; 0: no times", default=7)
 
     def run(self) -> int:
-        """Write the files and print the table; status 1 if a file is below the bar."""
+        """Write the files and print the table; status 1 if a file is below the bar or can't be made."""
         with importing():
             from ..export.runtimes import runtime_cells
             from ..methods.formats import deploy_export
@@ -37,4 +37,4 @@ class Deploy(Command):
         )
         header, cells = runtime_cells(rows)
         print("\n".join(aligned_lines([header, *cells], names=(0, 1, 3))))
-        return int(any(not row["is_written"] for row in rows))
+        return int(any(not row["is_written"] for row in rows) or not {*self.to} <= {row["target"] for row in rows})

@@ -86,7 +86,14 @@ def deploy_folder(
         graphs = _graphs_for_javascript(names, earlier, folder, made)
         found: list[dict[str, Any]] = []
         for name in names:
-            found += prove(name, made, beside, least=least, graphs=graphs, num_rounds=num_rounds)
+            try:
+                found += prove(name, made, beside, least=least, graphs=graphs, num_rounds=num_rounds)
+            except Exception as error:  # exporters and runtimes raise errors of many kinds
+                # all others are made of the float32 graph; a full disk refuses all as well
+                if name == "onnx" or (name == names[-1] and not found) or isinstance(error, OSError):
+                    raise
+                graphs = [graph for graph in graphs if graph != name]
+                logger.warning("to=%r can't be made, the other targets are: %s", name, first_line(error))
         section: dict[str, Any] = {
             "least": least,
             "texts": {"num_texts": len(rows), "are_own": texts is not None},
@@ -97,6 +104,12 @@ def deploy_folder(
         with facts_held(folder, facts) as facts:
             section["rows"] = _merged(runtime_rows(facts), found)
             _publish(target, facts | {RUNTIMES: section}, made, deployment)
+    for row in found:
+        if not row["is_written"] and (fidelity := row["figures"].get("fidelity")) is not None:
+            logger.warning(
+                "%s is not written: %s %.4f is below least=%s; lower the bar with --least, or keep another target",
+                *(row["file"], row["fidelity_name"], fidelity, least),
+            )
     return found
 
 

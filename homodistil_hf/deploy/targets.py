@@ -1,6 +1,7 @@
 """The targets of a deployment, by name: file, number type, runtime, and what must be installed."""
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from ..export.facts import FACTS_FILE
 from ..files.messages import nearest_valid, short_repr
 from ..models.onnx_graphs import missing_packages
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,30 @@ def check_targets(to: str | Iterable[str]) -> list[str]:
     """The targets that a user names, each once, in the order of `TARGETS`.
 
     Raises:
-        ValueError: none, an unknown one, or one that can't be written because a package is missing.
+        ValueError: none, an unknown one, or none that can be written here; one among others is left out, with a
+            warning.
     """
     names = [to] if isinstance(to, str) else list(to)
     if not names:
         raise ValueError(f"to=[] names no target; expected some of {', '.join(TARGETS)}")
-    for name in names:
-        if name == "gguf":
-            raise ValueError(
-                "to='gguf' is written by llama.cpp's own converter, from a student that was made with plain: see "
-                "docs/guides/run.md"
-            )
-        if name not in TARGETS:
-            raise ValueError(f"to={name!r} is unknown; {nearest_valid(name, TARGETS)}")
-        extra, missing = TARGETS[name].extra, missing_packages()
-        if extra != "onnx" and importlib.util.find_spec(extra) is None:
-            missing = [*missing, extra]
-        if missing:
-            raise ValueError(f"to={name!r} needs {', '.join(missing)}; pip install 'homodistil-hf[{extra}]'")
-    return [name for name in TARGETS if name in names]
+    problems = {name: problem for name in names if (problem := _problem(name))}
+    if len(problems) == len({*names}):
+        raise ValueError(next(iter(problems.values())))
+    for problem in problems.values():
+        logger.warning("%s; the other targets are made", problem)
+    return [name for name in TARGETS if name in names and name not in problems]
+
+
+def _problem(name: str) -> str | None:
+    """The reason why a target can't be written here, or None; a ValueError for a name that none has."""
+    if name == "gguf":
+        return (
+            "to='gguf' is written by llama.cpp's own converter, from a student that was made with plain: see "
+            "docs/guides/run.md"
+        )
+    if name not in TARGETS:
+        raise ValueError(f"to={name!r} is unknown; {nearest_valid(name, TARGETS)}")
+    extra, missing = TARGETS[name].extra, missing_packages()
+    if extra != "onnx" and importlib.util.find_spec(extra) is None:
+        missing = [*missing, extra]
+    return f"to={name!r} needs {', '.join(missing)}; pip install 'homodistil-hf[{extra}]'" if missing else None

@@ -128,7 +128,7 @@ def test_verify_runs_the_graphs(copy):
     assert problem.startswith("onnx/model.onnx: expected results within 1.0e-04 of the model's, found a distance of ")
 
 
-def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, capsys):
+def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, caplog):
     words = ["deploy", str(copy), "--to", "onnx-int8", "--least", "1", "--texts", str(texts), "--num_rounds", "0"]
     status = main(words)
     (row,) = [
@@ -138,6 +138,8 @@ def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, ca
     ]
     assert status == int(not row["is_written"])
     assert row["is_written"] == (row["figures"]["fidelity"] == 1) == (copy / "onnx" / "model_quantized.onnx").exists()
+    is_told = "is below least=1.0; lower the bar with --least" in caplog.text
+    assert is_told == (not row["is_written"])
     assert len(row["tried"]) >= 4
     assert (copy / "onnx" / "model.onnx").exists()
     assert verify_export(copy).ok
@@ -216,6 +218,21 @@ def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
     monkeypatch.setattr("homodistil_hf.deploy.proof.EXACT", -1.0)
     with pytest.raises(ValueError, match="gives other results than the model, by "):
         deploy_export(copy, "onnx", texts=texts, num_rounds=0)
+
+
+def test_a_target_that_cant_be_made_refuses_no_other(copy, texts, monkeypatch, caplog):
+    """Neither one of another program, nor one whose exporter fails."""
+
+    def fail(*args):
+        raise RuntimeError("no half of this")
+
+    monkeypatch.setattr(proof, "write_half", fail)
+    rows = deploy_export(copy, ["gguf", "onnx-fp16", "onnx-int8"], texts=texts, num_rounds=0, least=0)
+    assert [row["target"] for row in rows] == ["onnx-int8"]
+    assert "to='gguf' is written by llama.cpp's own converter" in caplog.text
+    assert "to='onnx-fp16' can't be made, the other targets are: no half of this" in caplog.text
+    with pytest.raises(RuntimeError, match="no half of this"):
+        deploy_export(copy, ["onnx-fp16"], texts=texts, num_rounds=0)
 
 
 @pytest.mark.parametrize(

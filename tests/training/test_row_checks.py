@@ -115,7 +115,9 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
         ValueError, match="tokenizer has 96 tokens, but the teacher's vocab_size=90; use the tokenizer"
     ):
         check_data({}, tokenizer, tiny_config(vocab_size=90))
-    other = BertTokenizer(vocab={word: i for i, word in enumerate("[UNK] [CLS] [SEP] [MASK] [PAD] w".split())})
+    other = BertTokenizer(
+        vocab={word: i for i, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "[MASK]", "[PAD]", "w"])}
+    )
     check_data({}, other, BertConfig(vocab_size=6))  # masked, whatever its id
     for kind in (RobertaConfig, MPNetConfig):  # positions begin behind it
         with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=1"):
