@@ -20,13 +20,14 @@ from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
+from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, fitted_length, load_tokenizer
 from ..tasks.columns import check_named, find_columns
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
-from .evaluated_model import load_model, model_in, results_claimed
+from .evaluated_model import BOUND_TO, load_model, model_in, results_claimed
 from .fine_tuning import settings_from
 from .guarantee import WORDS, guarantee, length_groups
 
@@ -111,9 +112,10 @@ def evaluate_classes(
         shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
         say(f"classes as the teacher's {shown}%, at least {bound}%")
         source = ", ".join(map(public_name, settings.eval_data))
+        bound_to = {"sha256": evaluated.sha256, "teacher_sha256": weights_digest(beside)}
         results = {"teacher": public_name(name), GUARANTEE: {source: found}, "versions": version_facts()}
         write_json(folder / RESULTS_FILE, results)
-        evaluated.publish({GUARANTEE: results[GUARANTEE], "tasks": {}})
+        evaluated.publish({GUARANTEE: results[GUARANTEE], BOUND_TO: bound_to, "tasks": {}})
         return results
 
 

@@ -33,6 +33,8 @@ from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
 _OF_THE_FILE = ("format", "model")
+BOUND_TO = "guarantee_of"
+"""Key of the digests of the model and the teacher that guarantees are of."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class EvaluatedModel:
         if self.export is None:
             return
         with facts_held(self.export, self.facts) as facts:
-            earlier = facts.get(BENCHMARKS, {})
+            earlier = dict(facts.get(BENCHMARKS, {}))
+            # bounds beside another teacher, or of other weights, are none to add to
+            if GUARANTEE in summary and earlier.get(BOUND_TO) != summary.get(BOUND_TO):
+                earlier.pop(GUARANTEE, None)
             section = {**earlier, **summary}
             # tasks and guarantees are added one by one, all else is replaced
             section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}

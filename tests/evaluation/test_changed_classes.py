@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -156,3 +157,18 @@ def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
         evaluate_classes(folder / "teacher", settings=settings)
     with pytest.raises(ValueError, match="eval_data is not set; name held-out rows"):
         evaluate_classes(folder / "student", settings={})
+
+
+def test_a_guarantee_ends_with_its_teacher(folder, tmp_path):
+    """That of other rows stays beside the same teacher, not beside another, though it has the same name."""
+    student, teacher = (shutil.copytree(folder / name, tmp_path / name) for name in ("student", "teacher"))
+    other = shutil.copy(folder / "rows.parquet", tmp_path / "others.parquet")
+
+    def sources(rows):
+        evaluate_classes(student, teacher=teacher, settings={"eval_data": [str(rows)]})
+        return set(json.loads((student / "facts.json").read_text())["benchmarks"]["guarantee"])
+
+    sources(folder / "rows.parquet")
+    assert sources(other) >= {"rows.parquet", "others.parquet"}
+    randomized(BertForSequenceClassification.from_pretrained(teacher), std=0.01).save_pretrained(teacher)
+    assert sources(other) == {"others.parquet"}
