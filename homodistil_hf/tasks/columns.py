@@ -53,6 +53,8 @@ _LABEL_COLUMNS: dict[str, Sequence[str]] = {
     TAGS: TAG_COLUMNS,
     ANSWERS: ("answers",),
 }
+MARKS = dict.fromkeys(("x", "✓", "1", "1.0", "true", "yes"), 1) | dict.fromkeys(("0", "0.0", "false", "no"), 0)
+"""Words, in lower case, for a label that a row has, and for one that it hasn't."""
 _STRINGS = ("string", "large_string", "string_view")
 _LOOKED_AT = 100  # rows, for what a column holds
 
@@ -171,6 +173,25 @@ def known_labels(rows: Dataset, column: str) -> list[Any]:
     ]
 
 
+def cells_of_several(rows: Dataset, columns: Columns) -> list[list[Any]]:
+    """Labels of several columns, a list a column; of marks beside empty cells, 1 and 0.
+
+    A column of marks alone, without a 0, is 0 where it is empty; one without a mark, where no other has a 0.
+    """
+    parts = [known_labels(rows, name) for name in columns.labels]
+    if columns.kind != LABELS:
+        return parts
+    # numbers stay as they are: there are shares, too
+    parts = [[MARKS.get(str(cell).strip().casefold(), cell) for cell in part] for part in parts]
+    are_all_marks = any(1 in part for part in parts) and not any(0 in part for part in parts)
+    return [
+        [cell or 0 for cell in part]
+        if all(cell in (None, 1) for cell in part) and (1 in part or are_all_marks)
+        else part
+        for part in parts
+    ]
+
+
 def num_labelled(parts: Iterable[ReadRows]) -> int | None:
     """Count the rows whose labels are all known; None for rows without columns of labels.
 
@@ -180,7 +201,7 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
     counts = []
     for rows, columns, argument in parts:
         if columns.labels:
-            cells = zip(*(known_labels(rows, name) for name in columns.labels), strict=True)
+            cells = zip(*cells_of_several(rows, columns), strict=True)
             counts.append(sum(None not in row for row in cells))
             if not counts[-1]:
                 raise ValueError(
@@ -266,12 +287,14 @@ def _labels(
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or is_of_words(texts) else SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
     if kind in (LABELS, VALUES) and not found and any(name in known for name in wanted):
-        if lacking := [repr(name) for name in names_of(config) if name.lower() not in known]:
+        own = {name: name if name in rows.column_names else known.get(name.lower()) for name in names_of(config)}
+        repeated = {name for name, column in own.items() if name != column and column in own}
+        if lacking := [repr(name) for name, column in own.items() if column is None or name in repeated]:
             raise ValueError(
                 f"{argument} has columns of some of the model's labels, but lacks {join_some(lacking)}; add a column "
                 "for each, or drop all of them for a run without labels"
             )
-        return tuple(known[name] for name in wanted)
+        return tuple(column for column in own.values() if column)
     # of several candidates, the first whose classes are the model's
     of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
     return tuple((of_the_model or found)[:1])

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow.parquet
 from datasets import Dataset
 from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, nearest_valid, short_repr
-from .columns import Columns
+from .columns import Columns, class_names
 from .kinds import ANSWERS, CLASSES, VALUES
+from .labels import finite_number
 from .questions import QUESTION_FEATURES, check_answers
 from .reading import check_columns, read_json
 from .rows_task import RowsTask
@@ -36,31 +36,43 @@ _SQUAD_FILES = "train.parquet and validation.parquet (or .json, .jsonl; dev for 
 
 @dataclass(frozen=True)
 class BenchmarkTask(RowsTask):
-    """A task of the table; `metrics` are those that its score is the mean of, `on_hub` its data set's name."""
+    """A task of the table.
+
+    Args:
+        metrics: those that its score is the mean of.
+        on_hub: its data set's name.
+        words: names of its classes there, by number.
+    """
 
     metrics: tuple[str, ...] = ("accuracy",)
     on_hub: tuple[str, ...] = ()
     dev_splits: tuple[str, ...] = ("validation",)
+    words: tuple[str, ...] = ()
 
 
-def _glue(name: str, *texts: str, num_labels: int = 2, **others: Any) -> BenchmarkTask:
-    columns = Columns(CLASSES if num_labels > 1 else VALUES, texts, ("label",))
-    names = tuple(map(str, range(num_labels))) if num_labels > 1 else ()
-    return BenchmarkTask(columns, names, on_hub=("nyu-mll/glue", name), **others)
+def _glue(name: str, *texts: str, words: tuple[str, ...] = (), **others: Any) -> BenchmarkTask:
+    columns = Columns(CLASSES if words else VALUES, texts, ("label",))
+    return BenchmarkTask(
+        columns, tuple(map(str, range(len(words)))), on_hub=("nyu-mll/glue", name), words=words, **others
+    )
 
 
 _MATCHED = ("validation_matched", "validation_mismatched")
 GLUE_TASKS: dict[str, BenchmarkTask] = {
-    "cola": _glue("cola", "sentence", metrics=("matthews_correlation",)),
-    "sst2": _glue("sst2", "sentence"),
-    "mrpc": _glue("mrpc", "sentence1", "sentence2", metrics=("accuracy", "f1")),
+    "cola": _glue("cola", "sentence", words=("unacceptable", "acceptable"), metrics=("matthews_correlation",)),
+    "sst2": _glue("sst2", "sentence", words=("negative", "positive")),
+    "mrpc": _glue(
+        "mrpc", "sentence1", "sentence2", words=("not_equivalent", "equivalent"), metrics=("accuracy", "f1")
+    ),
     # similarities from 0 to 5
-    "stsb": _glue("stsb", "sentence1", "sentence2", num_labels=1, metrics=("pearson", "spearmanr")),
-    "qqp": _glue("qqp", "question1", "question2", metrics=("accuracy", "f1")),
-    "mnli": _glue("mnli", "premise", "hypothesis", num_labels=3, dev_splits=_MATCHED),
-    "qnli": _glue("qnli", "question", "sentence"),
-    "rte": _glue("rte", "sentence1", "sentence2"),
-    "wnli": _glue("wnli", "sentence1", "sentence2"),
+    "stsb": _glue("stsb", "sentence1", "sentence2", metrics=("pearson", "spearmanr")),
+    "qqp": _glue("qqp", "question1", "question2", words=("not_duplicate", "duplicate"), metrics=("accuracy", "f1")),
+    "mnli": _glue(
+        "mnli", "premise", "hypothesis", words=("entailment", "neutral", "contradiction"), dev_splits=_MATCHED
+    ),
+    "qnli": _glue("qnli", "question", "sentence", words=("entailment", "not_entailment")),
+    "rte": _glue("rte", "sentence1", "sentence2", words=("entailment", "not_entailment")),
+    "wnli": _glue("wnli", "sentence1", "sentence2", words=("not_entailment", "entailment")),
 }
 SQUAD_TASKS: dict[str, BenchmarkTask] = {
     name: BenchmarkTask(
@@ -150,7 +162,7 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
             folder.name,
         )
     for split, rows in splits.items():
-        _check_labels(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
+        splits[split] = _numbered(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
     train, digest = splits.pop("train"), hashlib.sha256()
     for rows in (train, *splits.values()):
         columns: list[list[Any]] = [rows[column][:] for column in (*described.columns.texts, "label")]
@@ -183,18 +195,26 @@ def _table(path: Path) -> pyarrow.Table:
         raise ValueError(f"{label} is unreadable ({error}); copy it again") from error
 
 
-def _check_labels(rows: Dataset, task: BenchmarkTask, label: str) -> None:
+def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
+    """Rows with the task's numbers as labels, which files may have as words or in an order of their own."""
     needed = (*task.columns.texts, "label")
     check_columns(rows.column_names, needed, label, remedy=f"expected {', '.join(needed)}")
     if len(rows) == 0:
         raise ValueError(f"{label} has 0 rows; expected at least one")
-    labels = np.asarray(rows["label"][:], dtype=np.float64)
-    if task.kind == VALUES:
-        valid, expected = (labels >= 0) & (labels <= 5), "numbers from 0 to 5"
-    else:
-        valid, expected = np.isin(labels, range(task.num_labels)), f"0 … {task.num_labels - 1}"
-    if not valid.all():
-        raise ValueError(f"{label} has the label {labels[~valid][0]:g}; expected {expected} (test rows have none)")
+    values, own_names = rows["label"][:], class_names(rows.features["label"])
+    has_words = set(own_names) == set(task.words)
+    numbers = []
+    for value in values:
+        is_word = has_words and isinstance(value, int) and 0 <= value < len(own_names)
+        word = str(own_names[value] if is_word else value).strip().lower()
+        number = float(task.words.index(word)) if word in task.words else finite_number(value)
+        if number is None or not (0 <= number <= 5 if task.kind == VALUES else number in range(len(task.words))):
+            expected = f"0 … {len(task.words) - 1} or {', '.join(task.words)}" if task.words else "numbers from 0 to 5"
+            raise ValueError(f"{label} has the label {short_repr(value)}; expected {expected} (test rows have none)")
+        numbers.append(number)
+    if numbers == values:
+        return rows
+    return rows.remove_columns("label").add_column("label", [int(one) for one in numbers] if task.words else numbers)
 
 
 # SQuAD

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, cast
@@ -14,7 +15,7 @@ from transformers import PreTrainedConfig
 from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from ..files.messages import near_name, short_repr
-from .columns import Columns, class_names, known_labels
+from .columns import Columns, cells_of_several, class_names, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
                 f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
             )
         # a row of several columns is known where all its cells are
-        parts = [known_labels(rows, name) for name in columns.labels]
+        parts = cells_of_several(rows, columns)
         values: list[Any] = [None if None in row else list(row) for row in zip(*parts, strict=True)]
     else:
         values = known_labels(rows, columns.labels[0])
@@ -107,11 +108,13 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
     if own_names and not (has_default_names(config) and len(own_names) <= config.num_labels):
         values = [own_names[value] if isinstance(value, int) else value for value in values]
     exact = {name: number for number, name in enumerate(names_of(config))}
-    names = {name.strip().casefold(): number for name, number in exact.items()}
+    # names that differ in case alone, such as US and us, are themselves only
+    counts = Counter(name.strip().casefold() for name in exact)
+    names = {word: number for name, number in exact.items() if counts[word := name.strip().casefold()] == 1}
     found: dict[Hashable, None] = dict.fromkeys(values)
     by_name: dict[Hashable, int | None] = {}
     for value in found:
-        # a name may be written otherwise: in capitals, `1.0` or `01` for 1
+        # a name may be written otherwise: in capitals, or `1.0` for 1
         word = str(value).strip().casefold()
         otherwise = (names[way] for way in (word, _POINT.sub("", word), str(_whole(value))) if way in names)
         by_name[value] = exact.get(str(value), next(otherwise, None))
@@ -134,7 +137,9 @@ def _whole(value: Any) -> int | None:
     if isinstance(value, str):
         word = value.strip().casefold()
         number = _POINT.sub("", word)
-        return _WORDS_OF_BOOLEANS.get(word, int(number) if re.fullmatch(r"-?\d{1,9}", number, re.ASCII) else None)
+        return _WORDS_OF_BOOLEANS.get(
+            word, int(number) if re.fullmatch(r"-?(0|[1-9]\d{0,8})", number, re.ASCII) else None
+        )
     if isinstance(value, int | float | Decimal) and value % 1 == 0:
         return int(value)
     return None
@@ -220,9 +225,10 @@ def plain_labels(rows: Dataset, column: str, argument: str) -> list[Any]:
     others = [label for label, number in numbers.items() if number is None]
     if len(others) < len(numbers) and others and {words[label] for label in others} <= _NO_NUMBERS:
         raise ValueError(f"{argument} has rows with {column}={short_repr(others[0])} beside numbers; drop them")
-    if all(isinstance(label, str) and _NUMBER.fullmatch(words[label]) for label in others) and others:
+    are_numbers = all(isinstance(label, str) and _NUMBER.fullmatch(words[label]) for label in others)
+    if are_numbers and (with_comma := next((label for label in others if "," in label), None)):
         raise ValueError(
-            f"{argument} has rows with {column}={short_repr(others[0])}; write numbers with a point and without "
+            f"{argument} has rows with {column}={short_repr(with_comma)}; write numbers with a point and without "
             "separators, as 1234.5, or several labels as lists, as [1, 2]"
         )
     if others:
@@ -232,8 +238,8 @@ def plain_labels(rows: Dataset, column: str, argument: str) -> list[Any]:
 
 
 def _finite(label: Any) -> int | float | None:
-    """A finite number, whole ones exact; `1_000` is a name, which Python reads as a number."""
-    if "_" in str(label):
+    """A finite number, whole ones exact; `1_000` and `001` are names, which Python reads as numbers."""
+    if "_" in str(label) or re.match(r"\s*[+-]?0\d", str(label)):
         return None
     for kind in (int, float):
         try:

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..files.messages import join_some, short_repr
 from .columns import (
     CLASS_COLUMNS,
+    MARKS,
     SPAN_COLUMNS,
     TAG_COLUMNS,
     Columns,
@@ -23,6 +24,7 @@ from .columns import (
     find_columns,
     is_missing,
     is_of_words,
+    known_labels,
     listed_columns,
     words_column,
 )
@@ -43,7 +45,6 @@ _PROBLEMS = {
     VALUES: "regression",
 }
 _OUTSIDE = "O"
-_NO_OR_YES = {"0", "1", "0.0", "1.0", "false", "true"}
 _MOST_CLASSES = 10  # that a line shows
 _FEW_ROWS, _MANY_ROWS = 3, 100
 
@@ -222,8 +223,9 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     if columns.kind == ANSWERS:
         return RowsTask(columns)
     if len(columns.labels) > 1:
-        cells = {str(cell).casefold() for name in columns.labels for cell in rows[name][:] if not is_missing(cell)}
-        return RowsTask(replace(columns, kind=LABELS if cells <= _NO_OR_YES else VALUES), columns.labels)
+        cells = {str(cell) for name in columns.labels for cell in known_labels(rows, name) if cell is not None}
+        are_marks = {cell.strip().casefold() for cell in cells} <= MARKS.keys()
+        return RowsTask(replace(columns, kind=LABELS if are_marks else VALUES), columns.labels)
     values = [value for value in rows[columns.labels[0]][:] if not is_missing(value)]
     names = class_names(rows.features[columns.labels[0]])
     lists = [entries_of(value) for value in values] if columns.are_words else lists_of(values)
@@ -240,7 +242,7 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         if is_hot or any(isinstance(entry, float) for entry in flat):
             columns, names = replace(columns, kind=LABELS if is_hot else VALUES), list(map(str, range(len(lists[0]))))
     distinct = set(map(str, flat))
-    if not names and distinct and all(tag.isdigit() for tag in distinct):
+    if not names and distinct and all(tag.isdecimal() and str(int(tag)) == tag for tag in distinct):
         # numbers without names may have gaps: all up to the largest are classes
         names = list(map(str, range(max(map(int, distinct)) + 1)))
     names = names or sorted(distinct, key=lambda tag: (tag != _OUTSIDE, tag))
@@ -291,6 +293,14 @@ def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:
         for i, name in enumerate(names)
         if not other_counts[i] or (has_many and counts[i] < _FEW_ROWS)
     ]
+    by_word: dict[str, list[str]] = {}
+    for name in names:
+        by_word.setdefault(name.strip().casefold(), []).append(name)
+    if alike := [" and ".join(map(short_repr, some)) for some in by_word.values() if len(some) > 1]:
+        logger.warning(
+            "%s differ in case or blanks alone, and are classes of their own; write them alike if they are one",
+            _listed(alike),
+        )
     if doubtful:
         logger.warning(
             "few rows, or none of eval_data, have the class %s; correct or drop them, or add rows", _listed(doubtful)

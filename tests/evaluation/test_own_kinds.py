@@ -144,7 +144,9 @@ def test_columns_that_tell_no_task_are_refused_by_their_own_kind(rows, named, me
         found_in(Dataset.from_dict(rows), **named)
 
 
-@pytest.mark.parametrize(("cells", "kind"), [([0.5, 1.0], VALUES), ([0, 1], LABELS), (["1", "0"], LABELS)])
+@pytest.mark.parametrize(
+    ("cells", "kind"), [([0.5, 1.0], VALUES), ([0, 1], LABELS), (["x", ""], LABELS), (["False", "True"], LABELS)]
+)
 def test_several_columns_hold_values_or_labels(cells, kind):
     rows = Dataset.from_dict({"text": ["a", "b"], "joy": cells, "fear": cells})
     expected = RowsTask(Columns(kind, ("text",), ("joy", "fear")), ("joy", "fear"))

@@ -85,6 +85,15 @@ def test_words_that_are_whole_numbers_are_classes_in_their_order(given, tmp_path
     assert rows_from(given, tmp_path, {"label": ["10", "9"] * 4}, suffix=suffix)[2] == ["9", "10"]
 
 
+def test_zeros_before_a_number_and_capitals_are_names_of_their_own(given, tmp_path, caplog):
+    train, _, names = rows_from(given, tmp_path, {"label": ["001", "1", "010", "10"] * 2})
+    assert (train[:4], names) == ([0, 2, 1, 3], ["001", "010", "1", "10"])
+    assert "differ in case" not in caplog.text
+    train, _, names = rows_from(given, tmp_path, {"label": ["US", "us", "them", "us"] * 2})
+    assert (train[:4], names) == ([0, 2, 1, 2], ["US", "them", "us"])
+    assert "'US' and 'us' differ in case or blanks alone, and are classes of their own; write them" in caplog.text
+
+
 def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
     with pytest.raises(ValueError, match="eval_data has the label 3, which train_data never has"):
         rows_from(given, tmp_path, {"label": [0.0, 1.0] * 4}, {"label": [0.0, 3.0] * 4})

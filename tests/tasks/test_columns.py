@@ -149,3 +149,11 @@ def test_rows_with_labels_are_counted_and_announced_labels_must_be_there():
     empty = Dataset.from_dict({"text": ["a"], "label": [None]})
     with pytest.raises(ValueError, match="train_data has no label in 'label', in none of 1 rows; name another"):
         num_labelled([ReadRows(empty, Columns(VALUES, ("text",), ("label",)), "train_data")])
+
+
+def test_columns_of_labels_that_differ_in_case_alone_are_told_apart():
+    config = tiny_config(id2label={0: "US", 1: "us"}, problem_type="multi_label_classification")
+    rows = Dataset.from_dict({"text": ["a"], "us": [0], "US": [1]})
+    assert find_columns(rows, config, LABELS).labels == ("US", "us")
+    with pytest.raises(ValueError, match="has columns of some of the model's labels, but lacks 'US'; add"):
+        find_columns(rows.remove_columns("US"), config, LABELS)

@@ -6,12 +6,13 @@ from rows import each
 from tiny_models import tiny_config
 
 from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.columns import Columns, ReadRows, num_labelled
 from homodistil_hf.tasks.kinds import CLASSES, LABELS, VALUES
 from homodistil_hf.tasks.labels import label_numbers
 
 NAMES = {0: "bad", 1: "fair", 2: "good"}
 NAMED = tiny_config(id2label=NAMES)
+COUNTRIES = tiny_config(id2label={0: "US", 1: "us", 2: "Them"})
 NUMBERED = tiny_config(num_labels=3)
 STARS = tiny_config(id2label={0: "1", 1: "2", 2: "3"})
 
@@ -37,6 +38,7 @@ def numbers(kind, labels, config, names=("label",)):
         ([0, 2], STARS, [0, 2]),
         ([1.0, 2.0], STARS, [0, 1]),
         (["1.0", "2.0"], STARS, [0, 1]),
+        (["us", "US", "them"], COUNTRIES, [1, 0, 2]),
         (["good", None, ""], NAMED, [2, UNKNOWN_CLASS, UNKNOWN_CLASS]),
     ],
 )
@@ -74,6 +76,24 @@ def test_a_column_for_each_label():
 
 
 @each(
+    ("cells", "expected"),
+    [
+        ({"bad": ["x", ""], "fair": ["", "x"], "good": ["1", ""]}, [[1, 0, 1], [0, 1, 0]]),
+        ({"bad": [1, None], "fair": [1.0, None], "good": [True, None]}, [[1, 1, 1], [0, 0, 0]]),
+        ({"bad": [True, False], "fair": ["True", "False"], "good": ["yes", "no"]}, [[1, 1, 1], [0, 0, 0]]),
+        ({"bad": [1, None], "fair": [0, 1], "good": [1, 0]}, [[1, 0, 1], [0, 1, 0]]),
+        ({"bad": ["x", ""], "fair": ["", ""], "good": ["", "x"]}, [[1, 0, 0], [0, 0, 1]]),
+        ({"bad": [1, 0], "fair": [0, None], "good": [1, 0]}, [[1, 0, 1], [UNKNOWN_VALUE] * 3]),
+        ({"bad": [0.5, 1.0], "fair": [0.0, 1.0], "good": ["0.25", "1"]}, [[0.5, 0, 0.25], [1, 1, 1]]),
+    ],
+)
+def test_marks_beside_empty_cells_and_booleans_are_ones_and_zeros(cells, expected):
+    part = ReadRows(Dataset.from_dict(cells), Columns(LABELS, ("text",), ("bad", "fair", "good")), "rows")
+    assert label_numbers(part.rows, part.columns, NAMED, "rows") == expected
+    assert num_labelled([part]) == sum(UNKNOWN_VALUE not in row for row in expected)
+
+
+@each(
     ("labels", "num_labels", "expected"),
     [
         ([1, 2.5], 1, [[1], [2.5]]),
@@ -99,6 +119,9 @@ def test_without_a_column_all_are_unknown():
         (CLASSES, ["x", "y"], NUMBERED, "classes have no names, only numbers 0 … 2: number the rows, or set id2label"),
         (CLASSES, [1, 2, 3], NAMED, "has the label 3 .*classes 0 … 2; they count from 1: subtract 1"),
         (CLASSES, [0, 7], NAMED, "has the label 7 .*classes 0 … 2; correct or drop such rows"),
+        (CLASSES, ["Us", "us"], COUNTRIES, "has the label 'Us' .*classes are US, us, Them"),
+        (CLASSES, ["001", "1"], STARS, "has the label '001'"),
+        (CLASSES, ["02", "1"], NUMBERED, "has the label '02'"),
         (CLASSES, [1.5], NAMED, "has the label 1.5"),
         (CLASSES, [["good"]], NAMED, "expected one class a row: for several, set problem_type"),
         (CLASSES, [[]], NAMED, r"holds \[\]; expected one class a row"),
