@@ -34,7 +34,7 @@ from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 from .labels import are_several, as_list, check_entries, finite_number, label_numbers, lists_of, plain_labels
 from .reading import load_rows
 from .spans import read_span
-from .tags import entries_of
+from .tags import entries_of, scheme_of
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +242,10 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         if is_hot or any(isinstance(entry, float) for entry in flat):
             columns, names = replace(columns, kind=LABELS if is_hot else VALUES), list(map(str, range(len(lists[0]))))
     distinct = set(map(str, flat))
+    if columns.are_words and not names and scheme_of([str(tag) for tag in row] for row in lists) == "IOB1":
+        # read as BIO, in which every span begins with B-
+        types = {tag[2:] for tag in distinct if tag[:2] in ("B-", "I-")}
+        distinct |= {f"{mark}-{kind}" for kind in types for mark in "BI"}
     if not names and distinct and all(tag.isdecimal() and str(int(tag)) == tag for tag in distinct):
         # numbers without names may have gaps: all up to the largest are classes
         names = list(map(str, range(max(map(int, distinct)) + 1)))

@@ -94,7 +94,7 @@ def marked_texts(
             spans.append(placed)
         rows.append(spans)
     words = _words(texts, [{edge for span in spans or () for edge in span[:2]} for spans in rows], tokenizer)
-    scheme = _Scheme(names)
+    scheme = Scheme(names)
     tags = [None if spans is None else scheme.tags(spans, of_row) for spans, of_row in zip(rows, words, strict=True)]
     every = [(span, of_row) for spans, of_row in zip(rows, words, strict=True) for span in spans or ()]
     lost = sum(not _inside(span, of_row) for span, of_row in every)
@@ -178,7 +178,7 @@ def _inside(span: Span, words: Sequence[Place]) -> list[int]:
     return [number for number, (first, last) in enumerate(words) if first < span.end and span.start < last]
 
 
-class _Scheme:
+class Scheme:
     """Spans of characters → names of classes, in the model's scheme: `B-PER`, `I-PER` and, where it has them, ends."""
 
     def __init__(self, names: Collection[str]):
@@ -191,6 +191,7 @@ class _Scheme:
         self.only = next((mark for mark in ("S-", "U-") if mark in prefixes), "B-")
 
     def tags(self, spans: Sequence[Span], words: Sequence[Place]) -> list[str]:
+        """A tag a word, which is where it begins and ends in the characters that spans count."""
         tags = [self.outside] * len(words)
         for span in spans:
             inside = _inside(span, words)

@@ -5,7 +5,8 @@ Face's examples have.
 """
 
 import itertools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from datasets import Dataset
@@ -16,7 +17,9 @@ from ..models.tokenizers import as_it_was
 from .columns import Columns, class_names, is_missing
 from .kinds import names_of
 from .labels import as_list, class_numbers
-from .spans import marked_texts
+from .spans import Scheme, Span, marked_texts
+
+logger = logging.getLogger(__name__)
 
 
 class TaggedText(NamedTuple):
@@ -95,6 +98,7 @@ def _numbers(
                 f"{where} has {len(row)} tags for {expected} words in row {place:,}; expected one a word: correct or "
                 "drop the row"
             )
+    tags = in_scheme(tags, own_names, names_of(config), where)
     # number all tags at once, then deal them out to their rows
     flat = [tag for row in tags if row is not None for tag in row if not _is_none(tag)]
     numbers = iter(class_numbers(flat, config, own_names, where))
@@ -104,6 +108,65 @@ def _numbers(
         else [IGNORED_LABEL if _is_none(tag) else next(numbers) for tag in row]
         for row, expected in zip(tags, num_words, strict=True)
     ]
+
+
+_SCHEMES = {"BILOU": "LU", "BIOES": "ES"}
+"""Schemes with marks of their own: for a span's last word, and for its only one."""
+
+
+def scheme_of(rows: Iterable[Sequence[str]]) -> str | None:
+    """The scheme of tags, by their marks: BILOU, BIOES, BIO, IOB1, IO; None for any other.
+
+    IOB1 has `B-` only where a span follows one of its own type. IO has `I-` alone.
+    """
+    marks, begins, goes_on = set(), False, False
+    for row in rows:
+        last = ""
+        for tag in row:
+            mark, _, kind = tag.partition("-")
+            if kind:
+                marks.add(mark)
+                begins |= mark == "B" and kind != last
+                goes_on |= mark == "I" and kind != last
+            last = kind
+    if marks <= {*"BI"}:
+        # IOB1's first words have I-, which no span in BIO begins with
+        return ("IOB1" if "B" in marks else "IO") if goes_on and not begins else "BIO" if marks else None
+    return next((name for name, own in _SCHEMES.items() if marks & {*own} and marks <= {*"BI", *own}), None)
+
+
+def in_scheme(
+    rows: Sequence[list[Any] | None], own_names: Sequence[str], names: Sequence[str], where: str
+) -> Sequence[list[Any] | None]:
+    """Tags in the scheme of a model's names: BIO, BILOU or BIOES; as they are where either scheme is another."""
+    named = [
+        [own_names[tag] if isinstance(tag, int) and 0 <= tag < len(own_names) else tag for tag in row]
+        for row in rows
+        if row is not None
+    ]
+    known = [["" if _is_none(tag) else tag for tag in row] for row in named]
+    if not all(isinstance(tag, str) for row in known for tag in row):
+        return rows
+    given, wanted = scheme_of(known), scheme_of([name] for name in names if name[:2] != "I-")
+    if given in (None, wanted) or wanted is None:
+        return rows
+    logger.warning("%s has tags of the scheme %s, which are read as the model's, %s", where, given, wanted)
+    scheme, found = Scheme(names), iter(known)
+    return [None if row is None else _converted(next(found), scheme) for row in rows]
+
+
+def _converted(tags: Sequence[str], scheme: Scheme) -> list[str | None]:
+    spans: list[Span] = []
+    is_open = False
+    for place, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if kind and is_open and mark not in "BSU" and spans[-1].kind == kind:
+            spans[-1] = spans[-1]._replace(end=place + 1)
+        elif kind:
+            spans.append(Span(place, place + 1, kind))
+        is_open = bool(kind) and mark in "BI"
+    converted = scheme.tags(spans, [(place, place + 1) for place in range(len(tags))])
+    return [new if "-" in tag else tag or None for tag, new in zip(tags, converted, strict=True)]
 
 
 def _is_none(tag: Any) -> bool:

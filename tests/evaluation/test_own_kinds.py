@@ -67,6 +67,10 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
             RowsTask(Columns(TAGS, ("tokens",), ("tags",)), ("O", "B-X", "I-X")),
         ),
         (
+            {"tokens": [["a", "b", "c"]], "tags": [["I-X", "B-X", "I-Y"]]},
+            RowsTask(Columns(TAGS, ("tokens",), ("tags",)), ("B-X", "B-Y", "I-X", "I-Y")),
+        ),
+        (
             {"words": [["a", "b"]], "tags": [[2, 0]]},
             RowsTask(Columns(TAGS, ("words",), ("tags",)), ("0", "1", "2")),
         ),

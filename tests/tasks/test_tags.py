@@ -85,6 +85,35 @@ def test_spans_follow_the_models_scheme(names, expected):
     assert found.tags == expected
 
 
+@each(
+    ("tags", "names", "expected", "scheme"),
+    [
+        ("I-X I-X B-X O I-Y", "BI", "B-X I-X B-X O B-Y", "IOB1"),
+        ("I-X O I-Y I-Y I-X", "BI", "B-X O B-Y I-Y B-X", "IO"),
+        ("B-X I-X L-X O U-Y", "BI", "B-X I-X I-X O B-Y", "BILOU"),
+        ("B-X E-X S-X S-X B-Y", "BI", "B-X I-X B-X B-X B-Y", "BIOES"),
+        ("B-X I-X I-X O B-Y", "BILU", "B-X I-X L-X O U-Y", "BIO"),
+        ("B-X I-X L-X O U-Y", "BIES", "B-X I-X E-X O S-Y", "BILOU"),
+        ("I-X B-X I-X I-Y", "BIES", "S-X B-X E-X S-Y", "IOB1"),
+        ("B-X I-X O I-Y", "BI", "B-X I-X O I-Y", None),
+        ("B-X I-X O I-Y", "I", None, None),
+    ],
+)
+def test_tags_are_brought_into_the_models_scheme(tags, names, expected, scheme, caplog):
+    names = ["O", *(f"{mark}-{kind}" for kind in "XY" for mark in names)]
+    config = tiny_config(id2label=dict(enumerate(names)))
+    words = tags.lower().split()
+    if expected is None:
+        with pytest.raises(ValueError, match="has the label 'B-X'"):
+            of_words([words], [tags.split()], config)
+        return
+    caplog.clear()
+    (found,) = of_words([words], [tags.split()], config)
+    assert " ".join(names[tag] for tag in found.tags) == expected
+    warned = f"rows: column 'tags' has tags of the scheme {scheme}, which are read as the model's"
+    assert (warned in caplog.text) == (scheme is not None)
+
+
 def test_only_a_words_first_token_has_its_tag():
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "love", "##lace", "wrote"]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
