@@ -43,6 +43,7 @@ def test_all_int8_wins_where_nothing_is_gained(graph, tmp_path):
     assert ways[0].size_bytes < graph.stat().st_size / 2  # table and decoder, which the float graph shares
 
 
+@pytest.mark.slow
 def test_the_part_whose_float_brings_more_than_it_costs_stays_float(graph, tmp_path):
     found = iter([0.1, 0.1, 0.1, 0.001, 0.1, 0.1])
     ways = quantize(

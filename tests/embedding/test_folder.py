@@ -64,6 +64,7 @@ def test_other_vectors_and_settings_are_told(export):
     assert "query vectors: expected a relative difference of at most 0.0001, found 0.5" in problems[2]
 
 
+@pytest.mark.slow
 @needs_library
 def test_weights_that_are_missing_are_told(export):
     from safetensors.torch import load_file, save_file

@@ -120,6 +120,7 @@ def test_a_dry_run_refuses_what_a_push_and_the_hub_refuse(folder, capsys):
     assert "lacks README.md; export again" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_push_replaces_an_earlier_export_and_nothing_else(hub, hub_client, exports, tmp_path):
     hub_client.run(push, str(exports["compact"]), "me/small")
     hub.put("me/small", {"plots/loss.svg": b"<svg/>", "LICENSE": b"words"})

@@ -89,6 +89,7 @@ def test_the_first_member_is_a_run_of_its_own(whole, folder, tmp_path):
     assert alone == weights_of(whole[0])[0]
 
 
+@pytest.mark.slow
 def test_a_member_starts_as_the_one_before_with_its_projections(whole):
     run, _ = whole
     settings = parse_run([str(run / "settings.json")])

@@ -96,6 +96,7 @@ def test_other_ways_to_name_a_checkpoint(value):
 # Up
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_up_as_a_folder_and_comes_down_whole(pushed, hub_client, tmp_path):
     manifest = json.loads(pushed.files("me/run")[f"last-checkpoint/{MANIFEST_NAME}"])
     assert manifest["sha256"].keys() == TRAVELLING.keys()
