@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..data.delimited import parsed_cell
 from ..files.messages import join_some, short_repr
 from .columns import (
     CLASS_COLUMNS,
@@ -194,7 +195,9 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
         cells = rows[name][:] if name in rows.column_names else []
         return [cell for cell in cells if not is_missing(cell)]
 
-    if isinstance(next(iter(column(["answers"])), None), Mapping):
+    answers = next(iter(column(["answers"])), None)
+    answers = parsed_cell(answers) if isinstance(answers, str) else answers  # of a file of words
+    if isinstance(answers, Mapping) or (isinstance(answers, list) and isinstance(next(iter(answers), None), Mapping)):
         return ANSWERS
     has_words = is_of_words(texts) if texts else words_column(rows) is not None
     spans = (span for cell in column(SPAN_COLUMNS) if cell for span in as_list(cell))

@@ -86,6 +86,14 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
             {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
             RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
         ),
+        (
+            {"question": ["a"], "context": ["b"], "answers": ['{"text": ["b"], "answer_start": [0]}']},
+            RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
+        ),
+        (
+            {"question": ["a"], "context": ["b"], "answers": ["[{'text': 'b', 'answer_start': 0}]"]},
+            RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
+        ),
         ({"text": ["a"], "score": [0.5]}, RowsTask(Columns(VALUES, ("text",), ("score",)))),
     ],
 )
