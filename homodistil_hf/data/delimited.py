@@ -57,12 +57,14 @@ def has_quoted_cells(file: Path) -> bool:
     """
     if separator_of(file) != "\t":
         return True
-    lines = [cells for _, cells in _lines(file, csv.QUOTE_NONE)]
-    begun = (cell for cells in lines for cell in cells if cell.startswith(_QUOTE))
-    if all(len(cell) > 1 and cell.endswith(_QUOTE) for cell in begun):
+    widths, are_closed = set(), True
+    for _, cells in _lines(file, csv.QUOTE_NONE):
+        widths.add(len(cells))
+        are_closed &= all(len(cell) > 1 and cell.endswith(_QUOTE) for cell in cells if cell.startswith(_QUOTE))
+    if are_closed:
         return True
     # a tab or a line's end may stand in a quoted cell
-    if {*map(len, lines)} == {len(header_of(file))}:
+    if widths == {len(header_of(file))}:
         return False
     try:
         return {len(cells) for _, cells in _lines(file, csv.QUOTE_MINIMAL)} == {len(header_of(file))}
