@@ -49,7 +49,7 @@ def tagged_texts(
         argument: the user's name for the rows in messages.
 
     Raises:
-        ValueError: a tag that is none of the model's, or tags that are not one a word.
+        ValueError: a tokenizer without offsets, a tag that is none of the model's, or tags that are not one a word.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -174,11 +174,7 @@ def _is_none(tag: Any) -> bool:
 
 
 def tagged_tokens(texts: Sequence[TaggedText], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    """Tokenize texts, cut behind `max_length` tokens, with `labels`, one a token: a word's first token has its tag.
-
-    Raises:
-        ValueError: the tokenizer gives no offsets.
-    """
+    """Tokenize texts, cut behind `max_length` tokens, with `labels`, one a token: a word's first token has its tag."""
     with as_it_was(tokenizer):
         encoded = tokenizer(
             [one.text for one in texts],
