@@ -7,6 +7,7 @@ make an index of a first column where lines have a cell more than the header, an
 import ast
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from ..files.messages import short_repr
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """Endings of files of words, and what stands between these."""
 _QUOTE = '"'
+_ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)
 
 
 def separator_of(file: Path) -> str:
@@ -105,11 +107,20 @@ def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]
 
 
 def parsed_cell(cell: str) -> Any:
-    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell."""
+    """What a cell of a file of words holds that was written as JSON, or by Python, as pandas does; else the cell.
+
+    Example:
+    ```python
+    >>> parsed_cell('["a"]'), parsed_cell("{'b': array([1, 2], dtype=int32)}"), parsed_cell("c")
+    (['a'], {'b': [1, 2]}, 'c')
+
+    ```
+    """
     bare = cell.strip().removeprefix("set")
     # tuples and sets are lists, in the order that they are written in
     listed = [f"[{bare[1:-1].rstrip(', ')}]"] if bare[:1] in ("(", "{") else []
-    for text in (cell.strip(), *listed):
+    # lists in a `datasets` row, as its `to_csv` writes them
+    for text in (cell.strip(), *listed, _ARRAY.sub(r"\1", cell.strip())):
         try:
             return json.loads(text)
         except (RecursionError, ValueError):

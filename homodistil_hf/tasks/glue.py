@@ -294,6 +294,8 @@ def read_questions(path: str | Path, *, argument: str) -> Dataset:
 def _read_questions(path: Path) -> Dataset:
     label = f"file={str(path)!r}"
     rows = Dataset(_table(path)) if path.suffix == ".parquet" else read_json(path, label)
+    if "id" not in rows.column_names:
+        rows = rows.add_column("id", list(map(str, range(1, len(rows) + 1))))
     check_columns(rows.column_names, _SQUAD_COLUMNS, label, remedy=f"expected {', '.join(_SQUAD_COLUMNS)}")
     rows = rows.select_columns(list(_SQUAD_COLUMNS))
     for column in _SQUAD_COLUMNS:

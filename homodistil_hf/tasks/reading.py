@@ -122,13 +122,15 @@ def check_columns(found: Collection[str], columns: Sequence[str], label: str, *,
 
 
 def flattened_questions(articles: list[dict[str, Any]], label: str) -> Iterator[dict[str, Any]]:
-    """Rows of SQuAD's official files, which nest questions in paragraphs in articles."""
+    """Rows of SQuAD's official files, which nest questions in paragraphs in articles; `id` and answers may lack."""
     try:
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    answers = {name: [answer[name] for answer in question["answers"]] for name in _ANSWER_COLUMNS}
-                    row = {"id": question["id"], "question": question["question"], "context": paragraph["context"]}
-                    yield row | {"answers": answers}
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, answers") from error
+                    row = {"question": question["question"], "context": paragraph["context"]}
+                    answers = question.get("answers", [] if question.get("is_impossible") else None)
+                    if answers is not None:
+                        row["answers"] = {name: [answer[name] for answer in answers] for name in _ANSWER_COLUMNS}
+                    yield {name: question[name] for name in ("id",) if name in question} | row
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{label} is no SQuAD file: {error}; expected data, paragraphs, qas, question") from error

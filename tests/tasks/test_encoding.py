@@ -127,6 +127,7 @@ def test_rows_without_text(rows, message):
         [[{"text": "b", "answer_start": 2}], []],
         ['{"text": ["b"], "answer_start": [2]}', "[]"],
         ["{'text': ['b'], 'answer_start': [2]}", "[]"],
+        ["{'text': array(['b'], dtype=object), 'answer_start': array([2])}", "[]"],
     ],
 )
 def test_answers_may_be_lists_or_objects(answers):

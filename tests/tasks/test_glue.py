@@ -71,6 +71,13 @@ def test_every_format_gives_the_same_rows(tmp_path, form):
     assert data.sha256 == load_squad("squad_v2", write(tmp_path / "other")).sha256
 
 
+@each("form", ["parquet", "lines"])
+def test_questions_without_ids_have_their_places(tmp_path, form):
+    rows = [{name: value for name, value in row.items() if name != "id"} for row in TRAIN]
+    data = load_squad("squad_v2", write(tmp_path, rows, form=form))
+    assert data.train["id"][:] == [str(place) for place in range(1, len(TRAIN) + 1)]
+
+
 def test_every_change_of_a_row_changes_the_digest(tmp_path):
     digests = {load_squad("squad_v2", write(tmp_path / "0")).sha256}
     for number, change in enumerate(({"id": "x"}, {"question": "?"}, {"answers": row("a")["answers"]}), start=1):
@@ -140,7 +147,7 @@ def test_wrong_columns_are_named(tmp_path, train, message):
         ('{"version": "1.1"}', "expected a list of rows, or an object with such a list, data"),
         ("[]", "expected a list of rows"),
         ("{", "is no JSON"),
-        ('{"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "a"}]}]}]}', "is no SQuAD file: 'answers'; expected"),
+        ('{"data": [{"paragraphs": [{"qas": []}, {"qas": [{"id": "a"}]}]}]}', "is no SQuAD file: 'question'; exp"),
         ('[{"id": "a", "context": "b"}, {"q": 1}]', "lacks the column 'question'; .*; it has 'context', 'id', 'q'$"),
         ('{"data": [{"paragraphs": 3}]}', "is no SQuAD file: 'int' object is not iterable"),
     ],

@@ -92,3 +92,18 @@ def test_words_by_their_places_are_words(tmp_path):
     with pa.ipc.new_stream(str(tmp_path / "a.arrow"), pa.schema({"tokens": words.type})) as opened:
         opened.write_table(pa.table({"tokens": words}))
     assert load_rows([str(tmp_path / "a.arrow")])["tokens"][0] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("question", "row"),
+    [
+        ({}, {}),
+        ({"id": "a"}, {"id": "a"}),
+        ({"is_impossible": True}, {"answers": {"text": [], "answer_start": []}}),
+        ({"answers": [{"text": "w", "answer_start": 0}]}, {"answers": {"text": ["w"], "answer_start": [0]}}),
+    ],
+)
+def test_nested_questions_need_neither_answers_nor_ids(tmp_path, question, row):
+    paragraph = {"context": "w7 w8", "qas": [{"question": "w9"} | question]}
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
+    assert load_rows([str(tmp_path / "a.json")]).to_list() == [row | {"question": "w9", "context": "w7 w8"}]
