@@ -246,17 +246,35 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers raise nothing more special
-        match = _ERRNO.search(str(error))
-        if isinstance(error, OSError):
-            if error.filename is not None or error.errno is None:
+        match, path = _ERRNO.search(str(error)), None
+        if isinstance(error, shutil.Error):  # of copytree: source, copy and words of each file
+            (_, path, said), *_ = error.args[0]
+            number = int(said.partition("[Errno ")[2].partition("]")[0] or errno.EIO)
+        elif isinstance(error, OSError):
+            # that of a copy has the file that is read first
+            path = error.filename2
+            if (error.filename is not None and path is None) or error.errno is None:
                 raise
             number = error.errno
         elif not _FAILED_TO_WRITE.search(str(error)):
             raise
         else:
             number = int(match[1]) if match else _unspoken_number(folder, said=str(error))
-        written = folder / (file or _file_being_written(error, folder))
-        raise OSError(number, os.strerror(number), str(written)) from error
+        raise write_error(number, path or folder / (file or _file_being_written(error, folder))) from error
+
+
+def write_error(number: int, path: str | Path, remedy: str = "") -> OSError:
+    """Return the error of a file or folder that can't be written; of a full disk it has the bytes that are free."""
+    said = os.strerror(number)
+    if number == errno.ENOSPC:
+        said += f", {free_bytes(path):,} bytes are free there"
+    return OSError(number, f"{said}{remedy}", str(path))
+
+
+def free_bytes(path: str | Path) -> int:
+    """Return what is free on the file system of a path, which needn't be there."""
+    whole = Path(path).absolute()
+    return shutil.disk_usage(next(folder for folder in (whole, *whole.parents) if folder.is_dir())).free
 
 
 def check_archives(folder: Path) -> None:
@@ -266,8 +284,7 @@ def check_archives(folder: Path) -> None:
     """
     for path in folder.rglob("*"):
         if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
-            number = _unspoken_number(folder)
-            raise OSError(number, os.strerror(number), str(path))
+            raise write_error(_unspoken_number(folder), path)
 
 
 def _unspoken_number(folder: Path, *, said: str = "") -> int:

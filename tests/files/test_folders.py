@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,10 +220,22 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_a_full_disk_is_told_alike_by_every_library(tmp_path, name):
     with small_disk(tmp_path / "disk") as disk:
         (disk / "config.json").write_text("{}", encoding="utf-8")
-        expected = f"No space left on device: '.*/{name}'$"
+        expected = f"No space left on device, [0-9,]+ bytes are free there: '.*/{name}'$"
         with room_for(disk, 1 << 20), pytest.raises(OSError, match=expected) as caught, naming_the_file(disk):
             WRITERS[name](disk / name)
         assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("copy", [shutil.copytree, lambda source, to: shutil.copyfile(source / "x", to / "x")])
+def test_a_copy_on_a_full_disk_names_the_copy_and_not_what_is_read(tmp_path, copy):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "x").write_bytes(b"x" * (1 << 21))
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "copies").mkdir()
+        kinds = {"dirs_exist_ok": True} if copy is shutil.copytree else {}
+        with room_for(disk, 1 << 20), pytest.raises(OSError, match="No space left") as caught, naming_the_file(disk):
+            copy(tmp_path / "source", disk / "copies", **kinds)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(disk / "copies" / "x"))
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -26,10 +26,10 @@ def write_teacher(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def write_text(path: Path, *, seed: int = 0) -> Path:
+def write_text(path: Path, *, seed: int = 0, num_documents: int = NUM_DOCUMENTS) -> Path:
     """Documents of 20 words, separated by empty lines."""
     draw = random.Random(seed)
-    documents = (" ".join(f"w{draw.randrange(5, VOCAB_SIZE)}" for _ in range(20)) for _ in range(NUM_DOCUMENTS))
+    documents = (" ".join(f"w{draw.randrange(5, VOCAB_SIZE)}" for _ in range(20)) for _ in range(num_documents))
     path.write_text("\n\n".join(documents), encoding="utf-8")
     return path
 
