@@ -69,6 +69,8 @@ class EmbeddingGraph(nn.Module):
 
 def map_problem(model: EmbeddingModel) -> str:
     """Why the layers behind the pooling can't stand on every token; empty if they can, or if there are none."""
+    if model.settings.truncate_dim is not None:
+        return f"its vectors are cut to {model.dimension} channels behind all layers"
     if not model.dense:
         return ""
     pooling = model.settings.pooling

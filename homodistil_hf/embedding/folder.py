@@ -262,6 +262,8 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
     del shared["max_seq_length"]
     if model.settings.similarity is None:
         del shared["similarity_fn_name"]
+    if model.settings.truncate_dim is not None:
+        shared["truncate_dim"] = model.dimension
     return {"__version__": {}} | shared
 
 

@@ -66,6 +66,7 @@ class PoolingSettings:
         prompts: name → text that is put before others.
         default_prompt_name: the prompt of texts without a prompt's name.
         similarity: `cosine`, `dot`, `euclidean` or `manhattan`; None: the library's own.
+        truncate_dim: channels that are left of a vector, the first ones; None: all.
     """
 
     pooling: str = "mean"
@@ -75,6 +76,7 @@ class PoolingSettings:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str | None = None
+    truncate_dim: int | None = None
 
     def prepared(self, text: str, prompt_name: str | None = None) -> str:
         """A text as the tokenizer gets it, behind the default prompt or the one of a name; `""` is none."""
@@ -109,14 +111,16 @@ class EmbeddingModel:
     @property
     def dimension(self) -> int:
         """Channels of a vector."""
-        return self.dense[-1].linear.out_features if self.dense else self.encoder.config.hidden_size
+        whole = self.dense[-1].linear.out_features if self.dense else self.encoder.config.hidden_size
+        return min(whole, self.settings.truncate_dim or whole)
 
     @property
     def sha256(self) -> str:
         """Digest of all that a text's vector depends on: weights, configuration, pooling, layers."""
         weights = weights_digest(self.encoder, *(layer.linear for layer in self.dense))
         layers = [layer.activation for layer in self.dense]
-        whole = weights, self.settings.pooling, self.settings.normalizes, layers
+        cut = [] if self.settings.truncate_dim is None else [self.dimension]
+        whole = weights, self.settings.pooling, self.settings.normalizes, layers, *cut
         return hashlib.sha256(repr(whole).encode("utf-8")).hexdigest()
 
     @property
@@ -134,10 +138,11 @@ class EmbeddingModel:
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
 
     def behind(self, pooled_BH: torch.Tensor) -> torch.Tensor:
-        """Apply the layers behind the pooling, and bring vectors to length 1 where the model does."""
+        """Apply the layers behind the pooling, bring vectors to length 1 where the model does, and cut them."""
         for layer in self.dense:
             pooled_BH = layer(pooled_BH)
-        return F.normalize(pooled_BH, dim=-1) if self.settings.normalizes else pooled_BH
+        whole_BD = F.normalize(pooled_BH, dim=-1) if self.settings.normalizes else pooled_BH
+        return whole_BD[..., : self.settings.truncate_dim]
 
     @torch.no_grad()
     def encode(
@@ -185,6 +190,10 @@ class EmbeddingModel:
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
     """The model with shorter vectors: those of `model` along N axes, `(N, D)`."""
+    if model.settings.truncate_dim is not None:
+        # the axes are those of vectors that were cut, so a layer in front of them selects the same channels
+        whole = replace(model, settings=replace(model.settings, truncate_dim=None))
+        model = reduced(whole, torch.eye(whole.dimension, device=axes_ND.device)[: model.dimension])
     linear = nn.Linear(axes_ND.shape[1], axes_ND.shape[0], bias=False, device=axes_ND.device)
     linear.weight = nn.Parameter(axes_ND, requires_grad=False)  # shares memory with `axes_ND`: training changes both
     return replace(model, dense=(*model.dense, Dense(linear)))

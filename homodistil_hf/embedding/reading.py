@@ -5,14 +5,15 @@ Folders of both forms are read, before version 5.4 and since. `model.py` has wha
 
 import json
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CHAT_TEMPLATE_FILE
 
 from ..files.folders import refuse_missing
 from ..files.hub_errors import hub_errors
@@ -24,7 +25,7 @@ from ..models.architectures import ARCHITECTURES, architecture_of, config_class,
 from ..models.copy_checks import refuse_nonfinite
 from ..models.cost import count_parameters
 from ..models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
-from ..models.tokenizers import COPY, load_tokenizer
+from ..models.tokenizers import COPY, TOKENIZER_CONFIG_FILE, load_tokenizer
 from ..models.widths import widths_of
 from .metrics import SIMILARITIES
 from .model import ACTIVATIONS, POOLINGS, Dense, EmbeddingModel, PoolingSettings
@@ -36,7 +37,7 @@ _TRANSFORMER_FILES = tuple(
 )
 """The library reads the first of these that it finds."""
 _PICKLED_FILE = "pytorch_model.bin"
-_READ = ("*.json", "*.safetensors", "*.txt", "*.model", f"*/{_PICKLED_FILE}")
+_READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
 
 logger = logging.getLogger(__name__)
@@ -46,25 +47,27 @@ _SETTINGS: dict[str, tuple[Any, str]] = {
     "default_prompt_name": (str, "a name"),
     "similarity_fn_name": (str, "a name"),
     "max_seq_length": (int, "a whole number"),
+    "truncate_dim": (int, "a whole number"),
     "do_lower_case": (bool, "true or false"),
 }
 """Setting → its form in JSON, and the words for it."""
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-_READ_KEYS = {
-    *(*_SETTINGS, *POOLINGS.values(), "type", "path", "pooling_mode", "activation_function"),
-    # weights, order of modules and versions say as much
-    *("__version__", "model_type", "idx", "name", "word_embedding_dimension", "embedding_dimension"),
-    *("in_features", "out_features", "bias", "unpad_inputs"),
+# weights, order of modules and versions say as much
+_SILENT_KEYS = {"__version__", "model_type", "type", "path", "idx", "name", "unpad_inputs"}
+_VECTOR_KEYS = {
+    *(*_SILENT_KEYS, *_SETTINGS, *POOLINGS.values(), "pooling_mode", "activation_function"),
+    *("word_embedding_dimension", "embedding_dimension", "in_features", "out_features", "bias"),
 }
-"""Keys of a folder's JSON files that are read, or that change no vector."""
+SCORE_KEYS = {*_SILENT_KEYS, "activation_fn"}
+"""Keys of a folder's JSON files that are read for vectors, and for scores, or that change neither."""
 _USUAL: dict[str, tuple[Any, ...]] = {
-    "transformer_task": ("feature-extraction",),
-    "modality_config": ({"text": _TEXT},),
+    "transformer_task": ("feature-extraction", "sequence-classification"),
+    "modality_config": ({"text": _TEXT}, {"text": _TEXT | {"method_output_name": "logits"}}),
     "module_input_name": ("sentence_embedding",),
-    "module_output_name": (None, "sentence_embedding", "token_embeddings"),
+    "module_output_name": (None, "sentence_embedding", "token_embeddings", "scores"),
     "include_prompt": (True,),
 }
-"""Others → the values that change no vector; of all that are not here: null, false, 0 and nothing."""
+"""Others → the values that change no vector or score; of all that are not here: null, false, 0 and nothing."""
 _REFUSED = ("module_input_name", "module_output_name", "include_prompt", "use_residual")
 """Keys whose other values make other vectors; all other keys are named as not used."""
 _FOREIGN = {
@@ -141,6 +144,7 @@ def load_embedding_model(
     config = encoder_config(first, label, argument=argument)
     check_weights(first, count_parameters(widths_of(config), config), label)
     tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
+    tokenizer.chat_template = None
     # Some published configurations name another token of padding, whose row learns nothing: the tokenizer's counts.
     # Where positions begin behind it, both must be the same.
     if tokenizer.pad_token_id not in (None, config.pad_token_id):
@@ -157,7 +161,7 @@ def load_embedding_model(
     poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
     if len(poolings) != 1 or poolings[0] not in POOLINGS:
         raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    _name_unused(folder, paths, tokenizer, label)
+    name_unused(str(folder), [path for _, path in named], label)
     normalizes = modules[-1][0] == "Normalize"
     settings = PoolingSettings(poolings[0], normalizes, **_settings(folder, first, encoder, tokenizer))
     dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
@@ -166,26 +170,57 @@ def load_embedding_model(
     return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
 
 
-def _name_unused(folder: Path, paths: Sequence[Path], tokenizer: Any, label: str) -> None:
-    """Name in a warning what a folder holds and isn't read; a ValueError for what makes other vectors."""
-    files = [folder / SETTINGS_FILE, _transformer_file(paths[0]), *(path / "config.json" for path in paths[1:])]
-    tables = [(file.relative_to(folder), read_json_object(file, str(file))) for file in files if file.is_file()]
-    tables += [(Path(MODULES_FILE), module) for module in read_json(folder / MODULES_FILE, MODULES_FILE)]
+def name_unused(
+    source: str,
+    paths: Sequence[str],
+    label: str,
+    *,
+    read: Collection[str] = _VECTOR_KEYS,
+    token: str | None = None,
+) -> None:
+    """Name in a warning what a folder holds and isn't read; a ValueError for what makes other vectors.
+
+    Args:
+        source: folder or Hub name.
+        paths: of its modules, inside it.
+        label: first words of messages.
+        read: keys that are used, or that change nothing.
+        token: of the Hub.
+    """
+
+    def found(name: str) -> Path | None:
+        return model_file(source, name, token=token)
+
+    def values_of(name: str) -> dict[str, Any]:
+        return read_json_object(file, str(file)) if (file := found(name)) else {}
+
+    of_first = [PurePosixPath(paths[0], name).as_posix() for name in _TRANSFORMER_FILES]
+    names = [
+        SETTINGS_FILE,
+        *[name for name in of_first if found(name)][:1],
+        *(f"{path}/config.json" for path in paths[1:]),
+    ]
+    tables = [(name, values_of(name)) for name in names]
+    modules = found(MODULES_FILE)
+    tables += [(MODULES_FILE, module) for module in (read_json(modules, MODULES_FILE) if modules else [])]
     unused = []
     for file, values in tables:
-        others = {name: value for name, value in values.items() if name not in _READ_KEYS}
-        for name, value in others.items():
-            if value in _USUAL.get(name, (None, False, "", [], {})):
+        for name, value in values.items():
+            if name in read or value in _USUAL.get(name, (None, False, "", [], {})):
                 continue
             if name in _REFUSED:
                 raise ValueError(
                     f"{label} has {name}={json.dumps(value)} in {file}, which a student couldn't repeat; name another "
                     "teacher"
                 )
-            remedy = " (output makes shorter vectors)" if name == "truncate_dim" else ""
-            unused.append(f"{name}={short_repr(value)} of {file}{remedy}")
-    unused += [f"SetFit's {name}" for name in ("config_setfit.json", "model_head.pkl") if (folder / name).is_file()]
-    unused += ["the tokenizer's chat_template"] * bool(getattr(tokenizer, "chat_template", None))
+            unused.append(f"{name}={short_repr(value)} of {file}")
+    # a head is no JSON, so the Hub isn't asked for it
+    setfit = {"config_setfit.json": found("config_setfit.json"), "model_head.pkl": Path(source, "model_head.pkl")}
+    unused += [f"SetFit's {name}" for name, file in setfit.items() if file and file.is_file()]
+    config, template = (
+        PurePosixPath(paths[0], name).as_posix() for name in (TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE)
+    )
+    unused += ["the tokenizer's chat_template"] * bool(values_of(config).get("chat_template") or found(template))
     if unused:
         logger.warning("%s: not used, and left out of the student: %s", label, "; ".join(unused))
 
@@ -267,12 +302,15 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
     longest = own.get("max_seq_length") or tokenizer.model_max_length
     if longest < 1:
         raise ValueError(f"{file} has max_seq_length={longest}; expected at least 1")
+    if (cut := shared.get("truncate_dim")) is not None and cut < 1:
+        raise ValueError(f"{folder / SETTINGS_FILE} has truncate_dim={cut}; expected at least 1")
     return {
         "max_seq_length": min(longest, most) if is_int(longest) else most,
         "lowers": bool(own.get("do_lower_case")),
         "prompts": {str(name): text or "" for name, text in (shared.get("prompts") or {}).items()},
         "default_prompt_name": shared.get("default_prompt_name"),
         "similarity": similarity,
+        "truncate_dim": cut,
     }
 
 

@@ -357,7 +357,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         axes = None if isinstance(output, str) else self.model.get_submodule(PROJECTIONS).get_buffer("axes").cpu()
         model = student_model(student, dense, teacher if axes is None else reduced(teacher, axes))
         if output == "student":  # its pooled states are the vectors
-            model = dataclasses.replace(model, dense=())
+            model = dataclasses.replace(
+                model, dense=(), settings=dataclasses.replace(model.settings, truncate_dim=None)
+            )
         export_embedding_model(
             model,
             folder,

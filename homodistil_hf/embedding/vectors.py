@@ -167,7 +167,7 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
             size,
         )
     similarity = target.similarity if target.similarity != COSINE else None
-    settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity)
+    settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity, truncate_dim=None)
     return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
 
 

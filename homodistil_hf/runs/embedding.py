@@ -22,6 +22,7 @@ from ..embedding.reading import (
     checked_kinds,
     encoder_config,
     load_embedding_model,
+    name_unused,
     read_modules,
 )
 from ..embedding.texts import paragraph_rows, some_paragraphs, tokenize_texts
@@ -99,6 +100,7 @@ def planned_config(teacher: str) -> PreTrainedConfig:
     label = f"teacher={teacher!r}"
     modules = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
     checked_kinds(modules, label)
+    name_unused(teacher, [path for _, path in modules], label)
     # the first module is the encoder
     path = modules[0][1]
     file = model_file(teacher, Path(path, "config.json").as_posix())

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.read_line import columns_words, read_line
 from ..data.triplets import as_pairs
+from ..embedding.reading import SCORE_KEYS, name_unused
 from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
@@ -63,6 +64,7 @@ def columns_of(run: RunArguments) -> list[str]:
 def _loaded(name: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = load_encoder(name, token=token)
     check_one_score(model, f"teacher={name!r}")
+    name_unused(name, [""], f"teacher={name!r}", read=SCORE_KEYS, token=token)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
     return model, without_unused_segments(tokenizer, model.config)
 

@@ -127,7 +127,10 @@ def test_layers_that_no_token_can_have_are_named(tmp_path):
     rooted = with_map(tmp_path / "root", "mean")
     rooted = dataclasses.replace(rooted, settings=dataclasses.replace(rooted.settings, pooling="mean_sqrt_len_tokens"))
     assert map_problem(rooted).startswith("its pooling, mean_sqrt_len_tokens, comes before a linear map")
-    assert map_problem(dataclasses.replace(tanh, dense=())) == ""
+    plain = dataclasses.replace(tanh, dense=())
+    assert map_problem(plain) == ""
+    cut = dataclasses.replace(plain, settings=dataclasses.replace(plain.settings, truncate_dim=8))
+    assert map_problem(cut) == "its vectors are cut to 8 channels behind all layers"
 
 
 def test_texts_get_the_models_own_prompt(tmp_path):

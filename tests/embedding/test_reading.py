@@ -8,15 +8,18 @@ import torch
 from rows import each
 from safetensors.torch import load_file, save_file
 from tiny_architectures import tiny_architecture_config
-from tiny_embeddings import OLD, make_sentence_folder, write
+from tiny_embeddings import OLD, make_reranker, make_sentence_folder, write
 from tiny_files import change_json
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import AutoModel, BertModel, RobertaModel
 
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.folder import write_model
+from homodistil_hf.embedding.model import reduced
+from homodistil_hf.embedding.reading import SCORE_KEYS, load_embedding_model, name_unused
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.runs.embedding import planned_config
 
 TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
 
@@ -81,32 +84,59 @@ def test_settings_that_a_student_could_not_repeat_are_refused(tmp_path):
 @each(
     ("place", "values", "said"),
     [
-        ("", {"truncate_dim": 8}, r"truncate_dim=8 of config_sentence_transformers\.json \(output makes shorter vec"),
         ("", {"requirements": ["x"]}, r"requirements=\['x'\] of config_sentence_transformers"),
         ("1_Pooling", {"scale": 2}, "scale=2 of 1_Pooling/config.json"),
-        ("setfit", {"labels": ["a"]}, r"SetFit's config_setfit\.json"),
+        ("config_setfit.json", {"labels": ["a"]}, r"SetFit's config_setfit\.json"),
+        ("chat_template.jinja", {}, "the tokenizer's chat_template"),
         ("1_Pooling", {"include_prompt": True, "scale": None}, None),
         ("2_Dense", {"module_input_name": "sentence_embedding", "use_residual": False}, None),
     ],
 )
 def test_what_is_not_used_is_named(tmp_path, caplog, place, values, said):
     folder = make_sentence_folder(tmp_path / "model", dense=5)
-    if place == "setfit":
-        write(folder / "config_setfit.json", values)
+    if "." in place:
+        write(folder / place, values)
     else:
         change_json(folder / place / ("config.json" if place else "config_sentence_transformers.json"), **values)
-    load_embedding_model(folder)
-    assert (
-        not caplog.text
-        if said is None
-        else re.search(f"model': not used, and left out of the student: {said}", caplog.text)
-    )
+    for read in (load_embedding_model, lambda folder: planned_config(str(folder))):
+        caplog.clear()
+        read(folder)
+        found = re.search(f"model': not used, and left out of the student: {said}", caplog.text)
+        assert not caplog.text if said is None else found
 
 
 def test_what_the_library_saves_is_known(tmp_path, caplog):
     library_model(make_sentence_folder(tmp_path / "model", dense=5)).save_pretrained(str(tmp_path / "saved"))
     assert load_embedding_model(tmp_path / "saved").dimension == 5
+    library = pytest.importorskip("sentence_transformers")
+    library.CrossEncoder(str(make_reranker(tmp_path / "pairs"))).save_pretrained(str(tmp_path / "ranks"))
+    name_unused(str(tmp_path / "ranks"), [""], "teacher", read=SCORE_KEYS)
     assert "not used" not in caplog.text
+    change_json(tmp_path / "ranks" / "config_sentence_transformers.json", prompts={"query": "w7"})
+    name_unused(str(tmp_path / "ranks"), [""], "teacher", read=SCORE_KEYS)
+    assert "not used, and left out of the student: prompts={'query': 'w7'} of config_sentence_tr" in caplog.text
+
+
+@each("normalizes", [False, True])
+@each("dense", [None, 20])
+def test_vectors_are_cut_as_the_library_cuts_them(tmp_path, dense, normalizes):
+    folder = make_sentence_folder(tmp_path / "model", dense=dense, normalizes=normalizes, truncate_dim=8)
+    model = load_embedding_model(folder)
+    assert model.dimension == 8
+    (tmp_path / "written").mkdir()
+    write_model(model, tmp_path / "written")
+    for one in (folder, tmp_path / "written"):
+        assert_as_the_library(one)
+    # along axes, a layer selects the channels
+    along = reduced(model, torch.eye(8)[2:5]).encode(TEXTS)
+    expected = model.encode(TEXTS)[:, 2:5]
+    assert torch.allclose(along, F.normalize(expected, dim=-1) if normalizes else expected, atol=1e-6)
+
+
+def test_vectors_of_no_channels_are_refused(tmp_path):
+    folder = make_sentence_folder(tmp_path / "model", truncate_dim=0)
+    with pytest.raises(ValueError, match="truncate_dim=0; expected at least 1"):
+        load_embedding_model(folder)
 
 
 @each(

@@ -60,9 +60,9 @@ def test_texts_are_read_as_the_command_reads_them(make_embedding_trainer, tmp_pa
     assert found["eval_cosine"] == again["eval_cosine"]
 
 
-@pytest.mark.parametrize("dense", [None, 5])
-def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, dense):
-    folder = make_sentence_folder(tmp_path / "model", dense=dense)
+@pytest.mark.parametrize("shared", [{}, {"dense": 5}, {"truncate_dim": 8}])
+def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, shared):
+    folder = make_sentence_folder(tmp_path / "model", **shared)
     trainer = make_embedding_trainer(folder, student=full_plan(), max_steps=1)
     found = trainer.evaluate()
     assert found["eval_loss"] == pytest.approx(0.0, abs=1e-12)
