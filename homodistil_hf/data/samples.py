@@ -59,6 +59,18 @@ def unlabeled_batches(
         encoded = rows_of_texts(tokenizer, texts[0], max_length)
     else:
         encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    return padded_batches(encoded, tokenizer, num_rows=num_rows, seed=seed, batch_size=batch_size)
+
+
+def padded_batches(
+    encoded: Mapping[str, list[list[int]]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    num_rows: int | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[dict[str, torch.Tensor]]:
+    """Draw some of the tokenized rows, and pad those of like length together; arguments of [`unlabeled_batches`]."""
     lengths = [len(tokens) for tokens in encoded["input_ids"]]
     order = sorted(_drawn_indices(len(lengths), num_rows or len(lengths), seed), key=lambda index: lengths[index])
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]

@@ -155,11 +155,11 @@ def question_rows(rows: Dataset, columns: Columns, argument: str) -> Dataset | N
 
 def texts_of(rows: Dataset, columns: Columns) -> Dataset:
     """All texts of rows as documents: one column, `text`."""
-    return Dataset.from_dict({"text": [text for cells in _cells(rows, columns) for text in cells]})
+    return Dataset.from_dict({"text": [text for cells in texts_by_column(rows, columns) for text in cells]})
 
 
-def _cells(rows: Dataset, columns: Columns) -> list[list[str]]:
-    """The texts of each column, words with spaces between them."""
+def texts_by_column(rows: Dataset, columns: Columns) -> list[list[str]]:
+    """The texts of each column of texts, a list a column; words have spaces between them."""
     cells = [rows[name][:] for name in columns.texts]
     if not columns.are_words:
         return cells
@@ -175,7 +175,7 @@ def length_of_rows(
     """
     # rows at equal distances; unique, as two may be rounded to one
     sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)))
-    cells = _cells(sample, columns)
+    cells = texts_by_column(sample, columns)
     with as_it_was(tokenizer):
         ids = tokenizer(*cells, truncation=False, verbose=False)["input_ids"]
     wanted = int(np.ceil(np.percentile(list(map(len, ids)), _PERCENTILE)))

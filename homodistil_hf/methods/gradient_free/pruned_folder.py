@@ -1,15 +1,18 @@
 """A fine-tuned model and text without labels → a folder with the pruned model; `pruning.py` ranks the filters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset
 
 from ...data.corpus import load_text
-from ...data.samples import drawn, unlabeled_batches
-from ...evaluation.evaluated_model import load_model
+from ...data.read_line import columns_words
+from ...data.samples import drawn, padded_batches, unlabeled_batches
+from ...data.sources import local_files
+from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
@@ -18,8 +21,15 @@ from ...files.messages import Log, short_repr
 from ...models.heads import fastest_device
 from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of
+from ...tasks.columns import Columns, find_columns, listed_columns
+from ...tasks.encoding import check_rows, encode_rows, texts_by_column
 from ...tasks.glue import GLUE_TASKS, check_tasks, load_glue
+from ...tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
+from ...tasks.reading import load_rows
+from ...tasks.word_lines import is_conll
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
+
+_ARGUMENT = "unlabeled_data"
 
 
 @dataclass(frozen=True)
@@ -34,9 +44,11 @@ class PruneSettings(GradientFreeSettings):
     output_dir: str = setting("", "Folder to write: model, tokenizer, facts.json and card.", text="a name")
     macs: float = setting(0.6, "Share of the encoder's MACs to keep, in (0, 1].")
     unlabeled_data: tuple[str, ...] = setting(
-        (), "Text: .txt, .jsonl, .parquet, folders or Hub data sets; this or --task.", text="a name"
+        (), "Text or the task's rows: files, folders or Hub data sets; this or --task.", text="a name"
     )
-    text_column: str | None = setting(None, "Column with the text (default: text).")
+    text_column: str | None = setting(
+        None, "Column with the text, or two with a comma between them (default: those that distill reads)."
+    )
     task: str | None = setting(None, "GLUE task whose training sentences are the text.")
     data_dir: str | None = setting(None, "Folder with the task's rows (default: the Hub).")
     num_samples: int = setting(2048, "Rows of text to draw, ≥ 1.", least=1)
@@ -94,10 +106,11 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
     num_kept = num_kept_filters(plan, settings.macs)
     if settings.format == "standard":
         plan.padded()  # refused now rather than after the pruning
+    batches = []
     if settings.needs_samples:
         length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length")
         settings = replace(settings, max_length=length)
-    batches = _batches(settings, evaluated.tokenizer) if settings.needs_samples else []
+        batches = _batches(settings, evaluated, length, log)
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
     num_rows = sum(len(batch["input_ids"]) for batch in batches)
     log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {num_rows:,} rows of text")
@@ -115,14 +128,42 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
     return read_export_facts(Path(folder))
 
 
-def _batches(settings: PruneSettings, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, torch.Tensor]]:
-    if settings.task is None:
-        rows = load_text(settings.unlabeled_data, text_column=settings.text_column, argument="unlabeled_data")
-        names: tuple[str, ...] = ("text",)
-    else:
-        (task,) = check_tasks([settings.task])
-        rows, names = load_glue(task, settings.data_dir).train, GLUE_TASKS[task].columns.texts
+def _batches(
+    settings: PruneSettings, evaluated: EvaluatedModel, length: int, log: Log
+) -> list[dict[str, torch.Tensor]]:
+    rows, columns = _rows(settings, evaluated)
+    log(columns_words(columns.texts, rows.column_names))
     rows = drawn(rows, settings.num_samples, seed=settings.seed)
-    columns = [rows[name][:] for name in names]
-    given = {name: getattr(settings, name) for name in ("seed", "max_length", "batch_size")}
-    return unlabeled_batches(columns, tokenizer, num_rows=settings.num_samples, **given)
+    sizes = {"num_rows": settings.num_samples, "seed": settings.seed, "batch_size": settings.batch_size}
+    tokenizer = evaluated.tokenizer
+    if columns.kind != ANSWERS:
+        return unlabeled_batches(texts_by_column(rows, columns), tokenizer, max_length=length, **sizes)
+    config = evaluated.model.config
+    windows = encode_rows(rows, columns, config, tokenizer, max_length=length, argument=_ARGUMENT)
+    names = [name for name in tokenizer.model_input_names if name in windows.column_names]
+    return padded_batches({name: windows[name][:] for name in names}, tokenizer, **sizes)
+
+
+def _rows(settings: PruneSettings, evaluated: EvaluatedModel) -> tuple[Dataset, Columns]:
+    """Rows that `distill` of the model reads, with their columns of texts; of sources of mere text its documents."""
+    if settings.task is not None:
+        (task,) = check_tasks([settings.task])
+        columns = GLUE_TASKS[task].columns
+        return load_glue(task, settings.data_dir).train, Columns(columns.kind, columns.texts)
+    config, named = evaluated.model.config, listed_columns(settings.text_column)
+    kind = task_kind_of(config, type(evaluated.model).__name__)
+    if kind != MASKED_WORDS and not _are_documents(settings.unlabeled_data):
+        rows = load_rows(settings.unlabeled_data, argument=_ARGUMENT)
+        # an answerer may be pruned on any text
+        if kind != ANSWERS or len(named) == 2 or {"question", "context"} <= {*map(str.lower, rows.column_names)}:
+            columns = find_columns(rows, config, kind, text_columns=named, argument=_ARGUMENT)
+            check_rows(rows, columns, _ARGUMENT)
+            return rows, Columns(kind, columns.texts)
+    text = load_text(settings.unlabeled_data, text_column=settings.text_column, argument=_ARGUMENT)
+    return text, Columns(MASKED_WORDS, ("text",))
+
+
+def _are_documents(sources: Sequence[str]) -> bool:
+    """Whether all files are of text, none of words with their tags."""
+    files = [file for name in sources for file in local_files(name, "train", f"{_ARGUMENT}={name!r}")]
+    return bool(files) and all(file.suffix.lower() == ".txt" and not is_conll(file) for file in files)

@@ -6,9 +6,11 @@ import pytest
 import torch
 from rows import each
 from students import assert_same_logits
+from task_rows import KINDS, write_kind
 from tiny_files import change_json, write_teacher, write_text
 from tiny_glue import write_task
 from transformers import (
+    AutoConfig,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -20,7 +22,10 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.data.samples import drawn, unlabeled_batches
 from homodistil_hf.methods.gradient_free.pruned_folder import PruneSettings, prune_to_folder
+from homodistil_hf.tasks.columns import find_columns
+from homodistil_hf.tasks.encoding import encode_rows
 from homodistil_hf.tasks.glue import load_glue
+from homodistil_hf.tasks.reading import load_rows
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
 
@@ -136,6 +141,21 @@ def test_a_question_answering_model_is_pruned_too(folder):
     assert facts["student"]["architecture"] == "HomoBertForQuestionAnswering"
     model = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
     assert model(input_ids=torch.tensor([[2, 5, 3]])).start_logits.shape == (1, 3)
+
+
+@pytest.mark.parametrize(("has_labels", "name"), [(True, name) for name in KINDS] + [(False, "answers")])
+def test_rows_of_a_task_are_those_that_distill_reads(tmp_path, name, has_labels):
+    given = write_kind(tmp_path, name, has_labels=has_labels)
+    model, lines = AutoConfig.from_pretrained(given["teacher"]), []
+    out = str(tmp_path / "out")
+    settings = PruneSettings(model=given["teacher"], unlabeled_data=given["train_data"], output_dir=out, macs=0.9)
+    found = prune_to_folder(settings, lines.append)["training"]
+    rows = load_rows(given["train_data"])
+    columns = find_columns(rows, model, KINDS[name][0])
+    tokenizer = AutoTokenizer.from_pretrained(given["teacher"])
+    encoded = encode_rows(rows, columns, model, tokenizer, max_length=32)
+    assert (found["num_samples"], found["num_tokens"]) == (len(encoded), sum(map(len, encoded["input_ids"])))
+    assert lines[0].startswith(f"read: {', '.join(columns.texts)}")
 
 
 @pytest.mark.slow
