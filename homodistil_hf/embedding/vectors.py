@@ -193,8 +193,8 @@ def load_teacher_vectors(
         [`TeacherVectors`]; a text that is there twice counts once.
 
     Raises:
-        ValueError: a missing column, texts that are empty, vectors that are missing, of different lengths, not finite
-            or 0, or two different ones of one text.
+        ValueError: a missing column, texts that are empty, vectors that are missing, of different lengths, not finite,
+            too large or 0, or two different ones of one text.
         OSError: a file can't be read.
     """
     names = [str(name) for name in ([sources] if isinstance(sources, str | Path) else sources)]
@@ -261,6 +261,7 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
     vectors = numbers.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
     # missing numbers have become NaN
     wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
+    wrong["numbers whose squares float32 can't hold"] = ~np.isfinite(np.einsum("nd,nd->n", vectors, vectors))
     wrong["only zeros"] = ~vectors.any(1)
     for problem, is_wrong in wrong.items():
         if is_wrong.any():

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _EXACT, _HALF = (1e-3, math.inf), (0.1, 0.0)
 """The largest difference, and what one counts that is NaN or infinite: half precision overflows."""
+_LARGEST = 1e19
+"""Squares of larger weights, as in the norm of their gradients, are beyond float32."""
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
 WRAPPERS = {
     "OptimizedModule": "it is compiled: pass the model that torch.compile was given, model._orig_mod",
@@ -36,14 +38,16 @@ WRAPPERS = {
 
 
 def refuse_nonfinite(model: nn.Module, label: str) -> None:
-    """Refuse, by a ValueError that begins with `label`, a model with a parameter that holds NaN or Inf."""
+    """Refuse, by a ValueError that begins with `label`, a parameter with NaN, Inf, or a square beyond float32."""
     for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+        largest = max(map(abs, map(float, parameter.detach().aminmax()))) if parameter.numel() else 0.0
+        if not largest < _LARGEST:
             counts = {"NaN": int(parameter.isnan().sum()), "Inf": int(parameter.isinf().sum())}
             found = " and ".join(f"{count:,} × {word}" for word, count in counts.items() if count)
             raise ValueError(
-                f"{label} has {found} among the {parameter.numel():,} values of {name}, which makes logits that are "
-                "not finite as well; take another copy of it, or export an earlier checkpoint"
+                f"{label} has {found or f'{largest:.3g}'} among the {parameter.numel():,} values of {name}, which "
+                "makes logits or gradients that are not finite; take another copy of it, or export an earlier "
+                "checkpoint"
             )
 
 
@@ -128,6 +132,12 @@ def refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, a
         own, usual = ([tuple(answer.shape) for answer in answers] for answers in (expected, found))
         raise ValueError(
             f"{argument}={type(model).__qualname__} has outputs of shapes {own}, its stock class {usual}. {remedy}"
+        )
+    if model.dtype == torch.float32 and not all(bool(answer.isfinite().all()) for answer in found):
+        raise ValueError(
+            f"{argument}={type(model).__qualname__}{f', {name!r},' if (name := model.name_or_path) else ''} gives "
+            "answers to a small batch that are not finite: its weights are too large; take another copy of it, or an "
+            "earlier checkpoint"
         )
     tolerance, overflow = _EXACT if model.dtype in (torch.float32, torch.float64) else _HALF
     # values that overflow in a half type count as equal; rounding is relative to the largest of the others

@@ -207,3 +207,14 @@ def test_every_architecture_is_the_function_of_its_name(name):
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.flip(-1))
         with pytest.raises(ValueError, match="is not the function"):
             to_student(model)
+
+
+def test_weights_whose_answers_overflow_are_refused():
+    model = classifier()
+    layer = model.bert.encoder.layer[0]
+    for matrix in (layer.intermediate.dense, layer.output.dense):
+        matrix.weight.data.fill_(1e18)
+    with pytest.raises(
+        ValueError, match="^teacher=BertForSequenceClassification gives answers .* not finite: its wei"
+    ):
+        to_student(model)

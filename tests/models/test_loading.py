@@ -191,7 +191,7 @@ def test_weights_that_do_not_fit_are_named(changes, message, tmp_path, caplog):
 # Values that are no numbers
 
 
-@pytest.mark.parametrize(("value", "word"), [(float("inf"), "1 × Inf"), (float("nan"), "1 × NaN")])
+@pytest.mark.parametrize(("value", "word"), [(float("inf"), "1 × Inf"), (float("nan"), "1 × NaN"), (-1e30, r"1e\+30")])
 def test_a_parameter_that_is_not_finite_is_named(tmp_path, value, word):
     model = make_teacher()
     model.bert.embeddings.word_embeddings.weight.data[3, 4] = value
