@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import LocalEntryNotFoundError
 from rows import each
+from task_rows import RANKED, rows_of_kind, write_kind
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
 from tiny_files import change_json, write_config
 
@@ -23,6 +24,7 @@ from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs import embedding, reranker
 from homodistil_hf.runs.config import help_of, parse_run, run_of
+from homodistil_hf.runs.distill import run as run_distillation
 from homodistil_hf.runs.embedding import held_out_texts, teacher_of
 from homodistil_hf.runs.family import load_start
 from homodistil_hf.runs.kinds import method_for, run_kind_of
@@ -231,6 +233,35 @@ def test_what_a_model_of_one_output_is_follows_from_the_rows(pairs_config, tmp_p
     Dataset.from_dict({name: ["w9 w10"] for name in columns}).to_parquet(rows)
     found = method_for(teacher, {"train_data": [str(rows)], **given})
     assert (found == "reranker") is is_reranker
+
+
+@pytest.mark.slow
+def test_triplets_are_a_rerankers_rows(tmp_path):
+    triplets = [{"query": f"w{n} w5", "positive": f"w7 w{n}", "negative": f"w8 w{n}", "id": n} for n in range(10, 50)]
+    settings = write_kind(tmp_path, RANKED)
+    Dataset.from_list(triplets).to_json(tmp_path / "triplets.jsonl")
+    settings |= {"train_data": [str(tmp_path / "triplets.jsonl")], "max_steps": 1}
+    results = run_distillation(run_of(settings, "settings"), (lines := []).append)
+    made = "each 'query' makes pairs with its 'positive' (label 1), 'negative' (label 0)"
+    assert lines[0] == f"train_data: {made}; read: query, positive, negative; not read: id"
+    assert (results["rows"]["num_train_rows"], results["rows"]["num_eval_rows"]) == (72, 8)
+    assert results["rows"]["label_columns"] == ["label"]
+
+
+@pytest.mark.slow
+def test_labels_of_any_column_and_of_other_rows(tmp_path):
+    settings = write_kind(tmp_path, RANKED) | {"max_steps": 1, "save_strategy": "no", "max_seq_length": 12}
+    clicks = rows_of_kind(RANKED).rename_columns({"relevance": "clicks"})
+    clicks.select(range(30)).to_csv(tmp_path / "held.csv")
+    clicks.to_parquet(tmp_path / "rows.parquet")
+    settings |= {"eval_data": [str(tmp_path / "held.csv")]}
+    unnamed = settings | {"output_dir": str(tmp_path / "unnamed")}
+    run_distillation(run_of(unnamed, "it"), (lines := []).append)
+    assert lines[0].endswith("no labels (if there are some in clicks: method=reranker and label_column)")
+    named = settings | {"method": "reranker", "label_column": "clicks"}
+    results = run_distillation(run_of(named, "settings"), lambda line: None)
+    assert results["rows"]["max_seq_length"] == 12
+    assert results["models"][1]["ndcg_at_10"] > 0
 
 
 def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):

@@ -1,35 +1,45 @@
-"""Every kind of fine-tuned teacher in every way that a run can go: one table, kind × way.
+"""Every kind of fine-tuned teacher, and rerankers, in every way that a run can go: one table, kind × way.
 
 The ways: JSON, flags, Python, without labels, two ranks, resumed, a chain of sizes with fewer words; and what comes
 out: a stock class, a pipeline, an export that verifies. `test_task_start.py` has runs from a general student.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from task_rows import KINDS, SMALL, assert_goes_on, closing_code, rows_of_kind, write_kind, write_started
+from task_rows import (
+    RANKED,
+    SMALL,
+    WITH_RANKED,
+    assert_goes_on,
+    closing_code,
+    trained_in_python,
+    write_kind,
+    write_started,
+)
 from tiny_files import assert_same_weights, own_cache, write_teacher
+from tiny_models import VOCAB_SIZE
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.runs import task
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
+from homodistil_hf.runs.kinds import run_kind_of
 from homodistil_hf.runs.task import REPORTED
-from homodistil_hf.tasks.columns import find_columns
-from homodistil_hf.tasks.held_out import keep_aside
-from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES, task_kind_of
+from homodistil_hf.tasks.kinds import ANSWERS, LABELS, TAGS, VALUES
 
 STARTED = "from a general model"
+OF_ORDER = ("ndcg_at_10", "mrr_at_10", "spearman")
+"""Metrics of a reranker's labels."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=WITH_RANKED)
 def finished(request, tmp_path_factory):
     """Kind, settings, lines and results of a run with labels, whose folder has `run/`."""
     name = request.param
@@ -44,8 +54,8 @@ def finished(request, tmp_path_factory):
 def _by_json(finished, folder, ranks):
     """The first lines say what was understood, the results what was reached, in the words of the task."""
     name, settings, lines, results = finished
-    kind = KINDS[name][0]
-    assert lines[0].startswith(f"{settings['teacher']} predicts ")
+    kind = WITH_RANKED[name][0]
+    assert lines[0].startswith(f"{settings['teacher']} {'scores' if name == RANKED else 'predicts'} ")
     assert f"{', '.join(results['rows']['text_columns'][:1])}" in lines[0]
     assert results["rows"]["kind"] == kind
     assert results["rows"]["num_train_rows"] + results["rows"]["num_eval_rows"] == 48
@@ -53,14 +63,38 @@ def _by_json(finished, folder, ranks):
     assert lines[2].startswith("max_seq_length=16: ")
     assert ("contexts are cut into windows" in lines[2]) == (kind == ANSWERS)
     (read,) = (line for line in lines if line.startswith("rows: "))
-    assert f"{results['rows']['num_eval_rows']} held out, 48 with labels, " in read or kind == ANSWERS
+    assert f"{results['rows']['num_eval_rows']} held out, 48 with labels, " in read or name in (ANSWERS, RANKED)
+    assert "48 with labels, " in read or kind == ANSWERS
     assert f"read: {', '.join(results['rows']['text_columns'] + results['rows']['label_columns'])}" in read
     teacher, student = results["models"]
+    if name == RANKED:
+        _order_is_measured(settings, lines, results)
+        return
     own = [metric for metric in REPORTED[kind] if metric in student]
     assert own
     assert teacher["kl"] == 0 < student["kl"]
     assert all(isinstance(model[metric], float) for model in (teacher, student) for metric in own)
     assert ("agreement" in student) == (kind != VALUES)
+
+
+def _order_is_measured(settings, lines, results):
+    """By the labels, of the teacher too, on every page that the run writes."""
+    said = "rows: texts in 'query' and 'passage', labels in 'relevance', which the order is measured by"
+    assert lines[0].endswith(said)
+    assert lines[1].endswith(" of 48 rows of train_data are kept aside, all rows of a 'query' together")
+    folder = Path(settings["output_dir"])
+    facts, summary = read_facts(folder / "student"), _summary_of(settings, results)
+    for model, section in zip(results["models"], ("teacher_evaluation", "evaluation"), strict=True):
+        assert all(math.isfinite(model[name]) for name in (*OF_ORDER, "correlation"))
+        assert {name: facts[section][name] for name in OF_ORDER} == {name: model[name] for name in OF_ORDER}
+        assert f"{model['ndcg_at_10']:.3f}" in summary
+    assert "nDCG@10" in summary
+    for file in (folder / "student" / "README.md", folder / "report.html"):
+        assert "nDCG@10 of the order, by the labels" in file.read_text(encoding="utf-8")
+
+
+def _summary_of(settings, results):
+    return run_kind_of(settings_of(settings, "it")).summary(results, settings["output_dir"])
 
 
 def _by_flags(finished, folder, ranks):
@@ -80,19 +114,17 @@ def _flag(name, value, folder):
 def _in_python(finished, folder, ranks):
     """Raw rows are tokenized as the command does it."""
     name, settings, _, results = finished
-    rows = rows_of_kind(name)
-    config = AutoConfig.from_pretrained(settings["teacher"])
-    train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
-    own = {key: value for key, value in settings.items() if key not in ("teacher", "train_data", "output_dir")}
-    trainer = HomoDistilTrainer(
-        settings["teacher"],
-        HomoDistilTrainingArguments(str(folder / "run"), **own),
-        train_dataset=train,
-        eval_dataset=aside,
-        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
-    )
-    trainer.train()
-    metrics = trainer.evaluate()
+    trainer, aside = trained_in_python(name, settings, folder / "run")
+    metrics, raw = trainer.evaluate(), trainer.evaluate(aside)
+    assert {key: raw[f"eval_{key}"] for key in results["evaluation"]} == {
+        key: metrics[f"eval_{key}"] for key in results["evaluation"]
+    }
+    if name == RANKED:  # the command puts rows of one length side by side
+        assert len(trainer.train_dataset) == 2 * results["rows"]["num_train_rows"]
+        teacher = trainer.evaluate_teacher()
+        assert {key: teacher[key] for key in OF_ORDER} == {key: results["models"][0][key] for key in OF_ORDER}
+        assert {f"eval_{key}" for key in (*OF_ORDER, "correlation")} <= metrics.keys()
+        return
     assert {key: metrics[f"eval_{key}"] for key in results["evaluation"]} == results["evaluation"]
     trainer.export(folder / "student")
     assert_same_weights(folder / "student", Path(settings["output_dir"]) / "student")
@@ -106,9 +138,13 @@ def _without_labels(finished, folder, ranks):
     results = run(settings_of(settings, "settings"), lines.append)
     assert lines[0].endswith(", no labels")
     teacher, student = results["models"]
+    if name == RANKED:
+        assert -1 <= student["correlation"] <= 1
+        assert not {*OF_ORDER} & results["evaluation"].keys()
+        return
     assert teacher["kl"] == 0 < student["kl"]
     assert results["evaluation"]["loss"] == results["evaluation"]["kl"]
-    assert not {"task_loss", "task_accuracy", *REPORTED[KINDS[name][0]]} & results["evaluation"].keys()
+    assert not {"task_loss", "task_accuracy", *REPORTED[WITH_RANKED[name][0]]} & results["evaluation"].keys()
 
 
 def _on_two_ranks(finished, folder, ranks):
@@ -126,16 +162,17 @@ def _resumed(finished, folder, ranks):
 
 def _as_a_chain_of_fewer_words(finished, folder, ranks):
     name = finished[0]
-    chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "vocabulary": "keep=64"}
-    settings = write_kind(folder, name) | chain | {"save_strategy": "no", "max_steps": 2}
+    chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "save_strategy": "no", "max_steps": 2}
+    settings = write_kind(folder, name) | chain | ({} if name == RANKED else {"vocabulary": "keep=64"})
     settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
     results = run(settings_of(settings, "settings"), lambda line: None)
     assert len(results["models"]) == 3
-    assert results["rows"]["kind"] == KINDS[name][0]
-    students = [AutoConfig.from_pretrained(folder / "run" / one["folder"] / "student") for one in results["members"]]
-    assert [(one.vocab_size, one.intermediate_size) for one in students] == [(64, 32), (64, 16)]
-    tokens = AutoTokenizer.from_pretrained(folder / "run" / results["members"][1]["folder"] / "student")
-    assert len(tokens) == 64
+    assert results["rows"]["kind"] == WITH_RANKED[name][0]
+    exports = [folder / "run" / one["folder"] / "student" for one in results["members"]]
+    students = [AutoConfig.from_pretrained(export) for export in exports]
+    num_words = VOCAB_SIZE if name == RANKED else 64
+    assert [(one.vocab_size, one.intermediate_size) for one in students] == [(num_words, 32), (num_words, 16)]
+    assert len(AutoTokenizer.from_pretrained(exports[1])) == num_words
 
 
 def _to_a_stock_class(finished, folder, ranks):
@@ -154,8 +191,15 @@ def _to_a_stock_class(finished, folder, ranks):
 def _to_a_pipeline(finished, folder, ranks):
     """The closing lines run, and a pipeline's scores are those of the model's activation."""
     name, settings, _, results = finished
-    kind, export = KINDS[name][0], str(Path(settings["output_dir"]) / "student")
-    exec(closing_code(task.KIND.summary(results, settings["output_dir"])), {})
+    kind, export = WITH_RANKED[name][0], str(Path(settings["output_dir"]) / "student")
+    if name == RANKED:
+        pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    exec(closing_code(_summary_of(settings, results)), {})
+    if name == RANKED:
+        scorer = pipeline("text-classification", export, function_to_apply="none", device="cpu")
+        first, second = (scorer({"text": "w10 w20", "text_pair": text}) for text in ("w7 w7 w30", "w40"))
+        assert first != second
+        return
     _run_code_of_card(Path(export), results["rows"])
     if kind in (ANSWERS, TAGS):
         return
@@ -189,7 +233,7 @@ def _evaluated(finished, folder, ranks):
     shutil.copytree(settings["output_dir"], folder / "run")
     words = ["evaluate", str(folder / "run"), "--eval_data", *settings["train_data"], "--task"]
     assert main([*words, "classes", "--teacher", settings["teacher"]]) == (
-        2 if KINDS[name][0] in (VALUES, ANSWERS) else 0
+        2 if name == RANKED or WITH_RANKED[name][0] in (VALUES, ANSWERS) else 0
     )
     assert main([*words, "discrepancy"]) == 2
 
@@ -216,7 +260,7 @@ def _started(folder, name):
 def ranks(as_ranks, tmp_path_factory):
     """Results of two ranks, by kind, and those of `STARTED`; all in one launch."""
     folder, configs = tmp_path_factory.mktemp("ranks"), {}
-    for name in (*KINDS, STARTED):
+    for name in (*WITH_RANKED, STARTED):
         own = folder / name.replace(" ", "_")
         settings = _started(own, "values") if name == STARTED else write_kind(own, name)
         configs[name] = own / "config.json"

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from rows import each
-from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, write_kind, write_started
+from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, trained_in_python, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import load_export
 from homodistil_hf.export.facts import read_facts
@@ -24,9 +23,6 @@ from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.kinds import run_kind_of
 from homodistil_hf.runs.student import make_trainer
-from homodistil_hf.tasks.columns import find_columns
-from homodistil_hf.tasks.held_out import keep_aside
-from homodistil_hf.tasks.kinds import task_kind_of
 
 pytestmark = pytest.mark.slow
 
@@ -97,21 +93,10 @@ def test_the_outcome_is_that_of_any_run_of_the_kind(finished, general):
     assert student.hidden_size == 16
 
 
-def test_python_does_the_same(finished, general, tmp_path):
+def test_python_does_the_same(finished, tmp_path):
     name, settings, _ = finished
-    rows, config = rows_of_kind(name), AutoConfig.from_pretrained(settings["teacher"])
-    train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
-    own = {key: value for key, value in settings.items() if key not in ("teacher", "start", "train_data")}
-    own |= {"output_dir": str(tmp_path / "run"), "hidden_weight": 1.0, "embedding_weight": 0.0}
-    trainer = HomoDistilTrainer(
-        str(general / "student"),
-        HomoDistilTrainingArguments(**own),
-        teacher_model=settings["teacher"],
-        train_dataset=train,
-        eval_dataset=aside,
-        processing_class=AutoTokenizer.from_pretrained(settings["teacher"]),
-    )
-    trainer.train()
+    weights = {"hidden_weight": 1.0, "embedding_weight": 0.0}
+    trainer, _ = trained_in_python(name, settings, tmp_path / "run", **weights)
     trainer.export(tmp_path / "student")
     assert_same_weights(tmp_path / "student", Path(settings["output_dir"]) / "student")
 

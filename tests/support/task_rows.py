@@ -1,4 +1,4 @@
-"""A tiny teacher and rows of every kind of task, as people have them in files, and runs on them."""
+"""A tiny teacher and rows of every kind of task and of a reranker, as people have them in files, and runs on them."""
 
 import shutil
 from collections.abc import Callable
@@ -9,10 +9,20 @@ import numpy as np
 from datasets import Dataset
 from tiny_files import assert_same_weights, write_teacher
 from tiny_models import VOCAB_SIZE
+from transformers import AutoConfig, AutoTokenizer
 
+from homodistil_hf import (
+    HomoDistilTrainer,
+    HomoDistilTrainingArguments,
+    RerankerDistilArguments,
+    RerankerDistilTrainer,
+)
+from homodistil_hf.embedding.reranker import pairs_in
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
-from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
+from homodistil_hf.tasks.columns import find_columns
+from homodistil_hf.tasks.held_out import keep_aside
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
 
 FEELINGS, MARKS = ["bad", "fair", "good"], ["O", "B-PER", "I-PER"]
 NUM_ROWS = 48
@@ -67,6 +77,16 @@ def _rows_of_two_values(draw: np.random.Generator) -> dict[str, list[Any]]:
     return _texts(draw) | {name: draw.normal(size=NUM_ROWS).tolist() for name in ("joy", "fear")}
 
 
+def _rows_of_ranked_pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
+    """Three passages a query, of graded worth."""
+    rows = [(query, worth) for query in range(NUM_ROWS // 3) for worth in range(3)]
+    return {
+        "query": [f"w{10 + query} w{20 + query}" for query, _ in rows],
+        "passage": ["w7 " * worth + f"w{30 + query}" for query, worth in rows],
+        "relevance": [worth for _, worth in rows],
+    }
+
+
 _SEQUENCES = {"task": "sequence_classification"}
 KINDS: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], dict[str, list[Any]]], str]] = {
     "classes": (CLASSES, _SEQUENCES | _named(FEELINGS), _rows_of_classes, "csv"),
@@ -88,30 +108,28 @@ KINDS: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], dict
     "answers": (ANSWERS, {"task": "question_answering"}, _questions, "json"),
 }
 """Name → kind, settings of its teacher, its rows, the format of their file."""
-LABEL_COLUMNS = ("label", "labels", "score", "joy", "fear", "ner_tags", "answers")
+RANKED = "ranked pairs"
+WITH_RANKED = KINDS | {RANKED: ("scores of pairs", _SEQUENCES | {"num_labels": 1}, _rows_of_ranked_pairs, "parquet")}
+"""The same with the rows of a reranker, whose runs have a kind of their own."""
+LABEL_COLUMNS = ("label", "labels", "score", "joy", "fear", "ner_tags", "answers", "relevance")
 
 
 def rows_of_kind(name: str, *, seed: int = 0, has_labels: bool = True) -> Dataset:
-    """Rows of one of `KINDS`, of few words."""
-    columns = KINDS[name][2](np.random.default_rng(seed))
+    """Rows of one of `WITH_RANKED`, of few words."""
+    columns = WITH_RANKED[name][2](np.random.default_rng(seed))
     return Dataset.from_dict({key: cells for key, cells in columns.items() if has_labels or key not in LABEL_COLUMNS})
 
 
 def write_kind(folder: Path, name: str, *, has_labels: bool = True) -> dict[str, Any]:
-    """Write teacher and rows of one of `KINDS`; return the settings of a short run on them."""
+    """Write teacher and rows of one of `WITH_RANKED`; return the settings of a short run on them."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_teacher(folder / "teacher", **KINDS[name][1])
-    file = folder / f"rows.{KINDS[name][3] if has_labels else 'jsonl'}"
+    write_teacher(folder / "teacher", **WITH_RANKED[name][1])
+    file = folder / f"rows.{WITH_RANKED[name][3] if has_labels else 'jsonl'}"
     rows = rows_of_kind(name, has_labels=has_labels)
     {".csv": rows.to_csv, ".parquet": rows.to_parquet}.get(file.suffix, rows.to_json)(file)
-    return short_run(folder, file)
-
-
-def short_run(folder: Path, rows: Path) -> dict[str, Any]:
-    """The settings of a run of four steps, of the folder's teacher on these rows."""
     return {
         "teacher": str(folder / "teacher"),
-        "train_data": [str(rows)],
+        "train_data": [str(file)],
         "student": SMALL,
         "output_dir": str(folder / "run"),
         "max_steps": 4,
@@ -132,6 +150,32 @@ def write_started(folder: Path, name: str, start: str | Path, *, has_labels: boo
     settings = write_kind(folder, name, has_labels=has_labels)
     of_pruning = ("student", "num_scoring_batches")
     return {key: value for key, value in settings.items() if key not in of_pruning} | {"start": str(start)}
+
+
+def trained_in_python(
+    name: str, settings: dict[str, Any], folder: Path, **more: Any
+) -> tuple[HomoDistilTrainer, Dataset]:
+    """The trainer of such a run, given raw rows of `WITH_RANKED` and once trained; and the rows held out."""
+    rows, teacher, start = rows_of_kind(name), settings["teacher"], settings.get("start")
+    config = AutoConfig.from_pretrained(teacher)
+    if name == RANKED:
+        kind, arguments = RerankerDistilTrainer, RerankerDistilArguments
+        train, aside, _ = keep_aside(rows, pairs_in(rows).columns, together="query")
+    else:
+        kind, arguments = HomoDistilTrainer, HomoDistilTrainingArguments
+        train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
+    of_command = ("teacher", "start", "train_data", "output_dir")
+    own = {key: value for key, value in settings.items() if key not in of_command}
+    trainer = kind(
+        f"{start}/student" if start else teacher,
+        arguments(str(folder), **own | more),
+        teacher_model=teacher if start else None,
+        train_dataset=train,
+        eval_dataset=aside,
+        processing_class=AutoTokenizer.from_pretrained(teacher),
+    )
+    trainer.train()
+    return trainer, aside
 
 
 def closing_code(text: str) -> str:

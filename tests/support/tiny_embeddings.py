@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from safetensors.torch import save_file
+from tiny_files import write_teacher
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
-from transformers import BertForSequenceClassification, BertModel, PreTrainedModel
+from transformers import BertModel, PreTrainedModel
 
 from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel
 from homodistil_hf.embedding.reading import load_embedding_model
@@ -108,9 +109,4 @@ def make_pairs(num_pairs: int = 40, *, seed: int = 0) -> Dataset:
 
 def make_reranker(folder: Path, **values: Any) -> Path:
     """A model with one score a pair."""
-    config = tiny_config(**{"num_labels": 1} | values)
-    torch.manual_seed(1)
-    model = randomized(BertForSequenceClassification(config))
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return write_teacher(folder, **{"task": "sequence_classification", "num_labels": 1} | values)
