@@ -1,4 +1,4 @@
-"""The page of results and the planner's advice: those in the repository, and those by hand."""
+"""What the page of results stands on: floors of tasks, the planner's advice, default rates."""
 
 import json
 from pathlib import Path
@@ -22,15 +22,6 @@ CHECKOUT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def committed() -> Tables:
     return Tables(Results.read(CHECKOUT / page.FOLDER, CHECKOUT / page.SWEEPS))
-
-
-@pytest.fixture(scope="module")
-def text() -> str:
-    return (CHECKOUT / page.PAGE).read_text(encoding="utf-8")
-
-
-def test_the_page_in_the_repository_is_that_of_the_records_beside_it(committed, text):
-    assert text == page.page_text(committed)
 
 
 def test_the_floor_of_tasks_is_that_of_the_data(real_data):
