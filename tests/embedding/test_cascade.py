@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from commands import error_of
 from rows import each
 from tiny_embeddings import make_sentence_folder, near_models
 
@@ -187,13 +188,13 @@ def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
     ],
 )
 def test_what_is_missing_is_told(folders, words, message, capsys):
-    assert main(["cascade", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in error_of(capsys, "cascade", *words)
 
 
 @pytest.mark.slow
 def test_a_space_of_its_own_is_refused(folders, capsys):
     whole, teacher = (load_embedding_model(folders / name) for name in ("near", "teacher"))
     export_embedding_model(whole, folders / "apart", teacher=teacher, has_own_space=True)
-    assert main(["cascade", "--model", "apart", *WORDS]) == 2
-    assert "has vectors of another space than the teacher's, so they share no index" in capsys.readouterr().err
+    assert "has vectors of another space than the teacher's, so they share no index" in error_of(
+        capsys, "cascade", "--model", "apart", *WORDS
+    )

@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
+from commands import error_of
 from datasets import Dataset, DatasetDict
 from rows import each
 from scipy.stats import spearmanr
@@ -154,8 +155,7 @@ def test_the_command_writes_results_facts_and_card(folders, data_dir, tmp_path, 
 )
 def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys):
     monkeypatch.chdir(folders[0])
-    assert main(["evaluate", str(folders[0]), "--task", "embedding", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in error_of(capsys, *["evaluate", str(folders[0]), "--task", "embedding", *words])
 
 
 def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
@@ -197,8 +197,9 @@ def test_a_collapsed_student_keeps_readable_facts(tmp_path):
 
 def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mteb", None)
-    assert main(["evaluate", str(folders[0]), "--task", "embedding", "--mteb_tasks", "SciFact"]) == 2
-    assert "mteb_tasks=('SciFact',) needs mteb; pip install 'homodistil-hf[mteb]'" in capsys.readouterr().err
+    assert "mteb_tasks=('SciFact',) needs mteb; pip install 'homodistil-hf[mteb]'" in error_of(
+        capsys, *["evaluate", str(folders[0]), "--task", "embedding", "--mteb_tasks", "SciFact"]
+    )
 
 
 def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path):
@@ -213,16 +214,16 @@ def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path
 
 
 def test_a_path_to_nothing_is_told(capsys):
-    assert main(["evaluate", "./no/such/model", "--task", "embedding", "--eval_data", "x.txt"]) == 2
-    assert "model='./no/such/model' does not exist" in capsys.readouterr().err
+    assert "model='./no/such/model' does not exist" in error_of(
+        capsys, "evaluate", "./no/such/model", "--task", "embedding", "--eval_data", "x.txt"
+    )
 
 
 def test_other_models_are_refused(folders, tmp_path, capsys):
     (folders[0] / "modules.json").unlink()
     words = ["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(tmp_path)]
     write_task(tmp_path, "stsb")
-    assert main(words) == 2
-    assert "is no folder of sentence-transformers (no modules.json)" in capsys.readouterr().err
+    assert "is no folder of sentence-transformers (no modules.json)" in error_of(capsys, *words)
 
 
 @each("name", SIMILARITIES)
@@ -259,8 +260,9 @@ def test_other_students_make_a_table_of_pairings(folders, data_dir, tmp_path, ca
     assert pairings["larger"]["larger"] == pairings["teacher"]["teacher"]  # of the same weights
     assert json.loads((student / "facts.json").read_text())["benchmarks"]["space"] == results["space"]
     assert "index by larger" in (student / "README.md").read_text()
-    assert main([*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]) == 2
-    assert "needs queries with documents: rows of qnli" in capsys.readouterr().err
+    assert "needs queries with documents: rows of qnli" in error_of(
+        capsys, *[*words[:4], "--eval_data", "x.txt", "--teacher", str(teacher), "--others", str(other)]
+    )
 
 
 def test_other_students_of_other_spaces_or_equal_names_are_refused_first(folders, data_dir, tmp_path, capsys):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from commands import error_of
 from rows import each
 from safetensors.torch import save
 from tiny_embeddings import make_sentence_folder, write
@@ -208,8 +209,7 @@ def test_a_pair_with_another_teacher_is_refused(teacher, export, tmp_path, capsy
     torch.manual_seed(11)
     other = make_sentence_folder(tmp_path / "other", encoder=randomized(BertModel(tiny_config())), dense=5)
     words = ["export", str(export), "--output", str(tmp_path / "pair"), "--format", "pair", "--teacher", str(other)]
-    assert main(words) == 2
-    assert "is another model than" in capsys.readouterr().err
+    assert "is another model than" in error_of(capsys, *words)
     assert not (tmp_path / "pair").exists()
 
 
@@ -226,10 +226,12 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
     assert told[0] == told[1]
     both = [load_embedding_model(folder).encode(["w7"]) for folder in (export, tmp_path / "copy")]
     assert torch.equal(*both)
-    assert main(["export", str(export), "--output", str(tmp_path / "p"), "--format", "pair"]) == 2
-    assert "format='pair' needs the teacher, which no run has recorded" in capsys.readouterr().err
-    assert main(["export", str(export), "--output", str(tmp_path / "c"), "--format", "compact"]) == 2
-    assert "an embedding model is written as one of standard, pair" in capsys.readouterr().err
+    assert "format='pair' needs the teacher, which no run has recorded" in error_of(
+        capsys, "export", str(export), "--output", str(tmp_path / "p"), "--format", "pair"
+    )
+    assert "an embedding model is written as one of standard, pair" in error_of(
+        capsys, "export", str(export), "--output", str(tmp_path / "c"), "--format", "compact"
+    )
 
 
 @each(
@@ -242,5 +244,4 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
 )
 def test_damaged_axes_are_named(export, tmp_path, capsys, content, message):
     (export / "axes.safetensors").write_bytes(content)
-    assert main(["export", str(export), "--output", str(tmp_path / "again")]) == 2
-    assert message in capsys.readouterr().err
+    assert message in error_of(capsys, "export", str(export), "--output", str(tmp_path / "again"))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from commands import error_of
 from datasets import Dataset
 from rows import each
 from run_traces import SaveAt, logs_of
@@ -321,8 +322,9 @@ def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_
     assert load_embedding_model(folder).dimension == 32
     assert "an index of its vectors can stay" not in (folder / "README.md").read_text()
     words = ["export", str(folder), "--output", str(tmp_path / "pair"), "--format", "pair"]
-    assert main([*words, "--teacher", str(tmp_path / "teacher")]) == 2
-    assert "needs one space, and this student has one of its own" in capsys.readouterr().err
+    assert "needs one space, and this student has one of its own" in error_of(
+        capsys, *words, "--teacher", str(tmp_path / "teacher")
+    )
 
 
 def test_no_path_of_this_machine_is_in_an_export(make_embedding_trainer, tmp_path):

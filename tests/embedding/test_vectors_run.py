@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import error_of
 from datasets import Dataset
 from rows import each
 from tiny_embeddings import make_sentence_folder
@@ -194,8 +195,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     run = str(tmp_path / "run")
     words = ["evaluate", run, "--task", "embedding", "--queries", str(tmp_path / "queries.parquet")]
     words += ["--documents", str(tmp_path / "documents.parquet")]
-    assert main(words) == 2
-    assert "is compared with a teacher, and none is recorded: name --teacher" in capsys.readouterr().err
+    assert "is compared with a teacher, and none is recorded: name --teacher" in error_of(capsys, *words)
     assert main([*words, "--teacher", str(tmp_path / "vectors.parquet")]) == 0
     assert "queries: first hits as the teacher's" in capsys.readouterr().err
     facts = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())
@@ -203,8 +203,9 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     assert main(["verify", f"{run}/student", "--least", "agreement=0.999"]) == 1
     capsys.readouterr()
     words = ["cascade", "--model", run, "--queries", str(tmp_path / "queries.parquet")]
-    assert main([*words, "--documents", str(tmp_path / "documents.parquet")]) == 2
-    assert "a cascade asks the teacher's model for queries in doubt" in capsys.readouterr().err
+    assert "a cascade asks the teacher's model for queries in doubt" in error_of(
+        capsys, *words, "--documents", str(tmp_path / "documents.parquet")
+    )
 
 
 @pytest.mark.slow
@@ -241,8 +242,7 @@ def test_what_does_not_go_with_vectors_is_refused(config, settings, message, cap
     if settings.get("teacher_vectors", "") is None:
         settings = settings | {"train_data": "text.txt"}
     path = config(**settings)
-    assert main(["distill", path]) == 2
-    assert message in capsys.readouterr().err
+    assert message in error_of(capsys, "distill", path)
     assert not (Path(path).parent / "run" / "checkpoint-1").exists()
 
 
@@ -255,8 +255,9 @@ def test_one_text_is_too_few(config, tmp_path, capsys):
 
 def test_held_out_vectors_are_of_the_same_model(config, tmp_path, capsys):
     Dataset.from_dict({"text": ["w9", "w8"], "vector": [[1.0], [2.0]]}).to_parquet(tmp_path / "other.parquet")
-    assert main(["distill", config(eval_data=str(tmp_path / "other.parquet"))]) == 2
-    assert "has vectors of 1 channels, teacher_vectors of 48; name vectors of one model" in capsys.readouterr().err
+    assert "has vectors of 1 channels, teacher_vectors of 48; name vectors of one model" in error_of(
+        capsys, "distill", config(eval_data=str(tmp_path / "other.parquet"))
+    )
 
 
 def test_held_out_vectors_are_read_from_a_file_of_their_own(config, tmp_path, teacher):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import error_of
 from rows import each
 from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, trained_in_python, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
@@ -65,8 +66,9 @@ def test_such_a_run_is_planned_and_timed(general, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["student"]["plan"] == json.loads((general / "results.json").read_text())["plan"]
     assert found["timing"]["num_steps"] == 3
-    assert main([*words, "--student", "macs=0.5"]) == 2
-    assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in capsys.readouterr().err
+    assert f"--student=macs=0.5 beside start={str(general)!r} of {config}: drop --student" in error_of(
+        capsys, *words, "--student", "macs=0.5"
+    )
 
 
 def test_an_encoder_without_a_head_starts_as_well(tmp_path):

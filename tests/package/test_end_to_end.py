@@ -3,30 +3,12 @@
 import pytest
 import torch
 from datasets import load_dataset
-from run_traces import Interrupt, SaveAt
 from students import assert_same_logits, logits_of
-from tiny_models import GRADUAL
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments, tokenize_to_blocks
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_run_that_stopped_early_exports_only_if_asked_to(make_trainer, tmp_path):
-    trainer = make_trainer(
-        callbacks=[Interrupt(3), SaveAt(3)], width_multiple=1, **GRADUAL | {"pruning_interval_steps": 1}
-    )
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    with pytest.raises(ValueError, match="not reached its plan yet.*allow_partial"):
-        trainer.export(tmp_path / "student")
-    assert not (tmp_path / "student").exists()
-    compact = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "c", "compact", allow_partial=True))
-    assert_same_logits(logits_of(compact), logits_of(trainer.model))
-    standard = AutoModelForMaskedLM.from_pretrained(trainer.export(tmp_path / "s", allow_partial=True))
-    assert type(standard) is BertForMaskedLM
-    assert 16 < standard.config.hidden_size <= trainer.kept.hidden_size < 32
 
 
 def test_a_student_can_be_a_teacher_again(make_trainer, tmp_path):

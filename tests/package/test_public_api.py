@@ -90,39 +90,16 @@ def in_fresh_processes(codes_after: Mapping[str, Iterable[str]]) -> Iterator[lis
     return map(str.split, printed[:-1])
 
 
-def test_public_names_are_frozen():
-    assert sorted(homodistil_hf.__all__) == sorted(PUBLIC_NAMES)
-
-
-@each("name", PUBLIC_NAMES)
-def test_every_public_name_resolves(name):
-    assert getattr(homodistil_hf, name) is not None
-
-
-def test_public_names_are_listed_by_dir():
-    assert set(PUBLIC_NAMES) <= set(dir(homodistil_hf))
-
-
-def test_names_of_evaluation_are_frozen():
-    assert sorted(homodistil_hf.evaluation.__all__) == sorted(EVALUATION_NAMES)
-    assert set(EVALUATION_NAMES) <= set(dir(homodistil_hf.evaluation))
-
-
-@each("name", EVALUATION_NAMES)
-def test_every_name_of_evaluation_is_documented(name):
-    assert re.match(r"\S.*\.", getattr(homodistil_hf.evaluation, name).__doc__)
-
-
-def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no_such_name"):
-        homodistil_hf.no_such_name  # noqa: B018
-    with pytest.raises(AttributeError, match="evaluation.*no_such_name"):
-        homodistil_hf.evaluation.no_such_name  # noqa: B018
-
-
-@each("name", [name for name in PUBLIC_NAMES if name not in ("PRESETS", "__version__")])
-def test_every_public_object_is_documented(name):
-    assert re.match(r"\S.*\.", getattr(homodistil_hf, name).__doc__)
+@each(("package", "names"), [(homodistil_hf, PUBLIC_NAMES), (homodistil_hf.evaluation, EVALUATION_NAMES)])
+def test_public_names_are_frozen_listed_and_documented(package, names):
+    assert sorted(package.__all__) == sorted(names)
+    assert set(names) <= set(dir(package))
+    for name in names:
+        public = getattr(package, name)
+        assert public is not None
+        assert name in ("PRESETS", "__version__") or re.match(r"\S.*\.", public.__doc__), name
+    with pytest.raises(AttributeError, match=f"{package.__name__}.*no_such_name"):
+        package.no_such_name  # noqa: B018
 
 
 USES = {

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from commands import error_of
 from rows import each
 from students import assert_same_logits
 from task_rows import KINDS, write_kind
@@ -42,11 +43,6 @@ def folder(tmp_path):
 def words(folder, *more):
     given = {"model": "model", "unlabeled_data": "text.txt", "output_dir": "out"}
     return ["prune", *(word for name, path in given.items() for word in (f"--{name}", str(folder / path))), *more]
-
-
-def error_of(capsys, *given):
-    assert main(list(map(str, given))) == 2
-    return capsys.readouterr().err
 
 
 @pytest.mark.slow
