@@ -195,7 +195,7 @@ class Task:
     def num_known(self, labels: torch.Tensor) -> torch.Tensor:
         """How many rows of `labels` are known, a scalar; one of several values counts by the share that is."""
         is_known = self.is_known(labels)
-        return (is_known.double().mean(-1) if is_known.dim() > 1 else is_known).sum()
+        return (is_known.float().mean(-1) if is_known.dim() > 1 else is_known).sum()
 
     def check_values(self, labels: torch.Tensor, where: str) -> None:
         """Refuse labels out of the task's range; `where` begins the message, and the host waits for the labels."""

@@ -429,7 +429,8 @@ class DistillationTrainer(ExactTrainer):
         """
         counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
         terms, outputs = self.distillation.terms(model, inputs, counts)
-        loss = self.scale_and_log(self.distillation.total(terms), terms, model)
+        known = self.distillation.known_share(inputs, counts)
+        loss = self.scale_and_log(self.distillation.total(terms), terms, model, known)
         return (loss, outputs) if return_outputs else loss
 
     def on_resized(self, masks: UnitTensors | None) -> None:

@@ -171,10 +171,22 @@ class ExactTrainer(Trainer):
         fetched = list(itertools.islice(batches, num_batches))
         return [self.prepare_batch(batch) for batch in fetched] if len(fetched) == num_batches else []
 
-    def scale_and_log(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
-        """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
+    def scale_and_log(
+        self,
+        loss: torch.Tensor,
+        terms: Mapping[str, torch.Tensor],
+        model: nn.Module,
+        known: Mapping[str, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients.
+
+        `known` is as in [`StepLog.take_in`], by the names of `terms`.
+        """
         if model.training:
-            self.step_log.take_in({"loss": loss} | {f"loss_{name}": term for name, term in terms.items()})
+            logged, shares = (
+                {f"loss_{name}": value for name, value in (values or {}).items()} for values in (terms, known)
+            )
+            self.step_log.take_in({"loss": loss} | logged, shares)
             # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
             loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return loss * self.accelerator.num_processes

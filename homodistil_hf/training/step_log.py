@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
+_KNOWN = "known "
+"""Before a term's name: the sum of its steps' shares of known labels."""
 _COUNTERS = ("num_summed_steps", "num_good_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
 
 
@@ -34,9 +36,14 @@ class StepLog:
         self.num_summed_steps = self.num_good_steps = 0
         self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
 
-    def take_in(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them."""
-        for name, term in terms.items():
+    def take_in(self, terms: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them.
+
+        `known`: term → the share of the step's predictions that are in this micro-batch and have a label, where the
+        term has only these and its log is their average.
+        """
+        shares = {_KNOWN + name: share for name, share in (known or {}).items()}
+        for name, term in {**terms, **shares}.items():
             self.step_terms[name] = self.step_terms.get(name, 0) + term.detach()
 
     def close_step(self) -> None:
@@ -61,14 +68,18 @@ class StepLog:
         return {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
 
     def averages(self, reduce: Reduce = lambda sums: sums) -> dict[str, float]:
-        """Mean terms over the good steps since the last call; empty if all were skipped. Collective."""
+        """Mean terms over the good steps since the last call, without those of no known label. Collective.
+
+        Empty if all steps were skipped.
+        """
         sums, num_steps = self.term_sums, self.num_summed_steps
         self.term_sums, self.num_summed_steps = {}, 0
         if not num_steps:
             return {}
         names = sorted(sums)
-        values = reduce(torch.stack([sums[name] for name in names])).tolist()
-        return {name: value / num_steps for name, value in zip(names, values, strict=True)}
+        found = dict(zip(names, reduce(torch.stack([sums[name] for name in names])).tolist(), strict=True))
+        counts = {name: found.pop(_KNOWN + name, num_steps) for name in names if not name.startswith(_KNOWN)}
+        return {name: found[name] / count for name, count in counts.items() if count}
 
     def mean_loss(self, reduce: Reduce = lambda sums: sums) -> float:
         """Mean loss over all good steps of the run; argument as [`StepLog.averages`]."""
