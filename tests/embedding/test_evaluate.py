@@ -213,19 +213,6 @@ def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path
     assert set(told["scores"]) == {"stsb"}
 
 
-def test_a_path_to_nothing_is_told(capsys):
-    assert "model='./no/such/model' does not exist" in error_of(
-        capsys, "evaluate", "./no/such/model", "--task", "embedding", "--eval_data", "x.txt"
-    )
-
-
-def test_other_models_are_refused(folders, tmp_path, capsys):
-    (folders[0] / "modules.json").unlink()
-    words = ["evaluate", str(folders[0]), "--task", "embedding", "--data_dir", str(tmp_path)]
-    write_task(tmp_path, "stsb")
-    assert "is no folder of sentence-transformers (no modules.json)" in error_of(capsys, *words)
-
-
 @each("name", SIMILARITIES)
 def test_retrieval_is_by_the_models_own_similarity(data_dir, tmp_path, name):
     """Vectors without length 1, whose ranks differ by cosine; ranks of sentence-transformers itself."""

@@ -7,7 +7,6 @@ from rows import each
 from tiny_embeddings import make_rows
 from tiny_models import tiny_config, tiny_tokenizer
 from tiny_tokenizers import python_tokenizer
-from transformers import BertTokenizer
 
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.embedding.reranker import tokenize_pairs
@@ -161,11 +160,6 @@ def test_batches_have_both_segments_and_signs():
     batch = TextCollator(tiny_tokenizer(), dimension=1)(rows)
     assert batch["token_type_ids"].shape == batch["input_ids"].shape == batch["attention_mask"].shape
     assert set(batch["labels"].flatten().tolist()) == {1.0, -1.0}
-
-
-def test_a_tokenizer_without_vocabulary_is_refused():
-    with pytest.raises(ValueError, match="has no vocabulary beside special tokens; use the one saved"):
-        tokenize_texts(Dataset.from_dict({"text": ["w5 " * 20]}), BertTokenizer(), max_length=8)
 
 
 def test_tokenizers_in_python_lose_no_text(tmp_path):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_architectures import OTHERS, tiny_architecture_config
 from tiny_embeddings import make_rows, make_sentence_folder
 from tiny_models import randomized
+from tiny_trainers import SIXTEENTH
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
@@ -341,8 +342,7 @@ def test_a_student_of_a_student_begins_where_that_one_ended(make_embedding_train
     first = make_embedding_trainer(max_steps=4)
     first.train()
     folder = first.export(tmp_path / "first")
-    plan = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
-    second = make_embedding_trainer(folder, student=plan, max_steps=2, output_dir=str(tmp_path / "second"))
+    second = make_embedding_trainer(folder, student=SIXTEENTH, max_steps=2, output_dir=str(tmp_path / "second"))
     second.train()
     exported = load_embedding_model(second.export(tmp_path / "smaller"))
     assert exported.dimension == 32

@@ -115,12 +115,6 @@ def test_bad_vectors_are_refused_in_words(tmp_path, columns, message):
         load_teacher_vectors(tmp_path / "v.parquet")
 
 
-def test_numbers_that_json_lacks_are_refused(tmp_path):
-    (tmp_path / "v.jsonl").write_text('{"text": "a", "vector": [1, NaN]}\n')
-    with pytest.raises(ValueError, match="holds NaN, which is no JSON or beyond every float; expected a finite"):
-        load_teacher_vectors(tmp_path / "v.jsonl")
-
-
 def test_a_row_is_a_whole_text_cut_at_the_length(tmp_path, caplog):
     documents = load_teacher_vectors(written(tmp_path, "lists")).documents
     tokenizer = tiny_tokenizer()

@@ -13,7 +13,6 @@ import pytest
 import torch
 from task_rows import (
     RANKED,
-    SMALL,
     WITH_RANKED,
     assert_goes_on,
     closing_code,
@@ -23,6 +22,7 @@ from task_rows import (
 )
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from tiny_models import VOCAB_SIZE
+from tiny_trainers import QUARTER
 from transformers import AutoConfig, AutoTokenizer, pipeline
 
 from homodistil_hf.cli import main
@@ -162,7 +162,7 @@ def _resumed(finished, folder, ranks):
 
 def _as_a_chain_of_fewer_words(finished, folder, ranks):
     name = finished[0]
-    chain = {"student": [SMALL, SMALL | {"intermediate_size": 16}], "save_strategy": "no", "max_steps": 2}
+    chain = {"student": [QUARTER, QUARTER | {"intermediate_size": 16}], "save_strategy": "no", "max_steps": 2}
     settings = write_kind(folder, name) | chain | ({} if name == RANKED else {"vocabulary": "keep=64"})
     settings |= {"text_column": "sentence1, sentence2"} if name == "values" else {}
     results = run(settings_of(settings, "settings"), lambda line: None)

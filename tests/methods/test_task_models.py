@@ -4,8 +4,8 @@ import json
 
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from task_rows import FEELINGS, MARKS, SMALL, rows_of_kind, write_kind
-from tiny_files import change_json, write_teacher
+from task_rows import rows_of_kind, write_kind
+from tiny_files import change_json
 from transformers import BertConfig
 
 from homodistil_hf.runs.config import run_of as settings_of
@@ -95,14 +95,6 @@ def test_all_rows_are_evaluated_unless_their_number_is_named(tmp_path, most):
     assert made.rows(settings, made.inputs(settings), lambda line: None).held_out.num_rows == (most or 1200)
 
 
-def test_other_names_than_the_teachers_are_told(tmp_path):
-    settings = write_kind(tmp_path, "classes")
-    write_teacher(tmp_path / "teacher", task="sequence_classification", num_labels=3)
-    with pytest.raises(ValueError, match="the model's classes have no names, only numbers 0 … 2: number the rows, or"):
-        run(settings_of(settings, "settings"), lambda line: None)
-    assert len(FEELINGS) == len(MARKS) == 3
-
-
 def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
     revisions = []
 
@@ -116,11 +108,3 @@ def test_a_hub_teachers_kind_is_read_once_at_its_revision(monkeypatch):
     assert revisions == []
     assert [run_kind_of(settings) for _ in range(2)] == [run_kind_named(TASK_RUN)] * 2
     assert revisions == ["v2"]
-
-
-def test_a_label_column_without_labels_to_learn_is_refused(tmp_path):
-    write_teacher(tmp_path / "teacher")
-    given = {"teacher": str(tmp_path / "teacher"), "train_data": ["x"], "output_dir": str(tmp_path / "run")}
-    message = "label_column='label' has no place with teacher=.*, which predicts masked words"
-    with pytest.raises(ValueError, match=message):
-        run(settings_of(given | {"label_column": "label", "student": SMALL}, "it"), lambda line: None)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from commands import error_of
 from rows import each
-from task_rows import KINDS, SMALL, assert_goes_on, rows_of_kind, trained_in_python, write_kind, write_started
+from task_rows import KINDS, assert_goes_on, rows_of_kind, trained_in_python, write_kind, write_started
 from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
+from tiny_trainers import QUARTER
 from transformers import AutoConfig
 
 from homodistil_hf.cli import main
@@ -214,7 +215,7 @@ def _rename_word(folder):
 
 
 REFUSED = {
-    "a chain": ({"student": [SMALL]}, r"student=.* beside start=.*keeps the widths of its start; leave out one"),
+    "a chain": ({"student": [QUARTER]}, r"student=.* beside start=.*keeps the widths of its start; leave out one"),
     "a size": ({"student": "macs=0.25"}, "student='macs=0.25' beside start="),
     "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' beside start=.*keeps the words of its start"),
     "pruning": ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside start=.*nothing is pruned"),

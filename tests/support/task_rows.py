@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from tiny_files import assert_same_weights, write_teacher
 from tiny_models import VOCAB_SIZE
+from tiny_trainers import QUARTER
 from transformers import AutoConfig, AutoTokenizer
 
 from homodistil_hf import (
@@ -26,7 +27,6 @@ from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, ta
 
 FEELINGS, MARKS = ["bad", "fair", "good"], ["O", "B-PER", "I-PER"]
 NUM_ROWS = 48
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 
 
 def _named(names: list[str]) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def write_kind(folder: Path, name: str, *, has_labels: bool = True) -> dict[str,
     return {
         "teacher": str(folder / "teacher"),
         "train_data": [str(file)],
-        "student": SMALL,
+        "student": QUARTER,
         "output_dir": str(folder / "run"),
         "max_steps": 4,
         "per_device_train_batch_size": 8,

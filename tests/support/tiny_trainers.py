@@ -9,6 +9,7 @@ from homodistil_hf import HomoDistilTrainer
 
 QUARTER = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 """Widths of a student with a quarter of the tiny teacher's MACs."""
+SIXTEENTH = {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 16}
 
 
 def tiny_trainer(

@@ -2,8 +2,9 @@
 
 import pytest
 from datasets import Dataset
-from task_rows import KINDS, SMALL, rows_of_kind
+from task_rows import KINDS, rows_of_kind
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from tiny_trainers import QUARTER
 
 from homodistil_hf.training import raw_rows
 
@@ -75,7 +76,7 @@ def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer
     rows, others = rows_of_kind("answers"), rows_of_kind("answers", seed=1)
     sets = {"known": rows.select(range(8)), "unknown": rows_of_kind("answers", has_labels=False).select(range(8))}
     model = make_teacher(**KINDS["answers"][1])
-    how = {"processing_class": tiny_tokenizer(), "student": SMALL}
+    how = {"processing_class": tiny_tokenizer(), "student": QUARTER}
     trainer = make_trainer(model=model, train_dataset=rows, eval_dataset=sets, max_steps=1, **how)
     found = trainer.evaluate()
     assert {name for name in found if name.endswith("_f1")} == {"eval_known_f1"}

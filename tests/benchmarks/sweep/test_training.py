@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from run_traces import Interrupt
 from tiny_files import own_cache, write_teacher, write_text
+from tiny_trainers import QUARTER
 from transformers import BertForMaskedLM
 
 from benchmarks.sweep import training
@@ -43,7 +44,7 @@ def settings(tmp_path_factory) -> dict[str, Any]:
     write_text(folder / "other.txt", seed=2)
     return {
         "teacher": str(folder / "teacher"),
-        "student": {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
+        "student": QUARTER,
         "train_data": str(write_text(folder / "train.txt")),
         "eval_data": [str(write_text(folder / "eval.txt", seed=1)), str(folder / "other.txt")],
         "max_seq_length": 16,

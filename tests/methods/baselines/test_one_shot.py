@@ -9,6 +9,7 @@ from rows import each
 from run_traces import SaveAt, logs_of
 from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
+from tiny_trainers import QUARTER
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
@@ -143,8 +144,7 @@ def test_pruning_first_reads_no_data_to_choose(make_trainer):
     ],
 )
 def test_layers_that_can_not_be_chosen_are_refused_before_any_text_is_read(tmp_path, settings, message):
-    student = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-    config = write_config(tmp_path, student=student | {"num_hidden_layers": 1}, **settings)
+    config = write_config(tmp_path, student=QUARTER | {"num_hidden_layers": 1}, **settings)
     (tmp_path / "train.txt").unlink()
     (tmp_path / "teacher" / "model.safetensors").unlink()
     run = parse_run([str(config)])

@@ -13,6 +13,7 @@ from resumed_runs import sigterm_at
 from rows import each
 from run_traces import logs_of
 from safetensors.torch import load_file
+from task_rows import rows_of_kind
 from tiny_files import own_cache, write_teacher
 from tiny_models import make_teacher
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
@@ -76,18 +77,12 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
 
 @pytest.fixture
 def questions(tmp_path):
-    model = make_teacher("question_answering", max_position_embeddings=128)
-    model.save_pretrained(tmp_path / "answerer")
-    load_tokenizer(str(write_teacher(tmp_path / "teacher"))).save_pretrained(tmp_path / "answerer")
+    write_teacher(tmp_path / "answerer", task="question_answering", max_position_embeddings=128)
 
     def write(*, are_all_answered):
-        rows = []
-        for number in range(16):
-            words = [f"w{5 + (number + place) % 40}" for place in range(30)]
-            found = {"text": [words[3]], "answer_start": [len(" ".join(words[:3])) + 1]}
-            if not are_all_answered and number % 4 == 0:
-                found = {"text": [], "answer_start": []}
-            rows.append({"id": f"q{number}", "context": " ".join(words), "question": "w7 w8", "answers": found})
+        rows = rows_of_kind("answers").to_list()
+        for row in [] if are_all_answered else rows[::4]:
+            row["answers"] = {"text": [], "answer_start": []}
         Dataset.from_list(rows).to_parquet(tmp_path / "questions.parquet")
         path = str(tmp_path / "questions.parquet")
         given = {"model": str(tmp_path / "answerer"), "train_data": path, "eval_data": path}
@@ -115,16 +110,6 @@ def test_rows_of_questions_are_checked(questions, tmp_path):
         with pytest.raises(ValueError, match=message):
             binarize_chain(BinarizationSettings(**given | changes), lambda line: None)
         assert not (tmp_path / "run").exists()
-
-
-def test_a_default_length_is_lowered_to_the_positions(rows, tmp_path):
-    write_teacher(tmp_path / "model", task="sequence_classification")
-    given = rows | {"model": str(tmp_path / "model"), "stages": (1,), "output_dir": str(tmp_path / "run")}
-    del given["max_length"]
-    binarize_chain(BinarizationSettings(**given), lambda line: None)
-    for name in ("results.json", "settings.json"):
-        found = json.loads((tmp_path / "run" / name).read_text())
-        assert found.get("settings", found)["max_length"] == 32
 
 
 def test_each_stage_begins_as_the_one_before_and_has_it_as_teacher(rows, tmp_path, monkeypatch):

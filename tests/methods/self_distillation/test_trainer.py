@@ -282,7 +282,6 @@ def test_a_data_set_with_a_format_of_its_own_can_be_read(arguments):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000; expected a whole number from 1 to 1024"),
         ({"decoder_num_hidden_layers": 10**9}, "decoder_num_hidden_layers=1000000000; expected a whole number"),
         ({"image_size": 1 << 12, "hidden_size": 1 << 14}, "its config.json describes"),
         ({"image_size": [8, -8]}, r"image_size=\[8, -8\]; expected a whole number"),
