@@ -140,16 +140,7 @@ def test_checkpoints_are_pushed_in_folders_of_their_own(hub, hub_client, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_slow_hub_does_not_hold_up_training(hub, hub_client, tmp_path):
-    hub.faults.append(Fault("POST", "/commit/", hold_until="go"))
-    made = hub_client.run(train_beside_a_slow_hub, str(tmp_path / "run"), hub.url)
-    assert made.error is None, made.trace
-    assert made.value["push is done"] is False
-    assert "Training in progress, step 4" in hub.repos["me/run"].titles
-
-
-@pytest.mark.slow
-def test_a_checkpoint_outlives_its_removal_while_it_is_pushed(hub, hub_client, tmp_path):
+def test_a_slow_hub_holds_up_no_step_and_a_checkpoint_outlives_its_removal(hub, hub_client, tmp_path):
     settings = {"hub_strategy": "checkpoint", "save_steps": 2, "save_total_limit": 1}
     # Held before any file has been opened.
     hub.faults.append(Fault("POST", "/preupload/", hold_until="go"))

@@ -306,15 +306,6 @@ def test_no_file_of_a_checkpoint_or_an_export_is_for_its_owner_alone(trained, tm
         assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
 
 
-def test_the_hub_token_is_in_no_file_of_a_saved_model(make_trainer, tmp_path):
-    trainer = make_trainer(hub_token="hf_sentinelSENTINELsentinel")
-    trainer.save_model(str(tmp_path / "saved"))
-    assert trainer.args.hub_token == "hf_sentinelSENTINELsentinel"
-    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
-    assert "training_args.bin" in files
-    assert [name for name, content in files.items() if b"SENTINEL" in content] == []
-
-
 # Where a run may write
 
 
