@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 from commands import error_of
 from rows import each
-from tiny_files import assert_same_weights, write_config, write_teacher
+from tiny_files import assert_same_weights, write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf import __version__, cli
@@ -186,6 +186,7 @@ def test_a_config_that_is_wrong(content, message, tmp_path):
         (["--max-stepz=5"], "unknown key --max-stepz; nearest valid: --max_steps"),
         (["--max_steps", "many"], "max_steps.* invalid int value: 'many'"),
         (["more.json"], "unexpected argument 'more.json'; expected CONFIG.json first"),
+        (["--output_dir", ""], "output_dir is not set"),
         (["--teacher", ""], "teacher='' is not set; name one in CONFIG or as --teacher"),
         (["--max_eval_blocks", "0"], "max_eval_blocks=0 is not a whole number of at least 1"),
     ],
@@ -195,33 +196,20 @@ def test_flags_that_are_wrong(flags, message, folder):
         parse_run([str(folder / "config.json"), *flags])
 
 
-def test_output_dir_has_no_default(folder):
-    with pytest.raises(ValueError, match="output_dir is not set"):
-        parse_run(["--teacher", "t", "--train_data", "x.txt"])
-
-
 # every error before training starts
 
 
 @each(
     ("settings", "message"),
     [
-        ({"max_stepz": 1}, "unknown key 'max_stepz' (value 1); nearest valid: 'max_steps'"),
-        ({"student": "homobert-tin"}, "student='homobert-tin' is unknown; nearest valid: 'homobert-tiny'"),
         (
             {"student": {"hidden_size": 15, "num_attention_heads": 2, "intermediate_size": 32}},
             "student hidden_size=15 is not divisible by num_attention_heads=2; nearest valid: 14",
         ),
         (
-            {"student": {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}},
-            "hidden_size=64 is wider than its teacher's 32; nearest valid",
-        ),
-        ({"student": None}, "student=None names no widths; name a preset"),
-        (
             {"pruning_start_fraction": 0.7, "pruning_end_fraction": 0.5},
             "pruning_start_fraction=0.7 is above pruning_end_fraction=0.5; pruning ends after its start",
         ),
-        ({"pruning_end_fraction": 1.5}, "pruning_end_fraction=1.5 is outside [0, 1]; the default is"),
         ({"streaming": True, "max_steps": -1}, "a stream has no length; set max_steps"),
         ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last' asks for the last checkpoint"),
     ],
@@ -231,14 +219,6 @@ def test_a_run_that_can_not_work(settings, message, folder, tmp_path, capsys, ne
     path = tmp_path / "config.json"
     path.write_text(json.dumps(values))
     assert message in error_of(capsys, "distill", path)
-
-
-def test_a_vocabulary_that_does_not_fit(folder, tmp_path, capsys, never_trains):
-    teacher = write_teacher(tmp_path / "teacher", vocab_size=50)
-    message = error_of(
-        capsys, "distill", folder / "config.json", "--teacher", teacher, "--output_dir", tmp_path / "run"
-    )
-    assert "tokenizer has 96 tokens, but the teacher's vocab_size=50; use the tokenizer" in message
 
 
 def test_an_output_folder_that_is_not_empty(folder, tmp_path, capsys, never_trains):

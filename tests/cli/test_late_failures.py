@@ -5,7 +5,6 @@ import json
 import pytest
 from commands import error_of
 from rows import each
-from small_disk import read_only, small_disk
 
 from homodistil_hf.cli import main
 
@@ -42,31 +41,6 @@ def test_an_output_that_can_not_be_written_is_told_before_the_work(folder, tmp_p
     target = str(tmp_path / place) + (".md" if words[0] == "evaluate" and argument == "output" else "")
     error = error_of(capsys, *(given.get(word, word) for word in words), target)
     assert f"error: {argument}='{target}' can't be written (" in error
-
-
-@pytest.fixture
-def stuck(tmp_path):
-    """An earlier export on a disk of its own, beside which nothing can be written."""
-    with small_disk(tmp_path / "disk") as disk, small_disk(disk / "student") as export, read_only(disk):
-        for record in ("facts.json", "trimming.json"):
-            (export / record).write_text(json.dumps({"files": {"facts.json": {}, "trimming.json": {}}}))
-        (tmp_path / "link").symlink_to(export)
-        yield tmp_path
-
-
-@pytest.mark.parametrize("place", ["disk/student", "link"])
-@pytest.mark.parametrize(
-    ("words", "argument"),
-    [
-        (("trim", "TEACHER", "--text", "TEXT", "--output"), "output"),
-        (("export", "RUN", "--output"), "output"),
-        (("prune", "--model", "TEACHER", "--unlabeled_data", "TEXT", "--output_dir"), "output_dir"),
-    ],
-)
-def test_an_export_that_can_not_be_replaced_is_told_before_the_work(folder, stuck, capsys, words, argument, place):
-    given = {"TEACHER": str(folder / "teacher"), "TEXT": str(folder / "train.txt"), "RUN": str(folder / "run")}
-    error = error_of(capsys, *(given.get(word, word) for word in words), stuck / place, "--overwrite")
-    assert f"error: {argument}='{stuck / place}' can't be written (Read-only file system)" in error
 
 
 @pytest.mark.slow

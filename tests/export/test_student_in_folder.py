@@ -84,12 +84,15 @@ def test_a_family_is_asked_for_one_of_its_members(tmp_path):
     assert members_hint(tmp_path / "1-macs-0.5") == ""
 
 
-@pytest.mark.parametrize(("teacher", "expected"), [(None, None), ({"hub_id": None}, None), ("x", None), ({}, None)])
-def test_a_teacher_that_nobody_names_is_none(run, teacher, expected):
+@pytest.mark.parametrize(
+    ("teacher", "expected"),
+    [(None, None), ({"hub_id": None}, None), ("x", None), ({}, None), ({"hub_id": "a/b"}, "a/b")],
+)
+def test_a_teacher_is_the_recorded_one_or_none(run, teacher, expected):
     (run / SETTINGS_FILE).write_text(json.dumps({"teacher": 5}))
     path = run / "student" / "facts.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"teacher": teacher}))
-    assert student_in(run).teacher is expected
+    assert student_in(run).teacher == expected
 
 
 INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))

@@ -97,16 +97,6 @@ def test_checkpoints_are_sorted_by_step_not_by_name(tmp_path):
     assert sorted_checkpoints(tmp_path / "absent") == []
 
 
-def test_publish_replaces_an_older_folder_of_that_name(tmp_path):
-    final = make_checkpoint(tmp_path, 1)
-    (final / "old").write_text("old", encoding="utf-8")
-    staged = make_checkpoint(tmp_path / ".staging", 1)
-    publish(staged, final)
-    check_manifest(final)
-    assert not (final / "old").exists()
-    assert list((tmp_path / ".staging").iterdir()) == []
-
-
 @pytest.mark.slow
 def test_no_flipped_bit_of_a_manifest_passes(tmp_path):
     folder = make_checkpoint(tmp_path, 1)

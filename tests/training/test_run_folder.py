@@ -1,6 +1,5 @@
 """What a run is resumed from: checkpoints are complete or absent. That it goes on exactly: `test_resuming.py`."""
 
-import errno
 import json
 import os
 import re
@@ -28,7 +27,6 @@ from tiny_models import GRADUAL, make_blocks
 from transformers import AutoModelForMaskedLM
 from transformers.optimization import Adafactor
 
-from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import (
     PROJECTIONS_FILE,
     SCORES_FILE,
@@ -94,55 +92,22 @@ def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
     assert found.metrics["train_steps_per_second"] * found.metrics["train_runtime"] == pytest.approx(6, rel=0.02)
 
 
-class FullDisk:
-    """Stands for `write_state` on a disk that is full when step 8 is saved."""
-
-    def __init__(self, trainer: HomoDistilTrainer):
-        self.trainer, self.write_state = trainer, trainer.write_state
-
-    def __call__(self, folder: Path, logs: Any) -> None:
-        self.write_state(folder, logs)
-        if self.trainer.state.global_step == 8:
-            (folder / "model.safetensors").write_bytes(b"half a fi")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_run_that_was_killed_or_found_a_full_disk_goes_on_from_its_last_whole_checkpoint(
-    make_trainer, trained, tmp_path
-):
+@pytest.mark.parametrize("asked", ["last", True])
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(make_trainer, trained, tmp_path, asked):
     settings = STEP_BY_STEP | {"save_strategy": "steps", "save_steps": 4}
     whole = trained(output_dir=str(tmp_path / "whole"), **settings)
-    killed, failed = (str(tmp_path / name) for name in ("killed", "failed"))
     with pytest.raises(KeyboardInterrupt):
-        make_trainer(output_dir=killed, callbacks=[Interrupt(10)], **settings).train()
-    trainer = make_trainer(output_dir=failed, **settings)
-    trainer.write_state = FullDisk(trainer)
-    with pytest.raises(OSError, match="No space left"):
-        trainer.train()
-    assert os.listdir(failed) == ["checkpoint-4"]
-    for folder, last, asked in ((killed, "checkpoint-8", "last"), (failed, "checkpoint-4", True)):
-        assert last_checkpoint(folder).name == last
-        resumed = make_trainer(output_dir=folder, **settings)
-        resumed.train(asked)
-        assert_same_run(resumed, whole)
+        make_trainer(callbacks=[Interrupt(10)], **settings).train()
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-8"
+    resumed = make_trainer(**settings)
+    resumed.train(asked)
+    assert_same_run(resumed, whole)
 
 
 def test_a_staging_folder_of_a_killed_process_is_no_earlier_run(trained, tmp_path):
     (tmp_path / "run" / ".staging" / "checkpoint-4").mkdir(parents=True)
     trained(max_steps=2, save_strategy="steps", save_steps=2)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint-2", "trainer_state.json"]
-
-
-def test_a_damaged_checkpoint_is_refused_before_anything_is_loaded(make_trainer, tmp_path, monkeypatch):
-    make_trainer(max_steps=4, callbacks=[SaveAt(2, 4)]).train()
-    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("a pickle was opened"))
-    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "scores.safetensors"):
-        path = Path(checkpoint(tmp_path, 4)) / name
-        content = path.read_bytes()
-        path.write_bytes(content[:-1])
-        with pytest.raises(ValueError, match=f"checkpoint-4' can't be used: {name} is damaged.*checkpoint-2$"):
-            make_trainer(max_steps=4).train("last")
-        path.write_bytes(content)
 
 
 def test_checkpoints_that_can_not_be_resumed_are_refused(make_trainer, tmp_path):
@@ -296,14 +261,6 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     assert weights["bert.embeddings.LayerNorm.weight"].shape == (18,)
     assert {values.dtype for part in (weights, projections, scores) for values in part.values()} == {torch.float32}
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 18
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_no_file_of_a_checkpoint_or_an_export_is_for_its_owner_alone(trained, tmp_path):
-    trainer = trained(save_strategy="steps", save_steps=2, max_steps=2)
-    usual = (tmp_path / "usual").open("w").close() or (tmp_path / "usual").stat().st_mode
-    for folder in (Path(trainer.args.output_dir, "checkpoint-2"), trainer.export(tmp_path / "student")):
-        assert {path.stat().st_mode for path in folder.rglob("*") if path.is_file()} == {usual}
 
 
 # Where a run may write
