@@ -1,4 +1,4 @@
-"""Licence and languages of a teacher: from its folder, or unknown where the Hub doesn't answer; `test_hub.py` asks it."""
+"""What a teacher's card states in a folder, and where no Hub answers; `test_hub.py` asks one."""
 
 from types import SimpleNamespace
 
