@@ -284,13 +284,6 @@ def test_an_unfinished_student_needs_permission(finished, tmp_path, capsys):
     assert BertForMaskedLM.from_pretrained(tmp_path / "student").config.hidden_size > 16
 
 
-def test_an_export_is_replaced_only_on_demand(finished, tmp_path, capsys):
-    words = ["export", str(finished), "--output", str(tmp_path / "student")]
-    assert main(words) == 0
-    assert "holds an export already" in error_of(capsys, *words)
-    assert main([*words, "--overwrite"]) == 0
-
-
 @pytest.mark.parametrize("name", ["absent", ""])
 def test_a_folder_without_a_student(name, tmp_path, capsys):
     message = error_of(capsys, "export", tmp_path / name, "--output", tmp_path / "student")

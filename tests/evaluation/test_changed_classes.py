@@ -106,19 +106,6 @@ def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_rows_may_be_written_as_csv(folder, capsys):
-    assert main(words_of(folder)) == 0
-    lines = [f"{text},{'fr' if row < 30 else 'it'}" for row, text in enumerate(TEXTS)]
-    (folder / "rows.csv").write_text("\n".join(["sentence,language", *lines]))
-    words = [word.replace("rows.parquet", "rows.csv") for word in words_of(folder, "--group_columns", "language")]
-    assert main(words) == 0
-    told = capsys.readouterr().out
-    assert "| rows.csv, language: fr | 30 |" in told
-    guarantees = json.loads((folder / "student" / "facts.json").read_text())["benchmarks"]["guarantee"]
-    assert guarantees["rows.csv"]["num_changed"] == guarantees["rows.parquet"]["num_changed"]
-
-
 def test_zero_is_a_group_like_others(folder, capsys):
     years = [None, 0, 1]
     rows = [{"text": text, "year": years[row % 2] if row < 40 else 1} for row, text in enumerate([*TEXTS, *TEXTS])]
@@ -133,23 +120,16 @@ def test_zero_is_a_group_like_others(folder, capsys):
     ]
 
 
-def test_several_values_are_no_classes(folder, tmp_path):
-    values = make_teacher(BertForSequenceClassification, **LABELS, problem_type="regression")
-    values.save_pretrained(tmp_path / "values")
-    settings = {"eval_data": str(folder / "rows.parquet")}
-    with pytest.raises(
-        ValueError, match="teacher is a BertForSequenceClassification of 3 labels, for values; expected"
-    ):
-        evaluate_classes(folder / "student", teacher=tmp_path / "values", settings=settings)
-
-
 def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
     make_teacher(BertForSequenceClassification, num_labels=4).save_pretrained(tmp_path / "four")
     make_teacher().save_pretrained(tmp_path / "words")
+    values = make_teacher(BertForSequenceClassification, **LABELS, problem_type="regression")
+    values.save_pretrained(tmp_path / "values")
     settings = {"eval_data": str(folder / "rows.parquet")}
     for name, message in (
         ("four", "teacher is a .* of the labels .*name the teacher that the mod"),
         ("words", "teacher is a BertForMaskedLM"),
+        ("values", "teacher is a BertForSequenceClassification of 3 labels, for values; expected"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate_classes(folder / "student", teacher=tmp_path / name, settings=settings)

@@ -3,14 +3,12 @@
 import json
 
 import pytest
-from rows import each
 from tiny_models import make_teacher, random_student
 from transformers import BertForMaskedLM
 
 from homodistil_hf.evaluation import compare, format_comparison
 from homodistil_hf.export.export_folder import convert_export, export_student
-from homodistil_hf.export.facts import FACTS_FILE, read_export_facts, read_facts
-from homodistil_hf.files.strict_json import write_json
+from homodistil_hf.export.facts import read_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 COSTS = {"num_parameters": 1000, "num_encoder_parameters": 900, "encoder_macs": 5000, "size_bytes": 4000}
@@ -180,8 +178,6 @@ def test_nothing_to_compare_is_an_error(results, tmp_path):
         compare([results("a")])
     with pytest.raises(ValueError, match="model='.*nowhere' does not exist; expected an export"):
         compare([tmp_path / "nowhere"])
-    with pytest.raises(ValueError, match="model='~no_such_user_here/x' does not exist; expected an export"):
-        compare(["~no_such_user_here/x"])
 
 
 def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):
@@ -198,27 +194,6 @@ def test_an_export_without_results_beside_it_tells_from_its_facts(tmp_path):
     assert row["num_parameters"] == read_facts(folder)["student"]["num_parameters"]
     compact = convert_export(folder, tmp_path / "compact", "compact")
     assert read_facts(compact)["benchmarks"]["tasks"]["rte"]["scores"] == [0.5, 0.7]
-
-
-@pytest.mark.slow
-@each(
-    "section",
-    [
-        {"tasks": 3},
-        {"tasks": {"rte": {}}},
-        {"tasks": {"rte": {**task(0.5), "seeds": 3}}},
-        {"tasks": {"rte": {**task(0.5), "scores": ["high"]}}},
-        {"tasks": {"rte": {**task(0.5), "metrics": {"accuracy": {"mean": "high", "std": None}}}}},
-        {"discrepancy": {"eval_data": [3]}},
-    ],
-)
-def test_facts_that_no_evaluation_wrote_are_refused(tmp_path, section):
-    folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "export")
-    facts = read_facts(folder)
-    read_export_facts(folder)
-    write_json(folder / FACTS_FILE, {**facts, "benchmarks": section})
-    with pytest.raises(ValueError, match="has benchmarks=.*, which no export has; export again"):
-        read_export_facts(folder)
 
 
 def test_models_of_one_name_are_told_apart(results, tmp_path):

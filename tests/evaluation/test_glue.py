@@ -348,12 +348,6 @@ def test_similarities_are_a_regression(data_dir, model, tmp_path):
     assert found["score"]["std"] is None
 
 
-def test_longer_rows_than_positions_are_refused_first(data_dir, model, tmp_path, never_trains):
-    settings = {"data_dir": str(data_dir), "max_length": 64}
-    with pytest.raises(ValueError, match="max_length=64 is over the model's positions=32; nearest valid: 32"):
-        evaluate_glue(model, "rte", settings=settings, output_dir=tmp_path)
-
-
 # Settings
 
 

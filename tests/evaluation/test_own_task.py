@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from contextlib import nullcontext
 from dataclasses import asdict
 
 import pytest
@@ -12,7 +11,6 @@ from own_rows import rows, run
 from resumed_runs import sigterm_at
 from rows import each
 from safetensors.torch import load_file
-from small_disk import limited_file_size
 from tiny_files import assert_same_weights, change_json
 from tiny_models import VOCAB_SIZE, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerBase
@@ -191,26 +189,6 @@ def test_a_run_that_was_stopped_is_neither_overwritten_nor_continued_otherwise(w
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE=2: this is for one process; start it without torchrun"):
         run(whole, resume=True)
-
-
-def test_a_disk_that_is_full_is_told_and_refuses_no_later_call(given, tmp_path, monkeypatch, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(given))
-    save = BertForSequenceClassification.save_pretrained
-
-    def full(model, folder, **how):
-        with nullcontext() if "training" in str(folder) else limited_file_size(4096):
-            save(model, folder, **how)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(BertForSequenceClassification, "save_pretrained", full)
-        assert status_of("finetune", tmp_path / "config.json") == 2
-    message = capsys.readouterr().err
-    assert re.search(
-        r"File too large; \S*out/model was not written\. Make room, then go on with resume=true.*model\.safetensors",
-        message,
-    )
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["training"]
-    assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
 
 
 def test_a_compact_student_becomes_a_stock_classifier(given, tmp_path):

@@ -61,20 +61,6 @@ def test_a_finished_seed_is_not_run_again(evaluate, tmp_path):
     assert [call["seed"] for call in measure.calls] == [2]
 
 
-def test_an_interrupted_seed_starts_again(evaluate, tmp_path):
-    def stop_at_seed_1(learning_rate, seed):
-        if seed == 1:
-            raise KeyboardInterrupt("stop")
-        return 0.5
-
-    with pytest.raises(KeyboardInterrupt, match="stop"):
-        evaluate(FakeMeasure(stop_at_seed_1))
-    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["rte.seed-0.json"]
-    measure = FakeMeasure()
-    assert evaluate(measure)["tasks"]["rte"]["seeds"] == [0, 1, 2]
-    assert [call["seed"] for call in measure.calls] == [1, 2]
-
-
 @pytest.mark.parametrize("damage", ("", "{", '{"sha256": "other"}', "[1]"))
 def test_a_damaged_record_is_measured_again(evaluate, tmp_path, damage):
     evaluate()

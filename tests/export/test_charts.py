@@ -31,12 +31,6 @@ def test_a_line_goes_where_its_points_are():
     assert half == pytest.approx((high + low) / 2, abs=1.0)
 
 
-def test_percent_begins_at_zero_and_reaches_the_top():
-    picture = line_chart("kept", {"a": [(0, 0.4), (1, 0.5)]}, is_share=True, top=1.0)
-    words = [text.text for text in elements(picture, "text")]
-    assert {"0 %", "100 %"} <= set(words)
-
-
 def test_several_lines_have_colours_and_names():
     picture = line_chart("t", {f"line {index}": [(0, index), (1, index)] for index in range(3)}, level=1.5)
     paths = elements(picture, "path")

@@ -7,18 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_disk import limited_file_size
-from students import assert_same_logits, logits_of, make_inputs, make_student
+from students import assert_same_logits, logits_of
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from torch import nn
 from transformers import (
     AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    BertConfig,
     BertForMaskedLM,
     BertForPreTraining,
     BertForSequenceClassification,
-    BertPreTrainedModel,
 )
 
 from homodistil_hf.export.export_folder import FORMATS, check_target, convert_export, export_student, load_export
@@ -349,50 +345,3 @@ def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokeni
         assert found[name] == expected[name], name
     assert_same_logits(torch.tensor(found["probe"]["logits"]), torch.tensor(expected["probe"]["logits"]))
     assert_same_logits(logits_of(load_export(converted)), logits_of(student))
-
-
-# Use
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("head", ("SequenceClassification", "QuestionAnswering"))
-def test_a_task_head_on_the_export_trains(tmp_path, student, head, format):
-    folder = export_student(student, tmp_path / "student", format)
-    auto_classes = {
-        "SequenceClassification": AutoModelForSequenceClassification,
-        "QuestionAnswering": AutoModelForQuestionAnswering,
-    }
-    auto_class = auto_classes[head]
-    model = auto_class.from_pretrained(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    assert type(model).__name__ == ("Bert" if format == "standard" else "HomoBert") + f"For{head}"
-    labels = {
-        "SequenceClassification": {"labels": torch.tensor([0, 1, 0, 1])},
-        "QuestionAnswering": {
-            "start_positions": torch.tensor([1, 4, 2, 0]),
-            "end_positions": torch.tensor([3, 5, 9, 1]),
-        },
-    }
-    optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
-    losses = []
-    for _ in range(60):
-        loss = model(**make_inputs(model.config), **labels[head]).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
-
-
-@pytest.mark.parametrize("format", ["standard", "compact"])
-def test_stock_classes_that_somebody_marked_as_remote_code_are_left_out(format, tmp_path, monkeypatch):
-    for stock in (BertConfig, BertForMaskedLM, BertPreTrainedModel):
-        monkeypatch.setattr(stock, "_auto_class", "AutoConfig" if stock is BertConfig else "AutoModel")
-    clean = {"config.json", "model.safetensors", "facts.json", "README.md"}
-    export_student(make_student(), tmp_path / format, format)
-    code = {path.name for path in (tmp_path / format).glob("*.py")}
-    assert len(code) == (2 if format == "compact" else 0)
-    assert clean <= {path.name for path in (tmp_path / format).iterdir()}
-    assert BertConfig._auto_class == "AutoConfig"
-    make_student().save_pretrained(tmp_path / "checkpoint")
-    assert not list((tmp_path / "checkpoint").glob("*.py"))

@@ -42,6 +42,9 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
         ("data", {"train": [1]}),
         ("data", {"kind": ["classes"]}),
         ("teacher", {"language": 5}),
+        ("benchmarks", {"tasks": 3}),
+        ("benchmarks", {"tasks": {"rte": {}}}),
+        ("benchmarks", {"discrepancy": {"eval_data": [3]}}),
     ],
 )
 def test_facts_that_no_card_can_name_are_refused(tmp_path, section, values):

@@ -257,12 +257,6 @@ def test_tables_that_a_method_left_are_shown_and_damaged_ones_are_not(tmp_path, 
     assert Page(report_of(read_records(run))).words["h2"] == Page(without).words["h2"]
 
 
-def test_a_demos_rows_are_no_results_of_one_run(run):
-    (run / "results.json").write_text('[{"name": "teacher"}]')
-    records = read_records(run / "student")
-    assert (records.folder, records.results, records.facts) == (run, {}, FACTS)
-
-
 @each("name", ["a\u00a0b", "a\u00adb", "a\\b", "a\\1g<0>", "a'b"])
 def test_a_folder_may_have_any_name(tmp_path, name):
     run = write(tmp_path / name, facts=FACTS, card=CARD)

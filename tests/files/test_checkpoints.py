@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from rows import each
+from small_disk import limited_file_size
 
 from homodistil_hf.files.checkpoints import (
     MANIFEST_NAME,
@@ -12,6 +13,7 @@ from homodistil_hf.files.checkpoints import (
     file_digest,
     last_checkpoint,
     manifest_problem,
+    model_written,
     rotate,
     sorted_checkpoints,
     write_manifest,
@@ -128,6 +130,17 @@ def test_the_last_checkpoint_before_a_step(tmp_path):
     (tmp_path / "checkpoint-30").mkdir()  # incomplete
     assert last_checkpoint(tmp_path).name == "checkpoint-12"
     assert last_checkpoint(tmp_path, skip=tmp_path / "checkpoint-12").name == "checkpoint-8"
+
+
+def test_a_model_that_finds_no_room_is_not_written_at_all(tmp_path):
+    message = "File too large; .*model was not written. Start again: '.*big'"
+    with (
+        limited_file_size(4096),
+        pytest.raises(OSError, match=message),
+        model_written(tmp_path / "model", remedy="Start again") as aside,
+    ):
+        (aside / "big").write_bytes(b"0" * 9999)
+    assert list(tmp_path.iterdir()) == []
 
 
 @each(

@@ -18,7 +18,6 @@ from homodistil_hf import HomoDistilTrainer, export_student
 from homodistil_hf.files import checkpoints as checkpoint
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.files.folders import remove_folder
-from homodistil_hf.methods.formats import verify_export
 
 SETTINGS = GRADUAL | {"max_steps": 8, "pruning_interval_steps": 1, "width_multiple": 1}
 
@@ -116,24 +115,6 @@ def finished(make_trainer) -> HomoDistilTrainer:
     trainer = make_trainer(**SETTINGS)
     trainer.train()
     return trainer
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_the_earlier_export(finished, tmp_path):
-    with small_disk(tmp_path / "disk") as disk:
-        folder = finished.export(disk / "run" / "student")
-        before, files = contents(folder), set()
-        for share in range(8):
-            with room_for(disk, size_bytes(folder) * share // 8):
-                error = failure(partial(finished.export, folder))
-            assert error.errno == errno.ENOSPC
-            assert f"no export was written to {folder}, the earlier one there is as it was. Make" in str(error)
-            files.add(Path(error.filename).name)
-            assert os.listdir(folder.parent) == ["student"]
-            assert contents(folder) == before
-        assert "model.safetensors" in files
-        finished.export(folder)
-        assert verify_export(folder).ok
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from rows import each
-from run_traces import logs_of, state_of
+from run_traces import logs_of
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
 from tiny_models import GRADUAL, make_teacher, tiny_config
 from torch import nn
@@ -290,13 +290,6 @@ def test_frozen_parameters_stay_frozen(tied):
 # Optimizers of the user's own
 
 
-OPTIMIZERS = {
-    "AdamW": (torch.optim.AdamW, {"weight_decay": 0.1}),
-    "SGD": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
-    "Adagrad": (torch.optim.Adagrad, {}),
-}
-
-
 class Student(nn.Module):
     """Names as in a model, one part less, and projections."""
 
@@ -336,12 +329,10 @@ def test_an_optimizer_of_another_model_is_refused(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", OPTIMIZERS)
-def test_a_users_optimizer_trains_like_trainers_own(trained, case):
-    optimizer_class, settings = OPTIMIZERS[case]
-    settings = {"lr": 1e-3, **settings}
+def test_a_users_optimizer_trains_like_trainers_own(trained):
+    settings = {"lr": 0.1, "momentum": 0.9, "nesterov": True}
     teacher = make_teacher()
-    optimizer = optimizer_class(teacher.parameters(), **settings)
+    optimizer = torch.optim.SGD(teacher.parameters(), **settings)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     own = trained(model=teacher, max_steps=10, optimizers=(optimizer, scheduler), **GRADUAL)
     named = trained(
@@ -349,18 +340,14 @@ def test_a_users_optimizer_trains_like_trainers_own(trained, case):
         max_steps=10,
         lr_scheduler_type="constant",
         learning_rate=settings["lr"],
-        optimizer_cls_and_kwargs=(optimizer_class, settings | {"weight_decay": settings.get("weight_decay", 0.0)}),
-        weight_decay=settings.get("weight_decay", 0.0),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, settings),
         warmup_steps=0,
     )
     assert own.kept == own.plan
     assert own.optimizer.optimizer is optimizer
     teacher_weights = make_teacher().state_dict()
     assert all(torch.equal(tensor, teacher_weights[name]) for name, tensor in teacher.state_dict().items())
-    if case == "SGD":  # without weight decay, groups make no difference
-        assert [entry["loss"] for entry in logs_of(own)[:-1]] == [entry["loss"] for entry in logs_of(named)[:-1]]
-    weights = state_of(own)
-    assert all(value.isfinite().all() for name, value in weights.items() if name.startswith("weight."))
+    assert [entry["loss"] for entry in logs_of(own)[:-1]] == [entry["loss"] for entry in logs_of(named)[:-1]]
 
 
 def test_an_optimizer_whose_state_can_not_be_sliced_stops_at_the_first_slicing(make_trainer):

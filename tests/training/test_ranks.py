@@ -72,13 +72,6 @@ def test_a_check_that_passes_gives_its_result():
 
 
 @pytest.mark.slow
-def test_a_stream_is_evaluated_as_a_table_is(make_trainer):
-    stream = make_blocks(10, seed=1).to_iterable_dataset()
-    trainer = make_trainer(eval_dataset=stream, max_steps=1)
-    assert trainer.evaluate()["eval_kl"] == make_trainer(eval_dataset=make_blocks(10, seed=1)).evaluate()["eval_kl"]
-
-
-@pytest.mark.slow
 def test_going_on_with_another_global_batch_is_told(make_trainer, tmp_path, caplog):
     make_trainer(max_steps=4, save_strategy="steps", save_steps=2).train()
     for accumulation, is_told in ((1, True), (2, False)):
