@@ -249,7 +249,9 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
         # `datasets` asks for the same columns in all files of a reader, and one reader a file would be slow
         groups: dict[Any, list[Path]] = {}
         for file in (file.resolve() for file in files if _READERS[file.suffix.lower()] is reader):
-            groups.setdefault(_columns_of(file), []).append(file)
+            # its reader fails on a table without groups of rows
+            if file.suffix.lower() != ".parquet" or pyarrow.parquet.read_metadata(file).num_rows:
+                groups.setdefault(_columns_of(file), []).append(file)
         for group in groups.values():
             # the readers take names for patterns
             paths = [glob.escape(str(file)) for file in group]
@@ -257,7 +259,12 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
             options = {"split": split, "streaming": streaming, **settings, **csv_settings(group[0])}
             if line_by_line and reader is TextDatasetReader:
                 options["sample_by"] = "line"
-            part = reader(names_of_splits, **options).read()
+            try:
+                part = reader(names_of_splits, **options).read()
+            except ValueError as error:
+                if "corresponds to no data" in str(error):  # files of no rows, which others may lie beside
+                    continue
+                raise
             if line_by_line and reader is TextDatasetReader:
                 part = part.filter(lambda row: bool(row["text"].strip()))
             parts.append(part)

@@ -39,6 +39,7 @@ _LENGTH_TOLERANCE = 1e-2
 """Lengths of vectors that differ from 1 by less are 1: services round, and compute in lower types."""
 _SAME = 0.99
 """Least cosine of two vectors of one text: services don't give the same one twice."""
+_LARGEST_INTEGER = 1 << 24
 _VECTOR_FILES = (".parquet", ".arrow", ".json", ".jsonl")
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -257,10 +258,14 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
             "one model"
         )
     # all lists have one length, so their numbers, one list behind the other, are a matrix
-    numbers = pc.cast(pc.list_flatten(column), pa.float32()).combine_chunks()
+    numbers = pc.cast(pc.list_flatten(column), pa.float32(), safe=False).combine_chunks()
     vectors = numbers.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
     # missing numbers have become NaN
     wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
+    if pa.types.is_integer(values):
+        wrong[f"an integer beyond ±{_LARGEST_INTEGER:,}, which float32 can't hold"] = (
+            abs(vectors) >= _LARGEST_INTEGER
+        ).any(1)
     wrong["numbers whose squares float32 can't hold"] = ~np.isfinite(np.einsum("nd,nd->n", vectors, vectors))
     wrong["only zeros"] = ~vectors.any(1)
     for problem, is_wrong in wrong.items():

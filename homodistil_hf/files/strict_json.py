@@ -39,7 +39,7 @@ def read_json_rows(path: str | Path, label: str) -> list[dict[str, Any]]:
     """
     text = _read_text(Path(path), label)
     try:
-        values = parse_json(text, label)
+        values = parse_json(text, label) if text.strip() else []
     except ValueError as error:
         # the decoder's words for a second value behind the first: the file has an object a line
         if getattr(error.__cause__, "msg", None) != "Extra data":

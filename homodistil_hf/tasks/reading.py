@@ -51,12 +51,18 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
             for part in parts
         ]
     try:
-        return grouped(datasets.concatenate_datasets(parts))
+        rows = grouped(datasets.concatenate_datasets(parts))
     except (ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{argument}={short_repr(list(sources))} have columns of other types ({first_line(error)[:200]}); make "
             "them alike"
         ) from error
+    if not len(rows):
+        columns = join_some(map(repr, rows.column_names))
+        raise ValueError(
+            f"{argument}={join_some(map(repr, sources))} has the columns {columns}, but no rows; add some"
+        )
+    return rows
 
 
 def _read(name: str, split: str, label: str) -> Iterator[Dataset]:

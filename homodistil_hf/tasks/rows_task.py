@@ -32,7 +32,16 @@ from .columns import (
 from .encoding import LEAST_ROWS, check_rows
 from .held_out import apart
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
-from .labels import are_several, as_list, check_entries, finite_number, label_numbers, lists_of, plain_labels
+from .labels import (
+    LARGEST_INTEGER,
+    are_several,
+    as_list,
+    check_entries,
+    finite_number,
+    label_numbers,
+    lists_of,
+    plain_labels,
+)
 from .reading import load_rows
 from .spans import read_span
 from .tags import entries_of, scheme_of
@@ -251,7 +260,12 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         distinct |= {f"{mark}-{kind}" for kind in types for mark in "BI"}
     if not names and distinct and all(tag.isdecimal() and str(int(tag)) == tag for tag in distinct):
         # numbers without names may have gaps: all up to the largest are classes
-        names = list(map(str, range(max(map(int, distinct)) + 1)))
+        if (largest := max(map(int, distinct))) >= LARGEST_INTEGER:
+            raise ValueError(
+                f"train_data: column {columns.labels[0]!r} has the class {largest:,}, and so as many before it; "
+                "number the classes from 0, or write their names"
+            )
+        names = list(map(str, range(largest + 1)))
     names = names or sorted(distinct, key=lambda tag: (tag != _OUTSIDE, tag))
     if len(names) < 2:
         raise ValueError(f"train_data has the labels {short_repr(names)}; expected two or more")

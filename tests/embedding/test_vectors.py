@@ -93,6 +93,10 @@ def test_shorter_vectors_are_those_along_the_axes():
         ),
         ({"text": ["a", "b"], "vector": [[1.0, 2.0], [None, 1.0]]}, "missing or not finite in row 1; encode these"),
         (
+            {"text": ["a", "b"], "vector": [[1, 2], [2**24 + 1, 0]]},
+            "has an integer beyond .* float32 can't hold in row 1; encode",
+        ),
+        (
             {"text": ["a", "b"], "vector": [[1.0, 2.0], [3e38, 1.0]]},
             "has numbers whose squares float32 can't hold in row 1",
         ),

@@ -128,6 +128,10 @@ def test_cells_of_several_labels_are_several_however_they_are_written(cells, kin
         (["1,234", "5"], "has rows with label='1,234'; write numbers with a point and without separators"),
         (["1.234,5", "2"], "has rows with label='1.234,5'; write numbers with a point"),
         (["['a' 'b']", "['a']"], "has the label .*, which is no class; a list in a file of words is JSON"),
+        (
+            [[0, 2**24], [1]],
+            "train_data: column 'label' has the class 16,777,216, and so as many before it; number the",
+        ),
         (['{"a": 1}', '{"b": 0}'], "train_data: column 'label' has the label {'a': 1}, which is no class"),
     ],
 )

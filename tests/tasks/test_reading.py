@@ -73,10 +73,16 @@ def test_a_spreadsheets_semicolons_are_no_words(tmp_path):
     assert rows[2] == [{"text": "six; seven"}]
 
 
-def test_a_csv_without_rows_has_none(tmp_path):
+def test_files_without_rows_are_named_with_their_columns(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\n")
-    rows = load_rows([str(tmp_path / "a.csv")])
-    assert (rows.column_names, len(rows)) == (["text", "label"], 0)
+    (tmp_path / "b.csv").write_text("text,label\nx,y\n")
+    (tmp_path / "c.jsonl").write_text("\n")
+    with pytest.raises(ValueError, match=r"^train_data='.*a\.csv' has the columns .label., .text., but no rows; add"):
+        load_rows([str(tmp_path / "a.csv")])
+    with pytest.raises(ValueError, match=r"^train_data='.*c\.jsonl' holds \[\]; expected a list of rows"):
+        load_rows([str(tmp_path / "c.jsonl")])
+    rows = load_rows([str(tmp_path / name) for name in ("a.csv", "b.csv")])
+    assert rows.to_list() == [{"text": "x", "label": "y"}]
 
 
 @pytest.mark.parametrize("name", ["annotations", "completions"])
