@@ -12,7 +12,7 @@ from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
 from ..export.runtimes import RUNTIMES, runtime_rows
-from ..files.inside import refuse_links_out
+from ..files.inside import links_to_folders, refuse_links_out
 from ..files.messages import first_line
 from ..files.provenance import machine_facts
 from ..files.strict_json import write_json
@@ -140,7 +140,8 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
     """Write the export again as a whole, with the new files, facts and card."""
     refused = {row["file"] for row in facts[RUNTIMES]["rows"] if not row["is_written"]}
     with written_aside(target, overwrite=True) as aside:
-        shutil.copytree(target, aside, dirs_exist_ok=True)
+        refuse_links_out(target)  # minutes have passed
+        shutil.copytree(target, aside, dirs_exist_ok=True, ignore=links_to_folders)
         # a file below the bar goes, and the weights that OpenVINO has beside it; all names are those of targets
         for file in refused:
             (aside / file).unlink(missing_ok=True)

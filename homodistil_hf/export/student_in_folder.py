@@ -5,6 +5,7 @@ export_folder.py writes the export.
 
 import copy
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from transformers.utils import CONFIG_NAME
 
 from ..files.checkpoints import SCORES_FILE, STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified
+from ..files.inside import is_inside
 from ..files.run_names import SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
@@ -63,9 +65,19 @@ class StudentIn:
 
 
 def student_in(folder: str | Path) -> StudentIn:
-    """Find the model in a folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, any model, or nothing of these."""
+    """Find the model in a folder: an export, `OUTPUT_DIR` of a run, `checkpoint-N`, any model, or nothing of these.
+
+    Raises:
+        ValueError: it has a link to an export outside.
+    """
     folder = Path(folder)
-    for export in (folder, folder / STUDENT_FOLDER):
+    inner = folder / STUDENT_FOLDER
+    if inner.is_symlink() and not is_inside(folder, STUDENT_FOLDER):
+        raise ValueError(
+            f"folder={str(folder)!r} has the link {STUDENT_FOLDER!r} to {os.path.realpath(inner)!r}, which is outside "
+            "of it; name that folder, or put it here"
+        )
+    for export in (folder, inner):
         if (export / FACTS_FILE).is_file():
             return StudentIn("export", export)
     if (folder / STATE_FILE).is_file():

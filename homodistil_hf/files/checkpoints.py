@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import outdated_name, recover, remove_folder, remove_leftovers, written_whole
-from .inside import files_inside
+from .inside import files_inside, links_out
 from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
@@ -93,6 +93,8 @@ def manifest_problem(folder: Path) -> str | None:
             return f"{name[:_SHOWN_CHARS]} is missing"
         if file_digest(folder / name) != digest:
             return f"{name} is damaged (its SHA-256 differs from the manifest's)"
+    if links := links_out(folder):
+        return f"{links[0]} is a link that leads out of it, or to nothing"
     # opening a pickle runs code, so one that nobody listed is refused; other files do no harm
     pickles = sorted(name for name in present - expected.keys() if name.endswith(_PICKLE_SUFFIXES))
     return f"{pickles[0]} is a pickle that {MANIFEST_NAME} doesn't list" if pickles else None

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
+from .inside import write_anew
 from .locks import claimed, lock_beside
 
 _REMOVED_SUFFIX = ".removed"
@@ -209,7 +210,7 @@ def write_text(path: Path, text: str) -> None:
                 written_by = _ASIDE.fullmatch(left.name)
                 if written_by and not _is_running(int(written_by[1])):
                     left.unlink(missing_ok=True)
-            aside.write_text(text, encoding="utf-8")
+            write_anew(aside, text)
             _sync(aside)
             os.replace(aside, path)
     finally:

@@ -4,6 +4,7 @@ Whatever reads a list of files from a record (push, deploy, verify, manifests, i
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 _SNAPSHOTS, _BLOBS = "snapshots", "blobs"
@@ -30,11 +31,14 @@ def is_inside(folder: Path, name: str) -> bool:
 
     A snapshot of the Hub's cache consists of links to the `blobs/` of its repository, which count as inside.
     """
-    if not stays_inside(name):
-        return False
-    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(folder / name))
-    is_blob = root.parent.name == _SNAPSHOTS and real.is_relative_to(root.parent.parent / _BLOBS)
-    return is_blob or real.is_relative_to(root)
+    return stays_inside(name) and leads_inside(folder, folder / name)
+
+
+def leads_inside(folder: Path, path: Path) -> bool:
+    """Whether a path, which may be one of the working folder, leads to a place inside a folder as [`is_inside`]."""
+    root, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    blobs = [at.parent.parent / _BLOBS for at in (root, *root.parents) if at.parent.name == _SNAPSHOTS]
+    return any(real.is_relative_to(place) for place in (root, *blobs))
 
 
 def files_inside(folder: Path) -> dict[str, Path]:
@@ -61,3 +65,16 @@ def refuse_links_out(folder: Path) -> None:
             f"folder={str(folder)!r} has the link {names[0]!r} to {os.path.realpath(folder / names[0])!r}, which is "
             "no file of the folder; put the file itself there, or remove the link"
         )
+
+
+def links_to_folders(place: str, names: Sequence[str]) -> set[str]:
+    """`ignore` of `shutil.copytree`: links that lead to no file, as one to a folder above would be copied for ever."""
+    paths = {name: os.path.join(place, name) for name in names}
+    return {name for name, path in paths.items() if os.path.islink(path) and not os.path.isfile(path)}
+
+
+def write_anew(path: Path, text: str) -> None:
+    """Write a file whose name may be a link of a stranger's: the link goes, and what it leads to stays."""
+    path.unlink(missing_ok=True)
+    with path.open("x", encoding="utf-8") as file:  # fails on a link that came meanwhile
+        file.write(text)

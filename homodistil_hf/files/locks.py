@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from .inside import write_anew
+
 logger = logging.getLogger(__name__)
 LOCK_SUFFIX, HOLDER_SUFFIX = ".lock", ".pid"
 _CLAIMS: set[tuple[int, int, Path]] = set()
@@ -60,8 +62,7 @@ def held(lock_file: Path, wait_s: float = 0.0) -> Iterator[bool]:
         return
     try:
         with suppress(OSError):  # a full disk; the lock is held all the same
-            who = f"{os.getpid()} {socket.gethostname()}\n"
-            lock_file.with_suffix(HOLDER_SUFFIX).write_text(who, encoding="utf-8")
+            write_anew(lock_file.with_suffix(HOLDER_SUFFIX), f"{os.getpid()} {socket.gethostname()}\n")
         yield True
     finally:
         # Before the lock is free: a process that waits with the removed file sees that, and makes another one.

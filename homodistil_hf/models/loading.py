@@ -405,6 +405,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),
         (_is_activation, "an activation of transformers, such as gelu or relu"),
     ),
+    "transformers_weights": (lambda value: value is None, "none: weights have their usual names"),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
     "per_layer_config": (
         lambda value: value is None or _is_per_layer(value),

@@ -9,11 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
-from ..files.inside import stays_inside
+from ..files.inside import leads_inside, stays_inside
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import fits, read_json_object, write_json
 from .architectures import MODEL_TYPES, architecture_of, has_segments, max_tokens
@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _FAST_FILE = "tokenizer.json"
-_JSON_FILES = (TOKENIZER_CONFIG_FILE, _FAST_FILE, "special_tokens_map.json", "added_tokens.json")
+_WITH_NAMES = (TOKENIZER_CONFIG_FILE, "special_tokens_map.json")
+"""Files whose values may be names of other files."""
+_JSON_FILES = (*_WITH_NAMES, _FAST_FILE, "added_tokens.json")
 _VOCABULARY_FILES = (
     *(_FAST_FILE, "vocab.txt", "vocab.json"),
     *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
@@ -41,7 +43,8 @@ COPY = "copy it again from the teacher"
 """What to do about the tokenizer in a folder."""
 _MULTIPLE = 8
 _VOCABULARY_PADDING = 128  # vocabularies are padded up to multiples of at most this
-_FILE_KEYS = ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "spm_file")
+_TABLE_KEYS = ("vocab", "merges")
+"""Keys whose text is read as the name of a file in the working folder."""
 
 
 def stored_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
@@ -85,9 +88,13 @@ def load_tokenizer(
         if is_folder and (Path(name) / _FAST_FILE).is_file() and not (Path(name) / TOKENIZER_CONFIG_FILE).is_file():
             tokenizer = _of_its_file_alone(Path(name))
         else:
-            tokenizer = AutoTokenizer.from_pretrained(
-                name, revision=revision or "main", token=token, trust_remote_code=False
-            )
+            where: dict[str, Any] = {"revision": revision or "main", "token": token}
+            if not os.path.exists(name):  # on the Hub
+                missing = {"_raise_exceptions_for_missing_entries": False}
+                files = [cached_file(str(name), file, **where, **missing) for file in _WITH_NAMES]
+                for folder in {Path(file).parent for file in files if file}:
+                    check_tokenizer_files(folder, label)
+            tokenizer = AutoTokenizer.from_pretrained(name, **where, trust_remote_code=False)
         with as_it_was(tokenizer):  # fails here where a text would
             tokenizer(["a"], ["b"])
             tokenizer(["a b"], truncation=True, max_length=8)
@@ -320,15 +327,14 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
     contents = {
         name: read_json_object(folder / name, f"{label}: {name}") for name in _JSON_FILES if (folder / name).is_file()
     }
-    config = contents.get(TOKENIZER_CONFIG_FILE, {})
     # many configurations name a file on their maker's machine: harmless, unless there is such a file here
-    for key in _FILE_KEYS:
-        value = config.get(key)
-        if isinstance(value, str) and not stays_inside(value) and os.path.lexists(value.replace("\0", "")):
-            raise ValueError(
-                f"{label}: {TOKENIZER_CONFIG_FILE} has {key}={short_repr(value)}, which is outside the folder; remove "
-                "it"
-            )
+    for name in _WITH_NAMES:
+        for key, value in contents.get(name, {}).items():
+            if (key in _TABLE_KEYS or key.endswith(("_file", "_files"))) and _leads_out(folder, key, value):
+                raise ValueError(
+                    f"{label}: {name} has {key}={short_repr(value)}, which is outside the folder; remove it"
+                )
+    config = contents.get(TOKENIZER_CONFIG_FILE, {})
     # a template's name becomes a file's when the tokenizer is saved
     templates = config.get("chat_template")
     if isinstance(templates, list):
@@ -339,6 +345,19 @@ def check_tokenizer_files(folder: Path, label: str) -> None:
                 f"{label}: {TOKENIZER_CONFIG_FILE} has a chat_template called {short_repr(name)}; expected a plain "
                 "word"
             )
+
+
+def _leads_out(folder: Path, key: str, value: Any) -> bool:
+    """Whether a tokenizer that has this value opens a file outside its folder, or asks the Hub for one."""
+    for name in value if isinstance(value, list) else [value]:
+        if not isinstance(name, str) or "\0" in name:
+            continue
+        own = folder / name
+        # a name is of the working folder where the folder itself has no such file
+        places = [own] if key not in _TABLE_KEYS and os.path.lexists(own) else [own, Path(name)]
+        if key == "gguf_file" or any(os.path.lexists(path) and not leads_inside(folder, path) for path in places):
+            return True
+    return False
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from transformers.utils import PushInProgress
 
 from ..export.hub import commit_to, ensure_repo, push_export
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
-from ..files.folders import publish
+from ..files.folders import publish, remove_folder
 from ..files.hub_errors import hub_errors, persistently
 from ..files.inside import stays_inside
 from ..files.messages import short_repr
@@ -78,7 +78,7 @@ def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -
 
     # the same files under a name that `save_total_limit` doesn't remove: a slow push may outlive its checkpoint
     aside = checkpoint.parent / _PUSHING_NAME
-    shutil.rmtree(aside, ignore_errors=True)
+    remove_folder(aside)  # maybe a link
     linked = Path(shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy))
 
     def push() -> None:
@@ -255,7 +255,9 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
                     f"{short_repr(name)}; name another repository"
                 )
         # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
-        aside = Path(output_dir) / STAGING_NAME / f"hub-{commit}"
+        if (staging := Path(output_dir) / STAGING_NAME).is_symlink():
+            remove_folder(staging)
+        aside = staging / f"hub-{commit}"
         persistently(
             lambda: snapshot_download(
                 at.repo_id, revision=commit, allow_patterns=[f"{at.folder}/*"], local_dir=aside, token=token

@@ -121,7 +121,7 @@ class RunFolder:
         try:
             # the folder is there before any rank writes into it
             if self.args.should_save:
-                shutil.rmtree(aside, ignore_errors=True)
+                remove_folder(aside)  # maybe a link
                 aside.mkdir(parents=True)
             wait()
             self.staged_in = str(aside)

@@ -51,6 +51,13 @@ def test_a_run_stands_for_its_export(run):
         assert exported_student(folder) == run / "student"
 
 
+def test_a_run_does_not_stand_for_an_export_elsewhere(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "student").symlink_to(run / "student")
+    with pytest.raises(ValueError, match="has the link 'student' to '.*run/student', which is outside of it"):
+        student_in(tmp_path / "other")
+
+
 def test_a_checkpoint_belongs_to_the_run_around_it(make_trainer, tmp_path):
     make_trainer(max_steps=2, save_strategy="steps", save_steps=2).train()
     run = tmp_path / "run"

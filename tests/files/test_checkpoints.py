@@ -69,6 +69,10 @@ DAMAGES = {
         lambda f: (f / "scaler.pt").write_bytes(b""),
         "scaler.pt is a pickle that manifest.json",
     ),
+    "smuggled link": (
+        lambda f: (f / "optimizer.pt").symlink_to("../checkpoint-10/model.safetensors"),
+        "optimizer.pt is a link that leads out of it",
+    ),
 }
 
 

@@ -1,10 +1,11 @@
 """Names and files that stay inside a folder, whatever a record lists and wherever links lead."""
 
 import os
+import shutil
 
 import pytest
 
-from homodistil_hf.files.inside import files_inside, is_inside, links_out, refuse_links_out
+from homodistil_hf.files.inside import files_inside, is_inside, links_out, links_to_folders, refuse_links_out
 
 
 @pytest.fixture
@@ -56,5 +57,17 @@ def test_links_of_the_hubs_cache_lead_to_its_blobs(tmp_path):
     (tmp_path / "models--a--b" / "key").write_text("secret")
     os.symlink("../../blobs/123", snapshot / "config.json")
     assert files_inside(snapshot).keys() == {"config.json"}
+    os.symlink("../config.json", (snapshot / "sub").mkdir() or snapshot / "sub" / "config.json")
+    assert is_inside(snapshot / "sub", "config.json")
     os.symlink("../../blobs/../key", snapshot / "key")
     assert links_out(snapshot) == ["key"]
+
+
+def test_a_copy_goes_round_in_no_link(folder):
+    for name in ("loop", "onnx/up"):
+        os.symlink("..", folder / name)
+    os.symlink("../config.json", folder / "onnx" / "config.json")
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy, ignore=links_to_folders)
+    assert files_inside(copy).keys() == {"config.json", "onnx/config.json", "onnx/model.onnx"}
+    assert sorted(os.listdir(copy)) == ["config.json", "onnx"]

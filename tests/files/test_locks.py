@@ -15,6 +15,7 @@ from tiny_files import write_teacher
 from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, is_model_done, model_written
+from homodistil_hf.files.folders import aside_name, write_text
 from homodistil_hf.files.locks import claimed, held, lock_beside, lock_in
 
 _HOLD = (
@@ -59,6 +60,17 @@ def test_a_claim_is_reentrant_and_leaves_nothing(tmp_path):
             assert lock.with_suffix(".pid").read_text() == f"{os.getpid()} {socket.gethostname()}\n"
         assert sorted(os.listdir(tmp_path)) == [".lock", ".lock.pid"]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("target", ("key", "missing"))
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path, target):
+    (tmp_path / "key").write_text("mine")
+    lock, report = lock_beside(tmp_path / "run"), tmp_path / "report.html"
+    for name in (lock.with_suffix(".pid"), aside_name(report)):
+        os.symlink(tmp_path / target, name)
+    with claimed(lock, "folder"):
+        write_text(report, "won")
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"key": "mine", "report.html": "won"}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -121,6 +122,7 @@ def test_what_is_beyond_every_use_is_named_in_short(act, message, tmp_path, monk
         ({"layer_norm_eps": "1e-12"}, "can't be used .*'layer_norm_eps' expected float, got str"),
         ({"torch_dtype": "load"}, "torch_dtype='load'; expected one of float16"),
         ({"attn_implementation": "evil/kernel"}, "attn_implementation='evil/kernel'; expected eager or sdpa"),
+        ({"transformers_weights": "x.safetensors.index.json"}, "transformers_weights=.*weights have their usual"),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.*only unquantized"),
         ({"to_dict": 5}, "the key 'to_dict', which belongs to the class itself"),
         ({"attribute_map": {"a": "b"}}, "the key 'attribute_map', which belongs to the class"),
@@ -187,18 +189,26 @@ def test_an_index_names_no_file_outside_its_folder(name, tmp_path):
         ),
         ("tokenizer_config.json", {"chat_template": {"a/b": ""}}, "chat_template called 'a/b'"),
         ("tokenizer_config.json", {"vocab_file": "/etc/passwd"}, "vocab_file='/etc/passwd', which is outside"),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.4.json"]}, "files=.*, which is outside"),
+        ("tokenizer_config.json", {"vocab": "beside.txt"}, "vocab='beside.txt', which is outside"),
+        ("special_tokens_map.json", {"tokenizer_file": "/etc/passwd"}, "file='/etc/passwd', which is outside"),
+        ("special_tokens_map.json", {"gguf_file": "x", "name_or_path": "a/b"}, "gguf_file='x', which is outside"),
         ("tokenizer_config.json", {"tokenizer_class": 5}, "its tokenizer can't be loaded"),
         ("tokenizer.json", {"pre_tokenizer": {"type": "None"}}, "its tokenizer can't be loaded"),
     ],
 )
-def test_a_tokenizer_stays_in_its_folder(file, change, message, tmp_path):
-    tiny_teacher().config.save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
-    assert stored_tokenizer(tmp_path).get_vocab() == tiny_tokenizer().get_vocab()
-    path = tmp_path / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+def test_a_tokenizer_stays_in_its_folder(file, change, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("tokenizer.4.json", "beside.txt"):
+        Path(name).touch()
+    folder = tmp_path / "model"
+    tiny_teacher().config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    assert stored_tokenizer(folder).get_vocab() == tiny_tokenizer().get_vocab()
+    path = folder / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | change))
     with pytest.raises(ValueError, match=message):
-        stored_tokenizer(tmp_path)
+        stored_tokenizer(folder)
 
 
 @each("names", ["x", 5, [], [{"input_ids": 1}], ["token_type_ids", "input_ids"], ["input_ids", [1]], ["INPUT_IDS"]])
