@@ -375,7 +375,7 @@ def own_rows(folder: Path, draw: Random) -> None:
         damage.write_hostile(path, damage.table_bytes(rows, path.suffix, draw), draw)
     columns = draw.choice((("text",), ("text", "other"), (draw.choice(damage.STRINGS),)))
     files = {"train_data": str(paths[0]), "eval_data": str(paths[1]), "output_dir": "x"}
-    task, train, dev = labelled_rows(OwnTaskSettings(model="x", text_columns=columns, **files))
+    task, train, dev = labelled_rows(OwnTaskSettings(model="x", text_columns=columns, **files), str)
     for part in train, dev:
         encoded_rows(task, part, samples.tiny_tokenizer(), 16)
 

@@ -44,7 +44,7 @@ class Trim(Command):
             tokenizer=self.tokenizer,
         )
         if self.output is None:
-            facts = plan_trimming(source).facts
+            facts = plan_trimming(source, log_progress).facts
             print(json.dumps(facts, indent=2) if self.json else format_trimming(facts))
             return 0
         facts = trim_to_folder(source, self.output, log_progress, overwrite=self.overwrite)["trimming"]

@@ -31,7 +31,7 @@ from .folder import has_own_space, read_embedding_facts
 from .metrics import best, gains, ranks_of
 from .model import EmbeddingModel
 from .reading import load_embedding_model
-from .tasks import RetrievalTask, retrieval_tasks, tasks_of
+from .tasks import RetrievalTask, line_of, retrieval_tasks, tasks_of
 
 logger = logging.getLogger(__name__)
 RESULTS_FILE = "cascade.json"
@@ -209,7 +209,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     results |= {"ms": ms, "runtime": runtime, "wanted": settings.agreement, "curves": {}, "choices": {}}
     results["versions"] = version_facts()
     for task in tasks:
-        say(f"{task.name}: {len(task.queries):,} queries in an index of {len(task.documents):,}")
+        say(line_of(task))
         encoded = _encoded(task, student, teacher)
         results["curves"][task.name] = curve(encoded, ms)
         choice = choose_margin(encoded, settings.agreement, ms)

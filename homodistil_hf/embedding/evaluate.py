@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.corpus import load_text
+from ..data.read_line import read_line
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
 from ..evaluation.guarantee import WORDS, guarantee, length_groups
@@ -41,6 +42,7 @@ from .tasks import (
     EmbeddingTask,
     PairTask,
     RetrievalTask,
+    line_of,
     mteb_scores,
     named_tasks,
     retrieval_tasks,
@@ -209,6 +211,7 @@ def _measured(
             raise ValueError(
                 f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
             )
+        say(read_line({"texts to compare vectors of": texts}, documents.info.description))
         own, theirs = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
         similarity = models[TEACHER].similarity
         results["agreement"] = agreement(own, theirs, has_own_space=is_apart, similarity=similarity)
@@ -221,6 +224,7 @@ def _measured(
             say(f"{task}, {metric}: {figures_line(of_sides)}")
 
     for task in tasks:
+        say(line_of(task))
         if isinstance(task, PairTask):
             scores, num = {}, len(task.first)
             for side, model in models.items():

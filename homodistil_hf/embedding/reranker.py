@@ -250,8 +250,12 @@ class PairReader(RawReader):
     num_proc: int | None = None
 
     @override
+    def found(self, rows: Dataset, argument: str) -> ReadRows:
+        return pairs_in(rows, argument=argument)
+
+    @override
     def encoded(self, rows: Any, argument: str) -> Any:
-        return self.tokenized(pairs_in(rows, argument=argument)) if is_raw(rows) else rows
+        return self.tokenized(self.found(rows, argument)) if is_raw(rows) else rows
 
     def tokenized(self, pairs: ReadRows) -> Dataset:
         """Rows as [`tokenize_pairs`] makes them."""
@@ -263,7 +267,7 @@ class PairReader(RawReader):
 
     @override
     def grading(self, rows: Any, argument: str) -> Grading | None:
-        return self.grading_of([pairs_in(rows, argument=argument)])
+        return self.grading_of([self.found(rows, argument)])
 
     def grading_of(self, parts: Sequence[ReadRows]) -> Grading | None:
         """Measures a model's order of pairs by their labels, see [`ranking_scores`].

@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.corpus import is_running_text, load_text
+from ..data.read_line import columns_words, read_line
 from ..data.samples import drawn
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
@@ -34,6 +35,7 @@ class PairTask:
         first: a text of each pair.
         second: the other one.
         labels: one a pair.
+        columns: what was read, of [`columns_words`].
     """
 
     name: str
@@ -41,6 +43,7 @@ class PairTask:
     first: list[str]
     second: list[str]
     labels: list[float]
+    columns: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class RetrievalTask:
         documents: each text once.
         answers: of each question the number of its document; None where it isn't known.
         groups: column → its value for each question, such as a language.
+        columns: what was read, of [`columns_words`].
     """
 
     name: str
@@ -60,6 +64,7 @@ class RetrievalTask:
     documents: list[str]
     answers: list[int] | None
     groups: Mapping[str, list[str]] = field(default_factory=dict)
+    columns: str = ""
 
 
 EmbeddingTask = PairTask | RetrievalTask
@@ -83,6 +88,15 @@ def tasks_of(settings: Any) -> list[EmbeddingTask]:
         )
         tasks.append(queries)
     return tasks
+
+
+def line_of(task: EmbeddingTask) -> str:
+    """Say what was read of a task, as [`read_line`]."""
+    if isinstance(task, PairTask):
+        parts = {"pairs": task.first}
+    else:
+        parts = {"queries": task.queries, "documents": task.documents}
+    return f"{task.name}: {read_line(parts, task.columns)}"
 
 
 def retrieval_tasks(tasks: Sequence[EmbeddingTask]) -> list[RetrievalTask]:
@@ -128,7 +142,8 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
         if metric != "spearman":
             rows = drawn(rows, max_queries, seed=0)
         first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
-        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:]))
+        columns = columns_words((*GLUE_TASKS[name].columns.texts, "label"), rows.column_names)
+        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:], columns))
     if not tasks:
         raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_NAMES)}; add some")
     return tasks
@@ -142,7 +157,11 @@ def _retrieval_task(
     asked = drawn(rows, max_queries, seed=0)
     # equal documents are one, or no rank could tell them apart
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
-    return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
+    answers, columns = (
+        [index[text] for text in asked[document][:]],
+        columns_words((query, document), rows.column_names),
+    )
+    return RetrievalTask(name, asked[query][:], list(index), answers, columns=columns)
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:
@@ -214,7 +233,7 @@ def load_queries(
     Raises:
         ValueError: unreadable files, a missing column, or fewer than two documents.
     """
-    texts = _texts(queries, "query_column", query_column, split)
+    texts, read = _texts(queries, "query_column", query_column, split)
     groups = {
         name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
         for name in group_columns
@@ -222,24 +241,31 @@ def load_queries(
     # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
     rows = [row for row in range(len(texts)) if texts[row]]
     rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
-    index = list(dict.fromkeys(filter(None, _texts(documents, "document_column", document_column, split))))
+    lines, also_read = _texts(documents, "document_column", document_column, split)
+    index = list(dict.fromkeys(filter(None, lines)))
     if not rows or len(index) < 2:
         raise ValueError(
             f"queries={short_repr(list(queries))} and documents={short_repr(list(documents))} have {len(rows)} and "
             f"{len(index)} texts; expected a query and two documents, or more"
         )
     chosen = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
-    return RetrievalTask("queries", [texts[row] for row in rows], index, None, chosen)
+    columns = "; ".join(
+        dict.fromkeys([f"queries {words}" for words in read] + [f"documents {words}" for words in also_read])
+    )
+    return RetrievalTask("queries", [texts[row] for row in rows], index, None, chosen, columns)
 
 
-def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> list[str]:
+def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> tuple[list[str], list[str]]:
+    """All texts, and the words on columns of each source."""
     lines: list[str] = []
+    columns = []
     for one in source:
         rows = _column(one, setting, column, split)
+        columns.append(rows.info.description)
         texts = [text or "" for text in rows["text"][:]]
         # a paragraph of a text file may have several lines, a query each; rows of tables stay whole
         lines += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
-    return [text.strip() for text in lines]
+    return [text.strip() for text in lines], columns
 
 
 def _column(source: str, setting: str, column: str | None, split: str) -> Any:

@@ -156,13 +156,11 @@ class TextReader(RawReader):
     def encoded(self, rows: Any, argument: str) -> Any:
         if not is_raw(rows) or not len(rows):
             return rows
-        return tokenize_texts(
-            only_text(rows, None, argument),
-            self.tokenizer,
-            max_length=self.length,
-            prepare=self.prepare,
-            argument=argument,
-        )
+        texts = only_text(rows, None, argument)
+        how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare}
+        table = tokenize_texts(texts, self.tokenizer, **how, argument=argument)
+        table.info.description = texts.info.description
+        return table
 
 
 def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -> Rows:

@@ -21,6 +21,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
+from ..data.read_line import columns_words
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name
@@ -53,12 +54,14 @@ class TeacherVectors:
         texts: each once.
         vectors: float32 `(N, D)`.
         similarity: what they are compared by, of `SIMILARITIES`.
+        columns: what was read of the files, of [`columns_words`].
     """
 
     name: str
     texts: list[str] = field(repr=False)
     vectors: torch.Tensor = field(repr=False)
     similarity: str = COSINE
+    columns: str = field(default="", repr=False)
 
     @property
     def dimension(self) -> int:
@@ -85,7 +88,9 @@ class TeacherVectors:
     def documents(self) -> Dataset:
         """A table with the columns `text` and `vector`."""
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), self.dimension)
-        return Dataset(pa.table({"text": pa.array(self.texts), VECTOR: vectors}))
+        documents = Dataset(pa.table({"text": pa.array(self.texts), VECTOR: vectors}))
+        documents.info.description = self.columns
+        return documents
 
     def along(self, axes_ND: torch.Tensor) -> "TeacherVectors":
         """The vectors along N axes, as a student of `output=N` learns them."""
@@ -223,7 +228,8 @@ def load_teacher_vectors(
         texts, vectors = [texts[row] for row in kept], vectors[kept]
     name = ", ".join(map(public_name, names))
     # torch takes writable arrays alone; arrow's, which are read-only, are copied
-    return TeacherVectors(name, texts, torch.from_numpy(np.require(vectors, requirements="W")), similarity)
+    whole = torch.from_numpy(np.require(vectors, requirements="W"))
+    return TeacherVectors(name, texts, whole, similarity, columns_words([column, VECTOR], table.column_names))
 
 
 def load_teacher(name_or_path: str | Path, *, similarity: str) -> Encoder:

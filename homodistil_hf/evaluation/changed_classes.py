@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.read_line import columns_words, read_line
 from ..data.samples import drawn
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE
@@ -101,7 +102,7 @@ def evaluate_classes(
                 f"a {type(evaluated.model).__name__} of {short_repr(own)}, for {_kind(evaluated.model)}; name the "
                 "teacher that the model was made from"
             )
-        columns, groups = _rows(settings, evaluated.model)
+        columns, groups = _rows(settings, evaluated.model, say)
         models = [(evaluated.model, evaluated.tokenizer), (beside, load_tokenizer(name, remedy=COPY))]
         length = fitted_length(
             settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
@@ -136,7 +137,9 @@ def _kind(model: PreTrainedModel) -> str:
     return task_kind_of(model.config, type(model).__name__)
 
 
-def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[str]], dict[str, list[str]]]:
+def _rows(
+    settings: ClassesSettings, model: PreTrainedModel, say: Callable[[str], None]
+) -> tuple[list[list[str]], dict[str, list[str]]]:
     """Columns of texts, and columns to bound by; rows without all texts are left out."""
     keep_datasets_here()
     whole = load_rows(settings.eval_data, split=settings.eval_split, argument="eval_data")
@@ -155,6 +158,8 @@ def _rows(settings: ClassesSettings, model: PreTrainedModel) -> tuple[list[list[
         )
     # draw numbers of rows, which then pick texts and groups alike
     rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
+    words = columns_words((*columns.texts, *settings.group_columns), whole.column_names)
+    say(read_line({f"of {len(whole):,} to evaluate on": rows}, words))
     cells = {name: whole.select(rows)[name][:] for name in settings.group_columns}
     # 0 and False are groups of their own
     groups = {name: ["none" if cell in (None, "") else str(cell) for cell in column] for name, column in cells.items()}

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.blocks import some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
+from ..data.read_line import read_line
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
@@ -126,7 +127,7 @@ def evaluate_discrepancy(
         run = model_in(evaluated.source) if settings.packing is None else None
         packing = settings.packing if run is None else run.settings.get("packing")
         settings = replace(settings, max_seq_length=length, packing=packing is not False)
-        blocks = held_out_blocks(settings, evaluated)
+        blocks = held_out_blocks(settings, evaluated, say)
         ids = blocks["input_ids"][:]
         lengths = list(map(len, ids))
         # equal tokens in other rows get another digest; little-endian on every machine
@@ -157,8 +158,10 @@ def evaluate_discrepancy(
         return summary
 
 
-def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) -> Dataset:
-    """The blocks, `input_ids` and `example_id`, that a run with the same settings evaluates on."""
+def held_out_blocks(
+    settings: DiscrepancySettings, evaluated: EvaluatedModel, say: Callable[[str], None] = logger.info
+) -> Dataset:
+    """The blocks, `input_ids` and `example_id`, that a run with the same settings evaluates on; says what was read."""
     keep_datasets_here()
     documents = load_text(
         list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
@@ -170,7 +173,9 @@ def held_out_blocks(settings: DiscrepancySettings, evaluated: EvaluatedModel) ->
         max_positions=max_tokens(evaluated.model.config),
         packing=settings.packing is not False,
     )
-    return some_blocks(blocks, settings.max_eval_blocks)
+    chosen = some_blocks(blocks, settings.max_eval_blocks)
+    say(read_line({f"of {len(blocks):,} to evaluate on": chosen}, documents.info.description))
+    return chosen
 
 
 @torch.inference_mode()

@@ -138,11 +138,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
-    task, train, dev = own_rows(settings)
+    task, train, dev = own_rows(settings, say)
     columns = task.columns
-    words = columns_words((*columns.texts, *columns.labels), train.column_names)
-    parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))
-    say(read_line(train, dev, words, num_labelled=num_labelled(parts)))
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
     if task.kind not in (CLASSES, VALUES) and not has_length:
         length = length_of_rows(train, columns, evaluated.model.config, evaluated.tokenizer)
@@ -194,10 +191,15 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     return results
 
 
-def own_rows(settings: OwnTaskSettings) -> tuple[RowsTask, Dataset, Dataset]:
-    """Read the rows that settings name; see [`read_labelled`]."""
+def own_rows(settings: OwnTaskSettings, say: Callable[[str], None]) -> tuple[RowsTask, Dataset, Dataset]:
+    """Read the rows that settings name, and say what was read; see [`read_labelled`]."""
     texts, labels = settings.text_columns, settings.label_column
-    return read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)
+    found = read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)
+    columns, (train, dev) = found[0].columns, found[1:]
+    words = columns_words((*columns.texts, *columns.labels), train.column_names)
+    parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))
+    say(read_line({"to train on": train, "held out": dev}, words, num_labelled=num_labelled(parts)))
+    return found
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..data.read_line import columns_words, read_line
 from ..data.samples import drawn
 from ..files.field_checks import describe_settings, setting
 from ..models.heads import logits_of_rows
@@ -340,7 +341,11 @@ def _evaluate_task(
 ) -> None:
     """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
     task, name, seeds, rates = data.task, data.name, settings.seeds, settings.candidates()
-    train = training_rows(data.train, settings.max_train_samples)
+    train, columns = training_rows(data.train, settings.max_train_samples), BENCHMARK_TASKS[task].columns
+    words = columns_words((*columns.texts, *columns.labels), train.column_names)
+    say(
+        f"{name}: {read_line({'to train on': train} | {f'in {split}': dev for split, dev in data.dev.items()}, words)}"
+    )
     conditions = settings.compared() | {"dtype": training_dtype(settings.dtype), "data_sha256": data.sha256}
 
     # one fine-tuning: results, the trained model, seconds; `changes` are of the settings, a learning rate among them
@@ -358,7 +363,7 @@ def _evaluate_task(
         records,
         settings,
         train,
-        BENCHMARK_TASKS[task].columns,
+        columns,
         metrics_aside,
         partial(task_score, task),
         depends_on={"task": task, "conditions": conditions | {"learning_rate": None}},

@@ -68,7 +68,7 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
         timing = time_run(values, log, num_tokens=num_tokens)
     plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, method)
 
-    trimming = _trimming(question)
+    trimming = _trimming(question, log)
     trimmed = trimming.trimmed_config if trimming else config
     costs: dict[str, Any] = {
         "teacher": planned_facts(config, architecture),
@@ -110,14 +110,14 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
     return costs, "\n\n".join(filter(None, lines))
 
 
-def _trimming(question: PlanQuestion) -> Any:
+def _trimming(question: PlanQuestion, log: Log) -> Any:
     """The plan of trimming the teacher's vocabulary, a `TrimPlan`, where the question names one."""
     if question.vocabulary is None:
         return None
     from .trim import TrimSource, plan_trimming
 
     source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
-    return plan_trimming(source, sizes=_SIZES)
+    return plan_trimming(source, log, sizes=_SIZES)
 
 
 def _check_time(question: PlanQuestion) -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.blocks import TextPacker
 from ..data.corpus import load_text
+from ..data.read_line import columns_words, read_line
 from ..data.sources import local_files
 from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel
@@ -121,13 +122,14 @@ class TrimPlan:
         return trimmed_config(self.config, self.kept)
 
 
-def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
+def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) -> TrimPlan:
     """Count tokens, choose the tokens that stay, and measure how the text changes.
 
     No weights are read but those of a model of sentence-transformers.
 
     Args:
         source: the sources of the trimmed model.
+        log: takes a line on what was read.
         sizes: other vocabularies to describe, such as `coverage=0.99`; those that are out of reach are left out.
 
     Raises:
@@ -151,6 +153,7 @@ def plan_trimming(source: TrimSource, *, sizes: Sequence[str] = ()) -> TrimPlan:
     select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = _documents(source, config)
+    log(read_line({"to count tokens in": documents}, documents.info.description))
     if whole is not None and whole.settings.lowers:
         documents = documents.map(lambda row: {"text": (row["text"] or "").lower()})
     counts = count_tokens(documents, tokenizer)
@@ -187,7 +190,9 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     texts = listed_columns(source.text_column or None)
     columns = find_columns(rows, config, task_kind_of(config), text_columns=texts)
     check_rows(rows, columns, "train_data")
-    return texts_of(rows, columns)
+    documents = texts_of(rows, columns)
+    documents.info.description = columns_words(columns.texts, rows.column_names)
+    return documents
 
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
@@ -226,7 +231,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         OSError: a file can't be read or written.
     """
     target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
-    plan = plan_trimming(source)
+    plan = plan_trimming(source, log)
     log(format_trimming(plan.facts))
     if plan.whole:
         model = plan.whole.encoder

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,8 +17,12 @@ from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import fitted_length, without_unused_segments
 from ..tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
 
+if TYPE_CHECKING:
+    from ..tasks.columns import ReadRows
+
 logger = logging.getLogger(__name__)
 
+_PURPOSES = {"train_dataset": "to train on", "eval_dataset": "held out"}
 Grading: TypeAlias = Callable[[PreTrainedModel], dict[str, float]]
 """Model → metrics that batches can't give, such as those of answers that several windows hold."""
 
@@ -31,8 +35,14 @@ class RawReader:
         """The kind of a task's rows and their columns of text; nothing of plain text."""
         return {}
 
+    def found(self, rows: Dataset, argument: str) -> "ReadRows | None":
+        """Raw rows of a task with their columns; None for plain text."""
+
     def encoded(self, rows: Any, argument: str) -> Any:
-        """Tokenize raw rows; everything else stays as it is. `argument` names the rows in messages."""
+        """Tokenize raw rows; everything else stays as it is. `argument` names the rows in messages.
+
+        `info.description` of plain text names the columns that were read.
+        """
         raise NotImplementedError
 
     def grading(self, rows: Any, argument: str) -> Grading | None:
@@ -63,33 +73,42 @@ class RowReader(RawReader):
         return {"kind": self.kind, "text_columns": list(self.texts)} if self.texts else {}
 
     @override
+    def found(self, rows: Dataset, argument: str) -> "ReadRows | None":
+        if self.kind == MASKED_WORDS:
+            return None
+        from ..tasks.columns import ReadRows, find_columns
+
+        return ReadRows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
+
+    @override
     def encoded(self, rows: Any, argument: str) -> Any:
         if not is_raw(rows):
             return rows
         from ..data.blocks import tokenize_to_blocks
         from ..data.corpus import only_text
-        from ..tasks.columns import find_columns
         from ..tasks.encoding import check_rows, encode_rows
 
-        if self.kind != MASKED_WORDS:
-            columns = find_columns(rows, self.config, self.kind, argument=argument)
-            check_rows(rows, columns, argument)
-            return encode_rows(rows, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
+        if (found := self.found(rows, argument)) is not None:
+            check_rows(*found)
+            whole, columns, argument = found
+            return encode_rows(whole, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
         if not len(rows):
             return rows
         text = only_text(rows, None, argument)
         most = max_tokens(self.config)
-        return tokenize_to_blocks(text, self.tokenizer, max_seq_length=self.length, max_positions=most)
+        blocks = tokenize_to_blocks(text, self.tokenizer, max_seq_length=self.length, max_positions=most)
+        blocks.info.description = text.info.description
+        return blocks
 
     @override
     def grading(self, rows: Any, argument: str) -> Grading | None:
-        if self.kind != ANSWERS:
+        found = self.found(rows, argument) if self.kind == ANSWERS else None
+        if found is None:
             return None
         from ..tasks.answers import answer_grades
-        from ..tasks.columns import find_columns
         from ..tasks.encoding import question_rows
 
-        questions = question_rows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
+        questions = question_rows(*found)
         if questions is None:
             return None
         return partial(answer_grades, questions=questions, tokenizer=self.tokenizer, max_length=self.length)
@@ -125,10 +144,21 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
 
 
 def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> dict[str, Any]:
-    """Tokenize the tables without `input_ids`; arguments and errors as [`reader_of`]."""
+    """Tokenize the tables without `input_ids`, and say what was read; arguments and errors as [`reader_of`]."""
     if reader is None:
         return dict(data)
     found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
+    if raw := {name: rows for name, rows in named_sets(data).items() if is_raw(rows)}:
+        from ..data.read_line import columns_words, read_line
+        from ..tasks.columns import num_labelled
+
+        parts = [part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None]
+        words = found[next(iter(raw))].info.description
+        if parts:
+            columns = parts[0].columns
+            words = columns_words((*columns.texts, *columns.labels), parts[0].rows.column_names)
+        of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
+        logger.info(read_line(of_sets, words, num_labelled=num_labelled(parts)))
     # back in the shape of the arguments: one set, or several by name
     return {
         name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]

@@ -160,7 +160,8 @@ WORDS = ["--queries", "queries.txt", "--documents", "documents.txt", "--teacher"
 def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
     words = ["cascade", "--model", "student", *WORDS, "--agreement", "0.8", "--output_dir", "out"]
     assert main(words) == 0
-    told = capsys.readouterr().out
+    told, lines = capsys.readouterr()
+    assert "queries: rows: 50 queries, 50 documents; queries read: text; documents read: text\n" in lines
     results = json.loads((folders / "out" / "cascade.json").read_text())
     assert len(results["curves"]["queries"]) == len(SHARES)
     assert results["curves"]["queries"][-1]["agreement"] == 1.0

@@ -31,7 +31,7 @@ def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
 
 def read(given, **changes):
     """Numbers of the labels to train on and to evaluate on, and the names of the classes."""
-    task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}))
+    task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}), print)
     numbers = [label_numbers(rows, task.columns, task.config, "rows") for rows in parts]
     return *([row[0] if isinstance(row, list) else row for row in part] for part in numbers), list(task.names)
 

@@ -56,6 +56,7 @@ def test_a_finished_seed_is_not_run_again(evaluate, tmp_path):
     measure, lines = FakeMeasure(), []
     assert evaluate(measure, seeds=(0, 1), say=lines.append) == first
     assert measure.calls == []
+    assert lines.pop(0).endswith(" in validation; read: sentence1, sentence2, label; not read: idx")
     assert all("read from an earlier evaluation" in line for line in lines)
     assert evaluate(measure, seeds=(2,))["tasks"]["rte"]["seeds"] == [0, 1, 2]
     assert [call["seed"] for call in measure.calls] == [2]
@@ -206,7 +207,7 @@ def test_a_learning_rate_that_diverges_is_not_taken(evaluate, tmp_path):
     found = evaluate(measure, learning_rates=(1e-4, 1.0), seeds=(0,), say=lines.append)["tasks"]["rte"]
     assert found["conditions"]["learning_rate"] == 1e-4
     assert record_of(tmp_path, "rte.learning-rate-1")["diverged"] == "diverged"
-    assert lines[0] == "rte: trying 2 learning rates, 600 steps each at most"
+    assert lines[1] == "rte: trying 2 learning rates, 600 steps each at most"
     assert any("learning rate 1: diverged" in line for line in lines)
     with pytest.raises(FloatingPointError, match=r"rte: learning_rates=\[1.0, 2.0\] all diverge; try lower ones"):
         evaluate(measure, learning_rates=(1.0, 2.0), seeds=(0,))

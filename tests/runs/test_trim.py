@@ -62,7 +62,7 @@ def test_coverage_is_the_share_of_the_text(tmp_path):
     write_teacher(tmp_path / "teacher")
     (tmp_path / "text.txt").write_text(" ".join(["w20"] * 60 + ["w21"] * 30 + ["w22"] * 10))
     source = TrimSource(str(tmp_path / "teacher"), "keep=7", [str(tmp_path / "text.txt")])
-    plan = plan_trimming(source)
+    plan = plan_trimming(source, print)
     assert plan.facts["coverage"] == pytest.approx(91 / 101)  # the separator behind the document is among them
     assert plan.kept[5:] == [20, 21]
     assert plan.trimmed_config.vocab_size == 7
@@ -203,7 +203,7 @@ def test_costs_of_every_architecture_are_told_before_weights_are_read(architectu
     source = TrimSource(
         str(tmp_path / "model"), "keep=48", [str(tmp_path / "train.txt")], tokenizer=str(tmp_path / "words")
     )
-    facts = plan_trimming(source).facts
+    facts = plan_trimming(source, print).facts
     assert facts["after"]["num_tokens"] == 48
     assert facts["after"]["size_bytes"] < facts["before"]["size_bytes"]
 

@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
+from ...data.read_line import columns_words, read_line
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import encoded_rows, task_metrics, training_arguments
 from ...evaluation.own_task import OwnTaskSettings, check_start, own_rows
@@ -115,7 +116,7 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         settings = with_length(settings, evaluated)
         recorded = check_start(record, settings)
         teacher, tokenizer = evaluated.model, evaluated.tokenizer
-        encoded, measure = task_rows(settings, evaluated)
+        encoded, measure = task_rows(settings, evaluated, log)
         to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": measure(teacher)}
@@ -210,7 +211,7 @@ def _stage(
     return student.eval()
 
 
-def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) -> TaskRows:
     """Read the rows that a model with a head for classification, regression or questions was fine-tuned for.
 
     Returns:
@@ -222,17 +223,17 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
     """
     name = type(evaluated.model).__name__
     if name.endswith(_HEADS[1]):
-        return _questions(settings, evaluated)
+        return _questions(settings, evaluated, log)
     if not name.endswith(_HEADS[0]):
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
-    task, train, dev = own_rows(settings)
+    task, train, dev = own_rows(settings, log)
     task.check_model(evaluated.model, argument="model")
     tokenizer, max_length = evaluated.tokenizer, settings.row_length
     encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
     return encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
 
 
-def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows:
+def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) -> TaskRows:
     """Rows with the columns of SQuAD; the task is version 2.0 where a question has no answer."""
     tokenizer = evaluated.tokenizer
     for field in fields(OwnTaskSettings):
@@ -246,6 +247,7 @@ def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel) -> TaskRows
     squad = in_thirds(SquadSettings(max_length=settings.row_length))
     check_windows(squad.windows, tokenizer)
     train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
+    log(read_line({"to train on": train, "held out": dev}, columns_words(train.column_names, ())))
     task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
 
     def graded(model: PreTrainedModel) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from ...data.corpus import load_text
-from ...data.read_line import columns_words
+from ...data.read_line import columns_words, read_line
 from ...data.samples import drawn, padded_batches, unlabeled_batches
 from ...data.sources import local_files
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
@@ -112,8 +112,7 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
         settings = replace(settings, max_length=length)
         batches = _batches(settings, evaluated, length, log)
     num_filters = sum(layer.intermediate_size for layer in plan.layers)
-    num_rows = sum(len(batch["input_ids"]) for batch in batches)
-    log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left; {num_rows:,} rows of text")
+    log(f"{num_kept:,} of {num_filters:,} FFN neurons will be left")
     model = evaluated.model.to(fastest_device())
     student = prune_gradient_free(model, batches, settings.macs, settings=settings)
     folder = export_student(
@@ -132,14 +131,16 @@ def _batches(
     settings: PruneSettings, evaluated: EvaluatedModel, length: int, log: Log
 ) -> list[dict[str, torch.Tensor]]:
     rows, columns = _rows(settings, evaluated)
-    log(columns_words(columns.texts, rows.column_names))
-    rows = drawn(rows, settings.num_samples, seed=settings.seed)
+    is_text = columns.kind == MASKED_WORDS
+    words = rows.info.description if is_text else columns_words(columns.texts, rows.column_names)
+    part = drawn(rows, settings.num_samples, seed=settings.seed)
+    log(read_line({f"of {len(rows):,} without labels": part}, words))
     sizes = {"num_rows": settings.num_samples, "seed": settings.seed, "batch_size": settings.batch_size}
     tokenizer = evaluated.tokenizer
     if columns.kind != ANSWERS:
-        return unlabeled_batches(texts_by_column(rows, columns), tokenizer, max_length=length, **sizes)
+        return unlabeled_batches(texts_by_column(part, columns), tokenizer, max_length=length, **sizes)
     config = evaluated.model.config
-    windows = encode_rows(rows, columns, config, tokenizer, max_length=length, argument=_ARGUMENT)
+    windows = encode_rows(part, columns, config, tokenizer, max_length=length, argument=_ARGUMENT)
     names = [name for name in tokenizer.model_input_names if name in windows.column_names]
     return padded_batches({name: windows[name][:] for name in names}, tokenizer, **sizes)
 

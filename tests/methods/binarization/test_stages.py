@@ -57,7 +57,7 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     said = []
     results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
     assert [results[f"stage-{number}"]["activation_bits"] for number in (1, 2)] == [2, 1]
-    assert len(said) == 3
+    assert len(said) == 4  # rows, the float model and two stages
     assert json.loads((tmp_path / "run" / "results.json").read_text())["size_bytes"] == results["size_bytes"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| 1-bit activations | " in card
