@@ -1,0 +1,111 @@
+"""Exports are read by transformers 4 and sentence-transformers 5, too: every head, usual tokenizers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_architectures import tiny_architecture_teacher
+from tiny_embeddings import make_sentence_folder
+from tiny_tokenizers import trained_tokenizer
+from transformers import (
+    BertTokenizer,
+    DebertaV2Tokenizer,
+    DistilBertTokenizer,
+    MPNetTokenizer,
+    PreTrainedTokenizerFast,
+    RobertaTokenizer,
+)
+
+from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.export.export_folder import export_student
+from homodistil_hf.models.architectures import ARCHITECTURES
+
+FOLDER = Path(os.environ.get("HOMODISTIL_OLDER_VERSIONS", Path(__file__).parents[2] / ".cache" / "older_versions"))
+"""Where `pip install --target` puts them and what they need besides, as `.ci/run` does."""
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (FOLDER / "transformers").is_dir(), reason=".ci/run has the command that installs them"),
+]
+TEXT = "a student, w7 w8"
+READ_LOGITS = """
+import json, sys, torch, transformers
+assert transformers.__version__.startswith("4."), transformers.__version__
+found = {}
+for folder in sys.argv[2:]:
+    probe = json.loads(open(f"{folder}/facts.json").read())["probe"]
+    model, told = getattr(transformers, folder.rpartition("/")[2]).from_pretrained(folder, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"], told
+    inputs = {name: torch.tensor(rows) for name, rows in probe.items() if name not in ("positions", "logits")}
+    with torch.no_grad():
+        outputs = model.eval()(**inputs)
+    answers = [outputs[name] for name in ("start_logits", "end_logits") if name in outputs]
+    logits = torch.stack(answers, -1) if answers else outputs.logits
+    wanted = torch.tensor(probe["logits"])
+    torch.testing.assert_close(logits.flatten()[probe["positions"]], wanted, rtol=1e-5, atol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    found[folder] = [tokenizer(sys.argv[1])["input_ids"], tokenizer.all_special_tokens]
+print(json.dumps(found))
+"""
+READ_VECTORS = """
+import json, sys, torch, sentence_transformers
+assert sentence_transformers.__version__.startswith("5.")
+probe = json.loads(open(f"{sys.argv[1]}/facts.json").read())["probe"]
+vectors = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu").encode(probe["texts"])
+torch.testing.assert_close(torch.tensor(vectors), torch.tensor(probe["vectors"]["query"]), rtol=1e-5, atol=1e-5)
+"""
+
+
+def run_with_older_versions(code, *words):
+    path = os.pathsep.join([str(FOLDER), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, *map(str, words)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def tokenizer_of(model_type):
+    """One of the class that most models of an architecture have, with the words of a trained one."""
+    kind = {"roberta": "BPE", "modernbert": "BPE", "deberta-v2": "Unigram"}.get(model_type, "WordPiece")
+    trained = trained_tokenizer(kind)
+    model = json.loads(trained.backend_tokenizer.to_str())["model"]
+    if model_type == "roberta":
+        return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    if model_type == "modernbert":
+        named = {name: getattr(trained, name) for name in ("pad_token", "mask_token", "cls_token", "sep_token")}
+        more = ["<first>", "<second>"]
+        return PreTrainedTokenizerFast(
+            tokenizer_object=trained.backend_tokenizer, additional_special_tokens=more, **named
+        )
+    if model_type == "deberta-v2":
+        return DebertaV2Tokenizer(vocab=[tuple(pair) for pair in model["vocab"]])
+    words = model["vocab"]
+    if model_type == "mpnet":
+        roles = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[MASK]": "<mask>"}
+        return MPNetTokenizer(vocab={roles.get(word, word): number for word, number in words.items()})
+    return {"distilbert": DistilBertTokenizer}.get(model_type, BertTokenizer)(vocab=words)
+
+
+def test_transformers_4_gives_the_logits_of_every_head_and_its_tokens(tmp_path):
+    tokenizers = {}
+    for name, architecture in ARCHITECTURES.items():
+        tokenizer = tokenizer_of(name)
+        for head in architecture.heads:
+            # DeBERTa's head of masked words by default; transformers 4 can't read its own other one
+            config = {"legacy": True} if head.stock_name == "DebertaV2ForMaskedLM" else {}
+            teacher = tiny_architecture_teacher(architecture, head, vocab_size=len(tokenizer), **config)
+            tokenizers[str(export_student(teacher, tmp_path / head.stock_name, tokenizer=tokenizer))] = tokenizer
+    read = json.loads(run_with_older_versions(READ_LOGITS, TEXT, *tokenizers))
+    for folder, tokenizer in tokenizers.items():
+        ids, special = read[folder]
+        assert ids == tokenizer(TEXT)["input_ids"], folder
+        assert set(special) == set(tokenizer.all_special_tokens), folder
+
+
+def test_sentence_transformers_5_gives_the_vectors(tmp_path):
+    model = load_embedding_model(str(make_sentence_folder(tmp_path / "teacher", dense=8)))
+    run_with_older_versions(READ_VECTORS, export_embedding_model(model, tmp_path / "student"))
