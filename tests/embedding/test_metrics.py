@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rows import each
+from tiny_embeddings import unit_vectors
 from torch.nn import functional as F
 
 from homodistil_hf.embedding.metrics import (
@@ -35,11 +36,6 @@ def test_names_are_all_that_the_library_has_for_one_vector_a_text():
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     names = library.SimilarityFunction.possible_values()
     assert [name for name in names if "maxsim" not in name] == list(SIMILARITIES)  # of several vectors a text
-
-
-def unit_vectors(num_rows=6, size=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(num_rows, size, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def nearest(values_NN, text):

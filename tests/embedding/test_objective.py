@@ -2,14 +2,9 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from tiny_embeddings import unit_vectors
 
 from homodistil_hf.embedding.objective import fit_dense, vector_error
-
-
-def unit_vectors(num_rows=6, size=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(num_rows, size, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def test_the_vector_term_is_twice_what_cosines_lack():

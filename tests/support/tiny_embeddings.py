@@ -9,6 +9,7 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from tiny_files import write_teacher
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
+from torch.nn import functional as F
 from transformers import BertModel, PreTrainedModel
 
 from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel
@@ -79,6 +80,12 @@ def near_models(folder: Path, **shared: Any) -> tuple[EmbeddingModel, EmbeddingM
     for parameter in near.encoder.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     return teacher, near
+
+
+def unit_vectors(num_rows: int = 6, size: int = 4, seed: int = 0) -> torch.Tensor:
+    """Random directions in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(num_rows, size, generator=generator, dtype=torch.float64), dim=-1)
 
 
 def write(file: Path, values: Any) -> None:

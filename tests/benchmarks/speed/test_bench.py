@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from bench_shapes import TINY
+from bench_shapes import SHAPE
 
 from benchmarks.speed.bench import main
 from benchmarks.speed.measure import run_bench
@@ -13,6 +13,17 @@ from benchmarks.speed.whole_run import (
     START,
     STRONG,
 )
+
+TINY = {
+    "shape": json.dumps(SHAPE),
+    "batch_size": 4,
+    "length": 16,
+    "rounds": 2,
+    "warmup_rounds": 1,
+    "points": 3,
+    "max_steps": 100,
+    "multiple": 1,
+}
 
 
 @pytest.fixture(scope="module")
