@@ -11,7 +11,13 @@ from rows import each
 from run_traces import SaveAt, logs_of
 from safetensors.torch import load_file
 from tiny_architectures import OTHERS, tiny_architecture_config
-from tiny_embeddings import make_rows, make_sentence_folder
+from tiny_embeddings import (
+    PLAIN,
+    assert_neurons_are_scored_by_gradients,
+    distilling_embeddings,
+    make_rows,
+    make_sentence_folder,
+)
 from tiny_models import randomized
 from tiny_trainers import SIXTEENTH
 
@@ -19,29 +25,19 @@ from homodistil_hf import verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.texts import tokenize_texts
-from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 
 pytestmark = pytest.mark.slow
 
 TEXTS = ["w7 w8 w9", "w10", ""]
-PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
-"""Widths with the hidden size of the tiny teacher."""
 
 
 @pytest.fixture
 def make_embedding_trainer(make_trainer, tmp_path):
     def make(model=None, **settings):
-        teacher = tmp_path / "teacher"
-        model = model or (teacher if teacher.is_dir() else make_sentence_folder(teacher))
-        data = {"train_dataset": make_rows(), "eval_dataset": make_rows(32, seed=1)}
-        defaults = {"pruning_end_fraction": 0.0, "hidden_weight": 1.0, "learning_rate": 1e-2}
-        return make_trainer(model=model, trainer_class=EmbeddingDistilTrainer, **data | defaults | settings)
+        defaults = {"pruning_end_fraction": 0.0, "learning_rate": 1e-2}
+        return distilling_embeddings(make_trainer, model or tmp_path / "teacher", **defaults | settings)
 
     return make
-
-
-def full_plan():
-    return {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 8, "intermediate_size": 64}
 
 
 def test_the_rate_is_the_measured_one_where_none_is_given(make_embedding_trainer):
@@ -65,7 +61,7 @@ def test_texts_are_read_as_the_command_reads_them(make_embedding_trainer, tmp_pa
 @pytest.mark.parametrize("shared", [{}, {"dense": 5}, {"truncate_dim": 8}])
 def test_an_unpruned_student_is_its_teacher(make_embedding_trainer, tmp_path, shared):
     folder = make_sentence_folder(tmp_path / "model", **shared)
-    trainer = make_embedding_trainer(folder, student=full_plan(), max_steps=1)
+    trainer = make_embedding_trainer(folder, student="macs=1.0", max_steps=1)
     found = trainer.evaluate()
     assert found["eval_loss"] == pytest.approx(0.0, abs=1e-12)
     assert (found["eval_cosine"], found["eval_neighbours"]) == (pytest.approx(1.0), 1.0)
@@ -94,24 +90,13 @@ def test_vectors_are_learnt_in_the_teachers_space(make_embedding_trainer):
 def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
     trainer = make_embedding_trainer(num_scoring_batches=1)
     trainer.start_student()
-    parameters = dict(trainer.model.named_parameters())
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.zero_grad()
     trainer.model.eval()
     states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     vectors = trainer.distillation.mapped_and_own(states, batch["attention_mask"])[1]
     ((vectors * batch["labels"]).sum() / len(vectors)).backward()
-    name = "encoder.layer.1.intermediate.dense.bias"
-    rows = (parameters[name] * parameters[name].grad).abs()
-    products = {
-        key: (parameters[key] * parameters[key].grad).abs()
-        for key in (f"encoder.layer.1.{part}.dense.weight" for part in ("intermediate", "output"))
-    }
-    expected = rows + products["encoder.layer.1.intermediate.dense.weight"].sum(1)
-    expected = expected + products["encoder.layer.1.output.dense.weight"].sum(0)
-    found = trainer.pruner.unit_scores()["ffn.1"]
-    assert float(expected.max()) > 0
-    assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
+    assert_neurons_are_scored_by_gradients(trainer)
 
 
 def test_the_map_is_fitted_when_channels_go(make_embedding_trainer):

@@ -12,9 +12,11 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
 from transformers import BertModel, PreTrainedModel
 
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel
 from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.reranker import tokenize_pairs
+from homodistil_hf.embedding.reranker import RerankerDistilTrainer, tokenize_pairs
+from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 
 OLD = "sentence_transformers.models.{}"
 NEW = {
@@ -80,6 +82,37 @@ def near_models(folder: Path, **shared: Any) -> tuple[EmbeddingModel, EmbeddingM
     for parameter in near.encoder.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     return teacher, near
+
+
+PLAIN = {"hidden_size": 32, "num_attention_heads": 3, "head_dim": 6, "intermediate_size": 24}
+"""Widths with the hidden size of the tiny teacher."""
+
+
+def distilling_embeddings(make_trainer: Any, model: Any, **settings: Any) -> EmbeddingDistilTrainer:
+    """A trainer of the fixture `make_trainer` for an embedding model; a folder that isn't there gets a tiny one."""
+    if isinstance(model, Path) and not model.exists():
+        make_sentence_folder(model)
+    data = {"train_dataset": make_rows(), "eval_dataset": make_rows(32, seed=1), "hidden_weight": 1.0}
+    return make_trainer(model=model, trainer_class=EmbeddingDistilTrainer, **data | settings)
+
+
+def distilling_a_reranker(make_trainer: Any, folder: Path, **settings: Any) -> RerankerDistilTrainer:
+    """The same for a reranker."""
+    model = str(folder if folder.exists() else make_reranker(folder))
+    data = {"train_dataset": make_pairs(), "eval_dataset": make_pairs(16, seed=1), "hidden_weight": 1.0}
+    return make_trainer(model=model, trainer_class=RerankerDistilTrainer, **data | settings)
+
+
+def assert_neurons_are_scored_by_gradients(trainer: HomoDistilTrainer) -> None:
+    """The scores of the last layer's neurons are Σ |w · gradient| over their weights, up to a factor."""
+    parameters = {name.removeprefix("bert."): parameter for name, parameter in trainer.model.named_parameters()}
+    products = {name: (tensor * tensor.grad).abs() for name, tensor in parameters.items() if tensor.grad is not None}
+    expected = products["encoder.layer.1.intermediate.dense.bias"]
+    expected = expected + products["encoder.layer.1.intermediate.dense.weight"].sum(1)
+    expected = expected + products["encoder.layer.1.output.dense.weight"].sum(0)
+    found = trainer.pruner.unit_scores()["ffn.1"]
+    assert float(expected.detach().max()) > 0
+    assert torch.allclose(found / found.max(), expected / expected.max(), rtol=1e-4)
 
 
 def unit_vectors(num_rows: int = 6, size: int = 4, seed: int = 0) -> torch.Tensor:
