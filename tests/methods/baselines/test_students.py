@@ -13,8 +13,6 @@ from tiny_models import make_blocks, make_teacher
 from tiny_trainers import QUARTER as OTHER_HEADS
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.files.checkpoints import SCORES_FILE
-from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.distill import distill
@@ -105,14 +103,6 @@ def test_training_goes_on_where_it_ended(trainer_of):
         trainer.model.bert.embeddings.word_embeddings.weight.fill_(0.5)
     trainer.train()
     assert bool((trainer.model.bert.embeddings.word_embeddings.weight == 0.5).all())
-
-
-def test_a_method_that_does_not_prune_as_it_trains_saves_no_scores(make_trainer, tmp_path):
-    make_trainer(trainer_class=trainer_named("scratch"), max_steps=2, callbacks=[SaveAt(1)]).train()
-    folder = tmp_path / "run" / "checkpoint-1"
-    assert not (folder / SCORES_FILE).exists()
-    assert "pruner" not in read_state(folder)
-    assert read_state(folder)["is_finished"]
 
 
 # Names and cells

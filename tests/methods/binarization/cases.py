@@ -22,4 +22,10 @@ def binarizing(make_trainer: Any, folder: Path, *, callbacks: Any = None, **sett
     return BinarizationTrainer(model, args, teacher_model=teacher, train_dataset=rows, callbacks=callbacks)
 
 
-RESUMED = {"bit": Run({"max_steps": 6}, binarizing)}
+RESUMED = {
+    "bit": Run({"max_steps": 6}, binarizing),
+    # the order of these comes from the global generator, in a later pass too
+    "bit, rows grouped by length": Run(
+        {"max_steps": 12, "train_sampling_strategy": "group_by_length"}, binarizing, steps=(3, 10)
+    ),
+}

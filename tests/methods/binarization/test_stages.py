@@ -11,7 +11,6 @@ from commands import error_of
 from datasets import Dataset
 from resumed_runs import sigterm_at
 from rows import each
-from run_traces import logs_of
 from safetensors.torch import load_file
 from task_rows import rows_of_kind
 from tiny_files import own_cache, write_teacher
@@ -19,15 +18,12 @@ from tiny_models import make_teacher
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.fine_tuning import training_arguments
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
 from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.stages import BinarizationSettings, binarize_chain
 from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
-from homodistil_hf.models.heads import collator_of
-from homodistil_hf.models.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -216,28 +212,6 @@ def test_sigterm_saves_a_chain_and_ends_with_143(chains, rows, tmp_path, caplog)
     assert "checkpoint-2 is saved; go on with resume=true" in caplog.text
     assert main(["distill", str(config), "--resume", "true"]) == 0
     assert_same_chain(json.loads((tmp_path / "run" / "results.json").read_text()), whole, tmp_path)
-
-
-def test_a_stage_of_several_passes_is_resumed_exactly(rows, tmp_path):
-    """The order of rows grouped by length comes from the global generator, in a later pass too."""
-    settings = BinarizationSettings(output_dir="unused", **rows | {"max_train_steps": 10, "batch_size": 16})
-    teacher = AutoModelForSequenceClassification.from_pretrained(rows["model"])
-    data = Dataset.from_list(
-        [{"input_ids": [5 + number % 40] * (3 + number % 9), "length": 3 + number % 9} for number in range(64)]
-    )
-    found = []
-    for name, checkpoint in (("whole", None), ("resumed", tmp_path / "whole" / "checkpoint-6")):
-        saving = {"save_strategy": "steps", "save_steps": 6, "logging_strategy": "steps", "logging_steps": 1}
-        kind = {"arguments_class": BinarizationArguments}
-        args = training_arguments(str(tmp_path / name), settings, 0, num_rows=64, **kind, **saving)
-        collate = collator_of(load_tokenizer(rows["model"]), teacher.config)
-        student = to_binary(teacher, activation_bits=1, dropout=0.1)
-        trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data, data_collator=collate)
-        trainer.train(checkpoint and str(checkpoint))
-        found.append(([entry for entry in logs_of(trainer) if entry["step"] > 6], student.state_dict()))
-    assert found[0][0] == found[1][0]
-    for name, tensor in found[0][1].items():
-        assert torch.equal(tensor, found[1][1][name]), name
 
 
 def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypatch, never_trains):

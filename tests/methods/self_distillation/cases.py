@@ -27,4 +27,5 @@ def self_distilling(
 RESUMED = {
     "self_distillation": Run({"max_steps": 6}, partial(self_distilling, has_teacher=True)),
     "further pre-training": Run({"max_steps": 6}, partial(self_distilling, has_teacher=False)),
+    "factored moments": Run({"max_steps": 6, "optim": "adafactor"}, partial(self_distilling, has_teacher=False)),
 }

@@ -90,17 +90,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(kind, source, arguments, tmp_pat
         assert len(started) == num_started
 
 
-def test_a_run_with_factored_moments_is_resumed(source, arguments, tmp_path):
-    settings = {"optim": "adafactor", "save_strategy": "steps", "save_steps": 2}
-    self_distill(source[TEXT], arguments("whole", **settings), **data_of(TEXT))
-    parts = arguments("parts", **settings)
-    with pytest.raises(Interrupted):
-        self_distill(source[TEXT], parts, callbacks=[StopAt(3)], **data_of(TEXT))
-    parts.resume_from_checkpoint = "last"
-    self_distill(source[TEXT], parts, **data_of(TEXT))
-    assert_equal(*(weights(tmp_path / name / "student") for name in ("whole", "parts")))
-
-
 def test_one_more_round_goes_on_from_a_finished_run(initial, arguments, tmp_path, monkeypatch):
     self_distill(initial, arguments(), **data_of(TEXT))
     started = spy_on_starts(monkeypatch)
