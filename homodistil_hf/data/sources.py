@@ -248,7 +248,7 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
     for reader, settings in _READER_SETTINGS.items():
         # `datasets` asks for the same columns in all files of a reader, and one reader a file would be slow
         groups: dict[Any, list[Path]] = {}
-        for file in (file.resolve() for file in files if _READERS[file.suffix.lower()] is reader):
+        for file in (file.absolute() for file in files if _READERS[file.suffix.lower()] is reader):
             # its reader fails on a table without groups of rows
             if file.suffix.lower() != ".parquet" or pyarrow.parquet.read_metadata(file).num_rows:
                 groups.setdefault(_columns_of(file), []).append(file)

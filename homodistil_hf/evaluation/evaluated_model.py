@@ -23,6 +23,7 @@ from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_ex
 from ..export.student_in_folder import StudentIn, checkpoint_student, members_hint, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, write_text
+from ..files.inside import refuse_link_out
 from ..files.run_names import STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
@@ -165,6 +166,7 @@ def results_folder(source: str | Path, output_dir: str | Path | None = None) -> 
     if found is None:
         return Path(EVALUATIONS_FOLDER, str(source).replace("/", "--"))
     folder = found.folder.resolve()
+    refuse_link_out(folder.parent, EVALUATIONS_FOLDER)
     return folder.parent / EVALUATIONS_FOLDER / folder.name
 
 

@@ -20,6 +20,7 @@ from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.folders import check_writable, remove_folder
+from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
@@ -117,6 +118,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     start = time.perf_counter()
     folder = Path(settings.output_dir)
     training = folder / _TRAINING_FOLDER
+    refuse_link_out(folder, _TRAINING_FOLDER)
     if (folder / MODEL_FOLDER).exists():
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
     if existing_files(str(training)) and not (training / SETTINGS_FILE).is_file():

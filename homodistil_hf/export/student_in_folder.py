@@ -5,7 +5,6 @@ export_folder.py writes the export.
 
 import copy
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from transformers.utils import CONFIG_NAME
 
 from ..files.checkpoints import SCORES_FILE, STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified
-from ..files.inside import is_inside
+from ..files.inside import refuse_link_out
 from ..files.run_names import SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..files.tensors import load_tensors
@@ -72,11 +71,7 @@ def student_in(folder: str | Path) -> StudentIn:
     """
     folder = Path(folder)
     inner = folder / STUDENT_FOLDER
-    if inner.is_symlink() and not is_inside(folder, STUDENT_FOLDER):
-        raise ValueError(
-            f"folder={str(folder)!r} has the link {STUDENT_FOLDER!r} to {os.path.realpath(inner)!r}, which is outside "
-            "of it; name that folder, or put it here"
-        )
+    refuse_link_out(folder, STUDENT_FOLDER)
     for export in (folder, inner):
         if (export / FACTS_FILE).is_file():
             return StudentIn("export", export)

@@ -67,6 +67,15 @@ def refuse_links_out(folder: Path) -> None:
         )
 
 
+def refuse_link_out(folder: Path, name: str) -> None:
+    """Refuse, by a ValueError, a folder in which a folder of this name is a link to another place."""
+    if (folder / name).is_symlink() and not is_inside(folder, name):
+        raise ValueError(
+            f"folder={str(folder)!r} has the link {name!r} to {os.path.realpath(folder / name)!r}, which is outside "
+            "of it; name that folder, or put it here"
+        )
+
+
 def links_to_folders(place: str, names: Sequence[str]) -> set[str]:
     """`ignore` of `shutil.copytree`: links that lead to no file, as one to a folder above would be copied for ever."""
     paths = {name: os.path.join(place, name) for name in names}

@@ -24,6 +24,7 @@ from ..export.hub import ensure_repo, push_export
 from ..export.report import try_report
 from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
 from ..files.folders import remove_folder
+from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
@@ -121,6 +122,7 @@ def _check_settings(settings: RunConfig) -> None:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
     check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
+        refuse_link_out(settings.folder, member.folder.name)
         check_output(member.folder / STUDENT_FOLDER, overwrite=True)
 
 

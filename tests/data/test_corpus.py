@@ -83,6 +83,14 @@ def test_names_that_look_like_patterns_are_taken_literally(tmp_path, streaming):
 
 
 @BOTH
+def test_a_link_is_read_by_its_own_name_as_in_the_hubs_cache(tmp_path, streaming):
+    write(tmp_path / "blobs" / "0a1b", "one")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "a.txt").symlink_to("../blobs/0a1b")
+    assert texts(tmp_path / "snapshot", streaming=streaming) == ["one"]
+
+
+@BOTH
 def test_text_column_is_found_or_chosen(tmp_path, streaming):
     only = write(tmp_path / "only.parquet", {"n": [1], "sentence": ["one"]})
     assert texts(only, streaming=streaming) == ["one"]

@@ -7,7 +7,7 @@ import torch
 from rows import each
 from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
-from homodistil_hf.evaluation.evaluated_model import model_in
+from homodistil_hf.evaluation.evaluated_model import model_in, results_folder
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.export.facts import read_export_facts
 from homodistil_hf.export.student_in_folder import (
@@ -56,6 +56,9 @@ def test_a_run_does_not_stand_for_an_export_elsewhere(run, tmp_path):
     (tmp_path / "other" / "student").symlink_to(run / "student")
     with pytest.raises(ValueError, match="has the link 'student' to '.*run/student', which is outside of it"):
         student_in(tmp_path / "other")
+    (run / "evaluations").symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="has the link 'evaluations' to '.*other', which is outside of it"):
+        results_folder(run)
 
 
 def test_a_checkpoint_belongs_to_the_run_around_it(make_trainer, tmp_path):
