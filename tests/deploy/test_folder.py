@@ -1,6 +1,5 @@
 """A deployed export: every kind and architecture gives the student's results in each runtime; facts, card, verify."""
 
-import importlib.metadata
 import json
 import shutil
 from dataclasses import replace
@@ -193,19 +192,6 @@ def test_without_node_a_graph_is_written_and_marked(copy, texts, monkeypatch):
     rows = deploy_export(copy, "transformers.js", texts=texts, num_rounds=0)
     assert {row["not_run"] for row in rows} == {"node is not installed: see nodejs.org"}
     assert "not run: node is not installed" in (copy / "README.md").read_text(encoding="utf-8")
-
-
-def test_another_package_may_bring_the_runtime(copy, texts, monkeypatch):
-    version = importlib.metadata.version
-
-    def without_onnxruntime(package):
-        if package == "onnxruntime":
-            raise importlib.metadata.PackageNotFoundError(package)
-        return version(package)
-
-    monkeypatch.setattr(importlib.metadata, "version", without_onnxruntime)
-    (row,) = deploy_export(copy, "onnx", texts=texts, num_rounds=0)
-    assert row["runtime"] == "ONNX Runtime"
 
 
 def test_a_teacher_that_is_gone_costs_its_times_alone(copy, texts, caplog):

@@ -5,7 +5,7 @@ import torch
 from deployed import needs_onnx
 from torch import nn
 
-from homodistil_hf.deploy.graphs import Quantized, quantize
+from homodistil_hf.deploy.graphs import quantize
 from homodistil_hf.models.onnx_graphs import export_onnx
 
 pytestmark = [needs_onnx]
@@ -69,8 +69,3 @@ def test_below_the_bar_the_most_faithful_is_kept(graph, tmp_path):
     ways = quantize(graph, tmp_path / "int8.onnx", figures_by_size(0.5), least=0.98)
     assert len(ways) == 1 + len(PARTS) + 4
     assert ways[0].figures["fidelity"] == 0.5
-
-
-def test_cost_is_bytes_times_distance():
-    assert Quantized((), 100, {"distance": 0.5}).cost == 50
-    assert Quantized((), 100, {"distance": 0.0}).cost == pytest.approx(0.01)

@@ -151,18 +151,6 @@ def test_padding_is_silent_under_any_activation(hidden_act):
     assert_same_logits(logits_of(to_stock(student)), logits_of(student))
 
 
-def test_the_stock_configuration_is_all_stock():
-    stock = to_stock(random_student(HomoBertForSequenceClassification, num_labels=3, hidden_dropout_prob=0.2))
-    assert type(stock.config) is BertConfig
-    values = stock.config.to_dict()
-    student_only = {"head_dim", "softmax_head_dim", "per_layer_config", "auto_map"}
-    assert student_only & values.keys() == set()
-    assert values["model_type"] == "bert"
-    expected = {"hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 16, "hidden_dropout_prob": 0.2}
-    assert {name: values[name] for name in expected} == expected
-    assert stock.num_labels == 3
-
-
 def test_tied_weights_stay_tied():
     stock = to_stock(random_student(HomoBertForMaskedLM))
     assert stock.cls.predictions.decoder.weight is stock.bert.embeddings.word_embeddings.weight
@@ -298,13 +286,7 @@ def test_unsupported_checkpoints_are_refused_before_weights_are_read(tmp_path, v
         load_encoder(str(tmp_path))
 
 
-def test_missing_and_truncated_weights_are_named(tmp_path):
+def test_missing_weights_are_named(tmp_path):
     folder = saved(BertModel(tiny_config()), tmp_path, architectures=["BertForMaskedLM"])
     with pytest.raises(ValueError, match=r"no weights for cls\.predictions.* and 3 more, which BertForMaskedLM needs"):
-        load_encoder(folder)
-    folder = saved(make_teacher(BertForMaskedLM), tmp_path)
-    path = tmp_path / "model.safetensors"
-    assert load_file(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="its weights are unreadable .*copy or download them again"):
         load_encoder(folder)

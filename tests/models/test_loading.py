@@ -34,15 +34,11 @@ def damage(folder):
 def test_a_model_is_called_what_it_is_to_the_user(folder):
     damage(folder)
     for argument in ("teacher", "folder"):
-        with pytest.raises(ValueError, match=f"^{argument}='.*': its weights are unreadable"):
+        with pytest.raises(ValueError, match=f"^{argument}='.*': its weights are unreadable .*copy or download them"):
             load_encoder(str(folder), argument=argument)
     for values, message in (
         ({"model_type": "gpt2"}, "='.*' has model_type='gpt2'; supported: bert, "),
         ({"model_type": "bert", "architectures": ["x" * 10_000]}, " class x{1000} is not supported"),
-        (
-            {"model_type": "bert", "is_decoder": True},
-            " config has is_decoder=True, add_cross_attention=False; only enc",
-        ),
     ):
         (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
         with pytest.raises(ValueError, match=f"^folder{message}"):

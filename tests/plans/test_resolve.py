@@ -75,9 +75,6 @@ def test_budgets_and_short_plans_are_understood():
         ("homobert-tny", "^student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'; a student is a preset"),
         ("", "student='' is unknown; a student is a preset"),
         ("missing.json", "student='missing.json' is unknown; a student is a preset"),
-        ("\0.json", "is unknown; a student is a preset"),
-        ("x" * 100_000, "is unknown; a student is a preset"),
-        ("[" * 100_000, "is unknown; a student is a preset"),
         ("budget=3", "limits no known cost; expected one of params=14M, "),
         ("macs=2", "out of this teacher's reach; nearest valid: from 'macs="),
         *((share, r"student='macs=1\.5' is out of this teacher's reach") for share in (1.5, "150%", "3/2")),
@@ -87,17 +84,9 @@ def test_budgets_and_short_plans_are_understood():
         ("0x32-2x16-96", "num_hidden_layers=0"),
         ("{", "is no valid JSON .*; a student is a preset"),
         ('{"a":' * 100_000, "is no valid JSON .*recursion"),
-        ('{"hidden_size": 1' + "0" * 5000 + "}", "is no valid JSON"),
         ("{}", "student plan has no key but lacks hidden_size"),
-        ('{"hidden_size": 32.0, "num_attention_heads": 4, "intermediate_size": 96}', "hidden_size=32.0 is no integer"),
-        (None, "student plan is None"),
         (3, "student='macs=3' is out of this teacher's reach"),
         (["homobert-tiny"], r"student plan is \['homobert-tiny'\]"),
-        (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
-        (
-            {"hidden_size": 30, "num_attention_heads": 4, "intermediate_size": 96},
-            "student hidden_size=30 is not divisible by num_attention_heads=4; nearest valid: 28, 32",
-        ),
     ],
 )
 def test_what_is_no_student_is_refused(student, message):

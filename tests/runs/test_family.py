@@ -9,15 +9,12 @@ import pytest
 import torch
 from run_traces import Interrupt
 from tiny_files import own_cache, write_config, write_teacher, write_text
-from tiny_models import make_teacher
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
-from homodistil_hf.files.folders import remove_folder
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
-from homodistil_hf.models.widths import widths_of
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
 from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
@@ -202,15 +199,6 @@ def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_member_that_has_lost_a_file_is_trained_again(whole, folder, tmp_path):
-    run = tmp_path / "run"
-    distil(folder, run, save_strategy="no")
-    remove_folder(run / FOLDERS[1] / "student")
-    distil(folder, run, save_strategy="no", resume_from_checkpoint="last")
-    assert weights_of(run) == weights_of(whole[0])
-
-
-@pytest.mark.slow
 def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch):
     """A budget of milliseconds, measured anew, would give another plan."""
     run, students = tmp_path / "run", ["macs=0.8", "8-2x4-16"]
@@ -327,23 +315,6 @@ def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_pat
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
-
-
-@pytest.mark.slow
-def test_a_script_goes_on_with_the_student_of_the_trainer_before(make_trainer, tmp_path):
-    teacher, student = make_teacher(), make_teacher()
-    for number, plan in enumerate(STUDENTS[1:]):
-        trainer = make_trainer(
-            model=student, teacher_model=teacher, student=plan, output_dir=str(tmp_path / str(number)), max_steps=2
-        )
-        if number:
-            assert widths_of(trainer.model.config).hidden_size == 20
-            learned = student.get_submodule(PROJECTIONS).state_dict()
-            own = trainer.model.get_submodule(PROJECTIONS).state_dict()
-            assert all(torch.equal(own[name], learned[name]) for name in learned)
-        trainer.train()
-        student = trainer.model
-    assert widths_of(student.config).to_dict() == NARROWEST
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from homodistil_hf.cli import main
 from homodistil_hf.methods.self_distillation import rounds
 from homodistil_hf.runs import further_pretraining
 from homodistil_hf.runs.config import help_of, parse_run, run_of
-from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.distill import run
 from homodistil_hf.runs.student import make_trainer
 
@@ -94,14 +93,6 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_settings_of_the_other_method_are_unknown(tmp_path):
-    path = write_further(tmp_path, kl_weight=1.0)
-    with pytest.raises(ValueError, match=r"has the unknown key 'kl_weight'"):
-        parse_run([str(path)])
-    with pytest.raises(ValueError, match=r"has the unknown key 'num_rounds'"):
-        parse_run([str(write_config(tmp_path, num_rounds=1))])
-
-
 def test_the_method_is_found_wherever_it_stands(tmp_path):
     path = str(write_further(tmp_path))
     assert "--num_rounds" in help_of([path])
@@ -162,14 +153,6 @@ def test_rounds_that_can_not_work_are_refused(settings, message, tmp_path, never
 def test_chains_that_can_not_work_are_refused(settings, message, tmp_path, never_trains):
     with pytest.raises(ValueError, match=message):
         run(parse_run([str(write_config(tmp_path, **settings))]), print)
-
-
-def test_a_folder_with_other_files_is_refused_before_the_first_round(tmp_path, never_trains):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine").touch()
-    settings = parse_run([str(write_config(tmp_path, further_pretraining=ROUNDS))])
-    with pytest.raises(ValueError, match=r"is not empty \(mine\)"):
-        distill_settings(settings, print)
 
 
 def test_single_trainers_do_not_pass_over_it_in_silence(tmp_path):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 from rows import each
-from task_rows import write_kind
 from tiny_files import write_config
 
 from homodistil_hf.cli import main
@@ -158,17 +157,6 @@ def test_the_planned_student_is_that_of_the_run(values, tmp_path, capsys, settin
     told = capsys.readouterr().out
     assert f"student: BertForMaskedLM, {num_layers} layers" in told
     assert ("'macs=0.25,layers=2' keeps all" in told) == is_explained
-
-
-def test_of_a_task_no_advice_is_given(tmp_path, capsys):
-    values = write_kind(tmp_path, "classes")
-    settings = {name: value for name, value in values.items() if name not in ("teacher", "student", "output_dir")}
-    (tmp_path / "settings.json").write_text(json.dumps(settings | {"num_scoring_batches": 1}), encoding="utf-8")
-    words = ["plan", "--teacher", values["teacher"], "--student", "macs=0.5", "--time", "--json"]
-    assert main([*words, "--config", str(tmp_path / "settings.json")]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["timing"]["num_steps"] == 4
-    assert "advice" not in found
 
 
 def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):

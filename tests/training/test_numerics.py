@@ -161,7 +161,7 @@ def test_skipped_steps_and_tokens_are_in_facts_and_survive_a_resume(make_trainer
 def test_a_teacher_that_overflows_stops_the_run(make_trainer):
     teacher = make_teacher()
     with torch.no_grad():
-        teacher.bert.encoder.layer[0].output.LayerNorm.weight.fill_(3e38)
+        teacher.bert.encoder.layer[0].output.LayerNorm.weight.fill_(1e19)
     trainer = make_trainer(teacher_model=teacher, max_bad_steps=2, **SETTINGS)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     with pytest.raises(FloatingPointError, match=r"for 3 steps in a row \(max_bad_steps=2\).*checkpoint: None"):
@@ -214,11 +214,18 @@ def test_bad_steps_push_no_good_checkpoint_out(make_trainer, tmp_path):
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint-4", "checkpoint-7"]
 
 
-@pytest.mark.parametrize("place", ["parameter", "exp_avg", "score"])
-def test_a_poisoned_state_is_not_saved(make_trainer, tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("parameter", "parameter bert.embeddings.LayerNorm.weight"),
+        ("exp_avg", "exp_avg of bert.embeddings.LayerNorm.weight"),
+        ("score", "score hidden"),
+    ],
+)
+def test_a_poisoned_state_is_not_saved(make_trainer, tmp_path, place, name):
     trainer = make_trainer(save_strategy="steps", save_steps=2, **SETTINGS)
     trainer.add_callback(OnStep(lambda step: step == 4 and spoil(trainer, place)))
-    with pytest.raises(FloatingPointError, match=f"{place}.* is not finite at the end of step 4.*checkpoint-2$"):
+    with pytest.raises(FloatingPointError, match=f"{name} is not finite at the end of step 4.*checkpoint-2$"):
         trainer.train()
     assert os.listdir(tmp_path / "run") == ["checkpoint-2"]
 

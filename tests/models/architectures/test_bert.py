@@ -59,10 +59,3 @@ def test_a_head_is_found_by_both_of_its_classes():
     pre_training = HEADS["BertForPreTraining"]
     assert pre_training is BERT.heads[0]
     assert pre_training.class_called("BertForPreTraining") is BERT.heads[0].stock
-
-
-def test_the_modelling_file_travels_under_its_name():
-    names = [file.relative_to(ROOT / "models" / "architectures").as_posix() for file in BERT.modeling_files]
-    assert names == ["modeling_homobert.py", "modeling_layerwise.py"]
-    assert BERT.auto_map["AutoModelForMaskedLM"] == "modeling_homobert.HomoBertForMaskedLM"
-    assert list(BERT.auto_map)[:2] == ["AutoConfig", "AutoModel"]
