@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.read_line import columns_words, read_line
+from ..data.read_line import MEASURED_ROWS, columns_words, read_line
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import model_written
 from ..files.field_checks import setting
@@ -32,7 +32,7 @@ from ..models.cost import model_facts
 from ..models.loading import MODULES_FILE
 from ..models.tokenizers import save_tokenizer
 from ..tasks.columns import ReadRows, num_labelled
-from ..tasks.encoding import length_of_rows
+from ..tasks.encoding import length_of_rows, some_tokens
 from ..tasks.kinds import CLASSES, VALUES
 from ..tasks.rows_task import RowsTask, read_labelled
 from ..training.ranks import refuse_ranks
@@ -140,7 +140,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     has_length = settings.max_length is not None
     settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
-    task, train, dev = own_rows(settings, say)
+    task, train, dev = own_rows(settings, evaluated.tokenizer, say)
     columns = task.columns
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
     if task.kind not in (CLASSES, VALUES) and not has_length:
@@ -193,14 +193,17 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     return results
 
 
-def own_rows(settings: OwnTaskSettings, say: Callable[[str], None]) -> tuple[RowsTask, Dataset, Dataset]:
-    """Read the rows that settings name, and say what was read; see [`read_labelled`]."""
+def own_rows(
+    settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+) -> tuple[RowsTask, Dataset, Dataset]:
+    """Read the rows that settings name, and say what was read, in the tokenizer's words; see [`read_labelled`]."""
     texts, labels = settings.text_columns, settings.label_column
     found = read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)
     columns, (train, dev) = found[0].columns, found[1:]
     words = columns_words((*columns.texts, *columns.labels), train.column_names)
     parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))
-    say(read_line({"to train on": train, "held out": dev}, words, num_labelled=num_labelled(parts)))
+    tokens: dict[str, Any] = {"tokenizer": tokenizer, "tokens": some_tokens(train, columns, tokenizer, MEASURED_ROWS)}
+    say(read_line({"to train on": train, "held out": dev}, words, num_labelled=num_labelled(parts), **tokens))
     return found
 
 

@@ -189,7 +189,9 @@ def load_blocks(
         documents, eval_documents, held_out = hold_out(documents)
         log(f"eval_data is not set: {held_out} of train_data are held out")
     blocks, held_out_blocks = tokenized(documents, "train_data"), tokenized(eval_documents, "eval_data")
-    log(read_line({"to train on": blocks, "held out": held_out_blocks}, documents.info.description))
+    texts = {"tokenizer": tokenizer, "documents": eval_documents if run.streaming else documents}
+    parts = {"to train on": blocks, "held out": held_out_blocks}
+    log(read_line(parts, documents.info.description, **texts if run.packing else {"tokenizer": tokenizer}))
     if run.streaming:
         # repeated first and then shuffled, so that each pass has an order of its own
         blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)

@@ -108,7 +108,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
     rows, evaluated = in_batches(settings, *tokenized)
     words = columns_words((*columns.texts, *columns.labels), train[0].rows.column_names)
-    log(read_line({"to train on": rows, "held out": evaluated}, words, num_labelled=num_labelled([*train, *held_out])))
+    parts, counts = {"to train on": rows, "held out": evaluated}, num_labelled([*train, *held_out])
+    log(read_line(parts, words, num_labelled=counts, tokenizer=tokenizer))
     return Rows(
         rows,
         evaluated,

@@ -123,11 +123,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
     names = (*train.columns.texts, *train.columns.labels)
     words = columns_words(names, train.rows.column_names)
-    log(
-        read_line(
-            {"to train on": encoded[0], "held out": encoded[1]}, words, num_labelled=num_labelled([train, held_out])
-        )
-    )
+    parts = dict(zip(("to train on", "held out"), encoded, strict=True))
+    log(read_line(parts, words, num_labelled=num_labelled([train, held_out]), tokenizer=inputs.tokenizer))
     # its default is one for blocks of text; a task is measured on all rows that are held out
     if "max_eval_blocks" in settings.given:
         encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)

@@ -9,6 +9,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..data.blocks import some_blocks
 from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS
 from ..models.architectures import max_tokens
@@ -173,16 +174,20 @@ def length_of_rows(
 
     Rows of questions get 384 tokens at most; longer contexts have several windows.
     """
-    # rows at equal distances; unique, as two may be rounded to one
-    sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MEASURED_ROWS)).astype(int)))
-    cells = texts_by_column(sample, columns)
-    with as_it_was(tokenizer):
-        ids = tokenizer(*cells, truncation=False, verbose=False)["input_ids"]
-    wanted = int(np.ceil(np.percentile(list(map(len, ids)), _PERCENTILE)))
+    tokens = some_tokens(rows, columns, tokenizer, _MEASURED_ROWS)
+    wanted = int(np.ceil(np.percentile(list(map(len, tokens)), _PERCENTILE)))
     most = min(max_tokens(config), tokenizer.model_max_length)
     if columns.kind == ANSWERS:
         most = min(most, WindowSizes().row_length)
     return int(min(most, max(_SHORTEST, -(-wanted // _MULTIPLE) * _MULTIPLE)))
+
+
+def some_tokens(rows: Dataset, columns: Columns, tokenizer: PreTrainedTokenizerBase, num_rows: int) -> list[list[int]]:
+    """Tokens of `num_rows` rows at equal distances, whole and with special ones."""
+    with as_it_was(tokenizer):
+        texts = texts_by_column(some_blocks(rows, num_rows), columns)
+        ids: list[list[int]] = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+    return ids
 
 
 def what_fits(length: int, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -28,7 +28,9 @@ Grading: TypeAlias = Callable[[PreTrainedModel], dict[str, float]]
 
 
 class RawReader:
-    """Reads raw rows for a model."""
+    """Reads raw rows for a model, by its `tokenizer`."""
+
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def described(self) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> dict[str, An
             columns = parts[0].columns
             words = columns_words((*columns.texts, *columns.labels), parts[0].rows.column_names)
         of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
-        logger.info(read_line(of_sets, words, num_labelled=num_labelled(parts)))
+        logger.info(read_line(of_sets, words, num_labelled=num_labelled(parts), tokenizer=reader.tokenizer))
     # back in the shape of the arguments: one set, or several by name
     return {
         name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]

@@ -1,15 +1,22 @@
 """Every command that reads rows says once, in true numbers, what it has read and what not."""
 
+import json
+
 import pytest
 from datasets import Dataset
 from rows import each
+from tiny_embeddings import make_sentence_folder
+from tiny_files import own_cache, write_config
 from tiny_models import make_teacher, tiny_tokenizer
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.cli import main
+from homodistil_hf.data.read_line import read_line
 
 COLUMNS = "read: text; not read: id, label"
 TEXTS = ["--eval_data", "rows.csv", "--text_column", "text"]
+WORDS = [" ".join(f"w{5 + (number + i) % 90}" for i in range(12)) for number in range(40)]
+REPEATED = [WORDS[0]] * 38 + WORDS[1:3]
 COUNTED = ["--vocabulary", "min_count=1", "--text", "rows.csv"]
 
 
@@ -69,3 +76,49 @@ def test_a_trainer_says_what_it_read_of_raw_rows(folder, name, line, tmp_path, c
     given = {"train_dataset": rows, "eval_dataset": rows.take(12), "processing_class": tiny_tokenizer()}
     HomoDistilTrainer(model=str(folder / name), args=args, **given)
     assert [text for text in caplog.messages if text.startswith("rows: ")] == [line]
+
+
+@each(
+    ("texts", "expected"),
+    [
+        (
+            ["[SEP] [PAD]"] * 5 + WORDS,
+            "5 of 45 rows hold special tokens alone; check the column of texts, and the tok",
+        ),
+        (["ж x"] * 5 + WORDS, "5 of 45 rows hold unknown words alone; check"),
+        (
+            ["[MASK]"] * 8 + ["ж"] * 2,
+            "8 of 10 rows hold special tokens alone, 2 of 10 rows hold unknown words alone, 8 of",
+        ),
+        (REPEATED, "37 of 40 texts repeat another; check"),
+        (WORDS + WORDS, ""),
+        (["ж", *WORDS], ""),
+    ],
+)
+def test_rows_that_teach_nothing_are_warned_of_once_with_their_number(caplog, texts, expected):
+    caplog.clear()
+    rows = Dataset.from_dict({"input_ids": tiny_tokenizer()(texts)["input_ids"]})
+    read_line({"to train on": rows}, tokenizer=tiny_tokenizer())
+    assert [record.message[: len(expected)] for record in caplog.records] == [expected] * bool(expected)
+
+
+@pytest.mark.parametrize("command", ["masked words", "a task", "finetune", "embedding"])
+def test_every_door_warns_of_one_text_that_is_repeated(tmp_path, monkeypatch, caplog, command):
+    own_cache(monkeypatch, tmp_path / "cache")
+    config = str(write_config(tmp_path))
+    (tmp_path / "train.txt").write_text("\n\n".join(REPEATED))
+    rows = [{"text": text, "label": number % 2} for number, text in enumerate(REPEATED)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    make_teacher("sequence_classification").save_pretrained(tmp_path / "classes")
+    tiny_tokenizer().save_pretrained(tmp_path / "classes")
+    make_sentence_folder(tmp_path / "embedding")
+    teacher, data = str(tmp_path / "classes"), ("--train_data", str(tmp_path / "rows.jsonl"))
+    words = {
+        "masked words": ("distill", config, "--max_steps", "1"),
+        "a task": ("distill", config, "--teacher", teacher, *data, "--eval_data", data[1], "--max_steps", "1"),
+        "embedding": ("distill", config, "--teacher", str(tmp_path / "embedding"), *data, "--max_steps", "1"),
+        "finetune": ("finetune", "--model", teacher, *data, "--max_train_steps", "1", "--learning_rates", "0.001"),
+    }[command]
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 0
+    (warning,) = [record.message for record in caplog.records if "repeat another" in record.message]
+    assert "texts repeat another; check the column of texts, and the tokenizer" in warning

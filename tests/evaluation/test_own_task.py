@@ -223,7 +223,8 @@ def test_without_others_rows_are_kept_aside(given, tmp_path, caplog, divisor, ho
 def test_the_best_rate_on_held_out_rows_is_taken(given):
     rates = {"learning_rate": None, "learning_rates": [1e-5, 1e-2]}
     results, lines = run(given, **rates, num_train_epochs=None, max_train_steps=40)
-    assert lines.pop(0) == "rows: 40 to train on, 16 held out, 56 with labels; read: text, label"
+    read = "rows: 40 to train on, 16 held out, 56 with labels, 6 tokens at the median; read: text, label"
+    assert lines.pop(0) == read
     assert lines.pop(0) == "trying 2 learning rates, 40 steps each at most"
     assert lines.pop() == f"training at learning rate {results['learning_rate']:g}: 40 steps on 40 rows"
     assert lines.pop() == f"learning rate {results['learning_rate']:g} it is"

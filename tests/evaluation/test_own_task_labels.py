@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import run
-from tiny_models import make_teacher
+from tiny_models import make_teacher, tiny_tokenizer
 
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
@@ -31,7 +31,7 @@ def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
 
 def read(given, **changes):
     """Numbers of the labels to train on and to evaluate on, and the names of the classes."""
-    task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}), print)
+    task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}), tiny_tokenizer(), print)
     numbers = [label_numbers(rows, task.columns, task.config, "rows") for rows in parts]
     return *([row[0] if isinstance(row, list) else row for row in part] for part in numbers), list(task.names)
 

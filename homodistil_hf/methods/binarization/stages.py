@@ -226,7 +226,7 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) ->
         return _questions(settings, evaluated, log)
     if not name.endswith(_HEADS[0]):
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
-    task, train, dev = own_rows(settings, log)
+    task, train, dev = own_rows(settings, evaluated.tokenizer, log)
     task.check_model(evaluated.model, argument="model")
     tokenizer, max_length = evaluated.tokenizer, settings.row_length
     encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
