@@ -2,7 +2,8 @@ r"""Prune a fine-tuned model in forward passes on text without labels: no gradie
 
     python examples/prune_without_labels.py --model my-sst2-bert --text "reviews/*.txt" --macs 0.7 --output_dir out
 
-`homodistil prune` does the same. What comes out is a compact export: its layers differ in width.
+`homodistil prune` does the same. Layers come out with different widths; the export is padded to the widest, so that
+it is of the stock class.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def main() -> None:
     print(f"{student.num_parameters():,} parameters, FFN neurons a layer: {sizes}")
 
     told = {"teacher": options.model, "facts": export_facts(settings, batches)}
-    folder = export_student(student, options.output_dir, "compact", tokenizer=tokenizer, **told)
+    folder = export_student(student, options.output_dir, tokenizer=tokenizer, **told)
     problems = verify_export(folder).problems
     print(f"{folder}: {'; '.join(problems) or 'loads without this package, with the same logits'}")
 

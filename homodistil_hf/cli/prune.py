@@ -29,7 +29,8 @@ class Prune(SettingsCommand):
 
         facts = prune_to_folder(settings, log_progress, overwrite=self.overwrite)
         print(format_costs(facts))
-        written = f"{facts['format']} export written to {settings.output_dir}"
+        code = " (needs trust_remote_code)" if facts["format"] == "compact" else ""
+        written = f"{facts['format']} export{code} written to {settings.output_dir}"
         print("; ".join(filter(None, (outcome_line(facts), written))))
         return 0
 

@@ -60,7 +60,9 @@ class PruneSettings(GradientFreeSettings):
     batch_size: int = setting(32, "Rows a forward pass, ≥ 1.", least=1)
     seed: int = setting(0, "Of the rows that are drawn, ≥ 0.", least=0)
     format: str = setting(
-        "compact", "compact: layers as wide as they are; standard: the stock class.", choices=tuple(FORMATS)
+        "standard",
+        "standard: the stock class, padded to the widest layer; compact: unpadded, needs trust_remote_code.",
+        choices=tuple(FORMATS),
     )
 
     def __post_init__(self) -> None:

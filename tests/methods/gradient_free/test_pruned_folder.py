@@ -47,9 +47,14 @@ def words(folder, *more):
 
 @pytest.mark.slow
 def test_what_is_written_is_what_the_function_gives(folder, capsys):
-    assert main(words(folder, "--macs", "0.7", "--num_samples", "30", "--seed", "3")) == 0
+    given = ("--macs", "0.7", "--num_samples", "30", "--seed", "3")
+    assert main(words(folder, *given)) == 0
+    assert f"standard export written to {folder / 'out'}" in capsys.readouterr().out
+    stock = AutoModelForSequenceClassification.from_pretrained(folder / "out")
+    assert type(stock) is BertForSequenceClassification
+    assert main(words(folder, *given, "--format", "compact", "--overwrite")) == 0
     printed = capsys.readouterr()
-    assert "compact export written to" in printed.out
+    assert "compact export (needs trust_remote_code) written to" in printed.out
     assert "padded to the stock class" in printed.out
     assert "rows: 30 of " in printed.err
     rows = drawn(load_text(folder / "text.txt"), 30, seed=3)
@@ -59,7 +64,8 @@ def test_what_is_written_is_what_the_function_gives(folder, capsys):
     expected = prune_gradient_free(teacher, batches, 0.7)
     found = AutoModelForSequenceClassification.from_pretrained(folder / "out")
     with torch.no_grad():
-        assert_same_logits(found(**batches[0]).logits, expected(**batches[0]).logits)
+        for model in (found, stock):
+            assert_same_logits(model(**batches[0]).logits, expected(**batches[0]).logits)
     assert verify_export(folder / "out").problems == ()
     facts = json.loads((folder / "out" / "facts.json").read_text())
     assert 0.69 < facts["cost_fractions"]["encoder_macs"] <= 0.7
@@ -134,7 +140,7 @@ def test_a_question_answering_model_is_pruned_too(folder):
         macs=0.8,
     )
     facts = prune_to_folder(settings, lambda line: None)
-    assert facts["student"]["architecture"] == "HomoBertForQuestionAnswering"
+    assert facts["student"]["architecture"] == "BertForQuestionAnswering"
     model = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
     assert model(input_ids=torch.tensor([[2, 5, 3]])).start_logits.shape == (1, 3)
 
