@@ -20,7 +20,11 @@ def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
     """Rows as they are read of files that hold these columns."""
     paths = {}
     for name, columns in (("train_data", train), ("eval_data", dev or train)):
-        found = columns if isinstance(columns, Dataset) else Dataset.from_dict({"text": ["w5 w6"] * 8} | columns)
+        found = (
+            columns
+            if isinstance(columns, Dataset)
+            else Dataset.from_dict({"text": [f"w5 w{6 + row}" for row in range(8)]} | columns)
+        )
         paths[name] = str(tmp_path / f"own-{name}{suffix if isinstance(columns, dict) else '.parquet'}")
         if paths[name].endswith(".csv"):
             found.to_csv(paths[name], index=False)
@@ -119,7 +123,7 @@ def test_a_misspelt_label_is_seen_before_training(given, tmp_path, caplog):
 
 def test_of_many_classes_ten_are_shown_and_few_rows_of_each_are_no_reason_to_warn(given, tmp_path, caplog):
     caplog.set_level("INFO", logger="homodistil_hf")
-    rows_from(given, tmp_path, {"text": ["w5 w6"] * 12, "label": [f"c{number:02}" for number in range(12)]})
+    rows_from(given, tmp_path, {"text": [f"w{5 + n}" for n in range(12)], "label": [f"c{n:02}" for n in range(12)]})
     assert "12 classes: c00 1, " in caplog.text
     assert caplog.text.rstrip().endswith("c09 1, …")
 
