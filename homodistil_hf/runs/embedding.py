@@ -171,10 +171,9 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     if run.eval_data:
         documents = _documents(teacher, run, run.eval_data, is_held_out=True)
         held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
-    rows, evaluated = in_batches(settings, train, held_out)
-    parts = {"to train on": rows, "held out": evaluated}
+    parts = in_batches(settings, train, held_out)
     log(read_line(parts, documents.info.description, tokenizer=teacher.tokenizer))
-    return Rows(rows, evaluated)
+    return Rows(*parts.values())
 
 
 def _documents(

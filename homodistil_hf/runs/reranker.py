@@ -106,9 +106,10 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         log(f"max_seq_length={length}: {what_fits(length, columns, config, tokenizer)}")
     reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
     tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
-    rows, evaluated = in_batches(settings, *tokenized)
+    parts = in_batches(settings, *tokenized)
+    rows, evaluated = parts.values()
     words = columns_words((*columns.texts, *columns.labels), train[0].rows.column_names)
-    parts, counts = {"to train on": rows, "held out": evaluated}, num_labelled([*train, *held_out])
+    counts = num_labelled([*train, *held_out])
     log(read_line(parts, words, num_labelled=counts, tokenizer=tokenizer))
     return Rows(
         rows,

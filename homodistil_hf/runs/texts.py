@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
-from datasets import Dataset
 
 from ..data.blocks import some_blocks
 from ..embedding.card import SPACE, space_tables
@@ -48,8 +47,12 @@ def models_of(settings: RunConfig, inputs: RunInputs) -> tuple[None, Any]:
     return None, inputs.teacher
 
 
-def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> tuple[Any, Dataset]:
-    """Rows of all sources: mixed, in batches of about the same length, and some to evaluate on."""
+def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> dict[str, Any]:
+    """Rows of all sources: mixed, in batches of about the same length, and some to evaluate on.
+
+    Returns:
+        What rows are for, in the words of [`read_line`] → rows to train on, and rows to evaluate on.
+    """
     run, training = settings.run, settings.training
     batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
@@ -60,9 +63,10 @@ def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> tu
         )
     # at most so many of each source, which makes tables of streams; of all together an even choice
     evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
-    return by_length(rows, batch_size=batch_size, seed=training.seed), some_blocks(
-        datasets.concatenate_datasets(evaluated), run.max_eval_blocks
-    )
+    batches = by_length(rows, batch_size=batch_size, seed=training.seed)
+    is_whole = run.streaming or len(batches) == len(rows)
+    purpose = "to train on" if is_whole else f"of {len(rows):,} to train on, in whole batches"
+    return {purpose: batches, "held out": some_blocks(datasets.concatenate_datasets(evaluated), run.max_eval_blocks)}
 
 
 def summary_with(loader: str, example: str, results: Mapping[str, Any], output_dir: str) -> str:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from datasets import ClassLabel, Dataset, Value
 from transformers import PreTrainedConfig
 
+from ..data.delimited import parsed_cell
+from ..data.masking import IGNORED_LABEL
 from ..files.messages import join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
@@ -56,6 +58,8 @@ _LABEL_COLUMNS: dict[str, Sequence[str]] = {
 MARKS = dict.fromkeys(("x", "✓", "1", "1.0", "true", "yes"), 1) | dict.fromkeys(("0", "0.0", "false", "no"), 0)
 """Words, in lower case, for a label that a row has, and for one that it hasn't."""
 _STRINGS = ("string", "large_string", "string_view")
+HELD_OUT_PART = "the held-out part of "
+"""Begins the name in messages of rows that were kept aside; of few labels these may have none."""
 _LOOKED_AT = 100  # rows, for what a column holds
 
 
@@ -160,7 +164,7 @@ def find_columns(
                 raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
         return Columns(kind, texts, labels)
     found = _labels(rows, config, kind, texts, argument)
-    has_labels = any(value is not None for name in found for value in known_labels(rows, name))
+    has_labels = any(value not in (None, []) for name in found for value in known_labels(rows, name))
     return Columns(kind, texts, found if has_labels else ())
 
 
@@ -196,19 +200,36 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
     """Count the rows whose labels are all known; None for rows without columns of labels.
 
     Raises:
-        ValueError: labels are announced, and no row of a part has one.
+        ValueError: labels are announced, and no row of a part has one, but for rows that were kept aside.
     """
     counts = []
     for rows, columns, argument in parts:
         if columns.labels:
-            cells = zip(*cells_of_several(rows, columns), strict=True)
-            counts.append(sum(None not in row for row in cells))
-            if not counts[-1]:
+            cells = list(zip(*cells_of_several(rows, columns), strict=True))
+            counts.append(sum(all(_counts(cell, columns) for cell in row) for row in cells))
+            has_none = not counts[-1] or all(cell == [] for row in cells for cell in row)
+            if has_none and not argument.startswith(HELD_OUT_PART):
                 raise ValueError(
                     f"{argument} has no label in {join_some(map(repr, columns.labels))}, in none of {len(rows):,} "
-                    "rows; name another label_column, or leave it out"
+                    "rows; name another label_column, or leave it out: row 1 has "
+                    f"{', '.join(short_repr(rows[0][name]) for name in columns.labels)}"
                 )
     return sum(counts) if counts else None
+
+
+def _counts(cell: Any, columns: Columns) -> bool:
+    """Whether a cell holds a label; beside words, one that isn't ignored."""
+    if not columns.are_words or cell is None:
+        return cell is not None
+    entries = parsed_cell(cell) if isinstance(cell, str) else cell
+    return not isinstance(entries, list) or any(not is_missing(tag) and tag != IGNORED_LABEL for tag in entries)
+
+
+def empty_labels(rows: Dataset, columns: Columns) -> Columns | None:
+    """The columns with one of a usual name for labels, in which there may be none; None without such a column."""
+    usual = {*TAG_COLUMNS, *(name for names in _LABEL_COLUMNS.values() for name in names)}
+    labels = tuple(name for name in rows.column_names if name.lower() in usual and name not in columns.texts)
+    return replace(columns, labels=labels[:1]) if labels else None
 
 
 def is_missing(value: Any) -> bool:

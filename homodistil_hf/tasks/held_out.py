@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from .columns import Columns, ReadRows, is_missing
+from .columns import HELD_OUT_PART, Columns, ReadRows, is_missing
 from .kinds import ANSWERS, CLASSES, LABELS, VALUES
 from .labels import finite_number
 
@@ -71,7 +71,7 @@ def apart(part: ReadRows, log: Callable[[str], None], *, together: str | None = 
     kept, aside, how = keep_aside(part.rows, part.columns, together=together)
     count = f"{len(aside):,} of {len(part.rows):,} rows"
     log(f"eval_data is not set: {count} of {part.argument} are kept aside, {how}")
-    return part._replace(rows=kept), part._replace(rows=aside, argument=f"the held-out part of {part.argument}")
+    return part._replace(rows=kept), part._replace(rows=aside, argument=f"{HELD_OUT_PART}{part.argument}")
 
 
 def _groups(keys: list[Hashable]) -> list[list[int]]:

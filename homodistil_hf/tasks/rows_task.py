@@ -22,11 +22,13 @@ from .columns import (
     Columns,
     ReadRows,
     class_names,
+    empty_labels,
     find_columns,
     is_missing,
     is_of_words,
     known_labels,
     listed_columns,
+    num_labelled,
     words_column,
 )
 from .encoding import LEAST_ROWS, check_rows
@@ -191,6 +193,8 @@ def columns_of_rows(rows: Dataset, *, text_columns: Sequence[str] = (), label_co
             f"{join_some(map(repr, several))} hold numbers: for several values or labels a row set "
             f"label_column={','.join(several)}, or name one column"
         )
+    elif (empty := empty_labels(rows, columns)) is not None:
+        num_labelled([ReadRows(rows, empty, "train_data")])
     raise ValueError(f"train_data lacks the column 'label'; {remedy}")
 
 

@@ -147,6 +147,12 @@ def found_in(rows, **how):
 @pytest.mark.parametrize(
     ("rows", "named", "message"),
     [
+        ({"text": ["a"], "label": [""]}, {}, "train_data has no label in 'label', in none of 1 rows; name another"),
+        (
+            {"question": ["a"], "context": ["b"], "answers": [[]]},
+            {},
+            "train_data has no label in 'answers', in none of",
+        ),
         ({"text": ["a"], "n": [3]}, {}, "train_data lacks the column 'label'; name text_columns and label_column; it"),
         (
             {"tokens": [["a"]], "tags": [["O"]]},

@@ -1,5 +1,7 @@
 """The kind of a model by its head, and the columns of its rows by their names."""
 
+import re
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from rows import each
@@ -149,6 +151,17 @@ def test_rows_with_labels_are_counted_and_announced_labels_must_be_there():
     empty = Dataset.from_dict({"text": ["a"], "label": [None]})
     with pytest.raises(ValueError, match="train_data has no label in 'label', in none of 1 rows; name another"):
         num_labelled([ReadRows(empty, Columns(VALUES, ("text",), ("label",)), "train_data")])
+
+
+@each("tags", [[-100, -100], [None, None], ["", ""], [], "[]"])
+def test_words_whose_tags_are_all_ignored_have_no_label(tags):
+    rows = Dataset.from_dict({"tokens": [["a", "b"]] * 2, "tags": [tags] * 2})
+    part = ReadRows(rows, Columns(TAGS, ("tokens",), ("tags",)), "train_data")
+    with pytest.raises(
+        ValueError, match=f"no label in 'tags', in none of 2 rows; .*: row 1 has {re.escape(repr(tags))}"
+    ):
+        num_labelled([part])
+    assert num_labelled([part._replace(argument="the held-out part of train_data")]) == 0
 
 
 def test_columns_of_labels_that_differ_in_case_alone_are_told_apart():
