@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import rows
-from task_rows import KINDS, rows_of_kind, write_kind
+from task_rows import RANKED, WITH_RANKED, rows_of_kind, write_kind
+from tiny_embeddings import make_reranker, make_sentence_folder
+from tiny_files import write_teacher, write_text
+from tiny_trainers import QUARTER
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +34,31 @@ def spans(*found):
     return lambda row, place: {"text": "w7  w8", "spans": list(found)}
 
 
+def _rows(**cells: Any) -> bytes:
+    """60 rows of JSON; each cell is a value of all rows, or a function of a row's number."""
+    rows = ({name: cell(n) if callable(cell) else cell for name, cell in cells.items()} for n in range(60))
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def _text(number: int) -> str:
+    return f"w{5 + number % 80} w{6 + number % 70} w{7 + number % 60} w9 w10 w11 w12"
+
+
+OF_TEXT: dict[str, tuple[Any, str]] = {
+    "no file": ({"train_data": "./none.txt"}, "train_data='./none.txt' does not exist; expected a file, folder or"),
+    "another ending": ({"train_data": "text.pdf"}, "text.pdf' does not exist; expected .*.csv, .tsv or .txt"),
+    "nothing in it": (b"", "is an empty data set (0 bytes in 1 files); expected text in them"),
+    "a broken line": (b'{"text": "w7"}\n{"text": "w', "unreadable; expected .* whose contents match the extension"),
+    "no held-out file": ({"eval_data": "./none.txt"}, "eval_data='./none.txt' does not exist"),
+    "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
+    "two columns": (_rows(body=_text, title=_text), "set text_column to one of strings among body (string), title"),
+    "another column": ({"text_columns": "txet"}, "missing text column (text_column='txet'); set text_column to one"),
+    "numbers": (_rows(text=7), "column 'text' holds int64, expected strings"),
+    "empty texts": (_rows(text=""), "the text has 0 tokens, .*; give more text or|no paragraph of 20 characters or"),
+    "one document": (_rows(text=_text).splitlines()[0], "has 1 document; expected 2 or more, or documents as eval_da"),
+    "a column of labels": ({"label_column": "label"}, "label_column='label' has no place with .*; leave it out"),
+    "a start": ({"start": "x"}, "leave it out"),
+}
 EVERY_KIND: dict[str, tuple[Any, str]] = {
     "no file": ({"train_data": "./none.csv"}, "train_data='./none.csv' does not exist; expected a file, .*, .csv,"),
     "too few rows": (3, "train_data has 3 rows; expected 8 or more"),
@@ -124,32 +152,72 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         "contexts are numbers": (each(context=7), "column 'context' holds int64; expected a text a row"),
         "questions alone": ({"text_columns": "question"}, "expected question and context, and answers"),
     },
+    RANKED: {
+        "a stream": ({"streaming": True}, "streaming=True has no place with method='reranker'; leave it out"),
+        "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave"),
+        "unusual columns": (
+            _rows(body=_text, title=_text),
+            "none surely with text, or two of a pair; name text_columns",
+        ),
+        "another column of texts": (
+            {"text_columns": ["query", "pasage"]},
+            "train_data lacks the column text_columns='pasage'; nearest valid: 'passage'",
+        ),
+        "a side of numbers": (each(passage=7), "column 'passage' holds int64; expected a text a row"),
+        "empty passages": (each(passage=""), "train_data: no pair of two texts; name other text_columns or"),
+        "fewer than a step": ({"per_device_train_batch_size": 512}, "fewer than the 512 of a step; lower per_device"),
+        "another column of labels": (
+            {"method": "reranker", "label_column": "clicks"},
+            "train_data lacks the column label_column='clicks'; expected one of",
+        ),
+        "labels in words": (
+            each(relevance="yes"),
+            "column 'relevance' has the label 'yes'; expected a finite number a row: correct or drop it",
+        ),
+    },
 }
-CASES = {kind: [*EVERY_KIND, *OF_A_KIND[kind]] for kind in KINDS}
+CASES = {kind: list(EVERY_KIND | own) for kind, own in OF_A_KIND.items()}
+CASES |= {"masked words": list(OF_TEXT), "vectors": list(OF_TEXT)}
 
 
 @pytest.fixture(scope="module")
 def settings_of_kinds(tmp_path_factory):
     """Kind → settings of a run that would go well."""
     folder = tmp_path_factory.mktemp("kinds")
-    return {name: write_kind(folder / name.replace(" ", "_"), name) for name in KINDS}
+    text = {"train_data": str(write_text(folder / "text.txt")), "student": QUARTER, "max_steps": 2}
+    text |= {"max_seq_length": 16}
+    return {
+        "masked words": text | {"teacher": str(write_teacher(folder / "words"))},
+        "vectors": text | {"teacher": str(make_sentence_folder(folder / "vectors"))},
+        **{name: write_kind(folder / name.replace(" ", "_"), name) for name in WITH_RANKED},
+    }
 
 
 def _wrong(kind: str, change: Any, file: Path) -> dict[str, Any]:
     """Settings of a launch: others, or those of a file with other rows."""
     if isinstance(change, dict):
         return change
+    if isinstance(change, bytes):
+        file.write_bytes(change)
+        return {"train_data": str(file)}
     wrong = rows_of_kind(kind).to_list()
-    if isinstance(change, int):
-        wrong = wrong[:change]
-    elif callable(change):
-        wrong = [change(row, place) for place, row in enumerate(wrong)]
-    file.write_bytes(change if isinstance(change, bytes) else "\n".join(map(json.dumps, wrong)).encode())
+    wrong = wrong[:change] if isinstance(change, int) else [change(row, place) for place, row in enumerate(wrong)]
+    file.write_text("\n".join(map(json.dumps, wrong)))
     return {"train_data": str(file)}
 
 
 @pytest.mark.parametrize(("kind", "cases"), CASES.items())
 @rows.each("case", "cases")
 def test_a_wrong_launch_trains_nothing_and_names_the_remedy(settings_of_kinds, assert_refused, tmp_path, kind, case):
-    change, message = (EVERY_KIND | OF_A_KIND[kind])[case]
+    change, message = (EVERY_KIND | OF_A_KIND[kind] if kind in OF_A_KIND else OF_TEXT)[case]
     assert_refused(settings_of_kinds[kind] | _wrong(kind, change, tmp_path / "rows.jsonl"), message)
+
+
+def test_a_classifier_is_no_reranker(assert_refused, tmp_path):
+    """Told before its labels are read, which would be found wrong for two classes."""
+    settings = write_kind(tmp_path, RANKED) | {"teacher": str(make_reranker(tmp_path / "model", num_labels=2))}
+    assert_refused(
+        settings | {"method": "reranker"},
+        f"teacher='{tmp_path / 'model'}' is a BertForSequenceClassification of 2 labels; a reranker has one logit a "
+        "pair of texts: name such a model, or use method=homodistil",
+    )
