@@ -1,4 +1,4 @@
-"""What is shipped: the wheel's and the source archive's files, the requirements, the pins, the version."""
+"""What is shipped: the wheel's and the source archive's files, the pins, the version, and what was run."""
 
 import ast
 import configparser
@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -166,9 +167,11 @@ def pins() -> dict[str, list[Requirement]]:
     return found
 
 
-def third_party_requirements() -> list[Requirement]:
+def third_party_requirements(*extras: str) -> list[Requirement]:
+    """Those of the package and of some extras, by default of all."""
     options = setup_options()
-    texts = [options["options"]["install_requires"], *options["options.extras_require"].values()]
+    of_extras = options["options.extras_require"]
+    texts = [options["options"]["install_requires"], *(of_extras[extra] for extra in extras or of_extras)]
     found = [requirement for text in texts for requirement in requirements_in(text)]
     return [requirement for requirement in found if requirement.name != "homodistil-hf"]
 
@@ -206,6 +209,33 @@ def test_every_pin_and_requirement_has_hashes_and_the_version_of_the_constraints
             assert pin.specifier in [other.specifier for other in known], f"{pin}: renew constraints-hashes.txt"
     hashed = {canonicalize_name(pin.name) for pin in hashed_pins()}
     assert {canonicalize_name(requirement.name) for requirement in third_party_requirements()} - hashed == set()
+
+
+@functools.cache
+def oldest_pins() -> dict[str, str]:
+    pins = requirements_in((ROOT / "constraints-oldest.txt").read_text(encoding="utf-8"))
+    return {canonicalize_name(pin.name): str(pin.specifier) for pin in pins}
+
+
+@each("requirement", third_party_requirements("report", "test", "onnx"))
+def test_the_oldest_run_takes_each_range_at_its_lower_end(requirement):
+    (lowest,) = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+    release = [*lowest.split("."), "0", "0"][:3]
+    assert oldest_pins()[canonicalize_name(requirement.name)] in {f"=={'.'.join(release[:n])}" for n in (2, 3)}
+
+
+def test_the_record_is_of_passing_runs_and_of_the_oldest_pins_and_stands_on_the_page():
+    compat = runpy.run_path(str(ROOT / "benchmarks" / "compat.py"))
+    entries = compat["recorded"]()
+    assert [entry for entry in entries if entry["failed"] or not entry["passed"]] == []
+    wanted = [
+        canonicalize_name(requirement.name) for requirement in third_party_requirements("report", "test", "onnx")
+    ]
+    for oldest in (entry for entry in entries if entry["versions"] == "oldest"):
+        used = {canonicalize_name(name): version.partition("+")[0] for name, version in oldest["packages"].items()}
+        assert {name: f"=={used[name]}" for name in wanted} == {name: oldest_pins()[name] for name in wanted}
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert page.count(compat["BEGIN"] + compat["table"](entries) + compat["END"]) == 1
 
 
 def imported_distributions(path: Path) -> set[str]:

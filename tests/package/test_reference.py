@@ -1,9 +1,10 @@
 """The pages of reference: commands and settings from their help texts, and every public name once."""
 
-import importlib.util
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rows import each
@@ -15,9 +16,7 @@ from homodistil_hf.files.field_checks import help_of
 from homodistil_hf.runs.kinds import METHODS, run_kind_for, trainer_named
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("settings_page", ROOT / "docs" / "settings.py")
-page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(page)
+page = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "settings.py")))
 
 
 @pytest.fixture(scope="module")

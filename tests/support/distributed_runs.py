@@ -1,20 +1,27 @@
-"""What the ranks of `distributed_worker.py` do: each run is called on all ranks of a world and tells what it found."""
+"""The worlds of ranks that `test_distributed.py` compares: each run is called on all ranks and tells what it found.
+
+Starting a process takes longest, so one process imports everything and then forks the ranks of one group of worlds
+after the other; the runs of a world follow each other in the same processes. Each leaves a file a rank.
+"""
 
 import gc
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from methods_here import SAME_HEADS, merged_cases
+from ranks import free_port, launched_as
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER, tiny_trainer
+from torch.multiprocessing import ProcessContext, start_processes
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
@@ -329,3 +336,61 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "refusals": refusals,
     **LOST_RANKS,
 }
+
+
+@dataclass(frozen=True)
+class World:
+    """Ranks that run something together.
+
+    Args:
+        name: of the files that they leave.
+        num_ranks: of all nodes.
+        runs: what they do, in order.
+    """
+
+    name: str
+    num_ranks: int
+    runs: tuple[str, ...]
+
+
+_ONE, *_MANY = (World(str(size), size, (*shared_on(size), "passes", "evaluated rows")) for size in WORLD_SIZES)
+GROUPS = (
+    (_ONE, *(World(name, 4, (name,)) for name in LOST_RANKS)),  # lost ranks are waited for most of the time
+    *((world,) for world in _MANY),
+    (
+        World("4 more", 4, ("resume: 4 ranks", "other masks")),
+        World(
+            "2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")
+        ),
+        World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
+        World("2 alive", 2, ("reducers",)),
+        World("1 more", 1, ("resume: 2 → 1",)),
+    ),
+)
+"""Worlds of a group run side by side; the last ones resume checkpoints of those before."""
+
+
+def run_worlds(folder: Path, names: Sequence[str]) -> None:
+    """Run the named worlds, or all; results go to `FOLDER/WORLD/RUN-RANK.pt`."""
+    for group in GROUPS:
+        started = [_start_world(world, folder) for world in group if not names or world.name in names]
+        for ranks in started:
+            while not ranks.join():
+                pass
+
+
+def _start_world(world: World, folder: Path) -> ProcessContext:
+    (folder / world.name).mkdir(parents=True)
+    given = (world, free_port(), folder)
+    return start_processes(run_rank, given, world.num_ranks, join=False, start_method="fork")
+
+
+def run_rank(rank: int, world: World, port: int, folder: Path) -> None:
+    """One rank of a world, from joining to leaving."""
+    torch.manual_seed(0)
+    if world.num_ranks > 1:
+        os.environ |= launched_as(rank, world.num_ranks, port)
+    for name in world.runs:
+        torch.save(RUNS[name](folder, world.num_ranks), folder / world.name / f"{name}-{rank}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

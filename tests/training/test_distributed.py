@@ -26,7 +26,7 @@ SHARED_ON_MANY = pytest.mark.parametrize(
 
 
 def run_worlds(as_ranks: Ranks, folder: Path, *names: str, **environment: str) -> None:
-    code = f"from distributed_worker import *; run_worlds(Path({str(folder)!r}), {names})"
+    code = f"from distributed_runs import *; run_worlds(Path({str(folder)!r}), {names})"
     quiet = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
     finished = as_ranks.run(code, timeout=850, env=quiet | environment)
     assert finished.returncode == 0, finished.stderr[-5000:]
