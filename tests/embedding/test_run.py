@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from rows import each
 from task_rows import RANKED, rows_of_kind, write_kind
 from tiny_embeddings import make_reranker, make_rows, make_sentence_folder
-from tiny_files import change_json, write_config
+from tiny_files import assert_family_resumed_alike, assert_resumed_alike, change_json, write_config
 from tiny_trainers import QUARTER, SIXTEENTH
 
 from homodistil_hf.cli import main
@@ -63,10 +63,7 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert 0 < results["evaluation"]["cosine"] < 1
     assert [found["name"] for found in results["models"]] == ["teacher", "student"]
     assert results["models"][1]["num_parameters"] < results["models"][0]["num_parameters"]
-    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
-    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
-    assert main(["distill", config(save_steps=6, save_strategy="steps"), *resumed]) == 0
-    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+    assert_resumed_alike(["distill", config(save_steps=6, save_strategy="steps")], tmp_path / "run", "checkpoint-6")
     capsys.readouterr()
     assert "is an embedding model without a head; expected task=embedding" in error_of(
         capsys, "evaluate", str(tmp_path / "run"), "--task", "classes", "--eval_data", "rows.csv"
@@ -300,13 +297,10 @@ def test_a_list_of_students_is_a_family(config, tmp_path, capsys):
     vectors = json.loads((tmp_path / "pair" / "facts.json").read_text())["probe"]["vectors"]
     for route, model in zip(("document", "query"), models, strict=True):
         assert torch.allclose(torch.tensor(vectors[route][0]), model.encode(["The cat sat on the mat."])[0], atol=1e-6)
-    words = ["distill", config(student=[QUARTER, SIXTEENTH], output=7)]
     first, second = ((tmp_path / "run" / folder / "student" / "axes.safetensors").read_bytes() for folder in folders)
     assert first == second  # one space
-    before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
-    (tmp_path / "run" / folders[1] / "results.json").unlink()  # as if killed before its end
-    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
-    assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
+    command = ["distill", config(student=[QUARTER, SIXTEENTH], output=7)]
+    assert_family_resumed_alike(command, tmp_path / "run" / folders[1])
     assert main(["verify", str(tmp_path / "run" / folders[1] / "student")]) == 0
 
 
@@ -397,12 +391,9 @@ def test_sources_have_prompts_and_weights(config, tmp_path):
 @pytest.mark.slow
 def test_a_stream_is_read_as_it_comes(config, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "NUM_FIT_TEXTS", 64)  # a stream goes on until there are so many
-    settings = {"streaming": True, "max_steps": 6, "output": 7}
-    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps")]) == 0
-    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
-    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
-    assert main(["distill", config(**settings, save_steps=3, save_strategy="steps"), *resumed]) == 0
-    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+    settings = {"streaming": True, "max_steps": 6, "output": 7, "save_steps": 3, "save_strategy": "steps"}
+    assert main(["distill", config(**settings)]) == 0
+    assert_resumed_alike(["distill", config(**settings)], tmp_path / "run", "checkpoint-3")
 
 
 def test_an_embedding_model_is_trimmed_alone(tmp_path, capsys):

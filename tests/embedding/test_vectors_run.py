@@ -9,7 +9,7 @@ from commands import error_of
 from datasets import Dataset
 from rows import each
 from tiny_embeddings import make_sentence_folder
-from tiny_files import write_config
+from tiny_files import assert_family_resumed_alike, assert_resumed_alike, write_config
 from tiny_models import VOCAB_SIZE
 from tiny_trainers import QUARTER, SIXTEENTH
 
@@ -78,10 +78,8 @@ def test_a_narrower_student_learns_given_vectors(config, tmp_path, capsys):
     assert "Made from `start` by distilling it towards the vectors of 200 texts in `vectors.parquet`." in card
     assert "an index of its vectors can stay" in card
     assert "The student derives from `start`, whose licence" in card
-    before = (tmp_path / "run" / "student" / "model.safetensors").read_bytes()
-    resumed = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-6")]
-    assert main(["distill", config(save_steps=6, save_strategy="steps", student=QUARTER), *resumed]) == 0
-    assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == before
+    command = ["distill", config(save_steps=6, save_strategy="steps", student=QUARTER)]
+    assert_resumed_alike(command, tmp_path / "run", "checkpoint-6")
 
 
 @pytest.mark.slow
@@ -180,10 +178,7 @@ def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, 
     assert pairings["teacher"]["teacher"]["first_hits"] == 1.0
     assert list(results["space"]["models"]) == folders
     assert f"index by {folders[1]}" in told
-    before = (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes()
-    (tmp_path / "run" / folders[1] / "results.json").unlink()  # as if killed before its end
-    assert main([*words, "--resume_from_checkpoint", "last"]) == 0
-    assert (tmp_path / "run" / folders[1] / "student" / "model.safetensors").read_bytes() == before
+    assert_family_resumed_alike(words, tmp_path / "run" / folders[1])
 
 
 @pytest.mark.slow

@@ -195,23 +195,18 @@ def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path
     assert 0 < results["evaluation"]["kl"] < untrained["evaluation"]["kl"]
 
 
-def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path):
-    settings = write_kind(tmp_path, "classes")
-    how = {"teacher_model": settings["teacher"], "train_dataset": rows_of_kind("classes"), **KEEPS_WIDTHS}
-    for setting, message in (
-        (
-            {"pruning_end_fraction": 0.5},
-            "pruning_end_fraction=0.5 beside a model that keeps its widths: nothing is pru",
-        ),
+@each(
+    ("setting", "message"),
+    [
+        ({"pruning_end_fraction": 0.5}, "pruning_end_fraction=0.5 beside a model that keeps its widths: nothing is p"),
         ({"projection_init": "random"}, "projection_init='random' beside a model .*fits the teacher best"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            make_trainer(model=str(general / "student"), **how, **setting)
-
-
-def _rename_word(folder):
-    file = folder / "tokenizer.json"
-    file.write_text(file.read_text().replace('"w7"', '"v7"'))
+    ],
+)
+def test_settings_of_pruning_are_refused_in_python_too(make_trainer, general, tmp_path, setting, message):
+    teacher = write_kind(tmp_path, "classes")["teacher"]
+    data = {"teacher_model": teacher, "train_dataset": rows_of_kind("classes"), **KEEPS_WIDTHS}
+    with pytest.raises(ValueError, match=message):
+        make_trainer(model=str(general / "student"), **data, **setting)
 
 
 REFUSED = {
@@ -247,7 +242,8 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     if of_model or case == "other words":
         changes["start"] = str(write_teacher(tmp_path / "other", **of_model))
     if case == "other words":
-        _rename_word(tmp_path / "other")
+        file = tmp_path / "other" / "tokenizer.json"
+        file.write_text(file.read_text().replace('"w7"', '"v7"'))
     with pytest.raises((ValueError, OSError), match=message):
         run(settings_of(settings | changes, "settings"), lambda line: None)
     assert not Path(settings["output_dir"]).exists()

@@ -1,11 +1,13 @@
 """Launches that a newcomer gets wrong, kind by kind: nothing is trained or left behind, and the remedy is named."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rows
+from commands import error_of
 from task_rows import RANKED, WITH_RANKED, rows_of_kind, write_kind
 from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import write_teacher, write_text
@@ -191,6 +193,25 @@ def settings_of_kinds(tmp_path_factory):
         "vectors": text | {"teacher": str(make_sentence_folder(folder / "vectors"))},
         **{name: write_kind(folder / name.replace(" ", "_"), name) for name in WITH_RANKED},
     }
+
+
+@pytest.fixture
+def assert_refused(tmp_path: Path, never_trains: None, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Launch a distillation that fails: it trains and leaves nothing, and names the remedy.
+
+    `message` is what the error says, with `.*` for any words and `|` between messages that are as good.
+    """
+
+    def launch(settings: dict[str, Any], message: str) -> None:
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(settings | {"output_dir": str(tmp_path / "run"), "use_cpu": True}))
+        error = error_of(capsys, "distill", config)
+        patterns = (".*".join(map(re.escape, part.split(".*"))) for part in message.split("|"))
+        assert re.search("|".join(patterns), error, re.DOTALL), error
+        assert "Traceback" not in error
+        assert not (tmp_path / "run").exists()
+
+    return launch
 
 
 def _wrong(kind: str, change: Any, file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER
+
+from homodistil_hf.cli import main
 
 NUM_DOCUMENTS = 120
 
@@ -69,6 +72,22 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setenv("HOMODISTIL_CACHE", str(folder))
     monkeypatch.delenv("HF_DATASETS_CACHE", raising=False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+
+
+def assert_resumed_alike(command: Sequence[str], run: Path, checkpoint: str) -> None:
+    """A command that goes on from a checkpoint of its finished run ends with the same weights."""
+    file = run / "student" / "model.safetensors"
+    before = file.read_bytes()
+    assert main([*command, "--resume_from_checkpoint", str(run / checkpoint)]) == 0
+    assert file.read_bytes() == before
+
+
+def assert_family_resumed_alike(command: Sequence[str], member: Path) -> None:
+    """A family whose member was killed before its end ends it with the same weights."""
+    before = (member / "student" / "model.safetensors").read_bytes()
+    (member / "results.json").unlink()
+    assert main([*command, "--resume_from_checkpoint", "last"]) == 0
+    assert (member / "student" / "model.safetensors").read_bytes() == before
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
