@@ -43,11 +43,6 @@ def test_both_forms_give_the_same_model(tmp_path, is_new, pooling):
         assert torch.allclose(vector, expected, atol=1e-6)
 
 
-def with_modules(folder, change):
-    modules = json.loads((folder / "modules.json").read_text())
-    write(folder / "modules.json", change(modules))
-
-
 @each(
     ("change", "message"),
     [
@@ -62,7 +57,7 @@ def with_modules(folder, change):
 )
 def test_modules_that_a_student_could_not_repeat_are_refused(tmp_path, change, message):
     folder = make_sentence_folder(tmp_path / "model")
-    with_modules(folder, change)
+    write(folder / "modules.json", change(json.loads((folder / "modules.json").read_text())))
     with pytest.raises(ValueError, match=message):
         load_embedding_model(folder)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from rows import each
 
 PACKAGE = Path(__file__).parents[2] / "homodistil_hf"
-SOURCES = sorted(PACKAGE.rglob("*.py"))
 STAGES = ("files", "models", "data", "plans", "distillation", "pruning", "export")
 
 # They travel inside compact exports, where the rest of the package is absent.

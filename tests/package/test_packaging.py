@@ -84,20 +84,11 @@ def files_in(wheel: Path) -> dict[str, str]:
         return {name: archive.read(name).decode(errors="replace") for name in archive.namelist()}
 
 
-def package_files() -> set[str]:
-    found = [path for path in (ROOT / "homodistil_hf").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    return {path.relative_to(ROOT).as_posix() for path in found}
-
-
-def metadata_of(files: dict[str, str]) -> email.message.Message:
-    (name,) = [name for name in files if name.endswith(".dist-info/METADATA")]
-    return email.message_from_string(files[name])
-
-
 @pytest.mark.slow
 def test_wheel_holds_the_whole_package_and_nothing_else(wheel):
     shipped = {name for name in files_in(wheel) if ".dist-info/" not in name}
-    assert shipped == package_files()
+    files = [path for path in (ROOT / "homodistil_hf").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert shipped == {path.relative_to(ROOT).as_posix() for path in files}
     assert {
         "homodistil_hf/models/architectures/modeling_homobert.py",
         "homodistil_hf/py.typed",
@@ -126,7 +117,7 @@ def test_source_archive_has_the_pages_without_the_records(source_archive):
 @pytest.mark.slow
 def test_wheel_metadata(wheel):
     files = files_in(wheel)
-    metadata = metadata_of(files)
+    (metadata,) = [email.message_from_string(files[name]) for name in files if name.endswith(".dist-info/METADATA")]
     assert metadata["Name"] == "homodistil-hf"
     assert metadata["Version"] == version.__version__
     assert metadata["Requires-Python"] == ">=3.10"
@@ -148,12 +139,6 @@ def test_one_version_everywhere():
     assert re.search(rf"^## \[?{re.escape(version.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
 
-def setup_options() -> configparser.RawConfigParser:
-    parser = configparser.RawConfigParser()
-    parser.read(ROOT / "setup.cfg", encoding="utf-8")
-    return parser
-
-
 def requirements_in(text: str) -> list[Requirement]:
     lines = (line.strip() for line in text.splitlines())
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -169,7 +154,8 @@ def pins() -> dict[str, list[Requirement]]:
 
 def third_party_requirements(*extras: str) -> list[Requirement]:
     """Those of the package and of some extras, by default of all."""
-    options = setup_options()
+    options = configparser.RawConfigParser()
+    options.read(ROOT / "setup.cfg", encoding="utf-8")
     of_extras = options["options.extras_require"]
     texts = [options["options"]["install_requires"], *(of_extras[extra] for extra in extras or of_extras)]
     found = [requirement for text in texts for requirement in requirements_in(text)]

@@ -1,7 +1,7 @@
 """A tiny teacher and rows of every kind of task and of a reranker, as people have them in files, and runs on them."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,26 +57,6 @@ def _tagged(draw: np.random.Generator) -> dict[str, list[Any]]:
     return {"tokens": words, "ner_tags": [["B-PER", "I-PER", *["O"] * (len(row) - 2)] for row in words]}
 
 
-def _rows_of_classes(draw: np.random.Generator) -> dict[str, list[Any]]:
-    return _texts(draw) | {"label": [FEELINGS[row % 3] for row in range(NUM_ROWS)]}
-
-
-def _rows_of_pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
-    return _pairs(draw) | {"label": [row % 2 for row in range(NUM_ROWS)]}
-
-
-def _rows_of_labels(draw: np.random.Generator) -> dict[str, list[Any]]:
-    return _texts(draw) | {"labels": [[FEELINGS[:1], FEELINGS[1:], []][row % 3] for row in range(NUM_ROWS)]}
-
-
-def _rows_of_values(draw: np.random.Generator) -> dict[str, list[Any]]:
-    return _pairs(draw) | {"score": draw.normal(size=NUM_ROWS).tolist()}
-
-
-def _rows_of_two_values(draw: np.random.Generator) -> dict[str, list[Any]]:
-    return _texts(draw) | {name: draw.normal(size=NUM_ROWS).tolist() for name in ("joy", "fear")}
-
-
 def _rows_of_ranked_pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
     """Three passages a query, of graded worth."""
     rows = [(query, worth) for query in range(NUM_ROWS // 3) for worth in range(3)]
@@ -87,21 +67,35 @@ def _rows_of_ranked_pairs(draw: np.random.Generator) -> dict[str, list[Any]]:
     }
 
 
+def _cycled(values: Sequence[Any]) -> list[Any]:
+    return [values[row % len(values)] for row in range(NUM_ROWS)]
+
+
 _SEQUENCES = {"task": "sequence_classification"}
 KINDS: dict[str, tuple[str, dict[str, Any], Callable[[np.random.Generator], dict[str, list[Any]]], str]] = {
-    "classes": (CLASSES, _SEQUENCES | _named(FEELINGS), _rows_of_classes, "csv"),
-    "pairs": (CLASSES, _SEQUENCES, _rows_of_pairs, "parquet"),
+    "classes": (
+        CLASSES,
+        _SEQUENCES | _named(FEELINGS),
+        lambda draw: _texts(draw) | {"label": _cycled(FEELINGS)},
+        "csv",
+    ),
+    "pairs": (CLASSES, _SEQUENCES, lambda draw: _pairs(draw) | {"label": _cycled([0, 1])}, "parquet"),
     "several labels": (
         LABELS,
         _SEQUENCES | _named(FEELINGS) | {"problem_type": "multi_label_classification"},
-        _rows_of_labels,
+        lambda draw: _texts(draw) | {"labels": _cycled([FEELINGS[:1], FEELINGS[1:], []])},
         "jsonl",
     ),
-    "values": (VALUES, _SEQUENCES | {"num_labels": 1}, _rows_of_values, "parquet"),
+    "values": (
+        VALUES,
+        _SEQUENCES | {"num_labels": 1},
+        lambda draw: _pairs(draw) | {"score": draw.normal(size=NUM_ROWS).tolist()},
+        "parquet",
+    ),
     "two values": (
         VALUES,
         _SEQUENCES | _named(["joy", "fear"]) | {"problem_type": "regression"},
-        _rows_of_two_values,
+        lambda draw: _texts(draw) | {name: draw.normal(size=NUM_ROWS).tolist() for name in ("joy", "fear")},
         "csv",
     ),
     "tags": (TAGS, {"task": "token_classification"} | _named(MARKS), _tagged, "parquet"),

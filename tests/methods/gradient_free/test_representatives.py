@@ -105,10 +105,6 @@ def test_filters_without_any_neighbour_are_no_reason_for_nan():
     assert float(coefficients[0, 0]) == pytest.approx(1, abs=1e-3)
 
 
-def output_of(activations_TF, filters_FH, scales_F):
-    return (activations_TF * scales_F) @ filters_FH
-
-
 @pytest.fixture
 def layer():
     """Activations of 40 tokens, 12 filters, what is kept of them, and the products of their shares."""
@@ -120,7 +116,7 @@ def layer():
 def test_the_error_of_scales_is_that_of_the_outputs(layer):
     activations, rows, _, products = layer
     scales = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    wanted, found = (output_of(activations, rows, factors) for factors in (torch.ones_like(scales), scales))
+    wanted, found = ((activations * factors) @ rows for factors in (torch.ones_like(scales), scales))
     torch.testing.assert_close(output_error(products, scales), (found - wanted).square().sum())
 
 
