@@ -36,7 +36,15 @@ def separator_of(file: Path) -> str:
 def header_of(file: Path) -> tuple[str, ...]:
     """Return the names of a file's columns, from its first line."""
     with _opened(file) as opened:
-        return tuple(next(csv.reader(opened, delimiter=separator_of(file)), ()))
+        return tuple(next(csv.reader(opened, **_separation(file)), ()))
+
+
+def _separation(file: Path) -> dict[str, Any]:
+    """How cells are parted; blanks behind separators belong to none where the first line has them behind all."""
+    separator = separator_of(file)
+    with _opened(file) as opened:
+        between = opened.readline().split(separator)[1:]
+    return {"delimiter": separator, "skipinitialspace": bool(between) and all(cell[:1] == " " for cell in between)}
 
 
 def csv_settings(file: Path) -> dict[str, Any]:
@@ -44,7 +52,7 @@ def csv_settings(file: Path) -> dict[str, Any]:
     if file.suffix.lower() not in SEPARATORS:
         return {}
     return {
-        "sep": separator_of(file),
+        **_separation(file),
         "quoting": csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE,
         "converters": dict.fromkeys(header_of(file), str),
         "keep_default_na": False,
@@ -99,7 +107,7 @@ def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]
     with _opened(file) as opened, _cells_of_any_size():
         # pandas takes a line of blanks for an empty one
         filled = (line if line.strip() else "\n" for line in opened)
-        lines, begun = csv.reader(filled, delimiter=separator_of(file), quoting=quoting, strict=True), 1
+        lines, begun = csv.reader(filled, quoting=quoting, strict=True, **_separation(file)), 1
         for cells in lines:
             if cells:
                 yield begun, cells

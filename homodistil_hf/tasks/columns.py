@@ -233,8 +233,9 @@ def empty_labels(rows: Dataset, columns: Columns) -> Columns | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds no label: null, NaN, or nothing in a file of words."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    """Whether a cell holds no label: null, NaN, or nothing but blanks in a file of words."""
+    is_blank = isinstance(value, str) and not value.strip()
+    return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
 def listed_columns(names: str | None) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         # a name may be written otherwise: in capitals, or `1.0` for 1
         word = str(value).strip().casefold()
         otherwise = (names[way] for way in (word, _POINT.sub("", word), str(_whole(value))) if way in names)
-        by_name[value] = exact.get(str(value), next(otherwise, None))
+        by_name[value] = exact.get(str(value), exact.get(str(value).strip(), next(otherwise, None)))
     if None not in by_name.values():
         return [cast(int, by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
@@ -239,7 +239,7 @@ def plain_labels(rows: Dataset, column: str, argument: str) -> list[Any]:
             "separators, as 1234.5, or several labels as lists, as [1, 2]"
         )
     if others:
-        return labels
+        return [label.strip() if isinstance(label, str) else label for label in labels]
     kind = int if all(number % 1 == 0 for number in numbers.values()) else float
     return [kind(numbers[label]) for label in labels]
 

@@ -323,7 +323,7 @@ def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:
         by_word.setdefault(name.strip().casefold(), []).append(name)
     if alike := [" and ".join(map(short_repr, some)) for some in by_word.values() if len(some) > 1]:
         logger.warning(
-            "%s differ in case or blanks alone, and are classes of their own; write them alike if they are one",
+            "%s differ in case alone, and are classes of their own; write them alike if they are one",
             _listed(alike),
         )
     if doubtful:

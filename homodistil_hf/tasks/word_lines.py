@@ -71,7 +71,9 @@ def read_conll(file: Path, label: str) -> Dataset:
 
 
 def _cells(line: str) -> list[str]:
-    return line.strip().split("\t" if "\t" in line.strip() else None)
+    # a word may be a blank of another kind
+    bare = line.strip(" \t\r\n") if line.strip() else ""
+    return bare.split("\t") if "\t" in bare else [*filter(None, bare.split(" "))]
 
 
 def _is_mark(cells: Sequence[str]) -> bool:

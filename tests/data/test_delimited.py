@@ -48,6 +48,14 @@ def test_a_cell_may_be_longer_than_pythons_reader_takes(tmp_path):
     assert list(map(len, load_rows([str(tmp_path / "a.csv")])["text"])) == [300_000, 1]
 
 
+def test_blanks_behind_all_separators_of_the_header_are_no_part_of_cells(tmp_path):
+    (tmp_path / "a.csv").write_text('label, text\nyes, "a, b"\nno, c\n')
+    (tmp_path / "b.csv").write_text("text,label\n a, yes\n")
+    assert load_rows([str(tmp_path / "a.csv")])[:] == {"label": ["yes", "no"], "text": ["a, b", "c"]}
+    assert load_text(tmp_path / "a.csv", streaming=False)["text"][:] == ["a, b", "c"]
+    assert load_rows([str(tmp_path / "b.csv")])[:] == {"text": [" a"], "label": [" yes"]}
+
+
 @each("content", ['text\na\n""\nb\n', "text\na\n  \n\nb\nc\n", 'text\na\n"  "\nb\n'])
 def test_rows_are_counted_as_they_are_read(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)

@@ -93,9 +93,9 @@ def test_zeros_before_a_number_and_capitals_are_names_of_their_own(given, tmp_pa
     train, _, names = rows_from(given, tmp_path, {"label": ["001", "1", "010", "10"] * 2})
     assert (train[:4], names) == ([0, 2, 1, 3], ["001", "010", "1", "10"])
     assert "differ in case" not in caplog.text
-    train, _, names = rows_from(given, tmp_path, {"label": ["US", "us", "them", "us"] * 2})
+    train, _, names = rows_from(given, tmp_path, {"label": ["US", " us", "them", "us"] * 2})
     assert (train[:4], names) == ([0, 2, 1, 2], ["US", "them", "us"])
-    assert "'US' and 'us' differ in case or blanks alone, and are classes of their own; write them" in caplog.text
+    assert "'US' and 'us' differ in case alone, and are classes of their own; write them" in caplog.text
 
 
 def test_numbers_that_no_class_has_are_refused_without_a_warning(given, tmp_path, caplog):
@@ -227,7 +227,7 @@ def test_booleans_are_two_classes_however_they_are_written(given, tmp_path):
     [
         ({"label": ["0.5", "NA"] * 4}, ".csv", "has rows with label='NA' beside numbers; drop them"),
         ({"label": ["1", "null"] * 4}, ".csv", "has rows with label='null' beside numbers; drop them"),
-        ({"label": ["yes", ""] * 4}, ".csv", "has rows without 'label', the first is row 2; drop them"),
+        ({"label": ["yes", " "] * 4}, ".csv", "has rows without 'label', the first is row 2; drop them"),
         (
             {"label": [0.5, float("nan")] * 4},
             ".parquet",

@@ -27,6 +27,11 @@ def test_sentences_are_read(tmp_path, name, content):
     assert load_rows([str(tmp_path / name)])[:] == TWO
 
 
+def test_a_blank_of_another_kind_may_be_a_word(tmp_path):
+    (tmp_path / "a.txt").write_text("10\xa0km  B-X\n\u2028 O\n", encoding="utf-8")
+    assert load_rows([str(tmp_path / "a.txt")])[:] == {"tokens": [["10\xa0km", "\u2028"]], "ner_tags": [["B-X", "O"]]}
+
+
 @each("content", ["A plain text.\n\nYes O\n", "one two\nthree four\n", "I O\nA plain line O\n"])
 def test_other_text_is_none(tmp_path, content):
     (tmp_path / "a.txt").write_text(content)
