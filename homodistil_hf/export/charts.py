@@ -41,7 +41,7 @@ def line_chart(
     is_share: bool = False,
     top: float | None = None,
 ) -> str:
-    """Draw lines over the steps of a run; empty where no line has a point.
+    """Draw lines over the steps of a run; empty where no line has two points.
 
     Args:
         title: above the picture.
@@ -54,7 +54,7 @@ def line_chart(
         `str`: an `svg` element.
     """
     lines = {name: points for name, points in lines.items() if points}
-    if not lines:
+    if all(len(points) < 2 for points in lines.values()):
         return ""
     for name, points in lines.items():
         # points at equal distances, and the last one in any case

@@ -280,6 +280,7 @@ KIND = StudentKind(
     rows=read_rows,
     training=training_of,
     models=models_of,
+    counts_when_named=("logging_strategy", "logging_steps"),
     summary=partial(summary_with, "SentenceTransformer", 'print(model.encode(["…"]).shape)'),
     of_members=of_members,
     arguments=EmbeddingRunArguments,

@@ -206,5 +206,8 @@ KIND = StudentKind(
     summary=summary,
     unused=("train_prompts", "train_weights"),
     # their defaults are others in `task.py`; that a teacher of the Hub is fine-tuned is known only later
-    counts_when_named=("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
+    counts_when_named=(
+        *("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
+        *("eval_strategy", "logging_strategy", "logging_steps"),
+    ),
 )

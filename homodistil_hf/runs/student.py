@@ -2,13 +2,16 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
 
+from ..data.blocks import some_blocks
 from ..export.export_folder import check_output
 from ..export.facts import CHANGED, DATA, read_facts
 from ..files.caches import keep_datasets_here
@@ -20,6 +23,7 @@ from ..files.strict_json import write_json
 from ..models.cost import MODEL_COSTS
 from ..models.widths import widths_of
 from ..training.distillation_trainer import DistillationTrainer
+from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.publishing import check_address
 from ..training.run_folder import (
     Requested,
@@ -34,6 +38,45 @@ from .kinds import RunInputs, student_kind_of, trainer_named
 from .settings import Log, RunConfig
 
 logger = logging.getLogger(__name__)
+
+_ROWS_OF_EACH = 0.006
+"""Rows of one of ten evaluations, as a share of those that a run trains on: 3 % of its cost, as a row that is trained
+on costs twice a row that is evaluated."""
+_LEAST_ROWS = 16
+
+
+class TenTimes(TrainerCallback):
+    """Logs a run ten times, and evaluates it on some rows, where its settings don't say how often: for the report.
+
+    Args:
+        trainer: of the run.
+        given: settings of the run that the user has given.
+    """
+
+    def __init__(self, trainer: DistillationTrainer, given: Mapping[str, Any]):
+        self.trainer = trainer
+        self.logs = not {"logging_steps", "logging_strategy"} & given.keys()
+        # figures of whole spaces, such as nearest neighbours, are of no worth on some rows
+        self.evaluates = "eval_strategy" not in given and type(trainer.held_out) is HeldOutEvaluation
+        self.rows: Dataset | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The length of the run is known: choose the rows, evenly spread."""
+        held_out, num_rows = self.trainer.eval_dataset, int(_ROWS_OF_EACH * state.max_steps * args.rows_per_step)
+        if self.evaluates and isinstance(held_out, Dataset) and min(num_rows, len(held_out)) >= _LEAST_ROWS:
+            self.rows = some_blocks(held_out, num_rows)
+            logger.info(
+                "evaluated ten times, on %s of %s held-out rows, at the end on all",
+                *(f"{len(self.rows):,}", f"{len(held_out):,}"),
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate and ask for a log; a run evaluates its last step itself."""
+        if state.global_step % max(1, state.max_steps // 10):
+            return
+        if self.rows is not None and state.global_step < state.max_steps:
+            self.trainer.evaluate(self.rows)
+        control.should_log |= self.logs
 
 
 def make_trainer(
@@ -114,6 +157,7 @@ def train_to_the_end(
         "max_tokens": trainer.rows_facts.get("max_seq_length", run.row_length),
     }
     trainer.about = {CHANGED: settings.given, DATA: data}
+    trainer.add_callback(TenTimes(trainer, settings.given))
     trainer.train(checkpoint)
     trainer.evaluate()
     trainer.evaluate_teacher()

@@ -58,6 +58,7 @@ FACTS = {
 }
 KEPT = [{"hidden": 1.0, "attention": 1.0, "ffn": 1.0}, {"hidden": 0.5, "attention": 0.5, "ffn": 0.5}]
 LOGS = [
+    {"step": 5, "eval_kl": 1.5, "eval_loss": 4.5, "eval_mlm_loss": 4.5, "eval_mlm_accuracy": 0.1},
     {"step": 10, "loss": 4.0, "loss_kl": 2.0} | {f"kept_fraction_{kind}": value for kind, value in KEPT[0].items()},
     {"step": 20, "loss": 3.0, "loss_kl": 1.0} | {f"kept_fraction_{kind}": value for kind, value in KEPT[1].items()},
     {
