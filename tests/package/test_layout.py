@@ -1,7 +1,6 @@
 """What the import contract (`.importlinter`) can't say: files that travel, Trainer by its own name, no catch-alls."""
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,14 +37,3 @@ def test_stages_know_nothing_of_trainer(folder):
         for module, name in imports_of(path.read_text(encoding="utf-8")):
             assert not module.startswith(("transformers.train", "transformers.hf_argparser")), path
             assert name not in ("Trainer", "TrainerCallback", "TrainingArguments", "HfArgumentParser"), path
-
-
-def test_the_import_contract_names_every_method():
-    contract = (PACKAGE.parent / ".importlinter").read_text(encoding="utf-8")
-    _, _, rest = contract.partition("[importlinter:contract:independent-methods]")
-    named = set(re.findall(r"^    homodistil_hf\.(\S+)$", rest.partition("[")[0], re.M))
-    folders = {path.parent.name for path in (PACKAGE / "methods").glob("*/__init__.py")} - {"baselines"}
-    # fresh.py is the base of several baselines
-    files = {path.stem for path in (PACKAGE / "methods" / "baselines").glob("*.py")} - {"__init__", "fresh"}
-    methods = {f"methods.{name}" for name in folders} | {f"methods.baselines.{name}" for name in files}
-    assert named == methods | {"embedding"}

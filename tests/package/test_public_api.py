@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
 
 import pytest
 from methods_here import cases
@@ -83,13 +82,6 @@ _OF_OTHERS = "import os, sys\nimport accelerate, sklearn.metrics, torch._dynamo"
 """Half of what a model's import takes, once for all copies; nothing of it imports transformers or this package."""
 
 
-def in_fresh_processes(codes_after: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
-    """The lines that each code prints, in a copy of a process that has run its key and imported packages of others."""
-    steps = (f"{after}\n{_FORKS.format(codes=list(codes))}" for after, codes in codes_after.items())
-    printed = in_a_fresh_process("\n".join([_OF_OTHERS, *steps])).split("---")
-    return map(str.split, printed[:-1])
-
-
 @each(("package", "names"), [(homodistil_hf, PUBLIC_NAMES), (homodistil_hf.evaluation, EVALUATION_NAMES)])
 def test_public_names_are_frozen_listed_and_documented(package, names):
     assert sorted(package.__all__) == sorted(names)
@@ -102,13 +94,7 @@ def test_public_names_are_frozen_listed_and_documented(package, names):
         package.no_such_name  # noqa: B018
 
 
-USES = {
-    "transformers.AutoConfig.for_model('homobert')": "HomoBertConfig",
-    "transformers.AutoModelForMaskedLM.from_pretrained(folder)": "HomoBertForMaskedLM",
-    "transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))": "HomoBertModel",
-    "transformers.AutoModel.from_config(homodistil_hf.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
-    "transformers.AutoModel.from_config(modeling_homobert.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
-}
+_MASKED_LM = "print(type(transformers.AutoModelForMaskedLM.from_pretrained(folder)).__name__)"
 ORDERS = (
     "import homodistil_hf, transformers",
     "import transformers, homodistil_hf",
@@ -117,76 +103,47 @@ ORDERS = (
     "from transformers import AutoModelForMaskedLM\nimport homodistil_hf, transformers",
     "import homodistil_hf\nfrom transformers.models.auto.modeling_auto import AutoModel\nimport transformers",
 )
-
-
-@pytest.fixture(scope="module")
-def compact_export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("compact")
-    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = homodistil_hf.HomoBertConfig(vocab_size=8, max_position_embeddings=8, **shape)
-    homodistil_hf.HomoBertForMaskedLM(config).save_pretrained(folder)
-    return str(folder)
-
-
+USES = {
+    "transformers.AutoConfig.for_model('homobert')": "HomoBertConfig",
+    "transformers.AutoModelForMaskedLM.from_pretrained(folder)": "HomoBertForMaskedLM",
+    "transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))": "HomoBertModel",
+    "transformers.AutoModel.from_config(homodistil_hf.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
+}
+_DEEP = "from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig"
+_TINY = "vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8"
 _FROM_CONFIG = f"""
-config = transformers.AutoConfig.for_model('homobert', vocab_size=8, hidden_size=8, num_hidden_layers=1,
-    num_attention_heads=2, intermediate_size=8, max_position_embeddings=8)
+config = transformers.AutoConfig.for_model('homobert', max_position_embeddings=8, {_TINY})
 for auto in {list(AUTO_CLASSES)}:
     print(type(getattr(transformers, auto).from_config(config)).__name__)
 """
-_STUDENT_TYPES = f"""
-for name in {[architecture.student_type for architecture in ARCHITECTURES.values()]}:
-    print(transformers.AutoConfig.for_model(name).model_type)
-"""
-_STOCK_BERT = """
-config = transformers.BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-    intermediate_size=8, max_position_embeddings=8)
+_STOCK_BERT = f"""
+config = transformers.BertConfig(max_position_embeddings=8, {_TINY})
 print(type(transformers.AutoModelForMaskedLM.from_config(config)).__module__)
 """
-
-
-_FRESH = "print({'transformers', 'homodistil_hf'}.isdisjoint(sys.modules))"
-
-
-@pytest.fixture(scope="module")
-def printed(compact_export) -> dict[str, list[str]]:
-    """Code → the lines that it prints where it is the first that comes after nothing, or after both imports."""
-    deep = "from homodistil_hf.models.architectures import modeling_homobert\n"
-    load = "print(type(transformers.AutoModelForMaskedLM.from_pretrained(folder)).__name__)"
-    first = {_FRESH: _FRESH} | {order: f"{order}\n{load}" for order in ORDERS}
-    later = {use: f"{deep * ('modeling_homobert' in use)}print(type({use}).__name__)" for use in USES}
-    later |= {code: code for code in (_FROM_CONFIG, _STUDENT_TYPES, _STOCK_BERT)}
-    both = "import homodistil_hf, transformers"
-    found = in_fresh_processes({f"folder = {compact_export!r}": first.values(), both: later.values()})
-    return dict(zip([*first, *later], found, strict=True))
+STUDENT_TYPES = [architecture.student_type for architecture in ARCHITECTURES.values()]
+AFTER_NOTHING = {"print({'transformers', 'homodistil_hf'}.isdisjoint(sys.modules))": ["True"]}
+AFTER_NOTHING |= {f"{order}\n{_MASKED_LM}": ["HomoBertForMaskedLM"] for order in ORDERS}
+AFTER_BOTH = {f"print(type({use}).__name__)": [name] for use, name in USES.items()} | {
+    f"{_DEEP}\nprint(type(transformers.AutoModel.from_config(HomoBertConfig.from_pretrained(folder))).__name__)": [
+        "HomoBertModel"
+    ],
+    f"for name in {STUDENT_TYPES}:\n    print(transformers.AutoConfig.for_model(name).model_type)": STUDENT_TYPES,
+    _FROM_CONFIG: list(AUTO_CLASSES.values()),
+    _STOCK_BERT: ["transformers.models.bert.modeling_bert"],
+}
+"""Code → the lines that it prints where it is the first that comes after nothing, or after both imports."""
 
 
 @pytest.mark.slow
-def test_students_load_in_whatever_order_things_are_imported(printed):
-    assert printed[_FRESH] == ["True"]
-    assert {order: printed[order] for order in ORDERS} == {order: ["HomoBertForMaskedLM"] for order in ORDERS}
-
-
-@pytest.mark.slow
-def test_import_registers_the_auto_classes(printed):
-    assert printed[_FROM_CONFIG] == list(AUTO_CLASSES.values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("use", USES)
-def test_students_are_found_by_whatever_names_them_first(use, printed):
-    assert printed[use] == [USES[use]]
-
-
-@pytest.mark.slow
-def test_every_student_type_is_known_before_anything_is_imported(printed):
-    expected = [architecture.student_type for architecture in ARCHITECTURES.values()]
-    assert printed[_STUDENT_TYPES] == expected
-
-
-@pytest.mark.slow
-def test_import_leaves_stock_bert_alone(printed):
-    assert printed[_STOCK_BERT] == ["transformers.models.bert.modeling_bert"]
+def test_students_are_found_in_whatever_order_things_are_imported_and_whatever_names_them_first(tmp_path):
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = homodistil_hf.HomoBertConfig(vocab_size=8, max_position_embeddings=8, **shape)
+    homodistil_hf.HomoBertForMaskedLM(config).save_pretrained(tmp_path)
+    steps = {f"folder = {str(tmp_path)!r}": AFTER_NOTHING, "import homodistil_hf, transformers": AFTER_BOTH}
+    forked = (f"{after}\n{_FORKS.format(codes=list(codes))}" for after, codes in steps.items())
+    printed = in_a_fresh_process("\n".join([_OF_OTHERS, *forked])).split("---")[:-1]
+    expected = AFTER_NOTHING | AFTER_BOTH
+    assert dict(zip(expected, map(str.split, printed), strict=True)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
 """One cell of a sweep: trained to its end from wherever it is, and everything about it in its record."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_traces import Interrupt
-from tiny_files import own_cache, write_teacher, write_text
-from tiny_trainers import QUARTER
+from tiny_files import own_cache, write_config, write_text
 from transformers import BertForMaskedLM
 
 from benchmarks.sweep import training
@@ -40,27 +40,11 @@ SAME_EVERY_TIME = (
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("text and teacher")
-    write_teacher(folder / "teacher")
     write_text(folder / "other.txt", seed=2)
-    return {
-        "teacher": str(folder / "teacher"),
-        "student": QUARTER,
-        "train_data": str(write_text(folder / "train.txt")),
-        "eval_data": [str(write_text(folder / "eval.txt", seed=1)), str(folder / "other.txt")],
-        "max_seq_length": 16,
-        "max_eval_blocks": 16,
-        "max_steps": NUM_STEPS,
-        "per_device_train_batch_size": 8,
-        "logging_steps": 4,
-        "save_steps": 4,
-        "eval_strategy": "steps",
-        "eval_steps": 6,
-        "eval_on_start": True,
-        "report_to": "none",
-        "teacher_dtype": "float32",
-        "use_cpu": True,
-        "seed": 3,
-    }
+    evaluated = {"eval_strategy": "steps", "eval_steps": 6, "eval_on_start": True, "max_eval_blocks": 16}
+    path = write_config(folder, eval_data=[str(folder / "eval.txt"), str(folder / "other.txt")], seed=3, **evaluated)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {name: value for name, value in values.items() if name != "output_dir"}
 
 
 def cell_of(settings: dict[str, Any], method: str = "homodistil", **changes: Any) -> Cell:
