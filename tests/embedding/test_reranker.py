@@ -12,12 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from rows import each
 from run_traces import logs_of
 from tiny_architectures import OTHERS, tiny_architecture_config
-from tiny_embeddings import (
-    assert_neurons_are_scored_by_gradients,
-    distilling_a_reranker,
-    make_pairs,
-    make_reranker,
-)
+from tiny_embeddings import assert_neurons_are_scored_by_gradients, distilling_a_reranker, make_pairs, make_reranker
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 

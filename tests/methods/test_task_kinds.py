@@ -11,15 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from task_rows import (
-    RANKED,
-    WITH_RANKED,
-    assert_goes_on,
-    closing_code,
-    trained_in_python,
-    write_kind,
-    write_started,
-)
+from task_rows import RANKED, WITH_RANKED, assert_goes_on, closing_code, trained_in_python, write_kind, write_started
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from tiny_models import VOCAB_SIZE
 from tiny_trainers import QUARTER

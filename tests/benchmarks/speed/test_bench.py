@@ -8,11 +8,7 @@ from bench_shapes import SHAPE
 from benchmarks.speed.bench import main
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.settings import BenchSettings
-from benchmarks.speed.whole_run import (
-    LOOPS,
-    START,
-    STRONG,
-)
+from benchmarks.speed.whole_run import LOOPS, START, STRONG
 
 TINY = {
     "shape": json.dumps(SHAPE),

@@ -2,10 +2,7 @@
 
 from rows import each
 
-from benchmarks.speed.profiles import (
-    exclusive_seconds,
-    peak_above,
-)
+from benchmarks.speed.profiles import exclusive_seconds, peak_above
 
 MB = 1_000_000
 

@@ -12,11 +12,7 @@ from tiny_files import write_config
 from benchmarks.sweep import running, worker
 from benchmarks.sweep.__main__ import main
 from benchmarks.sweep.cells import Cell
-from benchmarks.sweep.folder import (
-    read_records,
-    record_head,
-    write_record,
-)
+from benchmarks.sweep.folder import read_records, record_head, write_record
 from benchmarks.sweep.running import prepare_sweep, run_sweep, write_table
 
 

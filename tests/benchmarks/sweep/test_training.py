@@ -12,11 +12,7 @@ from transformers import BertForMaskedLM
 
 from benchmarks.sweep import training
 from benchmarks.sweep.cells import Cell, read_sweep, select_cells
-from benchmarks.sweep.folder import (
-    SweepFolder,
-    read_record,
-    state_of,
-)
+from benchmarks.sweep.folder import SweepFolder, read_record, state_of
 from benchmarks.sweep.training import run_cell, run_settings
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import sorted_checkpoints

@@ -243,20 +243,10 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
         student = to_binary(teacher, activation_bits=1)
         calibrate(student, {"input_ids": torch.tensor([row["input_ids"] for row in data])})
         scales = {name: one.clone() for name, one in student.state_dict().items()}
-        args = BinarizationArguments(
-            str(tmp_path / f"out{size}"),
-            max_steps=1,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=8 // size,
-            report_to="none",
-            use_cpu=True,
-            optim="sgd",
-            learning_rate=1.0,
-            max_grad_norm=0.0,
-            weight_decay=0.0,
-            disable_tqdm=True,
-        )
-        trainer = BinarizationTrainer(student, args, teacher_model=teacher, train_dataset=data)
+        batches = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 8 // size}
+        of_sgd = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "weight_decay": 0.0}
+        settings = {"max_steps": 1, "use_cpu": True, "disable_tqdm": True, **batches, **of_sgd}
+        trainer = trainer_of(student, teacher, tmp_path / f"out{size}", data, **settings)
         trainer.train()
         found.append({name: one - scales[name] for name, one in student.state_dict().items()})
     name = "bert.encoder.layer.1.output.dense.weight"
@@ -267,8 +257,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(rows, tmp_path):
 def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
     teacher = make_teacher("question_answering")
     student = to_binary(teacher, activation_bits=1)
-    args = BinarizationArguments(str(tmp_path), report_to="none", learning_rate=1e-3, weight_decay=0.1)
-    groups = BinarizationTrainer(student, args, teacher_model=teacher).create_optimizer().param_groups
+    trainer = trainer_of(student, teacher, tmp_path, learning_rate=1e-3, weight_decay=0.1)
+    groups = trainer.create_optimizer().param_groups
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     given = [[names[id(one)] for one in group["params"]] for group in groups]
     assert sorted(name for of_group in given for name in of_group) == sorted(names.values())
@@ -289,8 +279,9 @@ def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):
         binarize_chain(other, lambda line: None)
 
 
-def trainer_of(student, teacher, folder):
-    return BinarizationTrainer(student, BinarizationArguments(str(folder), report_to="none"), teacher_model=teacher)
+def trainer_of(student, teacher, folder, rows=None, **settings):
+    arguments = BinarizationArguments(str(folder), report_to="none", **settings)
+    return BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows)
 
 
 def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
