@@ -4,28 +4,33 @@ import importlib.util
 import re
 import shlex
 import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset
+from deployed import needs_node, needs_onnx, needs_openvino, write_texts
 from task_rows import KINDS, rows_of_kind
 from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
-from tiny_models import VOCAB_SIZE, randomized, tiny_config
+from tiny_models import VOCAB_SIZE, random_student, randomized, tiny_config, tiny_tokenizer
 from transformers import BertModel
 
+from homodistil_hf import deploy_export, export_student, load_embedding_model
 from homodistil_hf.cli import command_named, main
+from homodistil_hf.deploy.runtimes import PACKAGE, modules_with
+from homodistil_hf.deploy.targets import TARGETS
+from homodistil_hf.embedding.folder import export_embedding_model
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 from homodistil_hf.runs.config import help_of
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
 SIZE = {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
 PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(GUIDES.glob("*.md"))]
-ELSEWHERE = {"run"}
-"""Guides whose scripts other tests run: test_run_page.py."""
 DISTILLED = "--max_steps 2 --use_cpu --per_device_train_batch_size 4"
 FINE_TUNED = "--max_train_steps 2 --batch_size 4 --learning_rate 1e-3"
 REPLACED = {
@@ -160,7 +165,7 @@ def finished_runs(inputs, tmp_path_factory):
 
 @pytest.mark.docs
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in ELSEWHERE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "run"], ids=lambda page: page.stem)
 def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeypatch, request):
     for path in inputs.iterdir():
         (tmp_path / path.name).symlink_to(path)
@@ -174,3 +179,68 @@ def test_commands_and_scripts_run_in_their_order(page, inputs, tmp_path, monkeyp
         monkeypatch.setattr(deployable, "missing_reason", lambda backend: f"{backend} takes seconds to get ready")
     for language, code in blocks(page, "bash", "python"):
         run_block(language, code)
+
+
+# Snippets of run.md, each for a kind of student
+
+
+RUN = (GUIDES / "run.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^## ([^\n]+)\n\n<!-- run: (\w+) -->\n```(\w+)\n(.*?)^```", RUN, re.M | re.S)
+STUDENT = Path("runs/my-student/student")
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    """A folder to start in for each kind of student."""
+    root = tmp_path_factory.mktemp("students")
+    model = load_embedding_model(make_sentence_folder(root / "teacher"))
+    embedding = root / "embedding" / STUDENT
+    export_embedding_model(model, embedding, teacher=model)
+    targets = [name for name in ("onnx", "onnx-int8", "openvino") if importlib.util.find_spec(TARGETS[name].extra)]
+    deploy_export(embedding, targets, texts=write_texts(root / "texts.txt"), least=0, num_rounds=0)
+    student = random_student(HomoBertForSequenceClassification, num_labels=3)
+    export_student(student, root / "head" / STUDENT, tokenizer=tiny_tokenizer())
+    return root
+
+
+def snippet(title):
+    (found,) = [(kind, code) for section, kind, _, code in SNIPPETS if section == title]
+    return found
+
+
+@needs_onnx
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("title", "printed"),
+    [
+        ("transformers", r"LABEL_[012]\n"),
+        ("sentence-transformers", r"tensor\(\[\[.*\]\]\)\n"),
+        ("ONNX Runtime", r"\[\[1\. .*\]\n \[.*1\. +\]\]\n"),
+        pytest.param("OpenVINO", r"\[2,32\]\n|\(2, 32\)\n", marks=needs_openvino),
+    ],
+)
+def test_python_snippets_run(title, printed, students, monkeypatch, capsys):
+    if title == "sentence-transformers":
+        pytest.importorskip("sentence_transformers")
+    kind, code = snippet(title)
+    monkeypatch.chdir(students / ("head" if kind == "head" else "embedding"))
+    exec(compile(code, title, "exec"), {})
+    assert re.fullmatch(printed, capsys.readouterr().out)
+
+
+@needs_onnx
+@needs_node
+@pytest.mark.slow
+def test_the_javascript_snippet_runs(students):
+    _, code = snippet("transformers.js")
+    here = students / "embedding"
+    (here / "script.mjs").write_text(code, encoding="utf-8")
+    (here / "node_modules").symlink_to(modules_with(PACKAGE), target_is_directory=True)
+    process = subprocess.run(["node", "script.mjs"], cwd=here, capture_output=True, text=True, timeout=120)
+    assert "[ 2, 32 ]" in process.stdout, process.stderr
+
+
+def test_every_snippet_is_run_or_marked():
+    marks = re.findall(r"(.*)\n```(?:python|js)\n", RUN)
+    assert len(marks) == len(SNIPPETS) == 5
+    assert all(mark.startswith("<!-- run: ") for mark in marks)
