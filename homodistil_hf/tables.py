@@ -43,10 +43,14 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
     ```
     """
+    return "\n".join(aligned_lines(table_cells(rows)))
+
+
+def table_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The cells of [`format_table`], headings first."""
     columns = {key: shape for key, shape in _COLUMNS.items() if any(key in row for row in rows)}
-    cells = [[heading for heading, _ in columns.values()]]
-    cells += [[cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows]
-    return "\n".join(aligned_lines(cells))
+    headings = [heading for heading, _ in columns.values()]
+    return [headings, *([cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows)]
 
 
 def aligned_lines(rows: Sequence[Sequence[str]], *, names: Collection[int] = (0,)) -> list[str]:

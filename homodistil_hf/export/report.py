@@ -68,6 +68,7 @@ border-bottom:1px solid var(--rule);font-variant-numeric:tabular-nums;white-spac
 th{font-weight:600;white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7rem}
 table.words td,table.words th{text-align:left;white-space:normal;overflow-wrap:anywhere}
+table.words td:first-child{overflow-wrap:normal}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.2rem 2rem}
 .grid svg{width:100%}
 pre{background:var(--box);padding:.8rem;border-radius:6px;overflow-x:auto;font-size:.85rem}
@@ -243,7 +244,7 @@ def _how(records: RunRecords) -> str:
     figures = [f"{steps:,} optimizer steps" if is_number(steps) else "", f"{spent:,.0f} s" if is_number(spent) else ""]
     if any(figures):
         parts.append(_paragraph(", ".join(filter(None, figures)) + "."))
-    if changed:
+    if changed := {name: value for name, value in changed.items() if value not in (None, "", [], {})}:
         parts.append(_section("Settings that differ from their defaults", _settings_table(changed), level=3))
     if every := section_of(facts, "settings") or section_of(records.results, "settings"):
         table = _settings_table(every)

@@ -156,6 +156,8 @@ def test_the_demo_leaves_what_it_says(demo):
     files = {"results.json", "demo.json", "discrepancy.png", "report.html"}
     assert names == {*MODELS} | files
     page = (demo / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("teacher", "student", "at_once", "scratch"))
+    assert "license: apache-2.0" in (demo / "student" / "README.md").read_text()
     assert "held out: KL" in page
     assert "of masked-word accuracy." in page
     assert (demo / "discrepancy.png").read_bytes().startswith(b"\x89PNG")

@@ -25,13 +25,13 @@ from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_output
-from ...export.facts import LATENCY
+from ...export.facts import CARD_FILE, LATENCY
 from ...export.outcome import outcome_line
 from ...export.report import write_report
 from ...files.checkpoints import last_verified
 from ...files.folders import check_writable, remove_folder
 from ...files.provenance import version_facts
-from ...files.run_names import REPORT_FILE, RESULTS_FILE
+from ...files.run_names import REPORT_FILE, RESULTS_FILE, TABLES
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
 from ...models.architectures import max_tokens
@@ -42,7 +42,7 @@ from ...models.widths import widths_of
 from ...plans.advice import depth_reason
 from ...plans.budgets import FEWER_LAYERS_BELOW
 from ...plans.resolve import resolve_plan
-from ...tables import format_table
+from ...tables import format_table, table_cells
 from ...trainer import HomoDistilTrainer
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.progress import ShortProgress
@@ -142,7 +142,10 @@ def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> lis
     facts = {"settings": dataclasses.asdict(settings), "curves": curves, "time_s": time_s, "versions": version_facts()}
     write_json(folder / RESULTS_FILE, rows)
     write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
-    write_report(folder / _TRAINING_FOLDER / "student", folder / "student", output=folder / REPORT_FILE)
+    headings, *cells = table_cells(rows)
+    of_student = folder / _TRAINING_FOLDER / "student"
+    write_json(of_student / RESULTS_FILE, {TABLES: [{"title": "All four", "headings": headings, "rows": cells}]})
+    write_report(of_student, folder / "student", output=folder / REPORT_FILE)
     # until here a demo that is stopped goes on from its checkpoints
     remove_folder(folder / _TRAINING_FOLDER)
     _print_outcome(folder, rows, curves)
@@ -217,6 +220,7 @@ def copy_teacher(folder: Path) -> None:
     """Write the package's teacher in float32, as its students will be."""
     AutoModelForMaskedLM.from_pretrained(TEACHER, dtype=torch.float32).save_pretrained(folder)
     save_tokenizer(AutoTokenizer.from_pretrained(TEACHER), folder)
+    shutil.copy(TEACHER / CARD_FILE, folder)  # which has its licence
 
 
 def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
