@@ -130,7 +130,7 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
             for name, feature in part.features.items()
         }
     )
-    triplets = triplets_in(types) if text_column is None else None
+    triplets = triplets_in(types, with_pairs=True) if text_column is None else None
     if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:
         read = part.select_columns(triplets.read)
         part = read.map(partial(_each_text, triplets), batched=True, remove_columns=triplets.read, features=_TEXT)

@@ -52,11 +52,12 @@ class Triplets(NamedTuple):
         yield from ((row[self.query], text, label) for text, label in texts if row[self.query] and text)
 
 
-def triplets_in(types: Mapping[str, str]) -> Triplets | None:
+def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triplets | None:
     """Find such columns by their names; None where rows are others, as those of one query and one text are.
 
     Args:
         types: name of each column → that of its type; `Value` columns of strings hold one text.
+        with_pairs: rows of one query and one text count, too, unless a column is called text.
 
     Example:
     ```python
@@ -72,10 +73,11 @@ def triplets_in(types: Mapping[str, str]) -> Triplets | None:
     positives, negatives = (
         [name for lower, name in known.items() if pattern.fullmatch(lower)] for pattern in (_POSITIVE, _NEGATIVE)
     )
-    if negatives and not positives:  # a usual name for the text of a pair
+    with_pairs &= "text" not in known
+    if (negatives or with_pairs) and not positives:  # a usual name for the text of a pair
         positives = [known[name] for name in _PASSAGES if name in known][:1]
     lists = [known[name] for name in _LISTS if name in known and "str" not in types[known[name]]]
-    is_one_text = not negatives and len(positives) == 1 and "str" in types[positives[0]]
+    is_one_text = not with_pairs and not negatives and len(positives) == 1 and "str" in types[positives[0]]
     if query is None or not (positives or lists) or (is_one_text and not lists):
         return None
     labels = [known[name] for name in _LABEL_KEYS if lists and name in known]

@@ -98,20 +98,18 @@ def marked_texts(
     tags = [None if spans is None else scheme.tags(spans, of_row) for spans, of_row in zip(rows, words, strict=True)]
     every = [(span, of_row) for spans, of_row in zip(rows, words, strict=True) for span in spans or ()]
     lost = sum(not _inside(span, of_row) for span, of_row in every)
-    if lost:
-        logger.warning(
-            "%s: %s of %s spans count for nothing, as the tokenizer joins them with what stands beside them",
-            where,
-            f"{lost:,}",
-            f"{len(every):,}",
-        )
-    if moved:
-        logger.warning(
-            "%s: %s of %s spans were moved to where their own text stands; their offsets count other characters",
-            where,
-            f"{moved:,}",
-            f"{len(every):,}",
-        )
+    blank = sum(
+        text[end - 1].isspace() or text[start].isspace()
+        for text, spans in zip(texts, rows, strict=True)
+        for start, end, *_ in spans or ()
+    )
+    for count, words_of in (
+        (lost, "count for nothing, as the tokenizer joins them with what stands beside them"),
+        (moved, "were moved to where their own text stands; their offsets count other characters"),
+        (blank, "begin or end with a blank; do their offsets count characters of this text, an emoji as one?"),
+    ):
+        if count:
+            logger.warning("%s: %s of %s spans %s", where, f"{count:,}", f"{len(every):,}", words_of)
     return [MarkedText(*row) for row in zip(texts, words, tags, strict=True)]
 
 

@@ -41,6 +41,19 @@ def test_every_shape_becomes_pairs_with_labels_and_texts(tmp_path, shape):
 
 
 @each(
+    ("row", "texts"),
+    [
+        ({"positive": "yes", "anchor": "q"}, ["q", "yes"]),
+        ({"question": "q", "answer": "yes"}, ["q", "yes"]),
+        ({"query": "q", "text": "yes"}, ["yes"]),
+    ],
+)
+def test_one_query_and_one_text_are_texts(tmp_path, row, texts):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert load_text(tmp_path / "rows.jsonl")["text"][:] == texts
+
+
+@each(
     ("cell", "texts"),
     [('["a", "b"]', ["a", "b"]), ("['a', 'b']", ["a", "b"]), ("[]", []), ("[1] A text.", ["[1] A text."])],
 )

@@ -49,6 +49,12 @@ def test_a_span_that_no_token_tells_apart_is_counted(caplog):
     assert "1 of 2 spans count for nothing" in caplog.text
 
 
+def test_spans_with_a_blank_at_an_end_are_counted(caplog):
+    with caplog.at_level(logging.WARNING):
+        marked("So Ada wrote", [[4, 7, "X"], [7, 12, "Y"]])
+    assert "1 of 2 spans begin or end with a blank" in caplog.text
+
+
 @each(
     "span",
     [
