@@ -1,12 +1,7 @@
 """Places and words of commands that would fail late are refused at once."""
 
-import json
-
-import pytest
 from commands import error_of
 from rows import each
-
-from homodistil_hf.cli import main
 
 
 @each("place", ["file/new", "/proc/new"])
@@ -41,22 +36,6 @@ def test_an_output_that_can_not_be_written_is_told_before_the_work(folder, tmp_p
     target = str(tmp_path / place) + (".md" if words[0] == "evaluate" and argument == "output" else "")
     error = error_of(capsys, *(given.get(word, word) for word in words), target)
     assert f"error: {argument}='{target}' can't be written (" in error
-
-
-@pytest.mark.slow
-def test_results_are_written_into_new_folders(folder, tmp_path, capsys):
-    file = tmp_path / "a" / "b" / "out.json"
-    words = ("--batch_sizes", "1", "--lengths", "8", "--rounds", "1", "--backends", "torch", "--output", str(file))
-    assert main(["latency", str(folder / "teacher"), *words]) == 0
-    assert json.loads(file.read_text())["settings"]["num_rounds"] == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("place", ["student/sub", "checkpoint-12/a/b"])
-def test_no_export_is_written_into_another(finished, capsys, place):
-    error = error_of(capsys, "export", finished, "--output", finished / place)
-    assert f"lies in '{finished / place.partition('/')[0]}'" in error
-    assert main(["verify", str(finished)]) == 0
 
 
 def test_a_path_is_never_told_as_a_repository(folder, tmp_path, capsys):

@@ -41,7 +41,7 @@ def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
     assert "1,000 steps of 16 × 128 tokens, pruning until step 300\n  learning_rate 0.0066" in capsys.readouterr().out
 
 
-def test_an_uneven_plan_has_two_costs(folder, capsys):
+def test_an_uneven_plan_has_two_costs_and_an_even_one_has_one(folder, capsys):
     layers = [
         {"num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},
         {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32},
@@ -53,9 +53,6 @@ def test_an_uneven_plan_has_two_costs(folder, capsys):
     costs = json.loads(capsys.readouterr().out)
     assert costs["student"]["num_parameters"] < costs["padded"]["num_parameters"]
     assert costs["padded"]["plan"]["intermediate_size"] == 32
-
-
-def test_an_even_plan_has_one_cost(folder, capsys):
     assert main(["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5"]) == 0
     assert "padded to the stock class" not in capsys.readouterr().out
 

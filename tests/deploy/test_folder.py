@@ -243,14 +243,6 @@ def test_an_export_without_tokenizer_is_refused(tmp_path):
         deploy_export(folder, "onnx")
 
 
-def test_the_student_of_a_trainer_is_deployed_by_its_export(make_trainer, tmp_path):
-    trainer = make_trainer(max_steps=2)
-    trainer.train()
-    (row,) = deploy_export(trainer.export(tmp_path / "student"), "onnx", num_rounds=0)
-    assert row["figures"]["distance"] < 1e-4
-    assert verify_export(tmp_path / "student").ok
-
-
 def test_what_others_write_into_the_facts_meanwhile_stays(copy, texts):
     def ready(folder):
         """Make the model ready, while `homodistil evaluate` and another `deploy` write what they have measured."""

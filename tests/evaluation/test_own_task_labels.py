@@ -171,27 +171,6 @@ def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
     assert (train[:4], names) == ([3, 0, 1, 2], ["NA", "None", "n/a", "null"])
 
 
-@pytest.mark.slow
-def test_other_columns_of_a_file_need_no_type(given, tmp_path):
-    texts = [f"w{5 + number % 90}" for number in range(20_002)]
-    columns = {"text": texts, "label": ["a", "b"] * 10_001, "other": [*range(20_001), "NA"]}
-    train, dev = (tmp_path / name for name in ("train.csv", "eval.csv"))
-    for path in (train, dev):
-        path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *zip(*columns.values(), strict=True)]))
-    numbers, _, names = read(given, **{"train_data": str(train), "eval_data": str(dev)})
-    assert (len(numbers), numbers[-1], names) == (len(texts), 1, ["a", "b"])
-    train.write_text("text,label\nw5,a\nw6\n" + "w7,b\n" * 8)
-    with pytest.raises(ValueError, match="has rows without 'label', the first is row 2; drop them"):
-        read(given, **{"train_data": str(train), "eval_data": str(dev)})
-
-
-@pytest.mark.parametrize("depth", [200, 100_000])
-def test_rows_that_are_nested_deeply_are_refused(given, tmp_path, depth):
-    (tmp_path / "deep.json").write_text('[{"text": ' + "[" * depth + "]" * depth + ', "label": 1}]')
-    with pytest.raises(ValueError, match="nested too deeply|has 1 rows; expected 8 or more"):
-        read(given, **{"train_data": str(tmp_path / "deep.json")})
-
-
 @pytest.mark.parametrize("argument", ["train_data", "eval_data"])
 def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
     path = "~no_such_user_here/rows.csv"

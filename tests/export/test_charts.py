@@ -1,6 +1,5 @@
 """Pictures: points where they belong, one colour a line, no sizes that facts lack."""
 
-import re
 from xml.etree import ElementTree
 
 import pytest
@@ -78,11 +77,3 @@ def test_widths_are_shares_of_the_teachers():
 def test_no_plan_is_no_picture(student):
     assert width_charts(student, TEACHER) == []
     assert widths_picture(student, None) == ""
-
-
-def test_the_picture_of_a_card_has_its_own_colours():
-    picture = widths_picture(TEACHER, None)
-    (style,) = elements(picture, "style")
-    assert "prefers-color-scheme:dark" in style.text
-    assert set(re.findall(r"var\((--\w+)\)", picture)) <= set(re.findall(r"(--\w+):", style.text))
-    assert not re.search(r"<script|href|url\(|@import", picture)

@@ -23,11 +23,10 @@ from homodistil_hf.export.student_in_folder import (
     student_in,
 )
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
-from homodistil_hf.files.strict_json import read_json_object, write_json
+from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.files.tensors import load_tensors
 from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.conversion import to_stock
-from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
@@ -181,23 +180,6 @@ def test_a_checkpoint_becomes_a_student_without_a_trainer(tmp_path, format, metr
     assert widths_of(student.config) == widths_of(expected.config)
     assert torch.equal(logits_of(student), logits_of(expected))
     assert (state["full"], state["plan"]) == (pruner.full.to_dict(), TARGET.to_dict())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["standard", "compact"])
-def test_a_checkpoint_is_exported(tmp_path, format):
-    pruner = make_pruner(TARGET)
-    checkpoint = write_checkpoint(tmp_path / "checkpoint-4", pruner, method="minilm")
-    export = export_from(checkpoint, tmp_path / "student", format=format)
-    assert_same_logits(logits_of(load_encoder(str(export))), logits_of(pruner.model))
-    facts = read_json_object(export / "facts.json", "facts")
-    assert facts["training"] == {
-        "method": "minilm",
-        "checkpoint": "checkpoint-4",
-        "kept_fraction_hidden": 0.5,
-        "kept_fraction_attention": 0.5,
-        "kept_fraction_ffn": 0.5,
-    }
 
 
 def test_a_method_that_does_not_prune_has_no_scores(tmp_path):

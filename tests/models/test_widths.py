@@ -66,10 +66,8 @@ def test_any_plan_survives_its_json(plan):
 
 BAD_PLANS = {
     "no object": (None, "student plan is None"),
-    "list": ([UNIFORM], "student plan is .*; expected e.g. {"),
     "empty": ({}, "has no key but lacks hidden_size, num_attention_heads, intermediate_size; a valid plan: {"),
     "unknown key": (UNIFORM | {"num_heads": 4}, "unknown key 'num_heads'; nearest valid: 'num_attention_heads'"),
-    "key that is no text": (UNIFORM | {7: 1}, "unknown key 7; expected one of 'hidden_size', "),
     "missing key": ({"hidden_size": 64, "num_attention_heads": 4}, "lacks intermediate_size; a valid plan: {"),
     "both forms": (UNEVEN | {"head_dim": 16}, "student plan with layers has the unknown key 'head_dim'"),
     "indivisible": (
@@ -82,15 +80,10 @@ BAD_PLANS = {
     ),
     "bool": (UNIFORM | {"num_attention_heads": True}, "student num_attention_heads=True is no integer"),
     "float": (UNIFORM | {"hidden_size": 63.7}, "hidden_size=63.7 is no integer; .* such as 64"),
-    "small float": (UNIFORM | {"hidden_size": 0.2}, "hidden_size=0.2 is no integer; .* such as 1$"),
-    "nan": (UNIFORM | {"head_dim": float("nan")}, "head_dim=nan is no integer"),
     "text": (UNIFORM | {"hidden_size": "64"}, "hidden_size='64' is no integer; expected a positive integer"),
-    "null": (UNIFORM | {"head_dim": None}, "head_dim=None is no integer"),
     "zero": (UNIFORM | {"intermediate_size": 0}, "intermediate_size=0 is not positive; nearest valid: 1"),
     "negative": (UNIFORM | {"hidden_size": -64}, "hidden_size=-64 is not positive; nearest valid: 1"),
     "no layers": ({"hidden_size": 64, "layers": []}, r"layers=\[\]; expected a list of 2 JSON objects"),
-    "layers as text": ({"hidden_size": 64, "layers": "ab"}, "layers='ab'; expected a list of 2 JSON objects"),
-    "layers as object": ({"hidden_size": 64, "layers": LAYER}, "expected a list of 2 JSON objects"),
     "layer is no object": (
         {"hidden_size": 64, "layers": [LAYER, 3]},
         r"layers=\[.*3\]; expected a list of 2",
@@ -98,10 +91,6 @@ BAD_PLANS = {
     "layer lacks a key": (
         {"hidden_size": 64, "layers": [LAYER, {"head_dim": 8}]},
         r"layers\[1\] has head_dim but lacks",
-    ),
-    "layer has a nested plan": (
-        {"hidden_size": 64, "layers": [LAYER | {"layers": []}, LAYER]},
-        r"layers\[0\] has the unknown key 'layers'",
     ),
     "bad value in a layer": (
         {"hidden_size": 64, "layers": [LAYER, LAYER | {"head_dim": -1}]},

@@ -8,7 +8,6 @@ import pytest
 import torch
 from distributed_runs import RecordingCollator
 from rows import each
-from run_traces import SaveAt
 from students import FULL, UNEVEN, assert_same_logits, logits_of, make_batch, make_student, sliced, zeroed_copy
 from tiny_models import GRADUAL, make_teacher
 from transformers import PreTrainedModel
@@ -210,15 +209,3 @@ def test_a_low_rank_teacher_loses_nothing(make_trainer, tmp_path, method):
         discrepancies.append(trainer.evaluate()["eval_kl"])
     assert discrepancies[0] > 1e-4
     assert discrepancies[1] < 1e-6
-
-
-@pytest.mark.slow
-def test_bases_are_chosen_once_and_never_for_a_resumed_run(make_trainer, monkeypatch):
-    chosen = []
-    monkeypatch.setattr("homodistil_hf.trainer.rotate_heads", lambda model, moments: chosen.append(sorted(moments)))
-    settings = {"student": NARROW, "rotate_heads": True, "max_steps": 2}
-    trainer = make_trainer(**settings, callbacks=[SaveAt(1)])
-    trainer.train()
-    trainer.train()
-    make_trainer(**settings).train("last")
-    assert chosen == [[0, 1]]

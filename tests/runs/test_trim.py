@@ -4,14 +4,12 @@ import json
 
 import huggingface_hub
 import pytest
-from tiny_architectures import tiny_architecture_config
 from tiny_files import write_config, write_teacher, write_text
 from tiny_models import make_teacher
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from homodistil_hf.cli import main
-from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.student import make_trainer
@@ -190,22 +188,6 @@ def test_a_method_that_distils_no_teacher_has_no_vocabulary_to_trim(tmp_path):
     known = {name: values[name] for name in ("teacher", "train_data", "output_dir", "vocabulary")}
     with pytest.raises(ValueError, match="vocabulary='keep=40' has no place with method='self_distillation'"):
         run_of(known | {"method": "self_distillation"}, "cell")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=list(ARCHITECTURES))
-def test_costs_of_every_architecture_are_told_before_weights_are_read(architecture, tmp_path):
-    config = tiny_architecture_config(architecture)
-    config.architectures = [architecture.heads[0].stock_name]
-    write_teacher(tmp_path / "words")
-    config.save_pretrained(tmp_path / "model")
-    write_text(tmp_path / "train.txt")
-    source = TrimSource(
-        str(tmp_path / "model"), "keep=48", [str(tmp_path / "train.txt")], tokenizer=str(tmp_path / "words")
-    )
-    facts = plan_trimming(source, print).facts
-    assert facts["after"]["num_tokens"] == 48
-    assert facts["after"]["size_bytes"] < facts["before"]["size_bytes"]
 
 
 def write_unigram_teacher(folder):

@@ -130,28 +130,6 @@ def test_a_damaged_checkpoint_is_not_pushed(hub, checkpoint):
     assert hub.requests == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Fault("PUT", "/storage/", cut_after_bytes=1000, times=99),
-        Fault("POST", "/commit/", cut_after_bytes=1000, times=99),
-        Fault("POST", "/commit/", status=503, times=99),
-    ],
-    ids=lambda fault: f"{fault.path} {fault.status or 'cut'}",
-)
-def test_an_interrupted_push_leaves_the_earlier_checkpoint(pushed, hub_client, tmp_path, fault):
-    following = write_checkpoint(tmp_path / "checkpoint-12", **{"optimizer.pt": b"newer" * 999})
-    pushed.faults.append(fault)
-    failed = hub_client.run(push_checkpoint, str(following), "me/run", token="hf_writer")
-    assert failed.error == "HubError"
-    assert failed.message.startswith("repo_id='me/run' can't take checkpoint-12: the ")
-    pushed.faults.clear()
-    assert content_of(fetched(hub_client, tmp_path / "there").value) == TRAVELLING
-    assert hub_client.run(push_checkpoint, str(following), "me/run", token="hf_writer").error is None
-    assert pushed.files("me/run")["last-checkpoint/optimizer.pt"] == b"newer" * 999
-
-
 # Down
 
 

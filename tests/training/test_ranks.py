@@ -15,7 +15,7 @@ from distributed_runs import RecordingCollator
 from hypothesis import given
 from hypothesis import strategies as st
 from rows import each
-from run_traces import logs_of, losses_of
+from run_traces import losses_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
@@ -162,17 +162,6 @@ def test_first_rows_of_a_batch_with_masked_positions():
 
 
 # In runs
-
-
-@pytest.mark.slow
-def test_a_stream_of_several_files_with_loader_workers_is_trained_on(trained):
-    """A pass holds two steps, so it is gone through again."""
-    stream = make_blocks(64).to_iterable_dataset(num_shards=4)
-    settings = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "dataloader_num_workers": 4}
-    trainer = trained(train_dataset=stream, max_steps=6, **settings)
-    assert trainer.state.global_step == 6
-    assert len([entry for entry in logs_of(trainer) if "loss" in entry]) == 6
-    assert trainer.kept == trainer.plan
 
 
 @pytest.mark.slow
