@@ -284,12 +284,6 @@ def test_an_unfinished_student_needs_permission(finished, tmp_path, capsys):
     assert BertForMaskedLM.from_pretrained(tmp_path / "student").config.hidden_size > 16
 
 
-@pytest.mark.parametrize("name", ["absent", ""])
-def test_a_folder_without_a_student(name, tmp_path, capsys):
-    message = error_of(capsys, "export", tmp_path / name, "--output", tmp_path / "student")
-    assert "expected a finished run, a checkpoint-N or an export" in message
-
-
 def test_caches_are_listed_and_cleared(tmp_path, capsys):
     cache = cache_folder()
     for name in ("datasets/b", "mine/c"):

@@ -65,16 +65,6 @@ def test_everything_is_float32_inside_autocast_and_past_a_wrapped_forward():
         assert measured(student, teacher, inputs) == expected
 
 
-def test_each_batch_returns_its_own_mean_loss():
-    student, teacher = make_pair()
-    meter = DiscrepancyMeter(task_of(student))
-    losses = [meter.update(student, teacher, make_batch(seed=seed)) for seed in range(2)]
-    for seed, loss in enumerate(losses):
-        assert loss.dtype == torch.float32
-        assert float(loss) == pytest.approx(measured(student, teacher, make_batch(seed=seed))["mlm_loss"], rel=1e-6)
-    assert float(losses[0]) != float(losses[1])
-
-
 def test_sums_of_ranks_are_reduced_before_the_average():
     student, teacher = make_pair()
     meters = [DiscrepancyMeter(task_of(student)) for _ in range(2)]
@@ -107,9 +97,3 @@ def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(task):
         meter.update(student, teacher, inputs)
     assert len(waits) == 1
     assert (meter.sums.dtype, meter.sums.device.type) == (torch.float64, "cpu")
-
-
-def test_measuring_leaves_no_gradient():
-    student, teacher = make_pair()
-    assert not DiscrepancyMeter(task_of(student)).update(student, teacher, make_batch()).requires_grad
-    assert all(parameter.grad is None for parameter in student.parameters())

@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from datasets import Dataset
-from resumed_runs import sigterm_at
 from students import logits_of, make_batch
 from tiny_architectures import of_every_architecture, tiny_architecture_teacher
-from tiny_models import make_teacher, tiny_tokenizer
+from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.evaluation.fine_tuning import FineTuningSettings, FineTuningTrainer, fine_tune
 from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
@@ -69,28 +66,6 @@ def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, t
             teacher(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits, batch["labels"]
         )
         torch.testing.assert_close(trainer.compute_loss(trainer.model, batch), alone, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.slow
-@of_every_architecture
-def test_a_training_that_sigterm_stopped_ends_in_the_same_weights(architecture, tmp_path):
-    rows = Dataset.from_list(
-        [{"input_ids": [5 + row] * (3 + row % 5), "labels": row % 2, "length": 3 + row % 5} for row in range(20)]
-    )
-    settings = FineTuningSettings(learning_rate=1e-3, num_train_epochs=2, batch_size=8, max_length=16)
-
-    def trained(folder):
-        model = fresh_classifier(encoder_of(architecture), 2, dropout=0.1, seed=0)
-        given = {"settings": settings, "seed": 0, "folder": tmp_path / folder}
-        return fine_tune(model, rows, tiny_tokenizer(), **given).model.state_dict()
-
-    whole = trained("whole")
-    with sigterm_at(FineTuningTrainer, 5), pytest.raises(SystemExit, match="143"):
-        trained("stopped")
-    with sigterm_at(FineTuningTrainer, None) as seen:
-        resumed = trained("stopped")
-    assert (seen, resumed.keys()) == ([5], whole.keys())
-    assert [name for name, tensor in resumed.items() if not torch.equal(tensor, whole[name])] == []
 
 
 def stacked(rows):

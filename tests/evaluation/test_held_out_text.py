@@ -5,10 +5,8 @@ import math
 
 import pytest
 import torch
-from rows import each
 from tiny_files import own_cache, write_config, write_teacher, write_text
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
-from transformers import BertForMaskedLM
 
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.distillation.discrepancy import DiscrepancyMeter
@@ -17,7 +15,6 @@ from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.held_out_text import held_out_blocks, pseudo_perplexity
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder
@@ -186,28 +183,3 @@ def test_a_classifier_has_no_masked_words(folder, tmp_path):
     make_teacher("sequence_classification").save_pretrained(tmp_path / "classifier")
     with pytest.raises(ValueError, match="is a BertForSequenceClassification; a discrepancy is measured between"):
         evaluate_discrepancy(tmp_path / "classifier", settings=settings_of(folder))
-
-
-def test_stored_weights_of_lower_type_are_measured_in_float32(folder, tmp_path):
-    write_teacher(tmp_path / "half")
-    BertForMaskedLM.from_pretrained(folder / "teacher").half().save_pretrained(tmp_path / "half")
-    assert load_model(tmp_path / "half").model.dtype == torch.float32
-
-
-@each(
-    ("values", "message"),
-    [
-        ({}, "eval_data is not set; name held-out text"),
-        (
-            {"eval_data": "x", "max_eval_blocks": 0},
-            "max_eval_blocks=0 is not a whole number of at least 1",
-        ),
-        (
-            {"eval_data": "x", "pseudo_perplexity_blocks": -1},
-            "pseudo_perplexity_blocks=-1 is not a whole number of at least 0",
-        ),
-    ],
-)
-def test_settings_are_checked_when_they_are_made(values, message):
-    with pytest.raises(ValueError, match=message):
-        settings_from(DiscrepancySettings, values)

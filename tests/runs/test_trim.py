@@ -88,15 +88,6 @@ def test_what_can_not_be_met_is_told_before_text_is_read(tmp_path, capsys):
     assert "out of reach, as there are no more; nearest valid: keep=96" in capsys.readouterr().err
 
 
-def test_a_tokenizer_of_special_tokens_alone_is_refused(tmp_path, capsys):
-    teacher = write_teacher(tmp_path / "teacher")
-    (teacher / "tokenizer.json").unlink()
-    (teacher / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
-    write_text(tmp_path / "train.txt")
-    assert main(["trim", str(teacher), "--text", str(tmp_path / "train.txt")]) == 2
-    assert "has no vocabulary beside special tokens" in capsys.readouterr().err
-
-
 def distill(path, *words):
     return main(["distill", str(path), "--disable_tqdm", "true", *words])
 

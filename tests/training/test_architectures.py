@@ -33,13 +33,6 @@ def test_the_student_starts_equal_to_its_teacher(trained, architecture):
 
 
 @of_every_architecture
-def test_an_export_loads_where_the_package_can_not_be_imported(trained, architecture, tmp_path):
-    trainer = trained(model=masked_lm_teacher(architecture), max_steps=4)
-    for format in ("standard", "compact"):
-        assert verify_export(export_student(trainer.model, tmp_path / format, format)).problems == (), format
-
-
-@of_every_architecture
 def test_a_plain_student_keeps_the_hidden_size(trained, architecture, tmp_path):
     settings = {"student": "compact_macs=0.7", "plain": True, "width_multiple": 4}
     trainer = trained(model=masked_lm_teacher(architecture), max_steps=1, **settings)

@@ -39,12 +39,6 @@ def test_private_methods_of_trainer_are_overridden_in_one_class():
         assert overridden(trainer_class, ExactTrainer) == []
 
 
-def test_two_classes_stand_between_homodistil_and_trainer():
-    trainers = [base for base in HomoDistilTrainer.__mro__ if issubclass(base, Trainer)]
-    assert trainers == [HomoDistilTrainer, DistillationTrainer, ExactTrainer, Trainer]
-    assert DistillationTrainer.__bases__ == (ExactTrainer,)
-
-
 def test_an_export_draws_nothing_from_a_run_that_goes_on(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=1)
     trainer.model.train()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from run_traces import Interrupt, differences, logs_of, state_of
+from run_traces import differences, logs_of, state_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from transformers import EarlyStoppingCallback, EvalPrediction
 
@@ -64,17 +64,6 @@ def test_metrics_equal_a_slow_dense_computation(make_trainer, settings):
     assert metrics["eval_loss"] == metrics["eval_mlm_loss"]
     assert {f"eval_{name}" for name in KEPT} <= metrics.keys()
     assert metrics["eval_kept_fraction_hidden"] == 0.5
-
-
-def test_metrics_of_a_student_on_its_way(make_trainer):
-    trainer = make_trainer(callbacks=[Interrupt(4)], width_multiple=1, **GRADUAL | {"pruning_interval_steps": 1})
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train()
-    assert 16 < trainer.kept.hidden_size < 32
-    metrics = trainer.evaluate()
-    expected = slow_metrics(trainer, batch_size=16)
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert metrics["eval_kept_fraction_hidden"] == trainer.kept.hidden_size / 32
 
 
 def test_masks_are_the_same_in_every_evaluation(make_trainer):

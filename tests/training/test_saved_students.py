@@ -83,12 +83,3 @@ def test_a_student_is_to_the_last_bit_what_it_was_before_it_was_saved(trained, t
         assert (model.config.softmax_head_dim, config["softmax_head_dim"]) == (4, 8)
     assert model.config.to_dict() == config
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
-
-
-def test_one_line_of_the_log_names_the_export(make_trainer, tmp_path, caplog):
-    trainer = make_trainer(callbacks=[SaveAt(1)], max_steps=1)
-    with caplog.at_level("INFO", logger="homodistil_hf"):
-        trainer.train()
-        trainer.save_model(str(tmp_path / "saved"))
-    (line,) = (message for message in caplog.messages if "trainer.export(" in message)
-    assert line == "the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it"
