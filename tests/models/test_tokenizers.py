@@ -87,12 +87,8 @@ def test_tokenizers_without_vocabulary_are_refused(folder, files):
     [
         ("tokenizer_config.json", lambda values: values | {"additional_special_tokens": 5}),
         ("tokenizer.json", lambda values: values | {"model": values["model"] | {"vocab": ["w5"]}}),
-        (
-            "tokenizer.json",
-            lambda values: values | {"post_processor": values["post_processor"] | {"special_tokens": {}}},
-        ),
     ],
-    ids=["no list", "a list of words", "a template without its tokens"],
+    ids=["no list", "a list of words"],
 )
 def test_damaged_tokenizers_are_refused_before_text_is_read(folder, name, change):
     with_tokenizer(folder)
@@ -101,6 +97,14 @@ def test_damaged_tokenizers_are_refused_before_text_is_read(folder, name, change
         load_tokenizer(folder)
     with pytest.raises(ValueError, match=r"model': its tokenizer can't be loaded \(.*\); copy it again from"):
         load_model(folder)
+
+
+def test_a_template_without_its_tokens_is_refused_before_text_is_read(folder):
+    content = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    content["post_processor"]["special_tokens"] = {}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"can't be loaded \(PanicException: .*\); name one with --tokenizer"):
+        load_tokenizer(folder)
 
 
 def test_trying_a_tokenizer_out_leaves_its_file_as_it_was(folder):
