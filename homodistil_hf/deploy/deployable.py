@@ -21,7 +21,7 @@ from ..models.architectures import HEADS, has_segments, max_tokens
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import as_it_was, check_padding, load_tokenizer, without_unused_segments
+from ..models.tokenizers import as_heads_read, as_it_was, check_padding, load_tokenizer
 
 Row = tuple[str, str | None]
 """A text, and the second one of a pair or None."""
@@ -139,7 +139,7 @@ def model_with_head(folder: str | Path) -> Deployable:
     model: Any = load_export(folder) if is_export else load_encoder(str(folder), argument="teacher")
     tokenizer = load_tokenizer(folder, argument="folder", remedy="a runtime needs one: save the model's beside it")
     check_padding(tokenizer)
-    without_unused_segments(tokenizer, model.config)
+    as_heads_read(tokenizer, model.config)
     kind = HEADS[type(model).__name__].kind
     is_about_text = kind is SEQUENCE_CLASSIFICATION
     names = _ANSWERS if kind is QUESTION_ANSWERING else ("logits",)

@@ -28,7 +28,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.method_card import MethodCard
 from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows
-from ..models.tokenizers import as_it_was, padding_multiple, without_unused_segments
+from ..models.tokenizers import as_heads_read, as_it_was, padding_multiple
 from ..models.widths import WidthPlan
 from ..tasks.columns import ReadRows, find_columns
 from ..tasks.encoding import check_rows, length_of_rows
@@ -145,7 +145,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return None
         rows, columns, _ = pairs_in(first, argument=argument)
-        own = without_unused_segments(tokenizer, model.config)
+        own = as_heads_read(tokenizer, model.config)
         length = length_of_rows(rows, columns, model.config, own)
         logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
         return PairReader(model.config, own, length)

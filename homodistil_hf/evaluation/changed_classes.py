@@ -24,7 +24,7 @@ from ..files.strict_json import write_json
 from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
-from ..models.tokenizers import COPY, fitted_length, load_tokenizer
+from ..models.tokenizers import COPY, as_heads_read, fitted_length, load_tokenizer
 from ..tasks.columns import check_named, find_columns
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
@@ -103,7 +103,10 @@ def evaluate_classes(
                 "teacher that the model was made from"
             )
         columns, groups = _rows(settings, evaluated.model, say)
-        models = [(evaluated.model, evaluated.tokenizer), (beside, load_tokenizer(name, remedy=COPY))]
+        models = [
+            (evaluated.model, evaluated.tokenizer),
+            (beside, as_heads_read(load_tokenizer(name, remedy=COPY), beside.config)),
+        ]
         length = fitted_length(
             settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
         )

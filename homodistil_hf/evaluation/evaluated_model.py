@@ -29,7 +29,7 @@ from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
 from ..models.loading import MODULES_FILE, load_encoder
-from ..models.tokenizers import COPY, check_padding, load_tokenizer, stored_tokenizer, without_unused_segments
+from ..models.tokenizers import COPY, as_heads_read, check_padding, load_tokenizer, stored_tokenizer
 from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
@@ -62,7 +62,7 @@ class EvaluatedModel:
 
     def __post_init__(self) -> None:
         check_padding(self.tokenizer)
-        without_unused_segments(self.tokenizer, self.model.config)
+        as_heads_read(self.tokenizer, self.model.config)
 
     @cached_property
     def sha256(self) -> str:

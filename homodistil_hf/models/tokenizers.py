@@ -132,6 +132,17 @@ def without_unused_segments(tokenizer: PreTrainedTokenizerBase, config: PreTrain
     return tokenizer
 
 
+def as_heads_read(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> PreTrainedTokenizerBase:
+    """Prepare a tokenizer for a model with a head: padding stands behind texts, segments as above; returns it.
+
+    Heads read the first token, and most architectures count positions from it: padding there would change results.
+    """
+    if tokenizer.padding_side == "left":
+        logger.warning("tokenizer=%r pads on the left; texts are padded on the right here", tokenizer.name_or_path)
+        tokenizer.padding_side = "right"
+    return without_unused_segments(tokenizer, config)
+
+
 def padding_multiple(config: PreTrainedConfig) -> int | None:
     """Return the multiple that padded lengths are rounded up to, None where the last one would exceed the positions.
 

@@ -14,7 +14,7 @@ from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_sc
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
-from ..models.tokenizers import COPY, load_tokenizer, without_unused_segments
+from ..models.tokenizers import COPY, as_heads_read, load_tokenizer
 from ..tasks.columns import ReadRows, described_rows, has_values, num_labelled, pair_in, ranks_pairs
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
@@ -66,7 +66,7 @@ def _loaded(name: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedTo
     check_one_score(model, f"teacher={name!r}")
     name_unused(name, [""], f"teacher={name!r}", read=SCORE_KEYS, token=token)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
-    return model, without_unused_segments(tokenizer, model.config)
+    return model, as_heads_read(tokenizer, model.config)
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:

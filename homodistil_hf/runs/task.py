@@ -20,11 +20,11 @@ from ..homodistil_args import refuse_at_kept_widths
 from ..models.architectures import HEADS, architecture_of, max_tokens
 from ..models.loading import load_encoder_config
 from ..models.tokenizers import (
+    as_heads_read,
     check_tokenizer,
     fitted_length,
     load_tokenizer,
     tokenizer_of_run,
-    without_unused_segments,
 )
 from ..models.widths import WidthPlan, widths_of
 from ..tasks.answers import answer_grades
@@ -81,7 +81,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
         plan = start_plan(settings, config, tokenizer)
     else:
         plan = trainer_named(run.method).plan_of(training, config)
-    return RunInputs(config, without_unused_segments(tokenizer, config), plan)
+    return RunInputs(config, as_heads_read(tokenizer, config), plan)
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from typing_extensions import override
 
 from ..models.architectures import HEADS, max_tokens
-from ..models.tokenizers import fitted_length, without_unused_segments
+from ..models.tokenizers import as_heads_read, fitted_length
 from ..tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     from ..tasks.columns import find_columns
     from ..tasks.encoding import length_of_rows
 
-    own = without_unused_segments(tokenizer, config)
+    own = as_heads_read(tokenizer, config)
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(first, columns, config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)

@@ -4,6 +4,7 @@ import copy
 import json
 
 import pytest
+import torch
 from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
 from tiny_tokenizers import python_tokenizer, trained_tokenizer
 from tokenizers import normalizers
@@ -35,6 +36,20 @@ def with_tokenizer(folder, words=WORDS):
 
 def moved_words():
     return [*WORDS[:5], *WORDS[6:], WORDS[5]]
+
+
+def test_texts_are_padded_behind_for_a_head(folder, caplog):
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    tokenizer.save_pretrained(folder)
+    model = load_model(folder)
+    assert (load_tokenizer(folder).padding_side, model.tokenizer.padding_side) == ("left", "right")
+    assert "pads on the left; texts are padded on the right here" in caplog.text
+    alone, beside = (
+        model.model(**model.tokenizer(texts, padding=True, return_tensors="pt")).logits
+        for texts in (["w5"], ["w5", "w5 w6"])
+    )
+    torch.testing.assert_close(alone, beside[:1])
 
 
 def test_a_vocabulary_alone_is_read(folder):
