@@ -16,6 +16,7 @@ from transformers import BertForMaskedLM
 from homodistil_hf import __version__, cli
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
+from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.runs import masked_words
 from homodistil_hf.runs.config import parse_run
 
@@ -221,13 +222,6 @@ def test_a_run_that_can_not_work(settings, message, folder, tmp_path, capsys, ne
     assert message in error_of(capsys, "distill", path)
 
 
-def test_an_output_folder_that_is_not_empty(folder, tmp_path, capsys, never_trains):
-    (tmp_path / "notes.txt").write_text("mine")
-    message = error_of(capsys, "distill", folder / "config.json", "--output_dir", tmp_path)
-    assert f"output_dir='{tmp_path}' is not empty (" in message
-    assert "notes.txt); set overwrite_output_dir, or name another folder" in message  # there is nothing to go on with
-
-
 @each("held_out", [None, "", "w5"])
 def test_held_out_documents_without_enough_text_are_named(folder, tmp_path, capsys, never_trains, held_out):
     rows = [{"text": "w5 w6 w7 " * 50} for _ in range(19)] + [{"text": held_out}]
@@ -248,7 +242,9 @@ def test_held_out_documents_without_enough_text_are_named(folder, tmp_path, caps
 def test_verify_passes_what_a_run_exported(finished, capsys):
     for folder in (finished / "student", finished):
         assert main(["verify", str(folder)]) == 0
-        assert f"{folder}: all is well" in capsys.readouterr().out
+        told = capsys.readouterr().out
+        assert f"{folder}: all is well" in told
+        assert "sha256" not in told
 
 
 @pytest.mark.slow
@@ -260,12 +256,16 @@ def test_verify_tells_what_is_wrong(finished, tmp_path, capsys):
     assert "model.safetensors" in capsys.readouterr().err
 
 
-def test_formats_are_converted_into_each_other(finished, tmp_path):
+@pytest.mark.slow
+def test_formats_are_converted_into_each_other(finished, tmp_path, capsys):
     compact, standard = tmp_path / "compact", tmp_path / "standard"
     assert main(["export", str(finished), "--output", str(compact), "--format", "compact"]) == 0
     assert json.loads((compact / "config.json").read_text())["model_type"] == "homobert"
     assert main(["export", str(compact), "--output", str(standard)]) == 0
     assert_same_weights(standard, finished / "student")
+    assert main(["verify", str(compact)]) == 0
+    digest = file_digest(compact / "modeling_homobert.py")
+    assert f"its code is this package's own modelling file, sha256 {digest}\n" in capsys.readouterr().out
 
 
 def test_the_last_checkpoint_is_the_student(finished, tmp_path):

@@ -106,20 +106,6 @@ def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_zero_is_a_group_like_others(folder, capsys):
-    years = [None, 0, 1]
-    rows = [{"text": text, "year": years[row % 2] if row < 40 else 1} for row, text in enumerate([*TEXTS, *TEXTS])]
-    Dataset.from_list(rows).to_parquet(folder / "years.parquet")
-    words = [word.replace("rows.parquet", "years.parquet") for word in words_of(folder, "--group_columns", "year")]
-    assert main(words) == 0
-    told = capsys.readouterr().out
-    assert [line.split("|")[1:3] for line in told.splitlines() if ", year: " in line] == [
-        [" years.parquet, year: 0 ", " 20 "],
-        [" years.parquet, year: none ", " 20 "],
-        [" years.parquet, year: 1 ", " 60 "],
-    ]
-
-
 def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
     make_teacher(BertForSequenceClassification, num_labels=4).save_pretrained(tmp_path / "four")
     make_teacher().save_pretrained(tmp_path / "words")

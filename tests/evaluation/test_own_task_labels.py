@@ -10,7 +10,6 @@ from tiny_models import make_teacher, tiny_tokenizer
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
 from homodistil_hf.tasks.columns import Columns
-from homodistil_hf.tasks.glue import read_questions
 from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.labels import label_numbers
 from homodistil_hf.tasks.rows_task import task_of_rows
@@ -169,15 +168,6 @@ def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):
     columns = {"text": ["null", "NA", "None", "007"] * 2, "label": ["null", "NA", "None", "n/a"] * 2}
     train, _, names = rows_from(given, tmp_path, columns)
     assert (train[:4], names) == ([3, 0, 1, 2], ["NA", "None", "n/a", "null"])
-
-
-@pytest.mark.parametrize("argument", ["train_data", "eval_data"])
-def test_a_home_folder_of_nobody_holds_no_rows(given, argument):
-    path = "~no_such_user_here/rows.csv"
-    with pytest.raises(FileNotFoundError, match=f"^{argument}='{path}' does not exist; expected a file, folder"):
-        read(given, **{argument: path})
-    with pytest.raises(ValueError, match="^train_data='~no_such_user_here/rows.json' is no file of .parquet"):
-        read_questions("~no_such_user_here/rows.json", argument="train_data")
 
 
 @pytest.mark.slow

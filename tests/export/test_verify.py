@@ -11,10 +11,9 @@ from tiny_models import make_teacher, random_student
 from transformers import BertForMaskedLM
 
 import homodistil_hf.methods.formats
-from homodistil_hf.cli import main
 from homodistil_hf.export.export_folder import FORMATS, export_student
 from homodistil_hf.export.facts import file_facts
-from homodistil_hf.export.verify import VerifyReport, run_fresh
+from homodistil_hf.export.verify import run_fresh
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures import modeling_homobert as modeling
@@ -172,16 +171,6 @@ def test_an_edited_modelling_file_is_not_run(export):
     assert problem.startswith(f"{MODELING_FILE}: expected this package's own file (sha256 ")
     assert problem.endswith("; it was not run")
     assert verify_export(folder).code_sha256 == file_digest(folder / MODELING_FILE)
-
-
-def test_the_command_shows_the_digest_of_the_code(export, capsys, monkeypatch):
-    report = VerifyReport(export(), (), 0.0, code_sha256="a" * 64)
-    monkeypatch.setattr(homodistil_hf.methods.formats, "verify_export", lambda folder: report)
-    assert main(["verify", str(report.folder)]) == 0
-    assert f"its code is this package's own modelling file, sha256 {'a' * 64}\n" in capsys.readouterr().out
-    report = VerifyReport(report.folder, (), 0.0)
-    assert main(["verify", str(report.folder)]) == 0
-    assert "sha256" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_process")

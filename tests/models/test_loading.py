@@ -15,7 +15,6 @@ from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder, load_encoder_config, refuse_architecture
-from homodistil_hf.models.tokenizers import load_tokenizer
 
 SHAPE = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -199,14 +198,6 @@ def test_a_parameter_that_is_not_finite_is_named(tmp_path, value, word):
 
 
 # Paths
-
-
-@pytest.mark.parametrize("load", [load_encoder, load_encoder_config, load_tokenizer])
-def test_a_path_is_no_name_on_the_hub(load, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"^teacher='{tmp_path}/gone' does not exist; expected a folder"):
-        load(str(tmp_path / "gone"), argument="teacher")
-    with pytest.raises(ValueError, match="^teacher='' is empty"):
-        load("", argument="teacher")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])

@@ -27,7 +27,6 @@ from students import (
 from torch import nn
 
 from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
-from homodistil_hf.models.resizing import replace_parameters
 from homodistil_hf.models.units import UnitTensors, encoder_groups, modules_of
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import Kept, compact
@@ -377,16 +376,3 @@ def test_state_that_can_not_be_sliced_is_refused():
         compact(student, groups, masks, plan=UNIFORM, optimizer=optimizer)
     assert [id(p) for p in student.parameters()] == [id(p) for p in optimizer.param_groups[0]["params"]]
     assert widths_of(student.config) == FULL
-
-
-def test_new_values_come_without_the_old_ones_state():
-    run = Run()
-    run.step()
-    name = "bert.encoder.layer.0.intermediate.dense.bias"
-    old = dict(run.student.named_parameters())[name]
-    replace_parameters(run.student, {name: torch.ones(64)}, plan=FULL, optimizer=run.optimizer)
-    new = dict(run.student.named_parameters())[name]
-    assert old not in run.optimizer.state
-    assert new not in run.optimizer.state
-    assert any(parameter is new for parameter in run.optimizer.param_groups[1]["params"])
-    assert torch.equal(new, torch.ones(64))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from run_traces import Interrupt
-from tiny_files import own_cache, write_config, write_teacher, write_text
+from tiny_files import own_cache, write_config
 from transformers import BertForMaskedLM
 
 from homodistil_hf.cli import main
@@ -20,7 +20,6 @@ from homodistil_hf.runs import family
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.family import check_members, distill_family, load_start
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "configs" / "family.json"
 NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
 STUDENTS = ["24-4x6-48", "20-2x6-40", NARROWEST]
 FOLDERS = ["1-24-4x6-48", "2-20-2x6-40", "3-16-2x6-24"]
@@ -269,29 +268,6 @@ def test_a_list_is_given_in_every_way(folder):
     assert [member.training.output_dir for member in members] == ["out/1-macs-0.6", members[1].given["output_dir"]]
     assert members[1].given["student"] == '{"hidden_size": 8}'
     assert parse_run([str(folder / "config.json"), "--student", "macs=0.6"]).members == ()
-
-
-@pytest.mark.slow
-def test_the_example_tells_of_its_family(tmp_path, capsys):
-    write_teacher(tmp_path / "teacher", hidden_size=128, num_attention_heads=2, intermediate_size=512)
-    substitutes = {
-        "teacher": tmp_path / "teacher",
-        "train_data": write_text(tmp_path / "train.txt"),
-        "eval_data": write_text(tmp_path / "eval.txt", seed=1),
-        "output_dir": tmp_path / "run",
-        "max_seq_length": 16,
-        "max_steps": 4,
-        "per_device_train_batch_size": 2,
-    }
-    words = [word for name, value in substitutes.items() for word in (f"--{name}", str(value))]
-    assert main(["distill", str(EXAMPLE), *words, "--use_cpu"]) == 0
-    printed = capsys.readouterr().out
-    assert "member 2 of 3: macs=0.5, from macs=0.75" in printed
-    assert f"from_pretrained('{tmp_path}/run/3-macs-0.25/student')" in printed
-    assert "\nThe others, loaded alike:\n" in printed
-    for name in ("1-macs-0.75", "2-macs-0.5"):
-        assert f"\n{name} " in printed
-        assert f"\n  {tmp_path}/run/{name}/student\n" in printed
 
 
 @pytest.mark.slow

@@ -127,29 +127,26 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
 # Segments and token ids
 
 
-def two_segments(**config):
+def two_segments():
     batch = make_batch("sequence_classification", num_rows=8)
     batch["token_type_ids"] = (torch.arange(batch["input_ids"].shape[1]) >= 6).long().expand(8, -1)
     rows = [{name: tensor[index].tolist() for name, tensor in batch.items()} for index in range(8)]
-    return make_teacher("sequence_classification", **config), rows
-
-
-def test_segments_are_dropped_where_a_model_has_one_row_of_them(trained):
-    """As for a RoBERTa-like model beside BERT's tokenizer, which numbers the texts of a pair."""
-    model, rows = two_segments(type_vocab_size=1)
-    trainer = trained(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2)
-    assert trainer.evaluate()["eval_loss"] > 0
-    assert trainer.evaluate_teacher()
+    return make_teacher("sequence_classification"), rows
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["distilbert", "mpnet", "roberta"])
-def test_segments_are_dropped_where_an_architecture_has_none(trained, name):
+@pytest.mark.parametrize(
+    ("name", "config"), [("bert", {"type_vocab_size": 1}), ("distilbert", {}), ("mpnet", {}), ("roberta", {})]
+)
+def test_segments_are_dropped_where_a_model_has_none(trained, name, config):
     architecture = ARCHITECTURES[name]
     (head,) = (head for head in architecture.heads if head.kind.name == "sequence_classification")
     _, rows = two_segments()
-    model = tiny_architecture_teacher(architecture, head)
-    trained(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, data_collator=default_data_collator)
+    model = tiny_architecture_teacher(architecture, head, **config)
+    data = {"train_dataset": rows, "eval_dataset": rows, "data_collator": default_data_collator}
+    trainer = trained(model=model, max_steps=2, **data)
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert trainer.evaluate_teacher()
 
 
 @pytest.mark.parametrize("wrong", [tiny_config().vocab_size, -1])

@@ -1,15 +1,11 @@
 """Each trial of a search is a new run, and a search leaves a trainer that is one made with the best settings."""
 
-from dataclasses import replace
-
 import pytest
 import torch
-from datasets import Dataset
-from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
 from transformers import TrainerCallback
 
-from homodistil_hf import EmbeddingDistilArguments, EmbeddingDistilTrainer, HomoDistilTrainer, OneShotTrainer
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.training.evaluation_loop import default_objective
 
 pytestmark = pytest.mark.slow
@@ -21,10 +17,6 @@ SPACE = {"learning_rate": [1e-3, 3e-3], "kl_weight": [0.5, 2.0], "student": ["16
 
 def space(trial):
     return {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
-
-
-def rates(trial):
-    return {"learning_rate": trial.suggest_float("learning_rate", 1e-4, 1e-3)}
 
 
 class Seen(TrainerCallback):
@@ -66,20 +58,6 @@ def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, 
     assert default_objective(metrics) == best.objective
     assert trainer.evaluate()["eval_kl"] == metrics["eval_kl"]
     trainer.export(tmp_path / "student")
-
-
-def test_an_embedding_model_is_searched(tmp_path):
-    teacher = make_sentence_folder(tmp_path / "teacher")
-    rows = Dataset.from_dict({"text": [f"w{5 + number % 60} w{6 + number % 50}" for number in range(32)]})
-    settings = {"max_steps": 2, "per_device_train_batch_size": 8, "report_to": "none", "use_cpu": True}
-    args = EmbeddingDistilArguments(str(tmp_path / "run"), student="macs=0.5", save_strategy="no", **settings)
-    trainer = EmbeddingDistilTrainer(str(teacher), args, train_dataset=rows, eval_dataset=rows)
-    best = trainer.hyperparameter_search(rates, n_trials=2)
-    trainer.train()
-    again = replace(args, output_dir=str(tmp_path / "fresh"), **best.hyperparameters)
-    fresh = EmbeddingDistilTrainer(str(teacher), again, train_dataset=rows, eval_dataset=rows)
-    fresh.train()
-    assert_same(weights_of(trainer), weights_of(fresh))
 
 
 def test_a_trial_is_judged_by_the_student_that_it_leaves(make_trainer, tmp_path):
