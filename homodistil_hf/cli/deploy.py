@@ -1,5 +1,6 @@
 """`homodistil deploy`: add graphs for other runtimes to an export, each tried in its runtime."""
 
+import textwrap
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,11 +21,10 @@ class Deploy(Command):
     num_rounds: int = flag("timed rounds; 0: no times", default=7)
 
     def run(self) -> int:
-        """Write the files and print the table; status 1 if a file is below the bar or can't be made."""
+        """Write the files and print what they measure; status 1 if a file is below the bar or can't be made."""
         with importing():
             from ..export.runtimes import runtime_cells
             from ..methods.formats import deploy_export
-            from ..tables import aligned_lines
 
         show_logs()
         rows = deploy_export(
@@ -35,6 +35,8 @@ class Deploy(Command):
             texts=self.texts,
             num_rounds=self.num_rounds,
         )
-        header, cells = runtime_cells(rows)
-        print("\n".join(aligned_lines([header, *cells], names=(0, 1, 3))))
+        (_, *names), cells = runtime_cells(rows)
+        for file, *values in cells:
+            words = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True) if value)
+            print(file, textwrap.fill(words, 96, initial_indent="  ", subsequent_indent="  "), sep="\n")
         return int(any(not row["is_written"] for row in rows) or not {*self.to} <= {row["target"] for row in rows})

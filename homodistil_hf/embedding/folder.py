@@ -46,8 +46,10 @@ PROBE_TEXTS = (
     "The cat sat on the mat.",
     "Stock markets fell on Tuesday after the central bank's announcement.",
     "",
-    "More than any model reads. " * 2000,
 )
+"""Texts of a probe; one more is longer than the model reads."""
+_LONG_TEXT = "More than it reads. "
+_NUM_PROBE_CHANNELS = 64
 AXES_FILE = "axes.safetensors"
 ROUTER_FILE = "router_config.json"
 ROUTES = ("query", "document")
@@ -137,15 +139,18 @@ def _write_record(
     **routes: EmbeddingModel,
 ) -> None:
     """Write picture, facts and card of an export whose other files are there."""
-    texts = list(PROBE_TEXTS)
-    vectors = {route: model.encode(texts).tolist() for route, model in routes.items()}
+    query = routes["query"]
+    # four words a repetition are as many tokens at least
+    texts = [*PROBE_TEXTS, _LONG_TEXT * (query.settings.max_seq_length // 4 + 2)]
+    channels = torch.linspace(0, query.dimension - 1, min(_NUM_PROBE_CHANNELS, query.dimension)).long()
+    vectors = {route: model.encode(texts)[:, channels].tolist() for route, model in routes.items()}
     facts: dict[str, Any] = {
         "facts_version": FACTS_VERSION,
         "format": FORMAT if len(routes) == 1 else PAIR,
         "versions": version_facts(),
         **sections,
-        "settings_of_vectors": shared_settings(routes["query"]),
-        "probe": {"texts": texts, "vectors": vectors},
+        "settings_of_vectors": shared_settings(query),
+        "probe": {"texts": texts, "channels": channels.tolist(), "vectors": vectors},
         **(run or {}),
     }
     write_picture(folder, facts)

@@ -96,7 +96,12 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         if compared != setting:
             problems.append(f"{name}: expected {short_repr(setting)}, found {short_repr(loaded)}")
     expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
-    differences = {f"{route} vectors": relative_difference(vectors[route], expected[route]) for route in routes}
+    channels = facts["probe"]["channels"]
+    if max(channels) >= min(vectors[route].shape[1] for route in routes):
+        return [*problems, f"{FACTS_FILE} probe: channel {max(channels)} is beyond the vectors"], None
+    differences = {
+        f"{route} vectors": relative_difference(vectors[route][:, channels], expected[route]) for route in routes
+    }
     problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
 
@@ -133,7 +138,8 @@ def module_problems(folder: Path) -> Iterator[str]:
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
-    texts, routes = (probe.get(name) if isinstance(probe, dict) else None for name in ("texts", "vectors"))
+    names = ("texts", "vectors", "channels")
+    texts, routes, channels = (probe.get(name) if isinstance(probe, dict) else None for name in names)
     if not fits(texts, [str]) or not texts:
         yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
     elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
@@ -144,11 +150,13 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
     elif not all(
         fits(vectors, [[int | float]])
         and len(vectors) == len(texts)
-        and len(set(map(len, vectors))) == 1
-        and vectors[0]
+        and channels
+        and fits(channels, [int])
+        and set(map(len, vectors)) == {len(channels)}
         for vectors in routes.values()
     ):
-        yield f"{FACTS_FILE} probe: expected a vector of equal length for each text, found {short_repr(routes)}"
+        expected = f"{FACTS_FILE} probe: expected channels, and for each text, a number for each of them"
+        yield f"{expected}, found {short_repr(routes)}"
     if not isinstance(settings, dict) or set(settings) != set(_SHARED):
         yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
 

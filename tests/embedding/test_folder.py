@@ -67,6 +67,10 @@ def test_other_vectors_and_settings_are_told(export):
 
 @pytest.mark.slow
 @needs_library
+def test_facts_are_short(export):
+    assert (export / "facts.json").stat().st_size < 20_000
+
+
 def test_weights_that_are_missing_are_told(export):
     from safetensors.torch import load_file, save_file
 
@@ -153,15 +157,18 @@ def test_an_old_library_is_handed_no_folder(export, monkeypatch, no_process):
     assert problem.startswith("sentence-transformers 5.4.1 is installed, expected 6 or later")
 
 
+PROBE = {"texts": ["a"], "channels": [0], "vectors": {"query": [[1.0]]}}
+
+
 @each(
     ("values", "message"),
     [
         ({"files": 3}, "facts.json: expected files, found 3"),
         ({"probe": 3}, "probe: expected texts, found None"),
         ({"probe": {"texts": ["a"], "vectors": {"other": [[1.0]]}}}, "expected vectors of query, and of document"),
-        ({"probe": {"texts": ["a"], "vectors": {"query": [[1.0], [2.0]]}}}, "a vector of equal length for each text"),
-        ({"probe": {"texts": ["a"], "vectors": {"query": [["x"]]}}}, "a vector of equal length for each text"),
-        ({"probe": {"texts": ["a"], "vectors": {"query": [[True]]}}}, "a vector of equal length for each text"),
+        ({"probe": PROBE | {"vectors": {"query": [[1.0], [2.0]]}}}, "for each text, a number for each"),
+        ({"probe": PROBE | {"vectors": {"query": [["x"]]}}}, "for each text, a number for each"),
+        ({"probe": PROBE | {"channels": []}}, "for each text, a number for each"),
         ({"settings_of_vectors": {}}, "settings_of_vectors: expected max_seq_length, prompts"),
     ],
 )
