@@ -38,7 +38,7 @@ SLICEABLE_OPTIMIZERS = (
 """Values of `optim` whose state has each parameter's shape, so that compaction can slice it alike."""
 
 _USE_DDP = "use DDP (torchrun or accelerate launch): pruning needs whole parameters on every rank"
-_REMEDIES = {
+UNSUPPORTED = {
     "auto_find_batch_size": "set per_device_train_batch_size and gradient_accumulation_steps yourself",
     "label_smoothing_factor": "the teacher's distribution already smooths the labels",
     "fsdp": _USE_DDP,
@@ -54,6 +54,7 @@ _REMEDIES = {
     "where DDP would take them for unused and mark them ready twice",
     "ddp_static_graph": "leave it out: the student's graph changes as it is pruned",
 }
+"""Settings of Trainer that no trainer of the package has → why, or what to do."""
 _EPOCHS = "num_train_epochs"
 _OF_TRAINER = (
     *("bf16", "fp16", "torch_compile", "seed", "data_seed", "max_steps", _EPOCHS),
@@ -193,13 +194,13 @@ class ExactArguments(TrainingArguments):
         epochs_count = not is_int(self.max_steps) or self.max_steps < 1
         check_fields(self, {name: limits for name, limits in _RANGES.items() if epochs_count or name != _EPOCHS})
         refuse_without_part(self, self.no_part, run=f"a run of {type(self).__name__.removesuffix('Arguments')}")
-        unsupported = {name: getattr(self, name, None) for name in _REMEDIES}
+        unsupported = {name: getattr(self, name, None) for name in UNSUPPORTED}
         launches = {name: os.environ.get(name, "") for name in _LAUNCHES_THAT_SPLIT}
         unsupported |= {name: value for name, value in launches.items() if value.lower() in ("1", "true", "yes")}
         for name, value in unsupported.items():
             if value:
-                words = short_repr(value) if isinstance(value, str) and name in _REMEDIES else value
-                remedy = _REMEDIES.get(name, _USE_DDP)
+                words = short_repr(value) if isinstance(value, str) and name in UNSUPPORTED else value
+                remedy = UNSUPPORTED.get(name, _USE_DDP)
                 raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from ..files.field_checks import help_and_default
 from .command import HELP_ALL, Command, importing, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
@@ -29,13 +30,13 @@ _MAIN_SETTINGS = {
     "text_columns": None,
     "label_column": None,
     "max_seq_length": None,
-    "max_steps": "Optimizer steps; else num_train_epochs counts.",
-    "per_device_train_batch_size": "Blocks a device and micro-batch.",
-    "gradient_accumulation_steps": "Micro-batches a step.",
+    "max_steps": "Optimizer steps; default: num_train_epochs, 3 passes.",
+    "per_device_train_batch_size": "Rows of a micro-batch on each device; default: 16.",
+    "gradient_accumulation_steps": "Micro-batches of a step; default: 1.",
     "learning_rate": "Peak learning rate; default: by the tokens of a step, see docs/method.md.",
-    "pruning_end_fraction": "Share of all steps, above 0, at which the plan is reached; method one_shot: at once.",
-    "bf16": "Train in bfloat16.",
-    "seed": "Seed of masks and data order.",
+    "pruning_end_fraction": "Share of all steps, above 0, at which the plan is reached; default: 0.3.",
+    "bf16": "Train in bfloat16; default: false.",
+    "seed": "Seed of masks and data order; default: 42.",
     "resume_from_checkpoint": "last, a checkpoint folder, or hf://user/name on the Hub: go on with a run.",
 }
 
@@ -50,7 +51,7 @@ class Distill(Command):
         if not words or {"-h", "--help"} & set(words):
             from ..runs.settings import RunArguments
 
-            described = {entry.name: entry.metadata.get("help") for entry in fields(RunArguments)}
+            described = {entry.name: help_and_default(entry) for entry in fields(RunArguments)}
             width = max(map(len, _MAIN_SETTINGS))
             lines = [f"  --{key.ljust(width)}  {text or described[key]}" for key, text in _MAIN_SETTINGS.items()]
             print(_USAGE + "\n".join(lines))

@@ -1,9 +1,12 @@
 """Fields of settings, which hold their help and the values that they allow; and the one check of these values."""
 
+import json
 import math
+import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, field, fields
+from enum import Enum
 from textwrap import wrap
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -14,6 +17,7 @@ from .strict_json import is_int, is_number
 ROW_LENGTH = 128
 """Tokens a row by default, in all settings of a length, where model and tokenizer have room for them."""
 _Kind = TypeVar("_Kind")
+_SAYS_DEFAULT = re.compile(r"default(s to|:|\))|\(default")
 _NO_LIMITS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -91,6 +95,18 @@ def help_of(entry: Field[Any]) -> str:
     """The help of a field as a sentence."""
     text = str(entry.metadata.get("help") or "").strip()
     return text if text.endswith(".") or not text else f"{text}."
+
+
+def help_and_default(entry: Field[Any]) -> str | None:
+    """The help of a field for argparse, with its default as a flag has it where the help says none."""
+    text = entry.metadata.get("help")
+    default = entry.default.value if isinstance(entry.default, Enum) else entry.default
+    is_switch = entry.metadata.get("action") == "store_true"
+    if text is None or is_switch or default in (None, MISSING, "", ()) or _SAYS_DEFAULT.search(text):
+        return text
+    words = default if isinstance(default, tuple) else (default,)
+    shown = " ".join(word if isinstance(word, str) else json.dumps(word) for word in words)
+    return f"{text.strip()} (default: {shown.replace('%', '%%')})"
 
 
 def limits_of(entry: Field) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from functools import partial, reduce
 from operator import or_
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .field_checks import limits_of
+from .field_checks import help_and_default, limits_of
 from .messages import near_name, nearest_valid, short_repr, shortened
 from .strict_json import read_json_object
 
@@ -180,7 +180,7 @@ class SettingsParser(RaisingParser):
             # a value that isn't given is left to the dataclass
             argument: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
             if shown_names is None or name in shown_names:
-                argument["help"] = metadata.get("help")
+                argument["help"] = help_and_default(entry)
             if "action" in metadata:
                 argument["action"] = metadata["action"]
             else:

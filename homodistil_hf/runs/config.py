@@ -16,6 +16,7 @@ from ..files.settings import SettingsParser, build, differing, setting_types, sp
 from ..files.strict_json import parse_json
 from ..plans.budgets import share_as_budget
 from ..plans.resolve import member_folder
+from ..training_args import UNSUPPORTED
 from .kinds import (
     KINDS,
     MASKED_WORDS_RUN,
@@ -82,9 +83,13 @@ def settings_of(
 
 
 def help_of(words: Sequence[str]) -> str:
-    """Describe every setting of the method that the words of [`parse_run`] name."""
+    """Describe every setting of the run that the words of [`parse_run`] name; without words, of any."""
     values, flags, _ = split_config(words)
-    return _parser(*_method_and_kind(values, flags, asks_hub=False)).format_help()
+    method, kind = _method_and_kind(values, flags, asks_hub=False)
+    kinds = kind.settings_classes(method)
+    refused = {name for one in kinds for name in getattr(one, "no_part", ())} | UNSUPPORTED.keys()
+    refused |= {*kind.unused} if words else set()
+    return _parser(method, kind, shown_names=setting_types(*kinds).keys() - refused).format_help()
 
 
 def setting_names() -> set[str]:
@@ -94,9 +99,10 @@ def setting_names() -> set[str]:
     return {name for method in methods for name in setting_types(*kind.settings_classes(method))}
 
 
-def _parser(method: str, kind: Kind) -> SettingsParser:
+def _parser(method: str, kind: Kind, **options: Any) -> SettingsParser:
     command = "homodistil distill"
-    return SettingsParser(command, *kind.settings_classes(method), manual=f"{command} --help_all", takes_config=True)
+    options |= {"usage": f"{command} [CONFIG.json] [--key value …]", "manual": f"{command} --help_all"}
+    return SettingsParser(command, *kind.settings_classes(method), takes_config=True, **options)
 
 
 def _method_and_kind(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> tuple[str, Kind]:

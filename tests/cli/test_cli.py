@@ -17,8 +17,11 @@ from homodistil_hf import __version__, cli
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
 from homodistil_hf.files.checkpoints import file_digest
+from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.runs import masked_words
-from homodistil_hf.runs.config import parse_run
+from homodistil_hf.runs.config import help_of, parse_run
+from homodistil_hf.runs.kinds import METHODS, run_kind_for
+from homodistil_hf.runs.settings import RunArguments
 
 COMMANDS = (
     *("distill", "plan", "export", "verify", "push", "report", "evaluate", "finetune", "prune", "demo", "cache"),
@@ -74,6 +77,23 @@ def test_help_names_settings_that_help_all_describes(command, capsys):
     _, _, further = short.partition(f"further settings (homodistil {command} --help_all): ")
     assert further
     assert [name for name in further.split() if re.search(rf"^  {name}\b", short, re.M)] == []
+
+
+@each("method", METHODS)
+def test_help_all_leaves_out_what_a_method_refuses(method):
+    described = set(re.findall(r"^  --(\w+)", help_of(["--method", method]), re.M))
+    kinds = run_kind_for(method).settings_classes(method)
+    assert "output_dir" in described
+    assert not described & {"deepspeed", *(name for kind in kinds for name in getattr(kind, "no_part", ()))}
+
+
+def test_help_shows_defaults(capsys):
+    described = " ".join(help_of([]).split())
+    assert "--kl_weight X Factor ≥ 0 of KL(teacher ‖ student), nats a prediction. (default: 1.0)" in described
+    assert main(["distill", "--help"]) == 0
+    for name, default in re.findall(r"--(\w+) .*default: (\S+?)[.)]\n", capsys.readouterr().out):
+        entry = HomoDistilTrainingArguments.__dataclass_fields__.get(name) or RunArguments.__dataclass_fields__[name]
+        assert str(entry.default).lower() == default or entry.default is None
 
 
 def test_version(capsys):
