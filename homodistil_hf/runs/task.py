@@ -38,7 +38,7 @@ from ..tasks.encoding import (
     question_rows,
     what_fits,
 )
-from ..tasks.held_out import apart
+from ..tasks.held_out import apart, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
 from ..tasks.reading import load_rows
 from ..training.learning_rate import default_task_rate, steps_of_task
@@ -108,6 +108,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
                 f"eval_data has {held_out.columns.describe()}, train_data {train.columns.describe()}; expected as "
                 "many texts a row in both: name text_columns"
             )
+        warn_of_learned_texts(train, held_out)
         if held_out.columns != train.columns:
             log(f"eval_data: {held_out.columns.describe()}")
     length = run.max_seq_length

@@ -1,5 +1,6 @@
 """Rows that are kept aside to evaluate on, where none are given: a tenth, with all labels in it."""
 
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -10,9 +11,12 @@ from .columns import HELD_OUT_PART, Columns, ReadRows, is_missing
 from .kinds import ANSWERS, CLASSES, LABELS, VALUES
 from .labels import finite_number
 
+logger = logging.getLogger(__name__)
 _FRACTION = 0.1
 _MOST = 1000
 _SEED = 1
+_FEWEST_TEXTS = 10  # of which a tenth is one
+_FEW = 20  # one row in 20
 
 
 def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) -> tuple[Dataset, Dataset, str]:
@@ -38,6 +42,13 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
 
     ```
     """
+    aside, how = _drawn(rows, columns, together)
+    kept = sorted(set(range(len(rows))) - set(aside))
+    return rows.select(kept), rows.select(aside), how
+
+
+def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[int], str]:
+    """Places of rows that are kept aside, and how they were drawn."""
     share = min(_FRACTION, _MOST / len(rows))
     draw = np.random.RandomState(_SEED)
     if together is not None:
@@ -61,17 +72,38 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
             count = max(round(share * len(places)), int(len(places) > 1))
             aside += draw.permutation(places)[:count].tolist()
     # at least one row to evaluate on
-    aside = sorted(aside) or [len(rows) - 1]
-    kept = sorted(set(range(len(rows))) - set(aside))
-    return rows.select(kept), rows.select(aside), how
+    return sorted(aside) or [len(rows) - 1], how
 
 
 def apart(part: ReadRows, log: Callable[[str], None], *, together: str | None = None) -> tuple[ReadRows, ReadRows]:
-    """Keep rows aside by [`keep_aside`], and say so; returns those to train on, and those to evaluate on."""
-    kept, aside, how = keep_aside(part.rows, part.columns, together=together)
-    count = f"{len(aside):,} of {len(part.rows):,} rows"
-    log(f"eval_data is not set: {count} of {part.argument} are kept aside, {how}")
-    return part._replace(rows=kept), part._replace(rows=aside, argument=f"{HELD_OUT_PART}{part.argument}")
+    """Keep rows aside as [`keep_aside`], equal texts together, and say so; returns both, those to train on first."""
+    rows, columns = part.rows, part.columns
+    has_groups = together is not None or columns.kind == ANSWERS
+    groups = [] if has_groups else _groups(_texts(part))
+    if len(groups) < _FEWEST_TEXTS:
+        groups = [[place] for place in range(len(rows))]
+    chosen, how = _drawn(rows.select([group[0] for group in groups]), columns, together)
+    aside = sorted(place for number in chosen for place in groups[number])
+    how += ", equal texts together" * (len(groups) < len(rows))
+    log(f"eval_data is not set: {len(aside):,} of {len(rows):,} rows of {part.argument} are kept aside, {how}")
+    kept = sorted(set(range(len(rows))) - set(aside))
+    argument = f"{HELD_OUT_PART}{part.argument}"
+    return part._replace(rows=rows.select(kept)), part._replace(rows=rows.select(aside), argument=argument)
+
+
+def warn_of_learned_texts(train: ReadRows, held_out: ReadRows) -> None:
+    """Warn where the texts of many rows to evaluate on are among those to train on."""
+    known, texts = set(_texts(train)), _texts(held_out)
+    if (count := sum(text in known for text in texts)) * _FEW > len(texts):
+        logger.warning(
+            "%s of %s rows of %s have texts of %s; drop them, or scores on what was learned count",
+            *(f"{count:,}", f"{len(texts):,}", held_out.argument, train.argument),
+        )
+
+
+def _texts(part: ReadRows) -> list[Hashable]:
+    """The texts of each row as one word."""
+    return [str(row) for row in zip(*(part.rows[name][:] for name in part.columns.texts), strict=True)]
 
 
 def _groups(keys: list[Hashable]) -> list[list[int]]:

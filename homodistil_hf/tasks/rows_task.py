@@ -32,7 +32,7 @@ from .columns import (
     words_column,
 )
 from .encoding import LEAST_ROWS, check_rows
-from .held_out import apart
+from .held_out import apart, warn_of_learned_texts
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 from .labels import (
     LARGEST_INTEGER,
@@ -158,6 +158,8 @@ def read_labelled(
     if not eval_data:
         kept, aside = apart(ReadRows(train, task.columns, "train_data"), logger.info)
         train, held_out = kept.rows, aside.rows
+    else:
+        warn_of_learned_texts(*(ReadRows(rows, task.columns, name) for name, rows in parts.items()))
     if task.kind == CLASSES:
         _report_classes(task, train, held_out)
     return task, train, held_out

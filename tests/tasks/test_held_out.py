@@ -4,8 +4,8 @@ from collections import Counter
 
 from datasets import Dataset
 
-from homodistil_hf.tasks.columns import Columns
-from homodistil_hf.tasks.held_out import keep_aside
+from homodistil_hf.tasks.columns import Columns, ReadRows
+from homodistil_hf.tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
 
 
@@ -56,3 +56,19 @@ def test_a_querys_passages_stay_together():
     train, aside, how = keep_aside(rows, columns, together="query")
     assert (len(aside), how) == (10, "all rows of a 'query' together")
     assert not set(train["query"]) & set(aside["query"])
+
+
+def test_equal_texts_are_on_one_side(caplog):
+    columns = Columns(CLASSES, ("text",), ("label",))
+    rows = Dataset.from_dict({"text": [str(n % 20) for n in range(60)], "label": ["x", "y"] * 30})
+    lines: list[str] = []
+    train, held_out = apart(ReadRows(rows, columns, "train_data"), lines.append)
+    assert (len(train.rows), len(held_out.rows)) == (54, 6)
+    assert not set(train.rows["text"]) & set(held_out.rows["text"])
+    assert lines == [
+        "eval_data is not set: 6 of 60 rows of train_data are kept aside, drawn label by label, equal texts together"
+    ]
+    warn_of_learned_texts(train, held_out)
+    assert not caplog.records
+    warn_of_learned_texts(train, ReadRows(rows.select([*range(20)]), columns, "eval_data"))
+    assert "18 of 20 rows of eval_data have texts of train_data; drop them" in caplog.text
