@@ -15,9 +15,8 @@ from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers
 from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
-from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.gates import LAYERS, LayerGates, check_kept, renumbered
+from homodistil_hf.pruning.gates import LAYERS, LayerGates, check_kept
 from homodistil_hf.pruning.pruner import Pruner, PruningSettings
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -201,15 +200,6 @@ def test_layers_have_scores_until_they_are_chosen():
     run(pruner, 2)
     assert pruner.gates.kept == best
     assert LAYERS not in pruner.scores.state
-
-
-def test_layers_that_stay_go_on_with_their_scores():
-    groups = encoder_groups(make_student(num_hidden_layers=2))
-    before = {f"{kind}.{layer}": torch.tensor([layer]) for kind in ("ffn", "head") for layer in range(4)}
-    before |= {"hidden": torch.tensor([9])}
-    names = ("hidden", "head.0", "ffn.0", "ffn.1")
-    found = renumbered(before, {name: groups[name] for name in names}, (1, 3))
-    assert {name: int(values) for name, values in found.items()} == {"hidden": 9, "head.0": 1, "ffn.0": 1, "ffn.1": 3}
 
 
 def test_layers_that_leave_become_as_narrow_as_the_one_before_them():

@@ -102,13 +102,6 @@ def test_all_kinds_have_arrived_at_their_ends_and_at_the_deadline(total_steps, e
     assert pruning.end_step == pytest.approx(min(deadline, max(end, 0.73) * total_steps))
 
 
-def test_a_late_window_is_cut_by_the_deadline():
-    pruning = schedule(ffn=(0.9, 1.0))
-    assert pruning.progress(94)["ffn"] == pytest.approx(1 - 0.6**3)
-    assert pruning.progress(95)["ffn"] == 1.0
-    assert pruning.end_step == 95
-
-
 @given(st.integers(1, 500), st.tuples(*[st.floats(0, 0.9), st.floats(0.01, 1)] * 2), st.integers(0, 600))
 def test_progress_is_the_cubic_to_the_last_bit(total_steps, windows, step):
     start, length, other_start, other_length = windows

@@ -140,7 +140,6 @@ class Hub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.signals: dict[str, threading.Event] = {}
-        self.held: list[str] = []
         self.lock = threading.RLock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
@@ -165,7 +164,7 @@ class Hub:
         """Forget everything but the users."""
         for signal in self.signals.values():
             signal.set()
-        for state in (self.repos, self.large_files, self.faults, self.requests, self.signals, self.held):
+        for state in (self.repos, self.large_files, self.faults, self.requests, self.signals):
             state.clear()
 
     def create(self, name: str, *, is_private: bool = False) -> Repo:
@@ -245,7 +244,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(refusal.status, {"error": str(refusal)}, refusal.headers)
 
     def _hold(self, signal: str) -> None:
-        self.hub.held.append(self.path)
         if not self.hub.signal(signal).wait(HOLD_TIMEOUT_S):
             raise Refusal(504, "never let go")
 

@@ -216,13 +216,6 @@ def test_rows_to_evaluate_on_need_labels_only_if_the_run_evaluates(make_trainer,
     assert not caplog.text
 
 
-def test_a_loss_of_no_predictions_is_not_the_best_loss(make_trainer, caplog):
-    trainer = make_trainer(model=make_teacher("token_classification"), train_dataset=tokens(), eval_dataset=None)
-    assert trainer.evaluate(tokens())["eval_loss"] > 0
-    assert not {"eval_loss", "eval_kl"} & trainer.evaluate(tokens(-100)).keys()
-    assert "no label counts" in caplog.text
-
-
 # Rows of tags, and rows that a transform makes
 
 
