@@ -20,6 +20,13 @@ def test_a_student_is_compared_with_the_teacher_that_its_run_recorded(finished, 
     assert main(["latency", student, student + "/", *GRID, "--output", str(file)]) == 0  # several: among themselves
     (cell,) = json.loads(file.read_text())["cells"]
     assert teacher not in cell["latency"]
+    capsys.readouterr()
+    words = ["--teacher", teacher, "--batch_sizes", "2", "--lengths", "8", "64", *GRID[4:]]
+    assert main(["latency", student, *words, "--output", str(file)]) == 0
+    assert f"torch        2       8  {teacher}" in capsys.readouterr().out
+    results = json.loads(file.read_text())
+    assert (results["reference"], results["settings"]["num_rounds"]) == (teacher, 1)
+    assert [cell.get("skipped") for cell in results["cells"]] == [None, f"{teacher} has positions=32"]
 
 
 @pytest.mark.slow

@@ -70,13 +70,6 @@ def test_deploy_uses_no_name_but_those_of_its_targets(run, home, name, is_writte
     assert state_of(student) == files
 
 
-@needs_onnx
-def test_a_target_that_nobody_knows_is_a_problem(run):
-    edit(run / "student" / "facts.json", runtimes={"rows": [ROW | {"target": "onnx-int4"}]})
-    (problem,) = verify_export(run / "student").problems
-    assert problem.endswith("found 'onnx-int4': 'onnx/model_quantized.onnx'")
-
-
 @pytest.mark.parametrize("name", LEADING_OUT)
 def test_push_sends_no_file_that_facts_list_outside(run, home, name):
     file, facts = name.format(home=home), run / "student" / "facts.json"

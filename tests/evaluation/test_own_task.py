@@ -10,7 +10,6 @@ import torch
 from own_rows import rows, run
 from resumed_runs import sigterm_at
 from rows import each
-from safetensors.torch import load_file
 from tiny_files import assert_same_weights, change_json
 from tiny_models import VOCAB_SIZE, random_student, tiny_tokenizer
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerBase
@@ -21,7 +20,6 @@ from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, settings_fro
 from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
-from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 pytestmark = pytest.mark.slow
@@ -139,9 +137,7 @@ def assert_same(tmp_path):
     for one in (found, expected):
         del one["time_s"], one["settings"]["output_dir"], one["settings"]["resume"]
     assert found == expected
-    found, expected = (load_file(tmp_path / name / "model" / WEIGHTS_FILE) for name in ("out", "whole"))
-    assert found.keys() == expected.keys()
-    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+    assert_same_weights(tmp_path / "out" / "model", tmp_path / "whole" / "model")
 
 
 @pytest.mark.parametrize(

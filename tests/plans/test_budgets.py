@@ -244,11 +244,6 @@ def test_impossible_heads_are_refused(budget, message):
         plan_for_budget(budget, TEACHERS["six layers"])
 
 
-def test_the_multiple_is_the_rounding():
-    plan = plan_for_budget("macs=0.3", bert(768, 12), multiple=64)
-    assert plan.hidden_size % 64 == plan.layers[0].intermediate_size % 64 == 0
-
-
 def test_an_uneven_teacher_gets_a_uniform_student_within_its_narrowest_layer():
     layers = [
         {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128},

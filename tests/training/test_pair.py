@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from rows import each
-from run_traces import logs_of
+from run_traces import differences, logs_of
 from students import FULL, TASKS, UNIFORM, logits_of, make_batch, make_student, masked
 from tiny_models import GRADUAL, make_teacher, tiny_config
 from torch import nn
@@ -60,8 +60,7 @@ def test_a_student_with_projections_goes_on_with_its_teacher():
         torch.nn.init.normal_(parameter)
     learned = earlier.projections.state_dict()
     own = prepare(earlier, make_args(), teacher=make_teacher()).student.projections.state_dict()
-    assert own.keys() == learned.keys()
-    assert all(torch.equal(own[name], learned[name]) for name in own)
+    assert differences(own, learned) == []
     others = [
         prepare(earlier, make_args()),  # the student is the teacher now
         prepare(earlier, make_args(), teacher=make_teacher(hidden_size=48, intermediate_size=40)),
@@ -193,8 +192,6 @@ def test_folders_are_refused_before_their_weights_are_read(tmp_path):
     for folder, student, message in (
         ("gpt2", PLAN, "^model='.*' has model_type='gpt2'; supported: bert, .*. Choose"),
         ("bert", PLAN | {"hidden_size": 64}, "student hidden_size=64 .*teacher"),
-        ("bert", PLAN | {"num_attention_heads": 7}, "student .*num_attention_heads=7"),
-        ("bert", "homobert-tny", "student='homobert-tny' is unknown; nearest valid: 'homobert-tiny'"),
         ("bert", "macs=3", "student='macs=3'"),
     ):
         with pytest.raises(ValueError, match=message):

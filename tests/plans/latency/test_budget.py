@@ -211,18 +211,3 @@ def test_flags_of_a_latency_need_one(teacher_folder, capsys):
     assert "--length says how a latency is measured; give --latency_ms with it" in capsys.readouterr().err
     assert main(["plan", "--teacher", teacher_folder]) == 2
     assert "one of the arguments --student --latency_ms is required" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_command_compares_folders(teacher_folder, tmp_path, capsys):
-    words = ["latency", teacher_folder, "--teacher", teacher_folder + "/.", "--lengths", "8", "64"]
-    words += ["--batch_sizes", "2", "--backends", "torch", "--rounds", "2", "--output", str(tmp_path / "out.json")]
-    assert main(words) == 0
-    assert f"torch        2       8  {teacher_folder}/." in capsys.readouterr().out
-    results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert results["reference"] == teacher_folder + "/."
-    assert results["settings"]["num_rounds"] == 2
-    assert [cell.get("skipped") for cell in results["cells"]] == [
-        None,
-        f"{teacher_folder}/. has positions=32",
-    ]
