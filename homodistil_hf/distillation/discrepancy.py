@@ -22,6 +22,8 @@ class DiscrepancyMeter:
     """
 
     num_sums = 4
+    is_constant = False
+    """Whether all classes that a model gave were alike, or all labels; known where these are kept."""
 
     def __init__(self, task: Task):
         self.task = task

@@ -91,7 +91,9 @@ class TaskMeter(DiscrepancyMeter):
         given_R, wanted_R, row_R = self.known_classes(parts)
         if not len(given_R):
             return {}
-        if len(given_R) > 1 and (given_R == given_R[0]).all() and (wanted_R != wanted_R[0]).any():
+        has_one_label = bool((wanted_R == wanted_R[0]).all())
+        self.is_constant = has_one_label or bool((given_R == given_R[0]).all())
+        if len(given_R) > 1 and self.is_constant and not has_one_label:
             logger.warning(
                 "all %d held-out predictions are of one class: this model has learned nothing", len(given_R)
             )

@@ -40,7 +40,8 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
         `dict`: `rows`, one a model: `name`, costs, discrepancy, `tasks` (name → `mean`, `std`, `num_seeds`), and
         `mean` over the `common_tasks`, the tasks that all rows have. `kept_fraction` is the mean as a share of the
         teacher's. `kept_above_constant` is this share after the score of one constant answer is taken off both means
-        (None where this score wasn't measured). `notes`: results that are missing or were not measured alike.
+        (None where this score wasn't measured). Both are None where the teacher's mean isn't above that score.
+        `notes`: results that are missing or were not measured alike.
 
     Raises:
         ValueError: no model is named, a model doesn't exist, or no model has results.
@@ -60,8 +61,10 @@ def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) 
         constants = [summary["tasks"][task].get("constant_score") for summary in summaries.values() for task in common]
         floor = statistics.fmean(constants) if constants and None not in constants else None
         for row in rows:
-            row["kept_fraction"] = _share(row, rows[0], floor=0.0)
-            row["kept_above_constant"] = _share(row, rows[0], floor=floor)
+            above = row["kept_above_constant"] = _share(row, rows[0], floor=floor)
+            # a teacher that answers all rows alike has nothing to keep
+            has_share = floor is None or above is not None
+            row["kept_fraction"] = _share(row, rows[0], floor=0.0) if has_share else None
     return {
         "teacher": rows[0]["name"] if teacher else None,
         "rows": rows,
@@ -154,7 +157,7 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
 def _share(row: Mapping[str, Any], teacher: Mapping[str, Any], *, floor: float | None) -> float | None:
     """Share of the teacher's mean above a floor; None without a common task, or where the teacher isn't above it."""
     score, best = row["mean"]["mean"], teacher["mean"]["mean"]
-    if floor is None or best is None or best <= floor:
+    if floor is None or best is None or not best > floor:
         return None
     return (score - floor) / (best - floor)
 

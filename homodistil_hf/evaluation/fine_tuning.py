@@ -53,7 +53,7 @@ from ..models.tokenizers import padding_multiple
 from ..tasks.answers import answer_grades
 from ..tasks.encoding import encode_rows, question_rows
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
-from ..tasks.metrics import accuracy
+from ..tasks.metrics import IS_CONSTANT, accuracy
 from ..tasks.questions import WindowSizes
 from ..tasks.rows_task import RowsTask
 from ..training.exact_trainer import ExactTrainer
@@ -341,7 +341,8 @@ def task_metrics(
     """
     if task.kind == ANSWERS:
         questions = question_rows(rows, task.columns, "rows")
-        return {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
+        grades = {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
+        return {name: value for name, value in grades.items() if name != IS_CONSTANT}
     model.eval()
     prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
     meter = TaskMeter(prediction, task.names)

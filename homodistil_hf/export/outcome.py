@@ -3,10 +3,12 @@
 `card.py` and `report.py` show the rows, the command line ends with the line.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..files.strict_json import is_int, is_number
+from ..tasks.metrics import IS_CONSTANT
 from .facts import BENCHMARKS, DATA, LATENCY, section_of
 
 COST_LABELS = {
@@ -69,6 +71,7 @@ _SECOND_BEST = ("cosine", "neighbours_in_index", "agreement")
 """Metrics that the line names only where there is no other."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
+_NO_SHARE = "no share"
 
 
 class Row(NamedTuple):
@@ -79,7 +82,7 @@ class Row(NamedTuple):
         label: the same for readers.
         teacher: its figure.
         student: its figure.
-        kept: `3.6× smaller`, or the share of the teacher's figure that is left.
+        kept: `3.6× smaller`, or the share of the teacher's figure that is left, or why it has none.
     """
 
     name: str
@@ -111,17 +114,41 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
         kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
         rows.append(Row(LATENCY, label, shown(float(full)), shown(float(own)), kept))
     # held-out metrics, those with a share that is kept first
-    of_teacher = held_out_metrics(section_of(facts, "teacher_evaluation"))
+    measured = section_of(facts, "teacher_evaluation")
+    of_teacher = held_out_metrics(measured)
     of_student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
     for name in sorted(dict.fromkeys([*of_student, *of_teacher]), key=lambda name: not is_share(name)):
         full, own = of_teacher.get(name), of_student.get(name)
-        if full is None and name.rpartition("/")[2] in _OF_ONE_AT_MOST:
+        if full is None and _is_of_teacher(name):
             full = 1.0
-        kept = ""
-        if is_share(name) and is_number(full) and is_number(own) and full > 0 and own >= 0:
-            kept = f"{100 * own / full:.0f} %"
+        kept = "" if own is None or not is_share(name) else _kept(name, full, own, measured)
         rows.append(Row(name, metric_label(name), shown(full, name), shown(own, name), kept))
     return rows
+
+
+def _kept(name: str, full: float | None, own: float, measured: Mapping[str, Any]) -> str:
+    """The share of a teacher's figure that is left; why it has none where the teacher answers nothing."""
+    if name in measured and not _is_of_teacher(name):
+        if any(other.endswith(IS_CONSTANT) for other in measured) or measured.get("HasAns_f1") == 0:
+            return f"{_NO_SHARE}: all its answers, or all labels, are alike"
+        if full is None or math.isnan(full):
+            return f"{_NO_SHARE}: the teacher's is undefined"
+        if full <= 0:
+            return f"{_NO_SHARE}: the teacher scores {full:.4g}"
+        # words without a tag and rows without a label are right even where nothing is answered
+        first = min((other for other in measured if is_share(other) and not _is_of_teacher(other)), key=_rank)
+        if not is_number(measured[first]) or not measured[first] > 0:
+            return _NO_SHARE
+    return f"{100 * own / full:.0f} %" if full is not None and full > 0 and own >= 0 else ""
+
+
+def _is_of_teacher(name: str) -> bool:
+    return name.rpartition("/")[2] in _OF_ONE_AT_MOST
+
+
+def _rank(name: str) -> tuple[bool, int]:
+    """Orders metrics: no second-best one first if possible, then by the order of the words."""
+    return name in _SECOND_BEST, [*_IN_WORDS, name].index(name)
 
 
 def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
@@ -132,11 +159,12 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     rows = {row.name: row for row in outcome_rows(facts)}
     costs = (("size_bytes", ""), (LATENCY, place))
     words = [rows[name].kept + where for name, where in costs if name in rows and rows[name].kept]
-    # one metric is named: no second-best one if possible, then by the order of the words
-    order = {name: index for index, name in enumerate(_IN_WORDS)}
-    shares = [row for row in rows.values() if row.kept.endswith("%")]
-    shares.sort(key=lambda row: (row.name in _SECOND_BEST, order.get(row.name, len(order))))
-    words += [f"keeps {row.kept} of {_IN_WORDS.get(row.name, row.label)}" for row in shares[:1]]
+    # one metric is named
+    shares = [row for row in rows.values() if row.kept.endswith("%") or row.kept.startswith(f"{_NO_SHARE}:")]
+    for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
+        named = _IN_WORDS.get(row.name, row.label)
+        has_none = row.kept.startswith(_NO_SHARE)
+        words.append(row.kept.replace(":", f" of {named}:", 1) if has_none else f"keeps {row.kept} of {named}")
     return ", ".join(words)
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
+from ..tasks.metrics import IS_CONSTANT
 from .ranks import first_rows, num_own_rows
 from .raw_rows import Grading
 
@@ -95,13 +96,17 @@ class HeldOutEvaluation:
         return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0."""
+        """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0.
+
+        `is_constant` stands beside them, true, where all classes that it gives are alike, or all labels.
+        """
         meter = self.new_meter()
         for inputs in batches:
             rows = self._own_rows(inputs)
             if len(rows["input_ids"]) > 0:
                 meter.update(self.teacher.exact, self.teacher, rows)
-        return self._totals(meter, self.teacher.exact)
+        results = self._totals(meter, self.teacher.exact)
+        return results | ({IS_CONSTANT: True} if meter.is_constant else {})
 
     def _totals(self, meter: DiscrepancyMeter, model: Any) -> dict[str, float]:
         """What a meter has measured of a model on all ranks, and grades of whole rows; empty without predictions."""

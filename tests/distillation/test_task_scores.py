@@ -52,7 +52,8 @@ def test_partly_known_rows_count_by_what_is_known_of_them():
 @pytest.mark.parametrize(("labels", "is_told"), [([0, 1, 0], True), ([0, 0, 0], False)])
 def test_one_class_for_all_rows_of_several_is_told(caplog, labels, is_told):
     rows = [[2.0, 0.0], [2.0, 1.0], [3.0, 2.0]]
-    fed(meter_of(2), rows, rows, labels).scores()
+    meters = [fed(meter_of(2), given, rows, labels) for given in (rows, [*rows[:2], [0.0, 1.0]])]
+    assert [meter.scores() and meter.is_constant for meter in meters] == [True, not is_told]
     assert ("all 3 held-out predictions are of one class: this model has learned nothing" in caplog.text) == is_told
 
 
