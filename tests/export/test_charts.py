@@ -30,14 +30,6 @@ def test_a_line_goes_where_its_points_are():
     assert half == pytest.approx((high + low) / 2, abs=1.0)
 
 
-def test_several_lines_have_colours_and_names():
-    picture = line_chart("t", {f"line {index}": [(0, index), (1, index)] for index in range(3)}, level=1.5)
-    paths = elements(picture, "path")
-    assert len({path.get("style") for path in paths if path.get("class") == "line"}) == 3
-    assert len([path for path in paths if path.get("class") == "level"]) == 1
-    assert [text.text for text in elements(picture, "text")][-3:] == ["line 0", "line 1", "line 2"]
-
-
 def test_one_point_is_a_dot_beside_lines_and_no_picture_alone():
     picture = line_chart("t", {"a": [(5, 1.0)], "b": [(0, 1.0), (9, 2.0)]})
     assert (len(elements(picture, "circle")), len(elements(picture, "text")[-2:])) == (1, 2)

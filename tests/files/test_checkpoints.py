@@ -56,7 +56,6 @@ def flip_last_bit(path: Path) -> None:
 
 DAMAGES = {
     "flipped bit": (lambda f: flip_last_bit(f / "model.safetensors"), "model.safetensors is damaged"),
-    "truncated": (lambda f: (f / "model.safetensors").write_bytes(b"weig"), "model.safetensors is damaged"),
     "missing file": (lambda f: (f / "nested" / "state.json").unlink(), "nested/state.json is missing"),
     "no manifest": (lambda f: (f / MANIFEST_NAME).unlink(), "manifest.json is missing"),
     "broken manifest": (lambda f: (f / MANIFEST_NAME).write_text('{"sha256": '), "manifest.json is damaged"),
@@ -64,7 +63,6 @@ DAMAGES = {
         lambda f: (f / MANIFEST_NAME).write_text('{"format": 2, "sha256": {}}'),
         r"manifest.json is damaged or of another version \(format=2, not 1\)",
     ),
-    "manifest of another kind": (lambda f: (f / MANIFEST_NAME).write_text("[]"), "manifest.json is damaged"),
     "smuggled pickle": (
         lambda f: (f / "scaler.pt").write_bytes(b""),
         "scaler.pt is a pickle that manifest.json",

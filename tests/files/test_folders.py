@@ -285,11 +285,9 @@ def test_a_trial_leaves_nothing_behind(tmp_path):
 @each(
     ("place", "reason"),
     [
-        ("x" * 256, "File name too long"),
         ("x" * 255, "File name too long"),  # it would be written beside, under a longer name
         ("new/" + "x" * 300 + "/a.md", "File name too long"),
         ("a\0b", "embedded null byte"),
-        ("a\0b/c.md", "embedded null byte"),
         ("a\ud800", "'utf-8' codec can't encode character .*"),
         ("loop/a.md", "Too many levels of symbolic links"),
         ("gone/a.md", "No such file or directory"),

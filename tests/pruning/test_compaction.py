@@ -348,16 +348,6 @@ def test_every_parameter_moves_on_and_the_scheduler_still_steers(optimizer):
     assert run.scheduler.get_last_lr() == [group["lr"] for group in run.optimizer.param_groups]
 
 
-def test_an_optimizer_without_state_follows_too():
-    run = Run("sgd")
-    run.compact(UNIFORM)
-    assert not run.optimizer.state
-    before = run.student.bert.embeddings.word_embeddings.weight.detach().clone()
-    run.step()
-    assert len(run.optimizer.state) == len(list(run.student.parameters()))
-    assert not torch.equal(run.student.bert.embeddings.word_embeddings.weight, before)
-
-
 def test_parameters_of_others_stay_with_the_optimizer():
     student, other = make_student(), nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([*student.parameters(), other])
