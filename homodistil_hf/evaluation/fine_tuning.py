@@ -39,15 +39,13 @@ from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, ma
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import HEADS
-from ..models.architectures.architecture import TOKEN_CLASSIFICATION
+from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.heads import (
     PREDICTION_BATCH_SIZE,
     collator_of,
     fastest_device,
-    fresh_answerer,
-    fresh_classifier,
-    fresh_tagger,
     start_at_mean,
+    with_fresh_head,
 )
 from ..models.tokenizers import padding_multiple
 from ..tasks.answers import answer_grades
@@ -316,13 +314,10 @@ def fine_tuned(
 ) -> FineTuned:
     """Fine-tune a fresh head around a model's encoder on rows of a task; other arguments are [`fine_tune`]'s."""
     encoder = evaluated.model.base_model
-    drawn: dict[str, Any] = {"dropout": settings.dropout_fraction, "seed": seed}
     encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length, windows)
-    if task.kind == ANSWERS:
-        model = fresh_answerer(encoder, **drawn)
-    else:
-        fresh = fresh_tagger if task.kind == TAGS else fresh_classifier
-        model = fresh(encoder, task.num_labels, **drawn)
+    head = {ANSWERS: QUESTION_ANSWERING, TAGS: TOKEN_CLASSIFICATION}.get(task.kind, SEQUENCE_CLASSIFICATION)
+    model = with_fresh_head(encoder, task.num_labels, head, dropout=settings.dropout_fraction, seed=seed)
+    if task.kind != ANSWERS:
         for name in ("id2label", "label2id", "problem_type"):
             setattr(model.config, name, getattr(task.config, name))
         if task.kind == VALUES and task.num_labels == 1:
@@ -376,7 +371,7 @@ def fine_tune(
     """Train a model in place with AdamW, linear warm-up and decay, batches of rows of like length.
 
     Args:
-        model: of [`fresh_classifier`] or [`fresh_answerer`].
+        model: of [`with_fresh_head`].
         rows: tokenized, with labels and `length`.
         tokenizer: pads.
         settings: learning rate, epochs and so on.

@@ -6,19 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorWithPadding,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .architectures import architecture_of
+from .architectures.architecture import SEQUENCE_CLASSIFICATION, HeadKind
 from .tokenizers import padding_multiple
 
 HEAD_DROPOUT = 0.1
@@ -33,20 +27,42 @@ def fastest_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def fresh_classifier(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock sequence classifier around a copy of an encoder, without the model's own pooler and head.
+def with_fresh_head(
+    encoder: PreTrainedModel, num_labels: int, kind: HeadKind = SEQUENCE_CLASSIFICATION, *, dropout: float, seed: int
+) -> PreTrainedModel:
+    """A stock model around a copy of an encoder, with a fresh head in place of the model's own pooler and head.
 
     Args:
         encoder: of a stock class or a student's.
-        num_labels: classes; 1 for a regression.
-        dropout: of hidden states, attention probabilities and the classifier's input, in [0, 1).
-        seed: of pooler and output layer, drawn from N(0, `initializer_range`²), biases 0.
+        num_labels: classes; of sequence classification 1 for a regression; 2 of answers, their starts and ends.
+        kind: of the head.
+        dropout: of hidden states, attention probabilities and the head's input, in [0, 1).
+        seed: of the head's layers, drawn from N(0, `initializer_range`²), biases 0.
     """
-    problem_type = "regression" if num_labels == 1 else "single_label_classification"
-    changes: dict[str, Any] = {"num_labels": num_labels, "problem_type": problem_type}
-    if "classifier_dropout" not in architecture_of(encoder.config).dropouts:
-        changes["classifier_dropout"] = None  # then it is the dropout of hidden states
-    return _around(encoder, AutoModelForSequenceClassification, changes, dropout=dropout, seed=seed)
+    config = copy.deepcopy(encoder.config)
+    dropouts = architecture_of(config).dropouts
+    changes: dict[str, Any] = {**dict.fromkeys(dropouts, dropout), "num_labels": num_labels}
+    if kind is SEQUENCE_CLASSIFICATION:
+        changes["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"
+        if "classifier_dropout" not in dropouts:
+            changes["classifier_dropout"] = None  # then it is the dropout of hidden states
+    for name, value in changes.items():
+        setattr(config, name, value)
+    # on a CPU torch's fused attention is slow with bfloat16 or dropout
+    attention = "eager" if fastest_device().type == "cpu" else None
+    model: PreTrainedModel = getattr(transformers, kind.auto_class).from_config(config, attn_implementation=attention)
+    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
+    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
+    if unexpected or any(not name.startswith(_POOLER) for name in missing):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    for layer in head_linears(model):
+        nn.init.normal_(layer.weight, std=model.config.initializer_range, generator=generator)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return model
 
 
 def head_linears(model: PreTrainedModel) -> list[nn.Linear]:
@@ -66,40 +82,6 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     depends on the row; a short fine-tuning of a narrow model may never get beyond that.
     """
     head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
-
-
-def fresh_tagger(encoder: PreTrainedModel, num_labels: int, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock token classifier around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    return _around(encoder, AutoModelForTokenClassification, {"num_labels": num_labels}, dropout=dropout, seed=seed)
-
-
-def fresh_answerer(encoder: PreTrainedModel, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A stock question answerer around a copy of an encoder; arguments as in [`fresh_classifier`]."""
-    return _around(encoder, AutoModelForQuestionAnswering, {"num_labels": 2}, dropout=dropout, seed=seed)
-
-
-def _around(
-    encoder: PreTrainedModel, auto_class: Any, changes: dict[str, Any], *, dropout: float, seed: int
-) -> PreTrainedModel:
-    """A stock model with a fresh head around a copy of an encoder, its pooler excepted."""
-    config = copy.deepcopy(encoder.config)
-    for name, value in {**dict.fromkeys(architecture_of(config).dropouts, dropout), **changes}.items():
-        setattr(config, name, value)
-    # on a CPU torch's fused attention is slow with bfloat16 or dropout
-    attention = "eager" if fastest_device().type == "cpu" else None
-    model = auto_class.from_config(config, attn_implementation=attention)
-    state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
-    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
-    if unexpected or any(not name.startswith(_POOLER) for name in missing):
-        raise ValueError(
-            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    for layer in head_linears(model):
-        nn.init.normal_(layer.weight, std=model.config.initializer_range, generator=generator)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    return model
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from ..files.provenance import public_name
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.heads import HEAD_DROPOUT, fresh_answerer, fresh_classifier, fresh_tagger, head_linears
+from ..models.heads import HEAD_DROPOUT, head_linears, with_fresh_head
 from ..models.loading import MODULES_FILE, load_encoder, load_encoder_config
 from ..models.resizing import evenly_matched
 from ..tasks.kinds import VALUES, task_kind_of
@@ -144,11 +144,7 @@ def with_head_of(teacher: PreTrainedModel, encoder: PreTrainedModel, *, seed: in
         seed: of the head.
     """
     kind, config = HEADS[type(teacher).__name__].kind, teacher.config
-    if kind is QUESTION_ANSWERING:
-        model = fresh_answerer(encoder.base_model, dropout=HEAD_DROPOUT, seed=seed)
-    else:
-        fresh = fresh_tagger if kind is TOKEN_CLASSIFICATION else fresh_classifier
-        model = fresh(encoder.base_model, config.num_labels, dropout=HEAD_DROPOUT, seed=seed)
+    model = with_fresh_head(encoder.base_model, config.num_labels, kind, dropout=HEAD_DROPOUT, seed=seed)
     for name in _OF_THE_LABELS:
         if hasattr(config, name):
             setattr(model.config, name, getattr(config, name))

@@ -8,7 +8,8 @@ from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.models.heads import forward, fresh_answerer, fresh_classifier, head_linears, start_at_mean
+from homodistil_hf.models.architectures.architecture import QUESTION_ANSWERING
+from homodistil_hf.models.heads import forward, head_linears, start_at_mean, with_fresh_head
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 ROWS = [{name: tensor[row] for name, tensor in make_batch("sequence_classification").items()} for row in range(4)]
@@ -22,9 +23,7 @@ def encoder_of(architecture):
 @of_every_architecture
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(architecture, dropout):
-    one, same, other = (
-        fresh_classifier(encoder_of(architecture), 3, dropout=dropout, seed=seed) for seed in (1, 1, 2)
-    )
+    one, same, other = (with_fresh_head(encoder_of(architecture), 3, dropout=dropout, seed=seed) for seed in (1, 1, 2))
     inputs = make_batch("sequence_classification")
     assert torch.equal(logits_of(one.eval(), inputs), logits_of(same.eval(), inputs))
     assert not torch.equal(logits_of(one, inputs), logits_of(other.eval(), inputs))
@@ -34,14 +33,17 @@ def test_a_fresh_classifier_is_drawn_from_its_seed_and_drops_what_it_is_told(arc
 
 @of_every_architecture
 def test_a_regression_begins_with_the_mean(architecture):
-    model = fresh_classifier(encoder_of(architecture), 1, dropout=0.0, seed=0)
+    model = with_fresh_head(encoder_of(architecture), 1, dropout=0.0, seed=0)
     start_at_mean(model, [2.0, 4.0])
     assert head_linears(model)[-1].bias.tolist() == [3.0]
 
 
 @of_every_architecture
 def test_a_fresh_answerer_marks_starts_and_ends(architecture):
-    model, inputs = fresh_answerer(encoder_of(architecture), dropout=0.0, seed=0), make_batch("question_answering")
+    model, inputs = (
+        with_fresh_head(encoder_of(architecture), 2, QUESTION_ANSWERING, dropout=0.0, seed=0),
+        make_batch("question_answering"),
+    )
     with torch.no_grad():
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     assert outputs.start_logits.shape == outputs.end_logits.shape == inputs["input_ids"].shape
@@ -50,7 +52,7 @@ def test_a_fresh_answerer_marks_starts_and_ends(architecture):
 @pytest.mark.slow
 @of_every_architecture
 def test_a_teacher_of_the_same_weights_adds_nothing_but_the_task(architecture, tmp_path):
-    model, teacher = (fresh_classifier(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))
+    model, teacher = (with_fresh_head(encoder_of(architecture), 2, dropout=0.0, seed=0) for _ in range(2))
     how = {"report_to": "none", "use_cpu": True, "per_device_train_batch_size": 4, **BESIDE_A_TEACHER}
     trainer = HomoDistilTrainer(
         model,

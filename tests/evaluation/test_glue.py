@@ -31,7 +31,7 @@ from homodistil_hf.evaluation.task_runs import training_rows
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.heads import fastest_device, fresh_classifier, logits_of_rows
+from homodistil_hf.models.heads import fastest_device, logits_of_rows, with_fresh_head
 from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_glue
 from homodistil_hf.tasks.held_out import keep_aside
 
@@ -178,13 +178,13 @@ def test_the_same_rows_are_capped_and_held_out_every_time(data_dir):
 @pytest.mark.parametrize("kind", ("stock", "per-layer"))
 def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
     source = make_teacher() if kind == "stock" else random_student(HomoBertForMaskedLM, vocab_size=96)
-    classifier = fresh_classifier(source.base_model, 3, dropout=0.25, seed=7)
+    classifier = with_fresh_head(source.base_model, 3, dropout=0.25, seed=7)
     kept = {name: tensor for name, tensor in classifier.base_model.state_dict().items() if "pooler" not in name}
     assert kept.keys() == source.base_model.state_dict().keys()
     assert all(torch.equal(tensor, source.base_model.state_dict()[name]) for name, tensor in kept.items())
     assert classifier.config.attention_probs_dropout_prob == classifier.dropout.p == 0.25
     assert classifier.classifier.out_features == 3
-    again, other = (fresh_classifier(source.base_model, 3, dropout=0.0, seed=seed) for seed in (7, 8))
+    again, other = (with_fresh_head(source.base_model, 3, dropout=0.0, seed=seed) for seed in (7, 8))
     pooler = classifier.base_model.pooler.dense
     assert torch.equal(pooler.weight, again.base_model.pooler.dense.weight)
     assert not torch.equal(pooler.weight, other.base_model.pooler.dense.weight)
@@ -205,16 +205,16 @@ def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model):
 
 def test_a_models_own_pooler_and_head_are_left_behind():
     source = make_teacher("sequence_classification", num_labels=5)
-    classifier = fresh_classifier(source.base_model, 2, dropout=0.1, seed=0)
+    classifier = with_fresh_head(source.base_model, 2, dropout=0.1, seed=0)
     assert not torch.equal(classifier.base_model.pooler.dense.weight, source.base_model.pooler.dense.weight)
     assert classifier.classifier.out_features == 2
-    student = fresh_classifier(to_student(make_teacher()).base_model, 2, dropout=0.1, seed=0)
+    student = with_fresh_head(to_student(make_teacher()).base_model, 2, dropout=0.1, seed=0)
     assert torch.equal(student.base_model.pooler.dense.weight, classifier.base_model.pooler.dense.weight)
 
 
 def test_a_diverged_training_is_no_result(data_dir):
     tokenizer = tiny_tokenizer()
-    classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=0)
+    classifier = with_fresh_head(make_teacher().base_model, 2, dropout=0.1, seed=0)
     torch.nn.init.constant_(classifier.classifier.bias, float("nan"))
     rows = encoded_rows(GLUE_TASKS["rte"], load_glue("rte", data_dir).train, tokenizer, 24)
     with pytest.raises(FloatingPointError, match="at learning_rate=0.0001: fine-tuning diverged; lower learning_rate"):
@@ -233,7 +233,7 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     assert record["train_loss"] != json.loads((tmp_path / "a" / "rte.seed-0.json").read_text())["train_loss"]
     assert record["num_steps"] == NUM_TRAIN // 8
     tokenizer, data, task = tiny_tokenizer(), load_glue("rte", data_dir), GLUE_TASKS["rte"]
-    classifier = fresh_classifier(make_teacher().base_model, 2, dropout=0.1, seed=1)
+    classifier = with_fresh_head(make_teacher().base_model, 2, dropout=0.1, seed=1)
     rows = encoded_rows(task, data.train, tokenizer, 24)
     trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)
     assert trained.train_loss == record["train_loss"]
@@ -285,7 +285,7 @@ def test_the_weights_are_those_of_a_stock_trainer(num_labels, dtype):
     ]
     data = Dataset.from_list(rows if num_labels == 1 else [row | {"labels": int(row["labels"] * 3)} for row in rows])
     settings = GlueSettings(**QUICK | {"num_train_epochs": 3, "dtype": dtype, "learning_rate": 1e-3})
-    models = [fresh_classifier(make_teacher().base_model, num_labels, dropout=0.1, seed=0) for _ in range(2)]
+    models = [with_fresh_head(make_teacher().base_model, num_labels, dropout=0.1, seed=0) for _ in range(2)]
     fine_tune(models[0], data, tiny_tokenizer(), settings=settings, seed=3)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(

@@ -25,8 +25,9 @@ from homodistil_hf.evaluation.task_runs import (
     training_rows,
     with_length,
 )
+from homodistil_hf.models.architectures.architecture import QUESTION_ANSWERING
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
-from homodistil_hf.models.heads import fresh_answerer
+from homodistil_hf.models.heads import with_fresh_head
 from homodistil_hf.tasks.answers import RankedAnswers, answer_grades, answer_questions, rank_answers
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
 from homodistil_hf.tasks.questions import WindowSizes, check_windows, labelled_inputs, make_windows
@@ -122,13 +123,13 @@ def test_the_first_version_says_something_to_every_question(evaluated):
     data = tiny_data("squad", num_train=24)
     result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
     assert set(result["metrics"]) == {"exact_match", "f1"}
-    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
+    answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0)
     ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY.windows)
     assert all(one.text for one in ranked)
 
 
 def test_answers_come_from_the_models_logits_window_by_window(evaluated):
-    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
+    answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0).eval()
     rows = tiny_data().dev["validation"]
     ranked = answer_questions(answerer, rows, TOKENIZER, TINY.windows, max_answer_tokens=3, num_best=20)
     for index, row in enumerate(rows.to_list()[:12]):
@@ -175,7 +176,7 @@ def test_no_answer_is_said_where_its_score_is_higher():
 @pytest.mark.parametrize(("sign", "is_told"), [(1, True), (-1, False)])
 def test_a_model_that_never_answers_is_told(evaluated, caplog, sign, is_told):
     """Where half of the questions have no answer it scores 50 %, which looks like something."""
-    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0).eval()
+    answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0).eval()
     rows = Dataset.from_list(list(questions(3, seed=0)))
     with torch.no_grad():
         # [CLS], the first token, has a larger logit than the others, or a smaller one
@@ -248,7 +249,7 @@ def test_missing_data_are_told_before_the_model_is_loaded(tmp_path):
 @pytest.mark.slow
 def test_students_of_uneven_widths_are_fine_tuned_as_they_are(tmp_path):
     student = random_student(HomoBertForMaskedLM, vocab_size=len(TOKENIZER), max_position_embeddings=32)
-    answerer = fresh_answerer(student.base_model, dropout=0.0, seed=0).eval()
+    answerer = with_fresh_head(student.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0).eval()
     assert type(answerer) is HomoBertForQuestionAnswering
     inputs = {"input_ids": torch.tensor([[2, 5, 3, 40, 41, 42, 3]])}
     with torch.no_grad():
@@ -259,7 +260,7 @@ def test_students_of_uneven_widths_are_fine_tuned_as_they_are(tmp_path):
 
 
 def test_logits_of_a_diverged_model_are_an_error(evaluated):
-    answerer = fresh_answerer(evaluated.model.base_model, dropout=0.0, seed=0)
+    answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0)
     with torch.no_grad():
         answerer.qa_outputs.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="logits of BertForQuestionAnswering are not finite: fine-tuning div"):

@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import encoded_rows
-from homodistil_hf.models.heads import forward, fresh_classifier
+from homodistil_hf.models.heads import forward, with_fresh_head
 from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.rows_task import RowsTask
@@ -22,7 +22,7 @@ from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 
 def classifier(seed):
-    return fresh_classifier(make_teacher().base_model, 2, dropout=0.0, seed=seed)
+    return with_fresh_head(make_teacher().base_model, 2, dropout=0.0, seed=seed)
 
 
 def trainer_of(teacher, student, tmp_path, label=lambda word: word % 2):
