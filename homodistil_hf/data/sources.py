@@ -26,7 +26,8 @@ from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.utils.extract import Extractor
 
 from ..files.caches import check_cache, full_disk
-from ..files.messages import join_some
+from ..files.messages import join_some, short_repr
+from ..files.strict_json import parse_json
 from .delimited import SEPARATORS, check_cells, csv_settings, has_quoted_cells, header_of, separator_of
 
 logger = logging.getLogger(__name__)
@@ -138,14 +139,23 @@ def _is_hidden(parts: Iterable[str]) -> bool:
 
 
 def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
-    """Return all readable files below a folder; those of one split, if any file is named after a split."""
-    found = [file for file in folder.rglob("*") if file.suffix.lower() in _READERS and file.is_file()]
+    """Return all readable files below a folder; those of one split, if any file is named after a split.
+
+    Other files are named in a warning, but for texts about the folder itself (`.md`).
+    """
+    present = [file for file in folder.rglob("*") if file.is_file()]
+    found = [file for file in present if file.suffix.lower() in _READERS]
+    shown = (file for file in present if not _is_hidden(file.relative_to(folder).parts))
+    others = sorted({file.name for file in shown if file.suffix.lower() not in {*_READERS, ".md"}})
     # records of `save_to_disk`, and what `map` leaves beside its data, are no text
     found = [file for file in found if file.name not in _OF_SAVED_SETS]
     found = [file for file in found if file.suffix != ".arrow" or not file.name.startswith(("cache-", "tmp"))]
     files = _shown(found, folder, label)
     if not files:
-        raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it")
+        holds = f", it holds {join_some(others)}" if others else ""
+        raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it{holds}")
+    if others:
+        logger.warning("%s: %s are not read; expected %s: convert them", label, join_some(others), _EXPECTED)
     split_of = _splits(files, folder)
     named = {name for name in split_of.values() if name}
     wanted = split.partition("[")[0]  # "train[:10%]" is a part of train
@@ -211,11 +221,12 @@ def read_source(
     Where `line_by_line`, a row of a text file is a line that isn't empty.
     """
     check_cache(Path(datasets.config.HF_DATASETS_CACHE))
-    for file in origin if isinstance(origin, list) else ():
+    files, num_lines = origin if isinstance(origin, list) else [], 0
+    for file in files:
         if file.suffix.lower() in TAGGED_WORDS:
             raise ValueError(f"{label}: {file.name} holds words with tags, for a teacher that tags; expected texts")
         if file.suffix.lower() in SEPARATORS:
-            check_cells(file, label)
+            num_lines += check_cells(file, label)
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")
@@ -229,11 +240,26 @@ def read_source(
         reason = error.__cause__ or error
         if full := full_disk(reason):
             raise full from error
+        _check_json_lines(files, label)
         problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
         raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error
     if not parts:
         raise ValueError(f"{label} is an empty data set (0 rows); expected at least one document")
+    num_rows = sum(len(part) for part in parts if part.info.builder_name == "csv" and not streaming)
+    if num_rows != num_lines and not streaming and "[" not in split:
+        raise ValueError(f"{label} has {num_lines:,} rows in tables, but {num_rows:,} were read; check their quotes")
     return parts
+
+
+def _check_json_lines(files: list[Path], label: str) -> None:
+    """Refuse, by a ValueError with its number, the first line of JSON lines that is none."""
+    for file in files:
+        if file.suffix.lower() == ".jsonl":
+            with file.open(encoding="utf-8-sig", errors="replace") as opened:
+                for number, line in enumerate(opened, 1):
+                    where = f"{label}: line {number:,} of {file.name}"
+                    if line.strip() and not isinstance(parse_json(line.strip(), where), dict):
+                        raise ValueError(f"{where} is {short_repr(line.strip())}; expected an object a line")
 
 
 def _without_views(part: Any) -> Any:

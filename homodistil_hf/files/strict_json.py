@@ -48,10 +48,13 @@ def read_json_rows(path: str | Path, label: str) -> list[dict[str, Any]]:
         values = [parse_json(line, f"{label}: line {number}") for number, line in lines if line.strip()]
     if isinstance(values, dict):
         # a single line of .jsonl is a row itself
-        rows = [values] if Path(path).suffix == ".jsonl" else values.get("data")
+        rows = [values] if Path(path).suffix.lower() == ".jsonl" else values.get("data")
     else:
         rows = values
-    if not fits(rows, [dict]) or not rows:
+    for place, row in enumerate(rows if isinstance(rows, list) else (), 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{label}: row {place:,} is {short_repr(row)}; expected an object a row")
+    if not isinstance(rows, list) or not rows:
         raise ValueError(
             f"{label} holds {short_repr(values)}; expected a list of rows, or an object with such a list, data"
         )

@@ -29,6 +29,16 @@ def test_folders_of_several_kinds_leave_other_files_out(tmp_path):
     assert texts(tmp_path / "x") == ["one", "two"]
 
 
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, caplog):
+    for name in ("a.txt", "sheets/b.xlsx", "c.txt.gz", "README.md", ".hidden"):
+        write(tmp_path / name, "one")
+    assert texts(tmp_path) == ["one"]
+    assert ": b.xlsx, c.txt.gz are not read; expected .parquet" in caplog.text
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(ValueError, match=r"is a folder without text; .* below it, it holds b\.xlsx, c\.txt\.gz$"):
+        load_text(tmp_path)
+
+
 def test_folders_keep_splits_apart(tmp_path):
     write(tmp_path / "x" / "train-00000.parquet", {"text": ["one"]})
     write(tmp_path / "x" / "train-00001.parquet", {"text": ["two"]})

@@ -163,7 +163,7 @@ def test_wrong_json_is_named(tmp_path, text, message):
     ("line", "message"),
     [
         (b"\xff", "train.jsonl' is no UTF-8 text"),
-        (b"3", "expected a list of rows"),
+        (b"3", "row 2 is 3; expected an object a row"),
         (b'{"id": ', "line 2 is no JSON"),
         (json.dumps(TRAIN[0] | {"answers": {"text": [None], "answer_start": [0]}}).encode(), "without empty entries"),
         (json.dumps(TRAIN[0] | {"answers": {"text": None, "answer_start": [0]}}).encode(), "without empty entries"),

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 from datasets import Dataset
+from rows import each
 
 from homodistil_hf.tasks.reading import load_rows
 
@@ -44,6 +45,20 @@ def test_values_of_several_types_are_their_json(tmp_path):
     lines = [{"text": "a", "label": [[0, 1, "X"]]}, {"text": "b", "label": None}, {"text": "c", "label": "word"}]
     (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert load_rows([str(tmp_path / "mixed.jsonl")])["label"][:] == ['[[0, 1, "X"]]', None, "word"]
+
+
+@each(
+    ("line", "message"),
+    [
+        ('{"text": "\\ud800"}', r"row 2 has text='\\ud800', half of a surrogate pair"),
+        ("null", "row 2 is None; expected an object a row"),
+        ('{"text": "b', "line 2 is no JSON"),
+    ],
+)
+def test_the_first_line_that_is_no_row_is_named(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(ValueError, match=message):
+        load_rows([str(tmp_path / "a.jsonl")])
 
 
 def test_columns_of_other_types_are_refused(tmp_path):
