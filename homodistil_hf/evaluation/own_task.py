@@ -24,7 +24,7 @@ from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import HEADS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
@@ -76,7 +76,7 @@ class OwnTaskSettings(FineTuningSettings):
     )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
-    resume: bool = setting(False, "Go on with the run in output_dir.")
+    resume: bool = setting(False, "Go on with the run in output_dir; of one that has ended the results are given again.")
 
     def check_together(self) -> None:
         """Also refuse more than two columns of text."""
@@ -120,6 +120,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     training = folder / _TRAINING_FOLDER
     refuse_link_out(folder, _TRAINING_FOLDER)
     if (folder / MODEL_FOLDER).exists():
+        if settings.resume and (folder / RESULTS_FILE).is_file():
+            return _finished(settings, say)
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
     if existing_files(str(training)) and not (training / SETTINGS_FILE).is_file():
         raise ValueError(
@@ -193,6 +195,22 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     return results
 
 
+def _finished(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """The results of a fine-tuning that ended, for one that is resumed with the same settings."""
+    folder = Path(settings.output_dir)
+    label = f"{RESULTS_FILE} in output_dir={settings.output_dir!r}"
+    results = read_json_object(folder / RESULTS_FILE, label)
+    if not fits(results, {"metrics": dict, "num_eval_rows": int, "settings": dict}):
+        raise ValueError(f"{label} is of no fine-tuning; name another folder")
+    # what was found in rows and model stands there for settings that weren't given
+    found = {name for name in ("text_columns", "label_column", "max_length") if not getattr(settings, name)}
+    now = {name: value for name, value in _as_json(settings).items() if name not in found}
+    check_same_identity(settings.output_dir, results["settings"], now)
+    remove_folder(folder / _TRAINING_FOLDER)  # of a process that was killed before it did that
+    say(f"{folder / MODEL_FOLDER} is there already: the run has ended, and nothing is left to do")
+    return results
+
+
 def own_rows(
     settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
 ) -> tuple[RowsTask, Dataset, Dataset]:
@@ -209,10 +227,16 @@ def own_rows(
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
     """Refuse, by a ValueError, to go on with other settings than those in `record`; those of this run, as JSON."""
-    now: dict[str, Any] = json.loads(
-        json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
-    )
+    now = _as_json(settings)
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
         check_same_identity(settings.output_dir, before, now)
     return now
+
+
+def _as_json(settings: OwnTaskSettings) -> dict[str, Any]:
+    """Settings that a resumed run must have alike, as JSON has them."""
+    values: dict[str, Any] = json.loads(
+        json.dumps({name: value for name, value in asdict(settings).items() if name not in _OF_A_START})
+    )
+    return values

@@ -160,6 +160,26 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
     assert_same(tmp_path)
 
 
+def test_a_finished_run_that_is_resumed_ends_as_it_ended(given, tmp_path, capsys):
+    once = given | {"learning_rates": [1e-3], "learning_rate": None, "num_train_epochs": None, "max_train_steps": 2}
+    results, _ = run(once)
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (tmp_path / "out" / "training").mkdir()  # killed before it was removed
+    again, lines = run(once, resume=True)
+    assert json.loads(json.dumps(results)) == again
+    assert lines == [f"{tmp_path / 'out' / 'model'} is there already: the run has ended, and nothing is left to do"]
+    assert files == {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert not (tmp_path / "out" / "training").exists()
+    (tmp_path / "config.json").write_text(json.dumps(once))
+    capsys.readouterr()
+    assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
+    assert re.search(rf"accuracy .* on 16 rows: {tmp_path}/out/model", capsys.readouterr().out)
+    with pytest.raises(ValueError, match="^seed=7 is not what the run in output_dir=.* began with, 0; resume with"):
+        run(once, resume=True, seed=7)
+    with pytest.raises(ValueError, match="holds model/ already; name another folder"):
+        run(once)
+
+
 @pytest.mark.parametrize("file", ["optimizer.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_told_and_passed_over(whole, tmp_path, file, caplog):
     with sigterm_at(FineTuningTrainer, 27), pytest.raises(SystemExit, match="143"):
