@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
 from ..export.runtimes import RUNTIMES, runtime_rows
+from ..files.folders import scratch_folder
 from ..files.inside import links_to_folders, refuse_links_out
 from ..files.messages import first_line
 from ..files.provenance import machine_facts
@@ -74,7 +74,7 @@ def deploy_folder(
     if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
     # all is made and tried aside; at the end the export changes as a whole
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         made = Workshop(student, Path(scratch, "student"), rows)
         beside = None
         if num_rounds and teacher is not None:

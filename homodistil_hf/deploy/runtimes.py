@@ -6,7 +6,6 @@ A runtime gives the results of rows, which are compared with the model's own, an
 import json
 import shutil
 import subprocess
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import IO, Any, cast
 import numpy as np
 import torch
 
+from ..files.folders import scratch_folder
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import Pass
 from .deployable import Deployable, Outputs, Row
@@ -113,7 +113,7 @@ class Node:
     """A process of Node that runs transformers_js.mjs: JSON commands, JSON answers; use it in a `with` block."""
 
     def __enter__(self) -> "Node":
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = scratch_folder()
         self.scratch = Path(self.folder.name)
         code = resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8")
         (self.scratch / SCRIPT).write_text(code, encoding="utf-8")

@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from ..export.facts import CARD_FILE, FACTS_FILE
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
+from ..files.folders import scratch_folder
 from ..files.inside import stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
@@ -76,7 +76,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         problem = f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no "
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
             # the report is the last line, as libraries may print others before it

@@ -6,7 +6,6 @@ task_runs.py and own_task.py choose rows and rates. Beside a teacher it is HomoD
 
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.checkpoints import SCORES_FILE, last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
+from ..files.folders import scratch_folder
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import HEADS
@@ -387,7 +387,7 @@ def fine_tune(
     saving: dict[str, Any] = (
         {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
     )
-    with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
+    with scratch_folder() if folder is None else nullcontext(str(folder)) as place:
         args = training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving)
         collate = collator_for(model, tokenizer)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)

@@ -6,7 +6,6 @@
 import dataclasses
 import functools
 import itertools
-import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..files.folders import scratch_folder
 from ..files.provenance import machine_facts
 from ..models.architectures import max_tokens
 from ..models.cost import encoder_macs
@@ -123,7 +123,7 @@ def compare_latencies(
     with ExitStack() as stack, torch.no_grad():
         for model in models.values():
             stack.enter_context(evaluation_mode(model))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = Path(stack.enter_context(scratch_folder()))
         cells = []
         for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
             place = {"backend": backend, "batch_size": batch_size, "length": length}

@@ -76,7 +76,7 @@ class OwnTaskSettings(FineTuningSettings):
     )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
-    resume: bool = setting(False, "Go on with the run in output_dir; of one that has ended the results are given again.")
+    resume: bool = setting(False, "Go on with the run in output_dir; one that has ended gives its results again.")
 
     def check_together(self) -> None:
         """Also refuse more than two columns of text."""

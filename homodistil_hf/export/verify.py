@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
+from ..files.folders import scratch_folder
 from ..files.inside import links_out, stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
@@ -281,7 +281,7 @@ def load_fresh(
     Raises:
         ValueError: the process failed.
     """
-    with tempfile.TemporaryDirectory() as scratch:
+    with scratch_folder() as scratch:
         inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         save_file(inputs, inputs_file)
         remote_code = int(_present_code(folder) is not None)

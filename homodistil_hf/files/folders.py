@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from safetensors import SafetensorError
 
@@ -143,6 +143,16 @@ def is_path(name: str) -> bool:
         return True
     # `runs/my-student` could be on the Hub, but not where there is a folder runs/.
     return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def scratch_folder() -> TemporaryDirectory[str]:
+    """Return a folder for temporary files, once those are removed that killed processes of this host have left."""
+    prefix, parent = f"homodistil-{_HOST}", Path(gettempdir())
+    for left in parent.glob(f"{prefix}-*"):
+        made_by = re.fullmatch(rf"{prefix}-(\d{{1,9}})-\w+", left.name)
+        if made_by and not _is_running(int(made_by[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    return TemporaryDirectory(prefix=f"{prefix}-{os.getpid()}-")
 
 
 def refuse_missing(name: str, label: str) -> None:

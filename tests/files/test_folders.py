@@ -27,6 +27,7 @@ from homodistil_hf.files.folders import (
     refuse_missing,
     remove_folder,
     remove_leftovers,
+    scratch_folder,
     write_text,
 )
 
@@ -195,6 +196,23 @@ def test_what_a_killed_writer_left_goes_with_the_next_file(tmp_path, name):
         (tmp_path / other).touch()
     write_text(tmp_path / name, "new")
     assert names(tmp_path) == sorted([*others, name])
+
+
+def test_what_a_killed_process_left_among_temporary_files_goes_with_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = (
+        "import os, signal; from pathlib import Path; from homodistil_hf.files.folders import scratch_folder\n"
+        "made = scratch_folder(); Path(made.name, 'model.onnx').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert process.wait() == -signal.SIGKILL
+    (left,) = names(tmp_path)
+    running, other = left.replace(f"-{process.pid}-", f"-{os.getppid()}-"), left.replace("homodistil-", "homodistil-x")
+    for name in (running, other, "tmp-of-others"):
+        (tmp_path / name).mkdir()
+    with scratch_folder() as folder:
+        assert names(tmp_path) == sorted([running, other, "tmp-of-others", Path(folder).name])
+    assert names(tmp_path) == sorted([running, other, "tmp-of-others"])
 
 
 # Failures to write

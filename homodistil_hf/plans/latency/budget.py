@@ -9,7 +9,6 @@ import functools
 import logging
 import math
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from ...files.field_checks import ROW_LENGTH
+from ...files.folders import scratch_folder
 from ...files.messages import nearest_valid, short_repr
 from ...models.architectures import architecture_of
 from ...models.conversion import stock_config
@@ -171,7 +171,7 @@ def encoder_times(
         Name → milliseconds of every round.
     """
     passes = {}
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+    with scratch_folder() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in shapes.items():
             architecture = architecture_of(shape)
             is_student = isinstance(shape, architecture.student_config)
