@@ -88,8 +88,20 @@ class HomoDistilTrainer(DistillationTrainer):
         teacher_model: the model that the student learns from. Default: a frozen copy of `model`. Where the
             teacher is fine-tuned for a task, a `model` that predicts masked words gets a fresh head of the teacher's
             kind, and without `args.student` and `plan` the student keeps the widths of `model`.
-        train_dataset: tokenized rows, or a stream of them; all other arguments are documented in
-            [`DistillationTrainer`].
+        train_dataset: tokenized rows, a stream of them, or a `Dataset` without `input_ids`: its columns of text and
+            labels are found by their usual names, and tokenized with `processing_class`.
+        eval_dataset: rows held out, or several sets by name.
+        processing_class: tokenizer; saved with checkpoints and exports.
+        data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
+        compute_metrics: as in `transformers.Trainer`.
+        callbacks: as in `transformers.Trainer`.
+        optimizers: `(optimizer, scheduler)`. Make the optimizer from the loaded `model`'s parameters. The trainer
+            moves it to the student's parameters.
+        optimizer_cls_and_kwargs: as in `transformers.Trainer`.
+        preprocess_logits_for_metrics: as in `transformers.Trainer`.
+        model_init: refused, as the student starts from `model`.
+        compute_loss_func: refused, as it would replace the distillation loss.
+        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched

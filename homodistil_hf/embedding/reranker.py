@@ -117,8 +117,8 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         processing_class: the tokenizer, which pads.
         teacher_model: the model that the student learns from; default: `model`.
         train_dataset: pairs in two columns, such as query and passage, or rows as [`tokenize_pairs`] makes them.
-        eval_dataset: the same; pairs with labels are ranked. All other arguments are documented in
-            [`DistillationTrainer`].
+        eval_dataset: the same; pairs with labels are ranked. All other arguments are those of
+            [`HomoDistilTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; a model of another head, or of several logits.

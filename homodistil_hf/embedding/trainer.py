@@ -121,8 +121,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             given, `model` is an earlier student of that teacher, with its projections. The new student starts from it.
         args: the run's settings.
         teacher_model: the model that the student learns from; default: `model`.
-        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them; all other
-            arguments are documented in [`DistillationTrainer`].
+        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them. All other
+            arguments are those of [`HomoDistilTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; or the model has a module or a setting that a student can't copy, or

@@ -66,27 +66,8 @@ class DistillationTrainer(ExactTrainer):
 
     A resumed run is the uninterrupted one, bit for bit. A subclass sets `method` and `card`, and may override what
     stands below under "What a method decides", and of `ExactTrainer` `start_student` (how the student starts) and
-    `begin_step` (how it changes). The constructor is the same for all methods.
-
-    Args:
-        model: what the student starts from: Hub name, folder, or a loaded model (which is copied).
-        args: the run's settings, of the method's `arguments_class`; copied.
-        teacher_model: the model that the student learns from: Hub name, folder, or a loaded model. Default: a frozen
-            copy of `model`.
-        train_dataset: tokenized rows, a stream of them, or a `Dataset` without `input_ids`: its columns of text and
-            labels are found by their usual names, and tokenized (raw_rows.py).
-        eval_dataset: rows held out, or several sets by name.
-        processing_class: tokenizer; saved with checkpoints and exports.
-        data_collator: default: what the method's data need, for masked words [`MaskedLMCollator`].
-        compute_metrics: as in `transformers.Trainer`.
-        callbacks: as in `transformers.Trainer`.
-        optimizers: `(optimizer, scheduler)`. Make the optimizer from the loaded `model`'s parameters. The trainer
-            moves it to the student's parameters.
-        optimizer_cls_and_kwargs: as in `transformers.Trainer`.
-        preprocess_logits_for_metrics: as in `transformers.Trainer`.
-        model_init: refused, as the student starts from `model`.
-        compute_loss_func: refused, as it would replace the distillation loss.
-        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
+    `begin_step` (how it changes). The constructor, whose arguments `HomoDistilTrainer` documents, is the same for all
+    methods.
 
     Raises:
         ValueError: anything that would fail later: impossible plan, unsupported model or setting, mismatched

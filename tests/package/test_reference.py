@@ -60,8 +60,10 @@ def test_docstrings_tell_what_help_tells(kind):
 
 
 def test_the_reference_has_every_public_name_once():
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-    names = re.findall(r"^::: homodistil_hf\.(\S+)$", text, re.M)
+    pages = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "reference").glob("*.md"))]
+    names = re.findall(r"^::: homodistil_hf\.(\S+)$", "\n".join(pages), re.M)
+    listed = re.findall(r"\[homodistil_hf\.(\S+)\]", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(names)
     stub = (ROOT / "homodistil_hf" / "__init__.pyi").read_text(encoding="utf-8")
     public = re.findall(r"^from \.(\S+) import \(?\s*(\w+) as", stub, re.M)
     assert sorted(names) == sorted(f"{module}.{name}" for module, name in public)

@@ -108,6 +108,16 @@ def test_links_of_the_built_site_lead_somewhere(site):
 
 @pytest.mark.docs
 @pytest.mark.slow
+def test_the_reference_has_each_setting_once_and_no_code_of_fields(site):
+    pages = {page.parent.name: page.read_text(encoding="utf-8") for page in (site / "reference").glob("*/index.html")}
+    assert [name for name, text in pages.items() if "setting(" in text or "[<code>" in text] == []
+    for setting in ("pruning_end_fraction", "vector_weight", "teacher_dtype"):
+        assert pages["arguments"].count(f"<code>{setting}</code>") == 1
+    assert pages["trainers"].count("<code>compute_metrics</code>") >= 4  # where a class inherits it, too
+
+
+@pytest.mark.docs
+@pytest.mark.slow
 def test_every_page_links_to_the_repository(site):
     assert [page for page in site.rglob("index.html") if REPOSITORY not in page.read_text(encoding="utf-8")] == []
 
