@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from ..files.messages import near_name, short_repr
-from .columns import Columns, cells_of_several, class_names, known_labels
+from .columns import Columns, cells_of_several, class_names, is_missing, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
 logger = logging.getLogger(__name__)
@@ -286,8 +286,10 @@ def _is_list(cell: Any) -> bool:
 
 
 def check_entries(entries: Iterable[Any], where: str) -> None:
-    """Refuse, by a ValueError, entries of lists that are no labels: objects, or lists that can't be read."""
+    """Refuse, by a ValueError, entries of lists that are no labels: nothing, objects, or lists that can't be read."""
     for entry in entries:
+        if is_missing(entry):
+            raise ValueError(f"{where} has lists with {short_repr(entry)} among their labels; leave it out of them")
         if isinstance(entry, list | dict) or (isinstance(entry, str) and _is_list(entry)):
             raise ValueError(f"{where} has the label {short_repr(entry)}, which is no class; {_AS_JSON}")
 

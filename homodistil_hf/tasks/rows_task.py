@@ -259,7 +259,7 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
         if is_hot or any(isinstance(entry, float) for entry in flat):
             columns, names = replace(columns, kind=LABELS if is_hot else VALUES), list(map(str, range(len(lists[0]))))
-    distinct = set(map(str, flat))
+    distinct = {str(entry).strip() for entry in flat}
     if columns.are_words and not names and scheme_of([str(tag) for tag in row] for row in lists) == "IOB1":
         # read as BIO, in which every span begins with B-
         types = {tag[2:] for tag in distinct if tag[:2] in ("B-", "I-")}

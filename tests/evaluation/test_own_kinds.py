@@ -111,6 +111,7 @@ def test_the_columns_tell_the_task(rows, expected):
         (['{"choices": ["a, c", "b"]}', "a, c", "b"], LABELS, ("a, c", "b")),
         ([{"choices": ["a", "b"]}, {"choices": ["b"]}], LABELS, ("a", "b")),
         (["['a','b']", "['b']"], LABELS, ("a", "b")),
+        ([["a ", "b"], ["a"]], LABELS, ("a", "b")),
         (["yes, often", "no, never"], CLASSES, ("no, never", "yes, often")),
         (["Rome, Italy", "Pisa, Italy", "Bonn, Germany"], CLASSES, ("Bonn, Germany", "Pisa, Italy", "Rome, Italy")),
         (["(a) much", "(none)"], CLASSES, ("(a) much", "(none)")),
@@ -128,6 +129,8 @@ def test_cells_of_several_labels_are_several_however_they_are_written(cells, kin
         (["1,234", "5"], "has rows with label='1,234'; write numbers with a point and without separators"),
         (["1.234,5", "2"], "has rows with label='1.234,5'; write numbers with a point"),
         (["['a' 'b']", "['a']"], "has the label .*, which is no class; a list in a file of words is JSON"),
+        ([[None, "a"], ["b"]], "column 'label' has lists with None among their labels; leave it out of them"),
+        (["['', 'a']", "['b']"], "has lists with '' among their labels"),
         (
             [[0, 2**24], [1]],
             "train_data: column 'label' has the class 16,777,216, and so as many before it; number the",
