@@ -350,16 +350,14 @@ def test_the_teacher_itself_changes_nothing(near, sources, tmp_path, capsys):
     assert "| queries | 60 | 0 | 100.0 | 94.0 |" in capsys.readouterr().out
 
 
-DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
-QUERIES = [f"w{number} w{number + 2}" for number in range(10, 40)]
-
-
 def test_pairings_are_those_one_by_one(tmp_path):
+    documents = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
+    asked = [f"w{number} w{number + 2}" for number in range(10, 40)]
     shared = {"normalizes": False, "similarity_fn_name": "dot"}
     models = dict(zip(("teacher", "half"), near_models(tmp_path, **shared), strict=True))
-    answers = [number % len(DOCUMENTS) for number in range(len(QUERIES))]
-    found = space_matrix(models, [RetrievalTask("mine", QUERIES, DOCUMENTS, answers)])
-    queries, index = ({name: model.encode(texts) for name, model in models.items()} for texts in (QUERIES, DOCUMENTS))
+    answers = list(range(len(asked)))
+    found = space_matrix(models, [RetrievalTask("mine", asked, documents, answers)])
+    queries, index = ({name: model.encode(texts) for name, model in models.items()} for texts in (asked, documents))
     wanted = (queries["teacher"] @ index["teacher"].T).argmax(1)
     for asking in models:
         for answering in models:

@@ -72,6 +72,11 @@ def unlabelled(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: inputs[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in inputs}
 
 
+def make_batches(num_batches: int = 3) -> list[dict[str, torch.Tensor]]:
+    """Batches of random tokens without labels."""
+    return [unlabelled(make_batch(seed=seed)) for seed in range(num_batches)]
+
+
 def make_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """Random tokens and segments without labels, the first row padded."""
     inputs = unlabelled(make_batch())

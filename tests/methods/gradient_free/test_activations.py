@@ -6,16 +6,12 @@ import pytest
 import torch
 from fake_device import DEVICE, fake_device
 from rows import each
-from students import make_batch, unlabelled
+from students import make_batch, make_batches
 from tiny_models import make_teacher
 from torch.nn import functional as F
 
 from homodistil_hf.methods.gradient_free.activations import check_samples, ffn_statistics
 from homodistil_hf.models.conversion import to_student
-
-
-def make_batches(num_batches=3):
-    return [unlabelled(make_batch(seed=seed)) for seed in range(num_batches)]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from filter_errors import output_error
 from rows import each
-from students import assert_same_logits, logits_of, make_batch, unlabelled
+from students import assert_same_logits, logits_of, make_batch, make_batches
 from tiny_models import make_teacher, random_student, tiny_config
 from transformers import AutoModelForSequenceClassification, BertModel
 
@@ -26,10 +26,6 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 TASKS = ("masked_lm", "sequence_classification", "token_classification", "question_answering")
 NO_RESCALING = GradientFreeSettings(rescaling="none")
-
-
-def make_batches(num_batches=3):
-    return [unlabelled(make_batch(seed=seed)) for seed in range(num_batches)]
 
 
 def widths(model):
