@@ -52,7 +52,6 @@ _IN_WORDS = {
     "mlm_accuracy": "masked-word accuracy",
     "f1": "F1",
     "task_accuracy": "accuracy",
-    "neighbours": "the ten nearest texts",
     "ndcg_at_10": "nDCG@10",
     "micro_f1": "micro F1",
     "spearman": "Spearman's correlation",
@@ -67,7 +66,7 @@ _HIGHER_IS_BETTER = (
 )
 TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""
-_SECOND_BEST = ("cosine", "neighbours_in_index", "agreement")
+_SECOND_BEST = ("agreement",)
 """Metrics that the line names only where there is no other."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
@@ -159,6 +158,8 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     rows = {row.name: row for row in outcome_rows(facts)}
     costs = (("size_bytes", ""), (LATENCY, place))
     words = [rows[name].kept + where for name, where in costs if name in rows and rows[name].kept]
+    if is_number(cosine := section_of(facts, "evaluation").get("cosine")):
+        return ", ".join([*words, f"cosine {cosine:.3f} to the teacher's vectors"])
     # one metric is named
     shares = [row for row in rows.values() if row.kept.endswith("%") or row.kept.startswith(f"{_NO_SHARE}:")]
     for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
