@@ -61,6 +61,15 @@ def inputs(tmp_path_factory):
     write_teacher(folder / "my-model", **{**SIZE, **KINDS["classes"][1]})
     write_teacher(folder / "my-reranker", **SIZE, task="sequence_classification", num_labels=1)
     make_sentence_folder(folder / "my-embedder", encoder=randomized(BertModel(tiny_config(**SIZE))))
+    # what README names on the Hub stands in folders of the same names
+    public = {**SIZE, **KINDS["classes"][1]}
+    write_teacher(folder / "distilbert" / "distilbert-base-uncased-finetuned-sst-2-english", **public)
+    make_sentence_folder(
+        folder / "sentence-transformers" / "all-MiniLM-L6-v2", encoder=randomized(BertModel(tiny_config(**SIZE)))
+    )
+    for name in ("stanfordnlp/sst2", "sentence-transformers/wikipedia-en-sentences"):
+        for split in ("train", "validation"):
+            rows_of_kind("classes").to_parquet(folder / name / f"{split}.parquet")
     rows_of_kind("classes").to_csv(folder / "rows.csv")
     rows_of_kind("classes").to_parquet(folder / "rows.parquet")
     rows_of_kind("classes", seed=1).to_csv(folder / "more-rows.csv")
