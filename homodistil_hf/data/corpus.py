@@ -133,7 +133,8 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
     triplets = triplets_in(types, with_pairs=True) if text_column is None else None
     if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:
         read = part.select_columns(triplets.read)
-        part = read.map(partial(_each_text, triplets), batched=True, remove_columns=triplets.read, features=_TEXT)
+        texts = partial(_each_text, triplets, label)
+        part = read.map(texts, batched=True, with_indices=True, remove_columns=triplets.read, features=_TEXT)
         part.info.description = columns_words(triplets.read, types)
         return part
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]
@@ -163,10 +164,12 @@ def _has_text(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in _STRING_TYPES or _has_text(getattr(feature, "feature", {}))
 
 
-def _each_text(triplets: Triplets, batch: Mapping[str, list[Any]]) -> dict[str, list[str]]:
+def _each_text(
+    triplets: Triplets, label: str, batch: Mapping[str, list[Any]], places: list[int]
+) -> dict[str, list[str]]:
     """Queries and other texts of rows, each once."""
-    rows = (dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True))
-    return {"text": list(dict.fromkeys(text for row in rows for pair in triplets.pairs_of(row) for text in pair[:2]))}
+    pairs = triplets.pairs_in(batch, places, label)
+    return {"text": list(dict.fromkeys(text for pair in pairs for text in pair[:2]))}
 
 
 def is_running_text(documents: Dataset | IterableDataset) -> bool:

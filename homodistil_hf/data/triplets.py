@@ -1,7 +1,7 @@
 """Rows of a query beside texts that answer it and texts that don't: read as pairs with labels, or as single texts."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from datasets import Dataset, Features, Value
@@ -51,6 +51,16 @@ class Triplets(NamedTuple):
         texts += _texts([_with(row[name], labels) for name in self.lists], None)
         yield from ((row[self.query], text, label) for text, label in texts if row[self.query] and text)
 
+    def pairs_in(
+        self, batch: Mapping[str, list[Any]], places: Iterable[int], argument: str
+    ) -> Iterator[tuple[str, str, Any]]:
+        """[`pairs_of`] all rows of a batch; `argument` and a row's place, counted from 0, begin messages."""
+        for place, cells in zip(places, zip(*batch.values(), strict=True), strict=True):
+            try:
+                yield from self.pairs_of(dict(zip(batch, cells, strict=True)))
+            except ValueError as error:
+                raise ValueError(f"{argument}: row {place + 1:,}: {error}") from error
+
 
 def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triplets | None:
     """Find such columns by their names; None where rows are others, as those of one query and one text are.
@@ -97,13 +107,12 @@ def as_pairs(rows: Dataset, argument: str = "train_data") -> tuple[Dataset, Trip
     if found is None or not len(rows):
         return rows, None
 
-    def pairs(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        table = (dict(zip(batch, cells, strict=True)) for cells in zip(*batch.values(), strict=True))
-        made = [pair for row in table for pair in found.pairs_of(row)]
+    def pairs(batch: Mapping[str, list[Any]], places: list[int]) -> dict[str, list[Any]]:
+        made = list(found.pairs_in(batch, places, argument))
         return dict(zip(PAIR_COLUMNS, map(list, zip(*made, strict=True)) if made else ([], [], []), strict=True))
 
     read = rows.select_columns(found.read)
-    made = read.map(pairs, batched=True, remove_columns=read.column_names, features=_PAIRS)
+    made = read.map(pairs, batched=True, with_indices=True, remove_columns=read.column_names, features=_PAIRS)
     if not len(made):
         raise ValueError(
             f"{argument}: no row has {found.query!r} and a text in {join_some(map(repr, found.read[1:]))}"

@@ -63,12 +63,15 @@ def test_lists_in_files_of_words_are_read(cell, texts):
     assert pairs["passage"][:] == ["yes", *texts]
 
 
-def test_what_only_looks_like_a_list_is_refused():
-    rows = Dataset.from_list([{"query": "q", "pos": "yes", "neg": "['a' 'b']"}])
-    with pytest.raises(
-        ValueError, match=r"the cell \"\['a' 'b'\]\" is no list, though it looks like one; write it as"
-    ):
-        as_pairs(rows)
+def test_what_only_looks_like_a_list_is_refused_by_argument_and_row(tmp_path):
+    row = {"query": "q", "pos": "yes", "neg": "no"}
+    rows = Dataset.from_list([row, row | {"neg": "['a' 'b']"}])
+    refused = r"row 2: the cell \"\['a' 'b'\]\" is no list, though it looks like one; write it as"
+    with pytest.raises(ValueError, match=f"^eval_data: {refused}"):
+        as_pairs(rows, "eval_data")
+    rows.to_json(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match=rf"^train_data='.*a\.jsonl': {refused}"):
+        load_text(tmp_path / "a.jsonl")
 
 
 def test_pairs_without_negatives_and_named_columns_stay(tmp_path):
