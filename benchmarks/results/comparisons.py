@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from scipy.stats import t as student_t
@@ -56,8 +57,13 @@ class Difference:
 
 
 def paired(one: pd.DataFrame, other: pd.DataFrame) -> list[float]:
-    """One variant's KL less another's, for each seed that both have."""
-    return (one.set_index("seed")["kl"] - other.set_index("seed")["kl"]).dropna().tolist()
+    """One variant's KL less another's, for each seed that both have on one machine."""
+    own, base = (runs.set_index(["seed", runs["machine"].map(_machine)])["kl"] for runs in (one, other))
+    return (own - base).dropna().tolist()
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return str(facts.get("gpu") or facts["processor"])
 
 
 def paired_threshold(differences: Sequence[float]) -> float:

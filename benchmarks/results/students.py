@@ -48,7 +48,7 @@ HELD_OUT = ("kl", "agreement", "mlm_accuracy", "mlm_loss")  # on all held-out te
 _SIZE_TOLERANCE = 0.15
 _COLUMNS = (
     *("sweep", "variant", "axes", "seed", "digest", "shape", "encoder_macs", "size"),
-    *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "minutes", "record"),
+    *("num_tokens", "kl", "mlm_accuracy", "accuracy_kept", "minutes", "machine", "record"),
 )
 
 
@@ -141,7 +141,7 @@ class Results:
     def short_runs(self) -> pd.DataFrame:
         """The rows of benchmarks/results/changes.py."""
         rows = (self.json("changes") or {"rows": []})["rows"]
-        return pd.DataFrame(rows, columns=None if rows else ["size", "variant", "seed", "max_steps", "kl"])
+        return pd.DataFrame(rows, columns=None if rows else ["size", "variant", "seed", "max_steps", "kl", "machine"])
 
     @property
     def on_all_text(self) -> dict[str, Any]:
@@ -199,6 +199,7 @@ def _row(sweep: str, record: Record) -> dict[str, Any]:
         "size": size_of(macs_fraction(record)),
         "accuracy_kept": found["mlm_accuracy"] / record["teacher_evaluation"]["mlm_accuracy"],
         "minutes": math.nan if _gpu(record) else (record["seconds"] - record["evaluation_seconds"]) / 60,
+        "machine": record["machine"],
         "record": record,
     }
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.changes import VARIANTS, as_many_steps
-from benchmarks.results.comparisons import MIN_SEEDS, REFERENCE, Difference, Noise, noise_of, paired, pooled
+from benchmarks.results.comparisons import REFERENCE, Difference, Noise, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
 from benchmarks.results.students import (
     AT_ONCE,
@@ -65,7 +65,7 @@ class Tables:
             costs = students["record"].iloc[0]["models"]
             teacher = ["1 (teacher)", *_costs(costs[TEACHER], latency.get(TEACHER)), "–", "0", "100%", "0"]
             rows.append([size, *_costs(costs["student"], latency.get(students["shape"].iloc[0]))])
-            rows[-1] += [_least_minutes(students), spread(students["kl"])]
+            rows[-1] += [_minutes(students), spread(students["kl"])]
             rows[-1] += [spread(students["accuracy_kept"], ".1%"), *others]
         headings = ["encoder MACs", "parameters", "MB", "ms", "minutes", "KL, nats", "words kept", "at once: KL"]
         shown = [[*teacher, "100%", "100%"], *rows] if teacher else rows
@@ -75,16 +75,22 @@ class Tables:
         """Of a size or gradual variant of the sweep of sizes, the KL less that of pruning at once, seed by seed."""
         ways, size = (GRADUAL_AND_WHOLE, AT_ONCE_AND_WHOLE), GRADUAL_AND_WHOLE.get(size, size)
         gradual, at_once = (next(variant for variant, one in way.items() if one == size) for way in ways)
-        return _or_not_run(str(self.difference(self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once))))
+        pair = self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once)
+        return _or_not_run(str(self.difference(*pair, SMALLEST if "sixteenth" in gradual else "")))
 
     def depth_gap(self) -> str:
         """At 1/16, the KL of the default, of four layers, less that of all six, seed by seed."""
         four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
-        return _or_not_run(str(self.difference(four, six)))
+        return _or_not_run(str(self.difference(four, six, SMALLEST)))
 
     def short_depth_gap(self) -> str:
-        """The same after 500 steps."""
-        four, six = self._after_500_steps("gradual_sixteenth"), self._smallest_short_runs("gradual")
+        """The same after 500 steps, of the pair that one machine has run."""
+        file = self.results.folder / "studies" / "other_teachers.jsonl"
+        runs = pd.DataFrame(read_json_rows(file, str(file)) if file.is_file() else [])
+        if runs.empty:
+            return NOT_RUN
+        runs = runs[(runs["teacher"] == TEACHER) & (runs["share"] == SMALLEST) & (runs["way"] == "gradually")]
+        four, six = (runs[runs["layers"] == layers] for layers in (4, 6))
         return _or_not_run(str(self.difference(four, six, SMALLEST)))
 
     def long_run(self) -> str:
@@ -147,7 +153,7 @@ class Tables:
             cells = [f"{budget / 1e6:.2f} M"]
             for (gradual, size), at_once in zip(GRADUAL.items(), AT_ONCE, strict=True):
                 one, other = (group[group["variant"] == variant] for variant in (gradual, at_once))
-                cells.append(f"{spread(one['kl'])} ({self.difference(one, other, size)})")
+                cells.append(_with_gap(one, self.difference(one, other, size)))
             rows.append(cells)
         return _table(["tokens", *GRADUAL.values()], rows)
 
@@ -160,14 +166,23 @@ class Tables:
             cells = [f"{end:g}"]
             for variant, size in tried.items():
                 one = group[group["variant"] == variant]
-                gap = self.difference(one, self._after_500_steps(f"gradual_{variant}"), size)
-                cells.append(f"{spread(one['kl'])} ({gap})" if len(one) else "–")
+                gap = self.difference(one, self._short_default(size), size)
+                cells.append(_with_gap(one, gap))
             rows.append(cells)
         return _table(["`pruning_end_fraction`", *tried.values()], rows)
 
-    def gap_after_500_steps(self, sweep: str, variant: str, other: str) -> str:
-        """Of a sweep with runs of several lengths, the KL of one variant less another's."""
-        return _or_not_run(str(self.difference(*(self._after_500_steps(name, sweep) for name in (variant, other)))))
+    def four_layers_gap(self, size: str) -> str:
+        """After 500 steps, the KL of four layers less that of the default, of six at this size."""
+        name = {size: name for name, size in AT_ONCE.items()}[size]
+        return _or_not_run(
+            str(self.difference(self._after_500_steps(f"four_layers_{name}"), self._short_default(size)))
+        )
+
+    def _short_default(self, size: str) -> pd.DataFrame:
+        """Short runs of the default; none at the least size, where it has fewer layers than theirs."""
+        short = self.results.short_runs
+        is_wanted = (short["variant"] == "gradual") & (short["max_steps"] == 500) & (short["size"] == size)
+        return short[is_wanted & (short["size"] != SMALLEST)]
 
     def _after_500_steps(self, variant: str, sweep: str = LENGTHS) -> pd.DataFrame:
         students = self.of(sweep, variant)
@@ -286,7 +301,7 @@ class Tables:
         for variant in planned:
             one = self.of("ablations", variant)
             if variant != BASE:
-                gap = _or_not_run(str(self.difference(one, base)))
+                gap = str(self.difference(one, base))
                 cells = ran if {variant, BASE} <= ran.keys() else planned
                 rows.append([f"`{variant}`", _changes(cells[variant], cells[BASE]), spread(one["kl"]), gap])
         return _without_level(["", "changed", "KL, nats", f"less `{BASE}`'s {spread(base['kl'])}"], rows)
@@ -305,9 +320,9 @@ class Tables:
                 one = group[group["variant"] == variant]
                 if one.empty:
                     continue
-                gap = self.difference(one, group[group["variant"] == REFERENCE])
+                gap = self.difference(one, group[group["variant"] == REFERENCE], size)
                 cells = rows.setdefault((-num_steps, index), [f"`{variant}`" + length, *"–" * len(sizes)])
-                cells[1 + sizes.index(size)] = spread(one["kl"]) + f" ({gap})" * (variant != REFERENCE)
+                cells[1 + sizes.index(size)] = _with_gap(one, gap if variant != REFERENCE else Difference([]))
         in_order = [cells for _, cells in sorted(rows.items())]
         return _without_level(["", *(f"{size}: KL, nats (difference)" for size in sizes)], in_order)
 
@@ -324,15 +339,6 @@ class Tables:
     def more_steps(self, size: str) -> str:
         """Steps that a student has more which is cut at once, for as much computation as gradual pruning takes."""
         return f"{as_many_steps(SHORT_SIZES[size], 500) / 500 - 1:.0%}".replace("%", " %")
-
-    def deep_shape_gap(self) -> str:
-        """At 1/16, the KL of `four_layers`, which have a thin FFN, less that of the four that are planned."""
-        thin, planned = self._smallest_short_runs("four_layers"), self._after_500_steps("gradual_sixteenth")
-        return _or_not_run(str(self.difference(thin, planned, SMALLEST)))
-
-    def _smallest_short_runs(self, variant: str) -> pd.DataFrame:
-        short = self.results.short_runs
-        return short[(short["variant"] == variant) & (short["size"] == SMALLEST) & (short["max_steps"] == 500)]
 
     def rates(self) -> list[str]:
         """The KL at each learning rate that a sweep tried, the best in bold."""
@@ -389,12 +395,8 @@ class Tables:
         return Difference(paired(one, other), self._noise(size))
 
     def _noise(self, size: str) -> Noise:
-        """The noise of a size: at 1/16 students of four layers differ more, so it is that of their own differences."""
-        if size != SMALLEST:
-            return self.noise_of_kl
-        default = self.of(DEFAULTS, "gradual_sixteenth")
-        gaps = [paired(default, self.of(DEFAULTS, name)) for name in ("sixteenth", "six_layers_sixteenth")]
-        return pooled(gap for gap in gaps if len(gap) >= MIN_SEEDS)
+        # at the least size runs differ more than short ones do, so few seeds decide nothing
+        return Noise() if size == SMALLEST else self.noise_of_kl
 
 
 def spread(values: Iterable[float], shape: str = ".3f") -> str:
@@ -414,6 +416,10 @@ def _reached(
     return [spread(known, shape or (".3f" if most is not None else ".1%")), "met" if is_met else "**missed**"]
 
 
+def _with_gap(students: pd.DataFrame, gap: Difference) -> str:
+    return spread(students["kl"]) + f" ({gap})" * bool(gap.values)
+
+
 def _shares(fine_tuned: pd.DataFrame) -> list[str]:
     return [spread(fine_tuned[column], ".1%") for column in ("kept", "above")]
 
@@ -422,10 +428,10 @@ def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return markdown_table(headings, rows) if rows else [NOT_RUN.capitalize() + "."]
 
 
-def _least_minutes(students: pd.DataFrame) -> str:
-    """Of those that were trained on a processor, a dash where none was."""
-    least = students["minutes"].min()
-    return "–" if pd.isna(least) else f"{least:.0f}"
+def _minutes(students: pd.DataFrame) -> str:
+    """The mean of those that were trained on a processor, a dash where none was."""
+    mean = students["minutes"].mean()
+    return "–" if pd.isna(mean) else f"{mean:.0f}"
 
 
 def _on_all_text(students: pd.DataFrame) -> str:

@@ -4,6 +4,7 @@ The records are of benchmarks/studies/retrieval.py and retrieval_rivals.py at co
 is what `homodistil evaluate --others` writes, by the command in docs/embeddings.md.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def _macs(run: Mapping[str, Any]) -> float:
 
 
 def _minutes(runs: Sequence[Mapping[str, Any]]) -> str:
-    return f"{min(run['time_s'] for run in runs) / 60:.0f}"
+    return f"{statistics.fmean(run['time_s'] for run in runs) / 60:.0f}"
 
 
 def space_table(found: dict[str, Any]) -> dict[str, list[str]]:

@@ -1,9 +1,10 @@
 """The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
 A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
-(docs/results.md). Heads have 24 channels or more, and are as many as the teacher's where this number divides the
-hidden size. For budgets of MACs and milliseconds, the hidden size falls less than the FFN size. Only the compact form
-may need padding. A plain student keeps the hidden size, so its FFNs narrow, and in the compact form its heads.
+(docs/results.md). Heads are as many as the teacher's where this number divides the hidden size into heads of 24
+channels or more, else fewer rather than far thinner. For budgets of MACs and milliseconds, the hidden size falls less
+than the FFN size. Only the compact form may need padding. A plain student keeps the hidden size, so its FFNs narrow,
+and in the compact form its heads.
 latency/budget.py measures milliseconds. resolve.py reads presets and written plans, and checks plans against the
 teacher.
 """
@@ -30,7 +31,9 @@ LATENCY_BUDGET = "latency_ms"
 WIDTH_MULTIPLE = 8
 """Widths of students are multiples of this number unless asked otherwise."""
 FEWER_LAYERS_BELOW = 128
-"""Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures."""
+"""Hidden size below which students of fewer, wider layers end nearer their teacher, as docs/method.md measures.
+
+Of teachers of 128 to 384 channels; for wider ones it is an extrapolation."""
 EMBEDDINGS_FEWER_LAYERS_BELOW = 192
 """The same of embedding models, as docs/embeddings.md measures."""
 _OF_MACS = ("macs", "compact_macs")
@@ -80,8 +83,8 @@ def plan_for_budget(
             `"compact_macs=0.25"`: the same share with f/f_t = (h/h_t)^2.5 and a = 0.8·h, so that h is larger than with
             `macs`. Only the compact export has such attention; a standard one pads it to h.
             Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
-            `"macs=0.125,layers=4"`. By default layers are as many as the teacher's, and heads too, or fewer so that
-            each keeps 24 channels.
+            `"macs=0.125,layers=4"`. By default layers are as many as the teacher's, and heads too, or fewer
+            rather than far below 24 channels each.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.

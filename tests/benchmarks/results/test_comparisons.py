@@ -15,8 +15,11 @@ KLS = {"at_once": (0.50, 0.52, 0.54), "gradual": (0.60, 0.60, 0.66), "unclipped"
 
 
 def runs(**kls: Any) -> pd.DataFrame:
-    rows = [(variant, "1/4", 500, seed, kl) for variant, found in kls.items() for seed, kl in enumerate(found)]
-    return pd.DataFrame(rows, columns=["variant", "size", "max_steps", "seed", "kl"])
+    machine = {"processor": "one"}
+    rows = [
+        (variant, "1/4", 500, seed, kl, machine) for variant, found in kls.items() for seed, kl in enumerate(found)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "size", "max_steps", "seed", "kl", "machine"])
 
 
 def test_noise_is_that_of_paired_differences_to_the_defaults():
@@ -44,6 +47,13 @@ def test_variants_are_paired_by_seed():
     own, other = runs(at_once=(0.5, 0.52, 0.54)), runs(gradual=(0.6, 0.6, 0.66)).iloc[[2, 0]]
     assert sorted(paired(other, own)) == [pytest.approx(0.10), pytest.approx(0.12)]
     assert paired(other, own.iloc[[1]]) == []
+
+
+@each("facts", [{"processor": "another"}, {"processor": "one", "gpu": "one more"}])
+def test_runs_of_two_machines_are_not_paired(facts):
+    own, other = runs(at_once=(0.5, 0.52)), runs(gradual=(0.6, 0.7))
+    other["machine"] = [facts, {"processor": "one"}]
+    assert paired(other, own) == [pytest.approx(0.18)]
 
 
 def test_three_seeds_decide_by_their_own_spread_fewer_borrow_one():

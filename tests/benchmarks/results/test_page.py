@@ -10,6 +10,7 @@ from benchmarks.results import page
 from benchmarks.results.advice import advice_points
 from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
+from benchmarks.studies import retrieval
 from benchmarks.sweep.folder import trained
 from homodistil_hf.evaluation.metrics import constant_score
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
@@ -33,6 +34,17 @@ def test_the_floor_of_tasks_is_that_of_the_data(real_data):
 def test_the_planners_advice_is_that_of_the_records(committed):
     points = to_json(page.TEACHER_WORDS, advice_points(committed.results))
     assert json.loads(ADVICE_FILE.read_text(encoding="utf-8")) == points
+
+
+def test_at_a_sixteenth_few_seeds_decide_nothing_and_pairs_are_of_one_machine(committed):
+    assert committed.short_depth_gap() == "-0.054, undecided"
+    assert committed.size_gap("1/16").endswith("(3), **better**")
+    assert "gradual_smoothing_0.99` | 0.300 | – | 0.876 (-0.030, undecided)" in "\n".join(committed.short_runs())
+
+
+def test_minutes_are_the_mean_of_the_seeds_that_were_scored():
+    runs = [{"time_s": seconds} for seconds in (60.0, 120.0, 360.0)]
+    assert retrieval._minutes(runs) == "3"
 
 
 @each(("sweep", "hidden_size"), [("rates", 384), ("rates_batch", 384), ("rates_unseen", 128), ("rates_width", 288)])
