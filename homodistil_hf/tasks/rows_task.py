@@ -162,6 +162,8 @@ def read_labelled(
         warn_of_learned_texts(*(ReadRows(rows, task.columns, name) for name, rows in parts.items()))
     if task.kind == CLASSES:
         _report_classes(task, train, held_out)
+    elif task.names:
+        logger.info("%s a row, %d: %s", task.kind, len(task.names), _listed(task.names))
     return task, train, held_out
 
 

@@ -127,6 +127,12 @@ def test_of_many_classes_ten_are_shown_and_few_rows_of_each_are_no_reason_to_war
     assert caplog.text.rstrip().endswith("c09 1, …")
 
 
+def test_labels_that_rows_have_several_of_are_named(given, tmp_path, caplog):
+    caplog.set_level("INFO", logger="homodistil_hf")
+    rows_from(given, tmp_path, {"text": ["w5"] * 8, "label": ["b,a", "a", "b", "a,c"] * 2})
+    assert "several labels a row, 3: a, b, c" in caplog.text
+
+
 def test_a_misspelt_label_of_the_evaluation_names_its_rows(given, tmp_path):
     message = r"eval_data has the label 'postive', which .* \(1 row, the first is row 7\); correct or drop them"
     with pytest.raises(ValueError, match=message):
