@@ -62,17 +62,18 @@ def mutated(value: Any, draw: Random) -> Any:
     """A copy of a JSON value, damaged in one to four places."""
     root = [copy.deepcopy(value)]
     for _ in range(draw.choice((1, 1, 1, 2, 4))):
-        holder, key = draw.choice(list(_places(root)))
+        holder, key = draw.choice(list(places(root)))
         draw.choice(_OPERATIONS)(holder, key, draw)
     return root[0] if root else None
 
 
-def _places(holder: Any) -> Iterator[tuple[Any, Any]]:
+def places(holder: Any) -> Iterator[tuple[Any, Any]]:
+    """Each key or number of a JSON value, with the object or list that holds it."""
     items = holder.items() if isinstance(holder, dict) else enumerate(holder)
     for key, value in list(items)[:200]:
         yield holder, key
         if isinstance(value, dict | list):
-            yield from _places(value)
+            yield from places(value)
 
 
 def _replace(holder: Any, key: Any, draw: Random) -> None:

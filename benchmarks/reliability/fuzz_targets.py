@@ -21,6 +21,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import BertConfig, TrainerState
 
+from benchmarks.reliability import fuzz_given as given
 from benchmarks.reliability import fuzz_mutations as damage
 from benchmarks.reliability import fuzz_samples as samples
 from benchmarks.sweep.cells import Choice, Sweep
@@ -37,6 +38,7 @@ from homodistil_hf.evaluation.own_task import OwnTaskSettings
 from homodistil_hf.evaluation.own_task import own_rows as labelled_rows
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
+from homodistil_hf.export.hub import card_for, files_to_push
 from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
@@ -292,6 +294,25 @@ def clocks(folder: Path, draw: Random) -> None:
         event(None, TrainerState(global_step=8), None)
 
 
+def foreign_names(folder: Path, draw: Random) -> None:
+    """Records with names that lead out of their folder, and links: nothing else is opened, changed or given away."""
+    source, target, output = folder / "source", folder / "target", damage.emptied(folder / "out")
+    samples.make_outputs(source)
+    samples.make_embedding(source / "embedding")
+    shutil.copytree(source / draw.choice((*_ANY_PART, "embedding")), damage.emptied(target), dirs_exist_ok=True)
+    elsewhere, path = given.forge(target, draw), str(target)
+    words = [["verify", path], ["export", path, "--output", str(output / "student"), "--allow_partial"]]
+    words += [["report", path, "--output", str(output / "report.html")], ["plan", "--teacher", path]]
+    words += [[*words[1][:2], "--output", path, "--overwrite"]]
+    words += [["deploy", path, "--to", "onnx", "--num_rounds", "0"]] if draw.random() < 0.1 else []
+    with outside_stays(folder, [output, target]), given.opening_nothing_of(elsewhere, target, output):
+        if draw.random() < 0.3:
+            files_to_push(target)
+            card_for(target, "me/mine")
+        else:
+            run_command(draw.choice(words))
+
+
 def some_command(target: Path, draw: Random) -> None:
     """`homodistil verify | export | report | plan`, in this process."""
     output = target.with_name("out")
@@ -426,6 +447,11 @@ TARGETS = {
     "rows": Target(rows, 18_000),
     "texts": Target(texts, 800),
     "corpora": Target(corpora, 600, limit_s=60),
+    "tables": Target(given.tables, 600),
+    "word_lines": Target(given.word_lines, 600),
+    "spans": Target(given.spans, 2_000),
+    "label_cells": Target(given.label_cells, 400),
+    "foreign_names": Target(foreign_names, 200, limit_s=300),
     "squad_rows": Target(squad_rows, 400),
     "own_rows": Target(own_rows, 400),
 }
