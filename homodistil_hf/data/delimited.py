@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from ..files.messages import short_repr
+from ..files.messages import first_of, short_repr
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 """Endings of files of words, and what stands between these."""
@@ -98,7 +98,7 @@ def check_cells(file: Path, label: str) -> int:
             if len(cells) > len(header):
                 raise ValueError(
                     f"{label}: line {number:,} of {file.name} has {len(cells)} cells, the header {len(header)} "
-                    f"({', '.join(header)}): {short_repr(cells)}; put quotes around cells with a "
+                    f"({first_of(header)}): {short_repr(cells)}; put quotes around cells with a "
                     f"{short_repr(separator_of(file))} in them, or name all columns in the first line"
                 )
     except csv.Error as error:

@@ -17,7 +17,7 @@ from transformers.utils import CHAT_TEMPLATE_FILE
 
 from ..files.folders import refuse_missing
 from ..files.hub_errors import hub_errors
-from ..files.messages import first_line, short_repr
+from ..files.messages import first_line, first_of, short_repr
 from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
@@ -240,7 +240,7 @@ def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
     dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
     if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
-            f"{label} has the modules {', '.join(kinds)}; expected Transformer, Pooling, any number of Dense, and "
+            f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not"
         )
     return kinds

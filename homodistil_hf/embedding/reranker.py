@@ -26,6 +26,7 @@ from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.method_card import MethodCard
+from ..files.messages import first_of
 from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows
 from ..models.tokenizers import as_heads_read, as_it_was, padding_multiple
@@ -211,7 +212,7 @@ def pairs_in(
     columns = find_columns(rows, config, VALUES, text_columns=texts, label_column=label_column, argument=argument)
     if len(columns.texts) != 2:
         raise ValueError(
-            f"{argument} has the columns {', '.join(rows.column_names)}; a reranker reads pairs of texts: rename two "
+            f"{argument} has the columns {first_of(rows.column_names)}; a reranker reads pairs of texts: rename two "
             "to query and passage"
         )
     pairs = zip(*(rows[name][:] for name in columns.texts), strict=True)

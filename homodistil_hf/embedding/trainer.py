@@ -26,7 +26,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.facts import LATENCY
 from ..export.method_card import MethodCard
 from ..files.field_checks import ROW_LENGTH, setting
-from ..files.messages import short_repr
+from ..files.messages import first_of, short_repr
 from ..files.strict_json import parse_json
 from ..homodistil_args import LAYER_SETTINGS, AtOnceArguments
 from ..methods.fewer_layers import Layers, start_shallow
@@ -456,7 +456,7 @@ def check_columns_of(**data: Any) -> None:
         for table in rows.values() if isinstance(rows, dict) else [rows]:
             if VECTOR not in (getattr(table, "column_names", None) or [VECTOR]):
                 raise ValueError(
-                    f"{name} has the columns {', '.join(table.column_names)}, but not {VECTOR!r}; make rows by "
+                    f"{name} has the columns {first_of(table.column_names)}, but not {VECTOR!r}; make rows by "
                     "tokenize_vectors"
                 )
 

@@ -12,7 +12,7 @@ from ..files.checkpoints import STATE_FILE, last_checkpoint
 from ..files.folders import check_replaceable, check_writable, written_whole
 from ..files.inside import files_inside, links_out
 from ..files.locks import claimed, lock_beside
-from ..files.messages import nearest_valid, short_repr
+from ..files.messages import join_some, nearest_valid, short_repr
 from ..files.provenance import version_facts
 from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import architecture_of
@@ -231,7 +231,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     written = {*files, record, CARD_FILE}
     if foreign := sorted({*files_inside(target), *links_out(target)} - written):
         raise ValueError(
-            f"folder={str(folder)!r} holds files that no export wrote ({', '.join(foreign)}), which overwrite "
+            f"folder={str(folder)!r} holds files that no export wrote ({join_some(foreign)}), which overwrite "
             "would delete; move them away or choose another folder"
         )
     return target

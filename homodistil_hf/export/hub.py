@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
-from ..files.messages import short_repr
+from ..files.messages import join_some, short_repr
 from ..files.strict_json import read_json
 from .facts import CARD_FILE, FACTS_FILE, THIS_FOLDER, UNKNOWN_LICENCE, read_facts
 
@@ -173,5 +173,5 @@ def _listed_files(folder: Path) -> list[str]:
             "the file itself there, or export again"
         )
     if missing := [name for name in [*names, CARD_FILE] if not (folder / name).is_file()]:
-        raise ValueError(f"folder={str(folder)!r} lacks {', '.join(missing)}; export again")
+        raise ValueError(f"folder={str(folder)!r} lacks {join_some(missing)}; export again")
     return names

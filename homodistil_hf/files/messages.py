@@ -10,7 +10,7 @@ from typing import TypeAlias
 Log: TypeAlias = "Callable[[str], None]"
 """Takes lines for the user."""
 
-_LONGEST_LINE = 1000
+_LONGEST_LINE, _LONGEST_NAME = 1000, 120
 
 
 _MOST_NAMES = 12
@@ -81,5 +81,19 @@ def first_line(error: BaseException) -> str:
 
 def join_some(names: Iterable[str]) -> str:
     """Return at most three of the sorted `names` for an error message, and the number of the others."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
+    return first_of(sorted(names))
+
+
+def first_of(names: Iterable[str]) -> str:
+    """Return at most three of the `names`, long ones cut, in their order, and the number of the others.
+
+    Example:
+    ```python
+    >>> first_of(["d", "c", "b", "a"]), first_of([])
+    ('d, c, b and 1 more', '')
+
+    ```
+    """
+    given = list(names)
+    more = f" and {len(given) - 3} more" if len(given) > 3 else ""
+    return ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in given[:3]) + more

@@ -4,7 +4,7 @@ files/checkpoints.py has checked that the checkpoint is complete and unchanged. 
 its values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from ..files.checkpoints import PROJECTIONS_FILE, QUERIES_FILE, STATE_FILE
 from ..files.folders import naming_the_file
+from ..files.messages import join_some
 from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
@@ -104,8 +105,8 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     missing, unknown = expected - tensors.keys(), tensors.keys() - expected - model.state_dict().keys()
     if missing or unknown:
         raise ValueError(
-            f"checkpoint {folder} lacks {sorted(missing) or 'nothing'} and has unknown "
-            f"{sorted(unknown) or 'nothing'}; resume with the model, teacher and loss weights of the run's start"
+            f"checkpoint {folder} lacks {_listed(missing)} and has unknown "
+            f"{_listed(unknown)}; resume with the model, teacher and loss weights of the run's start"
         )
     config = type(model.config).from_pretrained(folder)
     # pairs before widths: new widths rebuild the frequencies of these pairs
@@ -127,3 +128,7 @@ def first_nonfinite_tensor(
     for parameter, state in (optimizer.state if optimizer is not None else {}).items():
         tensors |= {f"{kind} of {names.get(parameter)}": v for kind, v in state.items() if torch.is_tensor(v)}
     return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
+
+
+def _listed(names: Collection[str]) -> str:
+    return f"[{join_some(map(repr, names))}]" if names else "nothing"

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..files.messages import first_of
 from .architectures import HEADS, architecture_of
 from .architectures.architecture import (
     EMBEDDING,
@@ -115,7 +116,7 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     names = [name for name, _ in model.named_parameters()]
     if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
         raise ValueError(
-            f"model parameters {', '.join(unknown)} are unknown to the {architecture.model_type} table of units; "
+            f"model parameters {first_of(unknown)} are unknown to the {architecture.model_type} table of units; "
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
     # Groups and their sizes first: groups that span layers, then each layer's own.

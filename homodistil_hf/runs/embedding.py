@@ -30,7 +30,7 @@ from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check
 from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
 from ..files.field_checks import refuse_without_part, setting
-from ..files.messages import short_repr
+from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..methods.fewer_layers import Layers
@@ -212,7 +212,7 @@ def _tokenized(
         name = re.sub(r"\W+", " ", prompt).strip() or "query"
         text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
         remedy = (
-            f"{', '.join(prompts)}; name one of those"
+            f"{first_of(prompts)}; name one of those"
             if prompts
             else (
                 "none; leave it out, or give the texts "

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..data.delimited import parsed_cell
 from ..data.masking import IGNORED_LABEL
-from ..files.messages import join_some, nearest_valid, short_repr
+from ..files.messages import first_of, join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
 _PAIRS = (
@@ -144,7 +144,7 @@ def find_columns(
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
     texts = tuple(text_columns) or _texts(rows, kind, listed_columns(label_column))
-    shown = ", ".join(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
+    shown = first_of(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
     if kind == ANSWERS and len(texts) != 2:
         raise ValueError(
             f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "

@@ -19,7 +19,7 @@ from datasets import Dataset
 from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
-from ..files.messages import first_line, nearest_valid, short_repr
+from ..files.messages import first_line, join_some, nearest_valid, short_repr
 from .columns import Columns, class_names
 from .kinds import ANSWERS, CLASSES, VALUES
 from .labels import finite_number
@@ -192,7 +192,7 @@ def _table(path: Path) -> pyarrow.Table:
     try:
         return pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{label} is unreadable ({error}); copy it again") from error
+        raise ValueError(f"{label} is unreadable ({first_line(error)[:200]}); copy it again") from error
 
 
 def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
@@ -270,7 +270,7 @@ def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
             path for path in folder.iterdir() if path.suffix in _SQUAD_SUFFIXES and path.name.lower().startswith(words)
         )
         if len(there) != 1:
-            given = ", ".join(path.name for path in there) or "none"
+            given = join_some(path.name for path in there) or "none"
             raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
         files[split] = there[0]
     return files
@@ -305,8 +305,8 @@ def _read_questions(path: Path) -> Dataset:
         return Dataset(table_cast(rows.data.table.combine_chunks(), QUESTION_FEATURES.arrow_schema))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{label} has columns of other types ({error}); expected strings, and answers with the lists text and "
-            "answer_start"
+            f"{label} has columns of other types ({first_line(error)[:200]}); expected strings, and answers "
+            "with the lists text and answer_start"
         ) from error
 
 

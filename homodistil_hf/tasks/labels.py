@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
-from ..files.messages import near_name, short_repr
+from ..files.messages import first_of, near_name, short_repr
 from .columns import Columns, cells_of_several, class_names, is_missing, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
@@ -55,7 +55,7 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
     if len(columns.labels) > 1:
         if len(columns.labels) != config.num_labels or columns.kind == CLASSES:
             raise ValueError(
-                f"label_column={','.join(columns.labels)!r} are {len(columns.labels)}, the model has "
+                f"label_column={short_repr(','.join(columns.labels))} are {len(columns.labels)}, the model has "
                 f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
             )
         # a row of several columns is known where all its cells are
@@ -201,7 +201,7 @@ def _several(
     if len(lengths) == 1 and is_repeated and all({*parts} <= {0.0, 1.0} for parts in numbers):
         raise ValueError(
             f"{where} has rows of {lengths.pop()} zeros and ones, the model has {num_labels} labels: "
-            f"{', '.join(names_of(config))}; expected a number for each"
+            f"{first_of(names_of(config))}; expected a number for each"
         )
     # else lists of names or numbers: look all up at once, then deal them out to their rows
     flat = [part for parts in lists for part in parts]

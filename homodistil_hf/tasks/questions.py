@@ -160,6 +160,6 @@ def check_answers(answers: Any, context: str, label: str, *, need_answers: bool 
         there = context[max(0, start) : max(0, start) + len(text)]
         if start < 0 or there != text:
             raise ValueError(
-                f"{label} has answer_start={start}, where the context reads {there!r}, not {text!r}; "
-                f"expected characters counted from 0: {remedy}"
+                f"{label} has answer_start={start}, where the context reads {short_repr(there)}, not "
+                f"{short_repr(text)}; expected characters counted from 0: {remedy}"
             )

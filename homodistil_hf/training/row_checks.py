@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import Task
-from ..files.messages import short_repr
+from ..files.messages import first_of, join_some, short_repr
 from ..models.architectures import has_segments, max_tokens
 from ..models.tokenizers import check_ids, check_tokenizer
 from .raw_rows import named_sets
@@ -64,7 +64,7 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any, *, removes_
         _check_rows(name, rows, config)
         if removes_columns and _tokenizes_late(rows):
             raise ValueError(
-                f"{name} makes input_ids by a transform of its columns {', '.join(rows.column_names)}, which Trainer "
+                f"{name} makes input_ids by a transform of its columns {first_of(rows.column_names)}, which Trainer "
                 "would remove; set remove_unused_columns=False"
             )
 
@@ -123,7 +123,7 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
     if isinstance(first, Mapping) and "input_ids" not in first:
         as_table = f"it as datasets.Dataset.from_list({name}) and " if isinstance(rows, list) else ""
         raise ValueError(
-            f"{name} has rows of {', '.join(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
+            f"{name} has rows of {first_of(map(str, first)) or 'nothing'}, but no input_ids; tokenize it first "
             f"(masked words: homodistil_hf.tokenize_to_blocks), or give {as_table}its tokenizer as processing_class, "
             "without a data_collator"
         )
@@ -182,7 +182,7 @@ def check_label_rows(
         has_labels = any(is_there) if names is _LABEL_COLUMNS else all(is_there)
         if not has_labels and (evaluates or name == "train_dataset"):
             raise ValueError(
-                f"{name} has the columns {', '.join(rows.column_names)}, but not {', '.join(task.required_labels)}; "
+                f"{name} has the columns {first_of(rows.column_names)}, but not {', '.join(task.required_labels)}; "
                 "rename the column that holds the labels"
             )
         if has_labels and names is _LABEL_COLUMNS:
@@ -264,6 +264,6 @@ def check_labels(batch: Mapping[str, Any], task: Task, collator: Any) -> None:
     missing = [name for name in task.required_labels if name not in batch]
     if missing:
         raise ValueError(
-            f"a training batch has {', '.join(sorted(batch))}, but not {', '.join(missing)}; check the columns of "
+            f"a training batch has {join_some(batch)}, but not {', '.join(missing)}; check the columns of "
             f"train_dataset and the data_collator ({type(collator).__name__})"
         )

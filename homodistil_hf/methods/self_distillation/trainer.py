@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, Tra
 
 from ...data.masking import MaskedLMCollator, masking_collator
 from ...files.field_checks import refuse_without_part, setting
-from ...files.messages import short_repr
+from ...files.messages import first_of, short_repr
 from ...training.exact_trainer import ExactTrainer
 from ...training.ranks import check_launch
 from ...training.row_checks import check_data
@@ -237,7 +237,7 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
             first = images[0]
             if "pixel_values" not in first:
                 raise ValueError(
-                    f"{name} has rows of {', '.join(map(str, first))}, but no pixel_values; make them with the "
+                    f"{name} has rows of {first_of(map(str, first))}, but no pixel_values; make them with the "
                     "model's image processor"
                 )
             if (shape := tuple(torch.as_tensor(first["pixel_values"]).shape)) != expected:
