@@ -46,7 +46,7 @@ def refuse_nonfinite(model: nn.Module, label: str) -> None:
             found = " and ".join(f"{count:,} × {word}" for word, count in counts.items() if count)
             raise ValueError(
                 f"{label} has {found or f'{largest:.3g}'} among the {parameter.numel():,} values of {name}, which "
-                "makes logits or gradients that are not finite; take another copy of it, or export an earlier "
+                "makes gradients or logits that are not finite as well; take another copy of it, or export an earlier "
                 "checkpoint"
             )
 
