@@ -2,7 +2,7 @@ r"""Narrow an embedding model with unlabelled text; its vectors stay in the teac
 
     python examples/distill_embeddings.py --teacher my-embedding-model --text 'my/*.txt' --output_dir out
 
-Loads with `SentenceTransformer("out/student")` (pip install "homodistil-hf[embeddings]").
+Loads with `SentenceTransformer("out/student")` (pip install ".[embeddings]" in the checkout).
 """
 
 import argparse

@@ -139,7 +139,7 @@ def run_block(language, code):
             code = re.sub(pattern, short, code)
         exec(compile(code, "page", "exec"), {})
         return
-    for words in commands(code):
+    for words in commands(code.replace("agreement=0.95", "agreement=0.01")):  # tiny models hardly agree
         if is_run(words):
             name, *rest = words[1:]
             assert main([name, *rest, *shortened(name, rest).split()]) == 0, words
