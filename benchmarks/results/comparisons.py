@@ -55,6 +55,16 @@ class Difference:
         words = {1: "**worse**", -1: "**better**", 0: "within noise", None: "undecided"}
         return f"{Spread.of(self.values):+.3f}, {words[self.sign]}" if self.values else "–"
 
+    def in_words(self) -> str:
+        """How a sentence on a KL goes on: by how much it is lower or higher, and whether that counts."""
+        if not self.values:
+            return "–"
+        found = Spread.of(self.values)
+        size = f"{abs(found.mean):.3f}" + ("" if found.std is None else f" ± {found.std:.3f}")
+        notes = [f"{found.n} seeds"] if found.n > 1 else []
+        notes += {0: ["within noise"], None: ["undecided"]}.get(self.sign, [])
+        return f"{size} {'lower' if found.mean < 0 else 'higher'}" + (f" ({', '.join(notes)})" if notes else "")
+
 
 def paired(one: pd.DataFrame, other: pd.DataFrame) -> list[float]:
     """One variant's KL less another's, for each seed that both have on one machine."""

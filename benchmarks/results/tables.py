@@ -76,12 +76,12 @@ class Tables:
         ways, size = (GRADUAL_AND_WHOLE, AT_ONCE_AND_WHOLE), GRADUAL_AND_WHOLE.get(size, size)
         gradual, at_once = (next(variant for variant, one in way.items() if one == size) for way in ways)
         pair = self.of(DEFAULTS, gradual), self.of(DEFAULTS, at_once)
-        return _or_not_run(str(self.difference(*pair, SMALLEST if "sixteenth" in gradual else "")))
+        return _or_not_run(self.difference(*pair, SMALLEST if "sixteenth" in gradual else "").in_words())
 
     def depth_gap(self) -> str:
         """At 1/16, the KL of the default, of four layers, less that of all six, seed by seed."""
         four, six = (self.of(DEFAULTS, name) for name in ("gradual_sixteenth", "six_layers_sixteenth"))
-        return _or_not_run(str(self.difference(four, six, SMALLEST)))
+        return _or_not_run(self.difference(four, six, SMALLEST).in_words())
 
     def short_depth_gap(self) -> str:
         """The same after 500 steps, of the pair that one machine has run."""
@@ -91,7 +91,7 @@ class Tables:
             return NOT_RUN
         runs = runs[(runs["teacher"] == TEACHER) & (runs["share"] == SMALLEST) & (runs["way"] == "gradually")]
         four, six = (runs[runs["layers"] == layers] for layers in (4, 6))
-        return _or_not_run(str(self.difference(four, six, SMALLEST)))
+        return _or_not_run(self.difference(four, six, SMALLEST).in_words())
 
     def long_run(self) -> str:
         """Tokens and KL of a run of the default on a GPU."""
@@ -328,7 +328,9 @@ class Tables:
 
     def short_gap(self, num_steps: str, size: str, variant: str, other: str = REFERENCE) -> str:
         """Of short runs of one length and size, the KL of one variant less another's."""
-        return _or_not_run(str(Difference(self._short_values(num_steps, size, variant, other), self.noise_of_kl)))
+        return _or_not_run(
+            Difference(self._short_values(num_steps, size, variant, other), self.noise_of_kl).in_words()
+        )
 
     def _short_values(self, num_steps: str, size: str, variant: str, other: str) -> list[float]:
         table = self.results.short_runs

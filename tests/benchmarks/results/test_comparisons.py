@@ -65,16 +65,16 @@ def test_three_seeds_decide_by_their_own_spread_fewer_borrow_one():
 
 
 @each(
-    ("values", "noise", "words", "sign"),
+    ("values", "noise", "words", "sentence", "sign"),
     [
-        ([0.1], Noise(0.01, 4), "+0.100, **worse**", 1),
-        ([-0.1], Noise(0.01, 4), "-0.100, **better**", -1),
-        ([0.01], Noise(0.01, 4), "+0.010, within noise", 0),
-        ([0.1, 0.1], Noise(), "+0.100 ± 0.000 (2), undecided", None),
-        ([0.10, 0.11, 0.12], Noise(), "+0.110 ± 0.010 (3), **worse**", 1),
-        ([], Noise(0.01, 4), "–", None),
+        ([0.1], Noise(0.01, 4), "+0.100, **worse**", "0.100 higher", 1),
+        ([-0.1], Noise(0.01, 4), "-0.100, **better**", "0.100 lower", -1),
+        ([0.01], Noise(0.01, 4), "+0.010, within noise", "0.010 higher (within noise)", 0),
+        ([0.1, 0.1], Noise(), "+0.100 ± 0.000 (2), undecided", "0.100 ± 0.000 higher (2 seeds, undecided)", None),
+        ([0.10, 0.11, 0.12], Noise(), "+0.110 ± 0.010 (3), **worse**", "0.110 ± 0.010 higher (3 seeds)", 1),
+        ([], Noise(0.01, 4), "–", "–", None),
     ],
 )
-def test_words_say_which_side_of_the_noise_a_difference_is(values, noise, words, sign):
+def test_words_say_which_side_of_the_noise_a_difference_is(values, noise, words, sentence, sign):
     found = Difference(values, noise)
-    assert (str(found), found.sign) == (words, sign)
+    assert (str(found), found.in_words(), found.sign) == (words, sentence, sign)

@@ -37,8 +37,8 @@ def test_the_planners_advice_is_that_of_the_records(committed):
 
 
 def test_at_a_sixteenth_few_seeds_decide_nothing_and_pairs_are_of_one_machine(committed):
-    assert committed.short_depth_gap() == "-0.054, undecided"
-    assert committed.size_gap("1/16").endswith("(3), **better**")
+    assert committed.short_depth_gap() == "0.054 lower (undecided)"
+    assert committed.size_gap("1/16").endswith(" lower (3 seeds)")
     assert "gradual_smoothing_0.99` | 0.300 | – | 0.876 (-0.030, undecided)" in "\n".join(committed.short_runs())
 
 
