@@ -2,6 +2,7 @@
 
 from .data.blocks import tokenize_to_blocks as tokenize_to_blocks
 from .data.corpus import load_text as load_text
+from .data.lengths import by_length as by_length
 from .data.masking import MaskedLMCollator as MaskedLMCollator
 from .data.samples import unlabeled_batches as unlabeled_batches
 from .embedding.cascade import Cascade as Cascade
@@ -9,7 +10,6 @@ from .embedding.reading import load_embedding_model as load_embedding_model
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .embedding.reranker import tokenize_pairs as tokenize_pairs
-from .embedding.texts import by_length as by_length
 from .embedding.texts import tokenize_texts as tokenize_texts
 from .embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer

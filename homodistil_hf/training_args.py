@@ -261,10 +261,10 @@ class ExactArguments(TrainingArguments):
             ValueError: a setting by which rows would depend on a global state or on the number of ranks.
         """
         loading = self.accelerator_config
-        if self.train_sampling_strategy not in ("random", "sequential"):
+        if self.train_sampling_strategy not in (orders := ("random", "sequential", "group_by_length")):
             raise ValueError(
                 f"train_sampling_strategy={self.train_sampling_strategy!r} draws from the global random state, so a "
-                "resumed run would see other batches; use 'random' or 'sequential'"
+                f"resumed run would see other batches; use {', '.join(map(repr, orders))}"
             )
         if not getattr(self, "dataloader_in_order", True):  # which transformers 5.14 doesn't have
             raise ValueError(

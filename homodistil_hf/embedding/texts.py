@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import datasets
 import torch
@@ -20,16 +20,14 @@ from typing_extensions import override
 
 from ..data.blocks import some_blocks
 from ..data.corpus import is_running_text, only_text
+from ..data.lengths import Rows
 from ..models.tokenizers import check_padding, check_vocabulary, rows_of_texts
 from ..training.raw_rows import RawReader, is_raw
 
-Rows: TypeAlias = Any
-"""`Dataset` or `IterableDataset`: a table, or a stream."""
 LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row, in text that has others; headings are shorter."""
 VECTOR = "vector"
 """Column of rows, and input of batches, that holds a text's vector where it is given rather than computed."""
-_BATCHES_IN_A_CHUNK = 64
 _FEATURES = Features({"input_ids": List(Value("int64"))})
 
 
@@ -196,52 +194,6 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
         some = draw.sample(whole, round(weight % 1 * len(whole)))
         weighted.append(table if weight == 1 else table.select(whole * int(weight) + sorted(some)))
     return datasets.concatenate_datasets(weighted)
-
-
-def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
-    """Order rows so that the rows of a batch are about equally long, and batches of all lengths alternate.
-
-    Args:
-        rows: with `input_ids`. A stream is shuffled within the rows that are sorted together.
-        batch_size: rows of a step, on all ranks.
-        seed: seed of the order.
-
-    Returns:
-        `Dataset` or `IterableDataset`: the same rows, to be read in this order. A table loses its last rows if they
-        fill no batch.
-    """
-    draw, chunk = random.Random(seed), batch_size * _BATCHES_IN_A_CHUNK
-    if isinstance(rows, IterableDataset):
-        # a stream is sorted chunk by chunk, as its rows come
-        shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
-        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
-        return shuffled.map(sort, batched=True, batch_size=chunk)
-    # shuffle the rows, sort them by length within chunks, shuffle the batches of all chunks
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    order = list(range(len(lengths)))
-    draw.shuffle(order)
-    batches: list[list[int]] = []
-    for start in range(0, len(order), chunk):
-        batches += _batches(order[start : start + chunk], lengths, batch_size)
-    # rows are read one after the other: a batch that isn't full would shift all behind it
-    batches = [batch for batch in batches if len(batch) == batch_size]
-    draw.shuffle(batches)
-    return rows.select([index for batch in batches for index in batch])
-
-
-def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    ranked = sorted(order, key=lambda index: lengths[index])
-    return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
-
-
-def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
-    # the chunk's own lengths decide, so a resumed stream gets the same order without any state
-    random.Random(f"{seed} {lengths}").shuffle(whole)
-    # `last` at the end, as a batch that isn't full would shift all behind it
-    chosen = [index for batch in (*whole, last) for index in batch]
-    return {name: [values[index] for index in chosen] for name, values in rows.items()}
 
 
 class TextCollator:

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -33,7 +32,7 @@ from typing_extensions import override
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
-from ..files.checkpoints import SCORES_FILE, last_verified
+from ..files.checkpoints import last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.folders import scratch_folder
 from ..files.messages import short_repr
@@ -66,7 +65,6 @@ DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
 _SECONDS_A_LINE = 30.0
-_DRAWN_FROM = "order_rng_state"
 _QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
@@ -208,8 +206,6 @@ class FineTuningTrainer(ExactTrainer):
     """
 
     method = "fine_tuning"
-    resumed_from_state: torch.Tensor | None = None
-    """State of the global generator from which the order of the resumed pass was drawn."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
@@ -230,24 +226,6 @@ class FineTuningTrainer(ExactTrainer):
         # this rank's share of the mean loss over the ranks
         loss = self.scale_and_log(loss / self.accelerator.num_processes, {}, model)
         return (loss, outputs) if return_outputs else loss
-
-    def begin_epoch(self) -> None:
-        """Draw the order of a resumed pass once more: rows grouped by length use the global generator."""
-        state, self.resumed_from_state = self.resumed_from_state, None
-        if state is not None:
-            torch.set_rng_state(state)
-        self.drawn_from = torch.get_rng_state()
-        super().begin_epoch()
-
-    def tensors_to_save(self) -> dict[str, torch.Tensor]:
-        """The state of the global generator before the order of this pass was drawn, or of the next one at its end."""
-        is_pass_over = float(self.state.epoch or 0).is_integer()
-        return {_DRAWN_FROM: torch.get_rng_state() if is_pass_over else self.drawn_from}
-
-    def read_state(self, folder: Path) -> dict[str, Any]:
-        """Also keep the generator's state for the pass to come."""
-        self.resumed_from_state = load_file(folder / SCORES_FILE)[_DRAWN_FROM]
-        return super().read_state(folder)
 
 
 class FineTuningBar(ProgressCallback):
@@ -424,7 +402,7 @@ def training_arguments(
         bf16=training_dtype(settings.dtype) == "bfloat16",
         seed=seed,
         use_cpu=fastest_device().type == "cpu",
-        **_QUIETLY | {"train_sampling_strategy": "group_by_length", "length_column_name": "length"} | others,
+        **_QUIETLY | {"train_sampling_strategy": "group_by_length"} | others,
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         dataloader_pin_memory=torch.accelerator.is_available(),

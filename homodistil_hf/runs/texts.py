@@ -6,8 +6,9 @@ from typing import Any
 import datasets
 
 from ..data.blocks import some_blocks
+from ..data.lengths import by_length
 from ..embedding.card import SPACE, space_tables
-from ..embedding.texts import by_length, mixed
+from ..embedding.texts import mixed
 from ..files.messages import short_repr
 from ..models.cost import MODEL_COSTS
 from ..tables import aligned_lines, cell

@@ -30,6 +30,7 @@ from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKEND
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
 
+from ..data.lengths import LengthSampler
 from ..data.masking import SeededMasks
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
@@ -400,6 +401,12 @@ class ExactTrainer(Trainer):
             finally:
                 self.data_collator, self.args.dataloader_drop_last = kept
         if isinstance(dataset, IterableDataset):
+            if self.args.train_sampling_strategy == "group_by_length":
+                raise ValueError(
+                    "train_sampling_strategy='group_by_length' sorts a table, but train_dataset is a stream "
+                    f"({type(dataset).__name__}); leave it out, and give homodistil_hf.by_length(stream, "
+                    f"batch_size={self.args.rows_per_step})"
+                )
             dataset = WholeBatches(dataset, num_rows=self.args.train_batch_size * self.args.world_size)
         loader = super()._get_dataloader(dataset, *args, **kwargs)
         # Accelerate hands attributes of the loader that it wraps out, but not in.
@@ -407,6 +414,14 @@ class ExactTrainer(Trainer):
         if self.args.dataloader_num_workers:
             inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
         return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # Trainer's groups by length in an order of the global generator, which a resumed pass would draw otherwise.
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(rows)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LengthSampler(rows, batch_size=self.args.rows_per_step, seed=seed)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"

@@ -10,7 +10,7 @@ from tiny_tokenizers import python_tokenizer
 
 from homodistil_hf.data.corpus import load_text
 from homodistil_hf.embedding.reranker import tokenize_pairs
-from homodistil_hf.embedding.texts import TextCollator, by_length, mixed, tokenize_texts
+from homodistil_hf.embedding.texts import TextCollator, mixed, tokenize_texts
 from homodistil_hf.models.tokenizers import padding_multiple, rows_of_texts
 
 PAIRS = Dataset.from_dict({"first": [f"w{i}" for i in range(10, 20)], "second": [f"w{i} w7" for i in range(30, 40)]})
@@ -24,28 +24,6 @@ def test_a_row_is_a_paragraph_or_what_is_left_of_one():
     assert prompted["input_ids"][0] == [2, 11, 5, 6, 7, 8, 3]
     with pytest.raises(ValueError, match="no paragraph of 1000 characters or more; name other data, or a prompt"):
         tokenize_texts(documents, tiny_tokenizer(), max_length=8, least_characters=1000)
-
-
-def test_rows_of_a_batch_are_about_equally_long():
-    rows = make_rows(203)
-    ordered = by_length(rows, batch_size=8)
-    assert len(ordered) == 200
-    lengths = torch.tensor([len(ids) for ids in ordered["input_ids"]]).view(-1, 8)
-    assert int((lengths.max(1).values - lengths.min(1).values).max()) <= 2
-    assert len(set(lengths[:, 0].tolist())) > 3
-    assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
-    assert by_length(rows, batch_size=8)["input_ids"][:] == ordered["input_ids"][:]
-    assert by_length(rows, batch_size=8, seed=1)["input_ids"][:] != ordered["input_ids"][:]
-
-
-def test_a_stream_is_sorted_as_it_comes():
-    rows = make_rows(8 * 64 * 2 + 3)
-    ordered = list(by_length(rows.to_iterable_dataset(), batch_size=8))
-    assert sorted(row["input_ids"] for row in ordered) == sorted(rows["input_ids"])
-    lengths = torch.tensor([len(row["input_ids"]) for row in ordered[: 8 * 128]]).view(-1, 8)
-    assert int((lengths.max(1).values - lengths.min(1).values).max()) <= 2
-    assert lengths[:, 0].tolist() != sorted(lengths[:, 0].tolist())
-    assert list(by_length(rows.to_iterable_dataset(), batch_size=8)) == ordered
 
 
 def test_a_stream_of_documents_is_tokenized_as_a_table_is():

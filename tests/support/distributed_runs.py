@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from methods_here import SAME_HEADS, merged_cases
 from ranks import free_port, launched_as
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
@@ -33,11 +34,23 @@ GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
 WORLD_SIZES = (1, 4, 2)
 LOST_TIMEOUT_S = 8
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
+
+
+def rows_of_all_lengths() -> Dataset:
+    """Rows of three to sixteen tokens."""
+    tokens = [ids[: 3 + 5 * index % 14] for index, ids in enumerate(make_blocks(NUM_ROWS)["input_ids"])]
+    return Dataset.from_dict({"input_ids": tokens, "example_id": list(range(NUM_ROWS))})
+
+
 SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "movement"},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
-    "scored first": {"num_scoring_batches": 3},
+    "scored first, by length": {
+        "num_scoring_batches": 3,
+        "train_sampling_strategy": "group_by_length",
+        "train_dataset": rows_of_all_lengths(),
+    },
     "fewer layers": {
         "student": QUARTER | {"num_hidden_layers": 1},
         "model": partial(make_teacher, num_hidden_layers=3),

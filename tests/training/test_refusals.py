@@ -47,9 +47,9 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "own loss": ({"compute_loss_func": print}, "^compute_loss_func=.* would replace the distillation loss; leave it"),
     "own model": ({"model_init": make_teacher}, "^model_init=.* would replace the student, .*; leave it out; each tr"),
     "rounded evaluation": ({"bf16_full_eval": True}, "bf16_full_eval=True would round"),
-    "sampling by length": (
-        {"train_sampling_strategy": "group_by_length"},
-        "train_sampling_strategy='group_by_length' draws from the global random state",
+    "sampling by cost": (
+        {"train_sampling_strategy": "batch_rebalance"},
+        "train_sampling_strategy='batch_rebalance' draws from the global random state",
     ),
     "teacher of a task without its rows": (
         {"teacher_model": make_teacher("token_classification"), "student": None, "num_scoring_batches": 16},

@@ -99,6 +99,11 @@ RUNS: dict[str, Run] = {
     "padded rows of tags": Run(
         GRADUAL | {"max_steps": 10, "student_dropout": 0.1, "learning_rate": 5e-3}, distilling_a_tagger, steps=(4,)
     ),
+    "padded rows of tags by length, several passes": Run(
+        GRADUAL | {"max_steps": 12, "student_dropout": 0.1, "train_sampling_strategy": "group_by_length"},
+        distilling_a_tagger,
+        steps=(4, 8),
+    ),
     **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),

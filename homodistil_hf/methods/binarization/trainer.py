@@ -87,15 +87,8 @@ class BinarizationTrainer(ExactTrainer):
 
     def start_student(self) -> None:
         """Take the scales of activations from the first batch."""
-        with torch.random.fork_rng():  # the order of the rows must not depend on this look at them
-            torch.manual_seed(self.args.seed)
-            first = self.prepare_batch(self._prepare_inputs(next(iter(self.get_train_dataloader()))))
+        first = self.prepare_batch(self._prepare_inputs(next(iter(self.get_train_dataloader()))))
         calibrate(self.model, {name: tensor for name, tensor in first.items() if name not in _LABELS})
-
-    def begin_epoch(self) -> None:
-        """Make the order of a pass a function of seed and pass: rows grouped by length use the global generator."""
-        torch.manual_seed(self.args.seed + self.epoch_number)
-        super().begin_epoch()
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Rows and tokens of a batch, int64 `(2,)`; padding doesn't count."""
