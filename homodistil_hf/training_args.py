@@ -81,7 +81,6 @@ _RANGES: dict[str, Mapping[str, Any]] = {
     _EPOCHS: {"range": "(0, inf)"},
     "seed": {"least": 0, "most": 2**32 - 1},
     "data_seed": {"least": -(2**63), "most": 2**63 - 1},
-    "dataloader_num_workers": {"least": 0},
 }
 _TRIAL_STEPS, _TRIAL_RATE = 1000, 1e-3
 _SILENT_TRACKERS = ("azure_ml", "flyte")  # transformers' list of those that are installed leaves them out
@@ -155,6 +154,7 @@ class ExactArguments(TrainingArguments):
         {
             *("max_bad_steps", "overwrite_output_dir", "per_device_train_batch_size", "per_device_eval_batch_size"),
             *("gradient_accumulation_steps", "ddp_find_unused_parameters", "logging_nan_inf_filter", "verbose"),
+            "dataloader_num_workers",  # it counts for streams, see below
         }
     )
     """Settings with which a run may be resumed differently: they act before the first step, or not on the weights."""
@@ -169,6 +169,11 @@ class ExactArguments(TrainingArguments):
     )
     per_device_eval_batch_size: int = setting(8, "Rows of an evaluation's batch on each device, ≥ 1.", least=1)
     gradient_accumulation_steps: int = setting(1, "Micro-batches of an optimizer step on each device, ≥ 1.", least=1)
+    dataloader_num_workers: int | None = setting(
+        None,
+        "Processes that make batches ahead, ≥ 0; default: 1 with a GPU, else 0.",
+        least=0,
+    )
     dataloader_drop_last: bool = setting(True, "Trainer's; a step always has its whole global batch.")
     ddp_find_unused_parameters: bool | None = setting(
         False, "DDP's search for unused parameters; every parameter is used here."
@@ -215,7 +220,10 @@ class ExactArguments(TrainingArguments):
         # Trainer would take all metrics but losses for the better the greater they are
         if self.greater_is_better is None and (self.metric_for_best_model or "").split("_")[-1] == "kl":
             self.greater_is_better: bool | None = False
+        workers, self.dataloader_num_workers = self.dataloader_num_workers, self.dataloader_num_workers or 0
         super().__post_init__()
+        if workers is None:
+            self.dataloader_num_workers = int(self.device.type == "cuda")
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or ()
         for name in {*trackers} - {"all", "none"}:
             # what looks for all trackers, for runs that name one

@@ -432,6 +432,15 @@ def test_bfloat16_needs_no_accelerator(available, expected, monkeypatch):
     assert make_args(bf16=False, use_cpu=False).use_cpu is False
 
 
+@each(("name", "given", "expected"), [("cpu", None, 0), ("cuda", None, 1), ("cuda", 0, 0), ("cuda", 4, 4)])
+def test_a_gpu_has_a_process_that_makes_its_batches(tmp_path, name, given, expected):
+    class OnDevice(HomoDistilTrainingArguments):
+        device = torch.device(name)
+
+    args = OnDevice(output_dir=str(tmp_path), student="macs=0.5", use_cpu=True, dataloader_num_workers=given)
+    assert args.dataloader_num_workers == expected
+
+
 @pytest.mark.parametrize(("given", "expected"), [("cpu:1", "cpu"), ("cpu", "cpu"), ("cuda:1", "cuda:1")])
 def test_a_rank_on_a_cpu_has_a_device_that_torch_can_load_to(given, expected, monkeypatch):
     args = make_args()

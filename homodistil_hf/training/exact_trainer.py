@@ -387,7 +387,7 @@ class ExactTrainer(Trainer):
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
         is_training = kwargs.get("is_training")
-        check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers)
+        check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers or 0)
         if not is_training:
             if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
                 raise ValueError(

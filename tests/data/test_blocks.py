@@ -107,7 +107,7 @@ def test_columns_and_types(tokenizer, texts):
         assert ids_of(blocks) == reference_blocks(texts, tokenizer)
         assert list(blocks.features) == ["input_ids", "example_id"]
         assert blocks.features["input_ids"].length == LENGTH
-        assert blocks.features["input_ids"].feature == Value("int32")
+        assert blocks.features["input_ids"].feature == Value("uint16")
         assert blocks.features["example_id"] == Value("int64")
 
 
