@@ -151,11 +151,9 @@ def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRow
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
-    """Set steps, rate and order, where none are given: three passes, but `LEAST_STEPS` at least."""
+    """Set steps and rate, where none are given: three passes, but `LEAST_STEPS` at least."""
     training, is_started = settings.training, settings.run.start is not None
     changes: dict[str, Any] = {}
-    if "train_sampling_strategy" not in settings.given:
-        changes["train_sampling_strategy"] = "group_by_length"
     if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
         changes["max_steps"] = steps_of_task(len(train), training.rows_per_step, least=LEAST_STEPS)
     if training.learning_rate is None:
@@ -250,5 +248,5 @@ KIND = StudentKind(
     summary=summary,
     unused=(*masked_words.KIND.unused, "packing", "line_by_line", "streaming", "further_pretraining"),
     place="a teacher that is fine-tuned for a task",
-    counts_when_named=(*masked_words.KIND.counts_when_named, "train_sampling_strategy"),
+    counts_when_named=masked_words.KIND.counts_when_named,
 )
