@@ -224,7 +224,9 @@ def label_cells(folder: Path, draw: Random) -> None:
     given: list[Any] = [{cell} for cell in columns["label"]]
     if kind == 1:
         lists = [draw.sample(names, draw.randrange(1, len(names) + 1)) for _ in range(num_rows)]
-        write = draw.choice(_LISTS) if file.suffix == ".csv" else list
+        # names that hold a separator themselves can't stand between separators
+        notations = _LISTS if not {*",|"} & {*"".join(names)} else [one for one in _LISTS if one != ",".join]
+        write = draw.choice(notations) if file.suffix == ".csv" else list
         columns, given = {"label": [write(row) for row in lists]}, [set(row) for row in lists]
     elif kind == 2:
         numbers = [round(draw.uniform(-9, 9), 2) for _ in range(num_rows)]
