@@ -71,7 +71,8 @@ def soak(results: dict[str, Any]) -> str:
 def fuzz(results: dict[str, Any]) -> str:
     return (
         "`python -m benchmarks.reliability.fuzz --only TARGET --cases CASES --results docs/results/fuzz.json` at "
-        f"commit 2add466f: **{results['cases']:,} cases**, {results['successes']:,} successes, "
+        f"commit 2add466f, targets of `fuzz_given.py` and foreign names at 8947fc20, label_cells as mended behind it: "
+        f"**{results['cases']:,} cases**, {results['successes']:,} successes, "
         f"{results['own_errors']:,} errors of our own, **{results['num_failures']} failures** (a traceback from "
         "inside, a hang, or memory without bounds)."
     )
