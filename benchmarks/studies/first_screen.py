@@ -16,6 +16,7 @@ from benchmarks.studies.study import Study
 from homodistil_hf import resolve_plan
 from homodistil_hf.files.strict_json import read_json, read_json_rows
 from homodistil_hf.models.cost import planned_facts
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.tables import markdown_table
 
 RESULTS = Path("docs/results")
@@ -59,8 +60,8 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             f"{statistics.fmean(one[task][side] / one[task]['teacher'] for one in scores):.1%} of {label}"
             for task, side, label in (("stsb", "student", "STS-B"), ("qnli_part", "asymmetric", "retrieval"))
         )
-        size, seconds = runs[0]["models"]["student"]["size_bytes"], statistics.fmean(row["time_s"] for row in runs)
-        cells.append(_cells(name, share, kept, size, seconds, retrieval.times_faster(speed, student, name)))
+        seconds = statistics.fmean(row["time_s"] for row in runs)
+        cells.append(_cells(name, share, kept, _sizes(runs[0]), seconds, retrieval.times_faster(speed, student, name)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share in ("1/4", "1/8"):
         shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned", {})
@@ -68,22 +69,29 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             row for row in tasks if tuple(row[name] for name in ("task", "size", "rows", "way", "settings")) == wanted
         ]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
-            size = planned_facts(teacher, "BertForSequenceClassification", resolve_plan(shape, teacher))["size_bytes"]
+            plans = resolve_plan(shape, teacher), widths_of(teacher)
+            sizes = [planned_facts(teacher, "BertForSequenceClassification", plan)["size_bytes"] for plan in plans]
             seconds, faster = statistics.fmean(row["seconds"] for row in runs), _speed_ups()[shape]
-            cells.append(_cells("a classifier, 3,000 rows", share, kept, size, seconds, faster))
+            cells.append(_cells("a classifier, 3,000 rows", share, kept, sizes, seconds, faster))
     share, variant = "1/4", GRADUAL["1/4"]
     # those that were fine-tuned and trained on a processor
     seeds = {one["seed"] for one in _fine_tuned(variant, "by the teacher")}
     runs = [one for one in _records("sizes") if one["variant"] == variant and one["settings"]["seed"] in seeds]
     runs = [one for one in runs if "gpu" not in one["machine"]]
     seconds = statistics.fmean(record["seconds"] - record["evaluation_seconds"] for record in runs)
-    kept, size = f"{_glue(variant):.1%} of five GLUE tasks", runs[0]["models"]["student"]["size_bytes"]
-    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, size, seconds, _speed_ups()[SHAPES[share]]))
+    kept, faster = f"{_glue(variant):.1%} of five GLUE tasks", _speed_ups()[SHAPES[share]]
+    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, _sizes(runs[0]), seconds, faster))
     return {"known": markdown_table(HEADER, cells)}
 
 
-def _cells(teacher: str, share: str, kept: str, size_bytes: int, seconds: float, faster: float) -> list[str]:
-    return [teacher, share, kept, f"{size_bytes / 1e6:.0f}", f"{faster:.1f}", f"{seconds / 60:.0f}"]
+def _cells(teacher: str, share: str, kept: str, sizes: list[int], seconds: float, faster: float) -> list[str]:
+    megabytes = " of ".join(f"{size / 1e6:.0f}" for size in sizes)
+    return [teacher, share, kept, megabytes, f"{faster:.1f}", f"{seconds / 60:.0f}"]
+
+
+def _sizes(run: Mapping[str, Any]) -> list[int]:
+    """Bytes of the student of a record, and of its teacher."""
+    return [run["models"][name]["size_bytes"] for name in ("student", "teacher")]
 
 
 def _kept(runs: list[dict[str, Any]], score: str, teacher: str) -> float:
