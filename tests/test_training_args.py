@@ -347,6 +347,7 @@ def test_the_nearest_setting_of_an_old_one_is_what_it_is_called_now(old, new):
     "settings",
     [
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
+        {"ddp_find_unused_parameters": False},
         {"student_dropout": None},
         {"student_dropout": 0.1},
         {"sensitivity_smoothing": 0.0},
@@ -408,11 +409,6 @@ def test_windows_of_kinds_fall_back_on_the_common_ones():
 )
 def test_the_learning_rate_follows_pruning_unless_told_otherwise(settings, expected):
     assert make_args(**settings).follows_pruning is expected
-
-
-@pytest.mark.parametrize("given", [None, False])
-def test_unused_parameters_are_never_searched_for(given):
-    assert make_args(ddp_find_unused_parameters=given).ddp_find_unused_parameters is False
 
 
 def test_a_student_may_be_a_dict_a_plan_or_a_preset():

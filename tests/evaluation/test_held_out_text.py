@@ -51,7 +51,7 @@ def test_agreement_is_counted_by_hand():
     plain = DiscrepancyMeter(task_of(models[0]))
     equal, count = 0, 0
     for seed in range(3):
-        batch = collated(make_blocks(8, seed=seed))
+        batch = MaskedLMCollator(tiny_tokenizer())(make_blocks(8, seed=seed).to_list())
         for one in (meter, plain):
             one.update(models[1], FrozenTeacher(models[0]), batch)
         with torch.no_grad():
@@ -61,10 +61,6 @@ def test_agreement_is_counted_by_hand():
             count += 1
     assert 0 < equal < count
     assert meter.results() == {**plain.results(), "agreement": equal / count}
-
-
-def collated(blocks):
-    return MaskedLMCollator(tiny_tokenizer())(blocks.to_list())
 
 
 @torch.no_grad()
@@ -98,15 +94,12 @@ def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
     assert found["settings"]["max_seq_length"] == 32
 
 
-def settings_of_the_run(settings):
-    return {name: settings[name] for name in ("eval_data", "max_seq_length", "max_eval_blocks")}
-
-
 @pytest.mark.slow
 def test_blocks_are_those_of_a_run(folder, tmp_path):
     """Of several sources none may be left out, whoever evaluates."""
     settings = settings_of(folder)
-    trainer = make_trainer(parse_run([str(write_config(tmp_path, **settings_of_the_run(settings)))]), print)
+    of_a_run = {name: settings[name] for name in ("eval_data", "max_seq_length", "max_eval_blocks")}
+    trainer = make_trainer(parse_run([str(write_config(tmp_path, **of_a_run))]), print)
     found = held_out_blocks(DiscrepancySettings(**settings), load_model(folder / "student", tmp_path))
     assert [row["input_ids"] for row in found] == [row["input_ids"] for row in trainer.eval_dataset]
     assert len(found) == 40

@@ -58,11 +58,6 @@ def student():
     return random_student(HomoBertForMaskedLM)
 
 
-@pytest.fixture
-def teacher():
-    return make_teacher(BertForMaskedLM)
-
-
 def names_in(folder):
     return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*"))
 

@@ -25,13 +25,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def damage(folder):
+def test_a_model_is_called_what_it_is_to_the_user(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-
-
-def test_a_model_is_called_what_it_is_to_the_user(folder):
-    damage(folder)
     for argument in ("teacher", "folder"):
         with pytest.raises(ValueError, match=f"^{argument}='.*': its weights are unreadable .*copy or download them"):
             load_encoder(str(folder), argument=argument)

@@ -11,7 +11,6 @@ from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.resizing import write_plan
 from homodistil_hf.models.units import (
     Group,
-    Indices,
     Slice,
     UnitMap,
     encoder_groups,
@@ -122,10 +121,6 @@ def test_sums_over_all_but_one_dimension_are_those_of_a_loop(shape, dim):
     assert sums_along(torch.ones(1001, 2, dtype=torch.bfloat16), 1).tolist() == [1001.0] * 2
 
 
-def as_lists(indices: Indices) -> dict[str, dict[int, list[int]]]:
-    return {name: {dim: kept.tolist() for dim, kept in dims.items()} for name, dims in indices.items()}
-
-
 def test_an_index_is_kept_where_all_its_groups_agree():
     groups = {
         "hidden": Group("hidden", "hidden", 3, (Slice("query", 1), *(Slice("dense", dim) for dim in (0, 1)))),
@@ -145,5 +140,6 @@ def test_an_index_is_kept_where_all_its_groups_agree():
         "head.0": [1],
         "query_key.0": [0, 2],
     }
-    assert as_lists(indices) == {"query": {0: [2], 1: [0, 2]}, "dense": {0: [0, 2], 1: [0, 2]}}
+    kept = {name: {dim: places.tolist() for dim, places in dims.items()} for name, dims in indices.items()}
+    assert kept == {"query": {0: [2], 1: [0, 2]}, "dense": {0: [0, 2], 1: [0, 2]}}
     assert indices["dense"][0] is indices["query"][1]  # one tensor for all places of a group

@@ -156,13 +156,9 @@ def test_padding_exists_exactly_where_a_divisor_leaves_room(plan):
     assert padded.layers[0].attention_size == padded.hidden_size == plan.hidden_size
     assert is_nowhere_wider(plan, padded)
     assert padded.padded() == padded
-    BertConfig(**stock_arguments(padded))  # raises where stock BERT could not be built
-
-
-def stock_arguments(plan: WidthPlan) -> dict[str, int]:
-    values = plan.to_dict()
+    values = padded.to_dict()
     del values["head_dim"]
-    return values | {"num_hidden_layers": len(plan.layers)}
+    BertConfig(**values, num_hidden_layers=len(padded.layers))  # raises where stock BERT could not be built
 
 
 @pytest.mark.slow

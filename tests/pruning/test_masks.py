@@ -35,10 +35,6 @@ def at(progress: float) -> dict[str, float]:
     return dict.fromkeys(KINDS, progress)
 
 
-def is_subset(masks: dict[str, torch.Tensor], of: dict[str, torch.Tensor]) -> bool:
-    return all(bool((of[name] | ~mask).all()) for name, mask in masks.items())
-
-
 # Which units are kept
 
 ONE_LAYER = WidthPlan.uniform(4, 1, LayerWidths(3, 2, 5))
@@ -251,7 +247,7 @@ def test_masks_never_grow_and_end_at_the_plan(one, other, progresses, multiple, 
         if has_ties:
             scores = {name: (values * 3).round() for name, values in scores.items()}
         new = choose_masks(scores, masks, plan=plan)
-        assert is_subset(new, masks)
+        assert all(bool((masks[name] | ~mask).all()) for name, mask in new.items())  # a subset
         assert kept_plan(new) == plan
         for layer, widths in enumerate(plan.layers):
             heads = new[f"head.{layer}"]

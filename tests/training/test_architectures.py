@@ -1,12 +1,12 @@
 """Runs of every architecture but BERT: they start at 0, end at the plan and are exported."""
 
 import pytest
-import torch
 from rows import each
 from run_traces import logs_of
 from students import logits_of, make_batch
 from tiny_architectures import FAMILIES, masked_lm_teacher, of_every_architecture, tiny_architecture_teacher
 from tiny_models import GRADUAL
+from torch.utils.data import default_collate
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
@@ -16,15 +16,10 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 pytestmark = pytest.mark.slow
 
 
-def all_terms(architecture):
-    return {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
-
-
 @of_every_architecture
 def test_the_student_starts_equal_to_its_teacher(trained, architecture):
-    trainer = trained(
-        model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **GRADUAL | all_terms(architecture)
-    )
+    weights = {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
+    trainer = trained(model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **GRADUAL | weights)
     (terms,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
     assert terms["loss_mlm"] > 0
     others = {name: value for name, value in terms.items() if name.startswith("loss_") and name != "loss_mlm"}
@@ -60,12 +55,12 @@ def test_every_head_learns_from_a_teacher_of_its_task(trained, architecture, hea
     kind = head.kind.name
     batch = make_batch(kind, num_rows=8)
     rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
-    data = {} if kind == "masked_lm" else {"train_dataset": rows, "eval_dataset": rows, "data_collator": stacked}
+    data = {"train_dataset": rows, "eval_dataset": rows, "data_collator": default_collate}
     trainer = trained(
         model=tiny_architecture_teacher(architecture, head, **config),
         max_steps=4,
         per_device_train_batch_size=4,
-        **data,
+        **(data if kind != "masked_lm" else {}),
     )
     assert trainer.kept == trainer.plan
     assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()
@@ -89,10 +84,6 @@ def test_a_discriminator_learns_which_tokens_were_replaced(make_trainer, tmp_pat
     assert report.problems == ()
     card = (tmp_path / "student" / "README.md").read_text()
     assert "AutoModelForPreTraining" in card
-
-
-def stacked(rows):
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @of_every_architecture

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hub_clients import as_user, logits_from, release
 from hub_server import Fault, requests_to
+from run_traces import OnStep
 from tiny_files import write_config
 from tiny_models import make_teacher, tiny_tokenizer
 from tiny_trainers import tiny_trainer
-from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
@@ -54,32 +54,26 @@ def train(folder: str, *, resume: str | None = None, final_push: dict[str, Any] 
     return digest(trainer)
 
 
-class _AtStep(TrainerCallback):
-    def __init__(self, step: int, action: Any):
-        self.step, self.action = step, action
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            self.action(control)
-
-
 def train_until(folder: str, step: int, **settings: Any) -> None:
-    def stop(control: Any) -> None:
-        control.should_training_stop = True
+    def stop(now: int) -> None:
+        trainer.control.should_training_stop |= now == step
 
-    make_trainer(folder, callbacks=[_AtStep(step, stop)], **settings).train()
+    trainer = make_trainer(folder, callbacks=[OnStep(stop)], **settings)
+    trainer.train()
 
 
 def train_beside_a_slow_hub(folder: str, url: str, **settings: Any) -> dict[str, Any]:
     """Steps 5 and 6 are made while the push of the save before them waits for an answer."""
     seen: dict[str, Any] = {}
 
-    def look_and_release(control: Any) -> None:
+    def look_and_release(step: int) -> None:
+        if step != 6:
+            return
         seen["push is done"] = trainer.push_in_progress.is_done()
         seen["checkpoints"] = sorted(path.name for path in Path(folder).glob("checkpoint-*"))
         release(url, "go")
 
-    trainer = make_trainer(folder, callbacks=[_AtStep(6, look_and_release)], **settings)
+    trainer = make_trainer(folder, callbacks=[OnStep(look_and_release)], **settings)
     trainer.train()
     return seen
 

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from run_traces import differences
+from run_traces import OnStep, differences
 from tiny_models import make_teacher
-from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.training.evaluation_loop import default_objective
@@ -20,23 +19,15 @@ def space(trial):
     return {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
 
 
-class Seen(TrainerCallback):
-    """Counts the steps of all trials."""
-
-    num_steps = 0
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.num_steps += 1
-
-
 @pytest.mark.parametrize("kind", [HomoDistilTrainer, OneShotTrainer])
 def test_a_search_tries_new_runs_and_leaves_a_trainer_of_the_best(make_trainer, trained, tmp_path, kind):
     model = make_teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer = make_trainer(trainer_class=kind, model=model, max_steps=2)
-    trainer.add_callback(seen := Seen())
+    steps = []
+    trainer.add_callback(OnStep(steps.append))
     best = trainer.hyperparameter_search(space, n_trials=3, sampler=optuna.samplers.RandomSampler(seed=1))
-    assert seen.num_steps == 6
+    assert steps == [1, 2] * 3
     assert {name: getattr(trainer.args, name) for name in SPACE} == best.hyperparameters
     assert differences(model.state_dict(), before) == []
     folders = sorted(path.name for path in (tmp_path / "run").iterdir())
