@@ -201,6 +201,13 @@ def test_unknown_choices_are_refused(name, value):
             "^gradient_checkpointing_kwargs={'use_reentrant': True} keeps no gradient of queries and keys, which "
             "attention_weight=0.5 needs; set use_reentrant to false",
         ),
+        # optimizer and curve are tried at once
+        ({"optim": "sgd", "optim_args": "momentum=abc"}, "^optim='sgd', optim_args='momentum=abc' can't be used"),
+        (
+            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}},
+            "^lr_scheduler_type='cosine', lr_scheduler_kwargs={'foo': 1} can't be used",
+        ),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, "^lr_scheduler_type='polynomial'"),
         (
             {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
             "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
@@ -298,11 +305,6 @@ def test_values_that_would_fail_late_are_refused(name, value, expected, kind):
         kind(output_dir="out", report_to="none", use_cpu=True, **{name: value})
 
 
-def test_epochs_are_free_where_steps_count():
-    assert make_args(max_steps=5, num_train_epochs=0).max_steps == 5
-    assert make_args(max_steps=-1).num_train_epochs == 3
-
-
 def test_a_tracker_that_is_not_there_is_refused(monkeypatch):
     found = "transformers.integrations.get_available_reporting_integrations"
     monkeypatch.setattr(found, lambda: ["tensorboard"])
@@ -311,23 +313,6 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="^report_to='tensorbord' is unknown; nearest valid: 'tensorboard'"):
         make_args(report_to=["tensorboard", "tensorbord"])
     assert make_args(report_to="tensorboard").report_to == ["tensorboard"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"optim": "sgd", "optim_args": "momentum=abc"}, "optim='sgd', optim_args='momentum=abc' can't be used"),
-        (
-            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}},
-            "lr_scheduler_type='cosine', lr_scheduler_kwargs={'foo': 1} can't be used",
-        ),
-        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, "lr_scheduler_type='polynomial'"),
-    ],
-)
-def test_optimizer_and_curve_are_tried_at_once(settings, expected):
-    with pytest.raises(ValueError, match=f"^{expected}"):
-        make_args(**settings)
-    assert make_args(lr_scheduler_type="polynomial").learning_rate is None
 
 
 @pytest.mark.parametrize(
@@ -348,6 +333,9 @@ def test_the_nearest_setting_of_an_old_one_is_what_it_is_called_now(old, new):
     [
         {"task_weight": 0, "kl_weight": 0, "hidden_weight": 1e-9, "embedding_weight": 0},
         {"ddp_find_unused_parameters": False},
+        {"lr_scheduler_type": "polynomial", "learning_rate": None},
+        {"max_steps": 5, "num_train_epochs": 0},  # epochs are free where steps count
+        {"max_steps": -1, "num_train_epochs": 3},
         {"student_dropout": None},
         {"student_dropout": 0.1},
         {"sensitivity_smoothing": 0.0},
