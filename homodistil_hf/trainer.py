@@ -307,8 +307,7 @@ class HomoDistilTrainer(DistillationTrainer):
         for parameter in self.model.parameters():  # machines may differ in the last bits
             broadcast(parameter.data)
         logger.info(
-            "rotate_heads: the attention heads of %d layers are rewritten, so that less is lost as they become "
-            "narrower; their outputs stay the same",
+            "rotate_heads: heads of %d layers get uncorrelated channels, so pruning loses less; outputs stay the same",
             len(layers),
         )
 
@@ -404,7 +403,7 @@ class HomoDistilTrainer(DistillationTrainer):
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
     """A sentence for the card on the layers that left."""
     start, end = args.pruning_window(LAYERS)
-    left = f"faded out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
+    left = f"were phased out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
     others = "those with the lowest scores" if args.kept_layers is None else "the others"
     names = ", ".join(map(str, kept))
     return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {left}."

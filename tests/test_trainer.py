@@ -384,4 +384,4 @@ def test_rewritten_heads_are_told_in_words_of_the_settings(make_trainer, caplog,
     caplog.set_level(logging.INFO, "homodistil_hf")
     narrow = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
     make_trainer(max_steps=1, rotate_heads=rotates, student=narrow, **GRADUAL).train()
-    assert ("rotate_heads: the attention heads of 2 layers are rewritten" in caplog.text) is rotates
+    assert ("rotate_heads: heads of 2 layers get uncorrelated channels" in caplog.text) is rotates

@@ -58,7 +58,8 @@ def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     assert facts["teacher"]["num_hidden_layers"] == 4
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert (
-        "It has 2 of the 4 layers that it began with (0, 3); the others faded out from 0% to 30% of the run." in card
+        "It has 2 of the 4 layers that it began with (0, 3); the others were phased out from 0% to 30% of the run."
+        in card
     )
     assert verify_export(folder).problems == ()
 

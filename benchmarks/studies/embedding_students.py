@@ -82,7 +82,7 @@ def cascade_table(results: Mapping[str, Any]) -> list[str]:
     bound = choice["guarantee"]
     agreement = f"{100 * bound['agreement']:.1f}, at least {100 * bound['at_least']:.1f}"
     cells.append([f"{100 * choice['share']:.1f} by margin", agreement, "", f"{choice['macs']:.0%}"])
-    return markdown_table(["to the teacher, %", "first hits as the teacher's, %", "nDCG@10", "its MACs"], cells)
+    return markdown_table(["sent to the teacher, %", "same first hit, %", "nDCG@10", "its MACs"], cells)
 
 
 def vectors_table(rows: list[dict[str, Any]]) -> list[str]:

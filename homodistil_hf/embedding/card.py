@@ -107,7 +107,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
             else "pruning its encoder and distilling its vectors on unlabelled text."
         )
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
-            summary += " They are in its space: an index of its vectors can stay."
+            summary += " Student and teacher vectors are interchangeable: an index of the teacher's can stay."
     example = _SINGLE
     if set(facts["probe"]["vectors"]) != {"query"}:
         example = _PAIR

@@ -302,7 +302,7 @@ def format_cascade(results: Mapping[str, Any]) -> str:
     parts = []
     for source, rows in results["curves"].items():
         has_answers = "ndcg_at_10" in rows[0]
-        headings = ["to the teacher, %", "first hits as the teacher's, %", *["nDCG@10"] * has_answers]
+        headings = ["sent to the teacher, %", "same first hit, %", *["nDCG@10"] * has_answers]
         table = [[*headings, f"ms a query, {results['runtime']}"]]
         for row in rows:
             scores = [f"{100 * row['ndcg_at_10']:.1f}"] if has_answers else []

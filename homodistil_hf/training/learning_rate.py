@@ -101,7 +101,7 @@ def default_task_rate(hidden_size: int) -> float:
     It falls with the width behind the 384 channels that it was measured with.
     """
     rate = float(f"{min(TASK_LEARNING_RATE, rate_for_width(TASK_LEARNING_RATE, hidden_size)):.2g}")
-    logger.info("learning_rate=%g, as none is given; for whole texts half of it is worth a try", rate)
+    logger.info("learning_rate=%g by default; for long texts also try half of it", rate)
     return rate
 
 

@@ -187,7 +187,7 @@ def test_a_task_has_a_learning_rate_of_its_own(task_trainer, caplog):
     with caplog.at_level("INFO", logger="homodistil_hf"):
         trainer = task_trainer("single label", learning_rate=None)
     assert trainer.args.learning_rate == 6e-4
-    assert "learning_rate=0.0006, as none is given; for whole texts half of it" in caplog.text
+    assert "learning_rate=0.0006 by default; for long texts also try half of it" in caplog.text
     assert task_trainer("single label", learning_rate=1e-4).args.learning_rate == 1e-4
 
 
