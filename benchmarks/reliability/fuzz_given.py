@@ -88,7 +88,7 @@ def tables(folder: Path, draw: Random) -> None:
     # two readings: by quotes, and in TSV also with quotes as letters
     is_damaged = draw.random() < 0.5
     if is_damaged:
-        place = draw.randrange(len(separator.join(header)) + 1, len(content) + 1)
+        place = draw.randrange(content.index(end) + 1, len(content) + 1)  # behind the header
         content = content[:place] + draw.choice((separator, '"')) + content[place:]
     file.write_bytes(draw.choice((b"", b"\xef\xbb\xbf")) + content.encode())
     readings = [rows] if not is_damaged and not is_plain else []
@@ -102,7 +102,9 @@ def tables(folder: Path, draw: Random) -> None:
         compare([text or "" for text in texts], *([row[0] for row in rows] for rows in readings))
         return
     table = load_rows([str(file)])
-    compare(list(map(list, zip(*(table[name][:] for name in header), strict=True))), *readings)
+    # a header keeps its quotes where they are letters
+    compare([name.strip('"') for name in table.column_names], header)
+    compare(list(map(list, zip(*(table[name][:] for name in table.column_names), strict=True))), *readings)
 
 
 def _cell(draw: Random, with_lines: bool) -> str:
