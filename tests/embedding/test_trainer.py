@@ -306,7 +306,7 @@ def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_
     assert "eval_cosine" not in trainer.evaluate()
     folder = trainer.export(tmp_path / "student")
     assert load_embedding_model(folder).dimension == 32
-    assert "an index of its vectors can stay" not in (folder / "README.md").read_text()
+    assert "an index of the teacher's can stay" not in (folder / "README.md").read_text()
     words = ["export", str(folder), "--output", str(tmp_path / "pair"), "--format", "pair"]
     assert "needs one space, and this student has one of its own" in error_of(
         capsys, *words, "--teacher", str(tmp_path / "teacher")

@@ -76,7 +76,7 @@ def test_a_narrower_student_learns_given_vectors(config, tmp_path, capsys):
     assert "latency" not in facts  # there is nothing to be timed beside
     card = (tmp_path / "run" / "student" / "README.md").read_text()
     assert "Made from `start` by distilling it towards the vectors of 200 texts in `vectors.parquet`." in card
-    assert "an index of its vectors can stay" in card
+    assert "an index of the teacher's can stay" in card
     assert "The student derives from `start`, whose licence" in card
     command = ["distill", config(save_steps=6, save_strategy="steps", student=QUARTER)]
     assert_resumed_alike(command, tmp_path / "run", "checkpoint-6")

@@ -98,9 +98,11 @@ def test_a_call_that_is_ended_leaves_nothing_half(given, tmp_path, monkeypatch, 
         if "training" not in str(folder):  # the model is written, its tokenizer isn't
             signal.raise_signal(number)
 
+    of_sigint = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have it ignored
     with monkeypatch.context() as patched:
         patched.setattr(PreTrainedTokenizerBase, "save_pretrained", stop)
         assert status_of("finetune", tmp_path / "config.json") == status
+    signal.signal(signal.SIGINT, of_sigint)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["training"]
     assert last_checkpoint(tmp_path / "out" / "training" / "run").name == "checkpoint-10"  # what was trained stays
     assert signal.getsignal(signal.SIGTERM) == before

@@ -50,7 +50,7 @@ OF_TEXT: dict[str, tuple[Any, str]] = {
     "no file": ({"train_data": "./none.txt"}, "train_data='./none.txt' does not exist; expected a file, folder or"),
     "another ending": ({"train_data": "text.pdf"}, "text.pdf' does not exist; expected .*.csv, .tsv or .txt"),
     "nothing in it": (b"", "is an empty data set (0 bytes in 1 files); expected text in them"),
-    "a broken line": (b'{"text": "w7"}\n{"text": "w', "unreadable; expected .* whose contents match the extension"),
+    "a broken line": (b'{"text": "w7"}\n{"text": "w', "line 2 of .* is no JSON: .*; mend that line"),
     "no held-out file": ({"eval_data": "./none.txt"}, "eval_data='./none.txt' does not exist"),
     "too long": ({"max_seq_length": 64}, "max_seq_length=64 is over the teacher's positions=32; nearest valid: 32"),
     "two columns": (_rows(body=_text, title=_text), "set text_column to one of strings among body (string), title"),

@@ -16,6 +16,7 @@ PRIVATE = [
     "_finalize_training",
     "_get_dataloader",
     "_get_output_dir",
+    "_get_train_sampler",
     "_hp_search_setup",
     "_init_training_state",
     "_load_best_model",
