@@ -152,6 +152,7 @@ def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
         and len(vectors) == len(texts)
         and channels
         and fits(channels, [int])
+        and min(channels) >= 0
         and set(map(len, vectors)) == {len(channels)}
         for vectors in routes.values()
     ):

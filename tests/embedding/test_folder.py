@@ -169,6 +169,7 @@ PROBE = {"texts": ["a"], "channels": [0], "vectors": {"query": [[1.0]]}}
         ({"probe": PROBE | {"vectors": {"query": [[1.0], [2.0]]}}}, "for each text, a number for each"),
         ({"probe": PROBE | {"vectors": {"query": [["x"]]}}}, "for each text, a number for each"),
         ({"probe": PROBE | {"channels": []}}, "for each text, a number for each"),
+        ({"probe": PROBE | {"channels": [-1]}}, "for each text, a number for each"),
         ({"settings_of_vectors": {}}, "settings_of_vectors: expected max_seq_length, prompts"),
     ],
 )
