@@ -66,13 +66,13 @@ class TenTimes(TrainerCallback):
         if self.evaluates and isinstance(held_out, Dataset) and min(num_rows, len(held_out)) >= _LEAST_ROWS:
             self.rows = some_blocks(held_out, num_rows)
             logger.info(
-                "evaluated ten times, on %s of %s held-out rows, at the end on all",
+                "evaluated at most ten times, on %s of %s held-out rows, at the end on all",
                 *(f"{len(self.rows):,}", f"{len(held_out):,}"),
             )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate and ask for a log; a run evaluates its last step itself."""
-        if state.global_step % max(1, state.max_steps // 10):
+        if state.global_step % -(-state.max_steps // 10):
             return
         if self.rows is not None and state.global_step < state.max_steps:
             self.trainer.evaluate(self.rows)
