@@ -350,7 +350,7 @@ def fine_tune(
 
     Args:
         model: of [`with_fresh_head`].
-        rows: tokenized, with labels and `length`.
+        rows: tokenized, with labels.
         tokenizer: pads.
         settings: learning rate, epochs and so on.
         seed: of the order of rows and of dropout.
