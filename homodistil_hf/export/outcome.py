@@ -3,7 +3,6 @@
 `card.py` and `report.py` show the rows, the command line ends with the line.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -44,7 +43,6 @@ METRIC_LABELS = {
     "ndcg_at_10": "nDCG@10 of the order, by the labels",
     "mrr_at_10": "MRR@10 of the order, by the labels",
 }
-_SHORT_COSTS = {"size_bytes": "weights", "num_parameters": "parameters", "encoder_macs": "encoder MACs a token"}
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
 _IN_WORDS = {
     "span_f1": "the F1 of spans",
@@ -60,17 +58,13 @@ _IN_WORDS = {
 }
 _HIGHER_IS_BETTER = (
     *("accuracy", "f1", "precision", "recall", "exact", "exact_rows", "exact_match", "pearson", "spearman"),
-    "spearmanr",
-    *("correlation", "matthews_correlation", "auc", "roc_auc", "agreement", "neighbours", "neighbours_in_index"),
-    *("cosine", "ndcg", "mrr", "map", "ndcg_at_10", "mrr_at_10"),
+    *("spearmanr", "correlation", "auc", "agreement", "neighbours", "neighbours_in_index", "cosine"),
+    *("ndcg", "mrr", "map", "ndcg_at_10", "mrr_at_10"),
 )
 TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""
-_SECOND_BEST = ("agreement",)
-"""Metrics that the line names only where there is no other."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
-_NO_SHARE = "no share"
 
 
 class Row(NamedTuple):
@@ -81,7 +75,7 @@ class Row(NamedTuple):
         label: the same for readers.
         teacher: its figure.
         student: its figure.
-        kept: `3.6× smaller`, or the share of the teacher's figure that is left, or why it has none.
+        kept: `3.6× smaller`, or the share of the teacher's figure that is left.
     """
 
     name: str
@@ -116,29 +110,16 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     measured = section_of(facts, "teacher_evaluation")
     of_teacher = held_out_metrics(measured)
     of_student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
+    # a teacher that answers nothing is right in places, too: words without a tag, rows without a label
+    first = min((name for name in of_teacher if is_share(name) and not _is_of_teacher(name)), key=_rank, default=None)
+    answers = first is None or (of_teacher[first] > 0 and not any(name.endswith(IS_CONSTANT) for name in measured))
     for name in sorted(dict.fromkeys([*of_student, *of_teacher]), key=lambda name: not is_share(name)):
-        full, own = of_teacher.get(name), of_student.get(name)
-        if full is None and _is_of_teacher(name):
-            full = 1.0
-        kept = "" if own is None or not is_share(name) else _kept(name, full, own, measured)
+        own, full = of_student.get(name), of_teacher.get(name, 1.0 if _is_of_teacher(name) else None)
+        kept = ""
+        if own is not None and own >= 0 and full is not None and full > 0 and is_share(name):
+            kept = f"{100 * own / full:.0f} %" if answers or _is_of_teacher(name) else ""
         rows.append(Row(name, metric_label(name), shown(full, name), shown(own, name), kept))
     return rows
-
-
-def _kept(name: str, full: float | None, own: float, measured: Mapping[str, Any]) -> str:
-    """The share of a teacher's figure that is left; why it has none where the teacher answers nothing."""
-    if name in measured and not _is_of_teacher(name):
-        if any(other.endswith(IS_CONSTANT) for other in measured) or measured.get("HasAns_f1") == 0:
-            return f"{_NO_SHARE}: all its answers, or all labels, are alike"
-        if full is None or math.isnan(full):
-            return f"{_NO_SHARE}: the teacher's is undefined"
-        if full <= 0:
-            return f"{_NO_SHARE}: the teacher scores {full:.4g}"
-        # words without a tag and rows without a label are right even where nothing is answered
-        first = min((other for other in measured if is_share(other) and not _is_of_teacher(other)), key=_rank)
-        if not is_number(measured[first]) or not measured[first] > 0:
-            return _NO_SHARE
-    return f"{100 * own / full:.0f} %" if full is not None and full > 0 and own >= 0 else ""
 
 
 def _is_of_teacher(name: str) -> bool:
@@ -146,8 +127,8 @@ def _is_of_teacher(name: str) -> bool:
 
 
 def _rank(name: str) -> tuple[bool, int]:
-    """Orders metrics: no second-best one first if possible, then by the order of the words."""
-    return name in _SECOND_BEST, [*_IN_WORDS, name].index(name)
+    """Orders metrics as the words do, agreement behind all others."""
+    return name == "agreement", [*_IN_WORDS, name].index(name)
 
 
 def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
@@ -160,12 +141,9 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
     words = [rows[name].kept + where for name, where in costs if name in rows and rows[name].kept]
     if is_number(cosine := section_of(facts, "evaluation").get("cosine")):
         return ", ".join([*words, f"cosine {cosine:.3f} to the teacher's vectors"])
-    # one metric is named
-    shares = [row for row in rows.values() if row.kept.endswith("%") or row.kept.startswith(f"{_NO_SHARE}:")]
+    shares = [row for row in rows.values() if row.kept.endswith("%")]
     for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
-        named = _IN_WORDS.get(row.name, row.label)
-        has_none = row.kept.startswith(_NO_SHARE)
-        words.append(row.kept.replace(":", f" of {named}:", 1) if has_none else f"keeps {row.kept} of {named}")
+        words.append(f"keeps {row.kept} of {_IN_WORDS.get(row.name, row.label)}")
     return ", ".join(words)
 
 
@@ -181,7 +159,7 @@ def measured_on(facts: Mapping[str, Any]) -> str:
 
 def metric_label(name: str) -> str:
     """A metric's name for readers."""
-    known = METRIC_LABELS | _SHORT_COSTS
+    known = METRIC_LABELS | {"size_bytes": "weights", "encoder_macs": "encoder MACs a token"}
     return known.get(name, name.replace("eval_", "held-out ").replace("_", " "))
 
 

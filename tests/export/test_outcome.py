@@ -77,45 +77,19 @@ def test_the_line(changes, line):
 @each(
     ("teacher", "student", "kept", "line"),
     [
-        ({"f1": 0.0}, {"f1": 0.0}, ["no share: the teacher scores 0"], "no share of F1: the teacher scores 0"),
+        ({"f1": 0.0}, {"f1": 0.0}, [""], ""),
         (
             {"spearman": -0.125},
             {"spearman": 0.5, "agreement": 1.0},
-            ["no share: the teacher scores -0.125", "100 %"],
-            "no share of Spearman's correlation: the teacher scores -0.125",
+            ["", "100 %"],
+            "keeps 100 % of the teacher's top predictions",
         ),
         # All words are outside of spans.
-        (
-            {"span_f1": 0.0, "task_accuracy": 0.9},
-            {"span_f1": 0.0, "task_accuracy": 0.9},
-            ["no share: the teacher scores 0", "no share"],
-            "no share of the F1 of spans: the teacher scores 0",
-        ),
+        ({"span_f1": 0.0, "task_accuracy": 0.9}, {"span_f1": 0.0, "task_accuracy": 0.9}, ["", ""], ""),
         # No question gets an answer, or all texts one class.
-        (
-            {"f1": 50.0, "is_constant": True},
-            {"f1": 50.0},
-            ["no share: all its answers, or all labels, are alike"],
-            "no share of F1: all its answers, or all labels, are alike",
-        ),
-        (
-            {"f1": 50.0, "HasAns_f1": 0.0},
-            {"f1": 50.0},
-            ["no share: all its answers, or all labels, are alike", ""],
-            "no share of F1: all its answers, or all labels, are alike",
-        ),
-        (
-            {"spearman": float("nan")},
-            {"spearman": 0.5},
-            ["no share: the teacher's is undefined"],
-            "no share of Spearman's correlation: the teacher's is undefined",
-        ),
-        (
-            {"spearman": None},
-            {"spearman": 0.5},
-            ["no share: the teacher's is undefined"],
-            "no share of Spearman's correlation: the teacher's is undefined",
-        ),
+        ({"f1": 50.0, "is_constant": True}, {"f1": 50.0}, [""], ""),
+        ({"spearman": float("nan")}, {"spearman": 0.5}, [""], ""),
+        ({"spearman": None}, {"spearman": 0.5}, [""], ""),
         ({"matthews": 0.0, "accuracy": 0.5}, {"accuracy": 0.5}, ["100 %", ""], "keeps 100 % of accuracy"),
     ],
 )
