@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ..export.card import write_picture
 from ..export.export_folder import check_target, facts_held, plain_classes, written_aside
 from ..export.facts import (
     BENCHMARKS,
@@ -138,7 +137,7 @@ def _write_record(
     run: Mapping[str, Any] | None = None,
     **routes: EmbeddingModel,
 ) -> None:
-    """Write picture, facts and card of an export whose other files are there."""
+    """Write facts and card of an export whose other files are there."""
     query = routes["query"]
     # four words a repetition are as many tokens at least
     texts = [*PROBE_TEXTS, _LONG_TEXT * (query.settings.max_seq_length // 4 + 2)]
@@ -153,7 +152,6 @@ def _write_record(
         "probe": {"texts": texts, "channels": channels.tolist(), "vectors": vectors},
         **(run or {}),
     }
-    write_picture(folder, facts)
     # digests of all files that are there, then facts with them, then the card made of the facts
     facts["files"] = file_facts(folder)
     write_json(folder / FACTS_FILE, facts)

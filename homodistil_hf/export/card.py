@@ -8,7 +8,6 @@ import re
 import string
 from collections.abc import Mapping
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -18,7 +17,6 @@ from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
 from ..models.cost import COSTS
-from .charts import widths_picture
 from .facts import (
     BENCHMARKS,
     CARD_SECTION,
@@ -44,8 +42,6 @@ from .runtimes import runtimes_text
 from .usage import has_pipeline, pipeline_call
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
-PICTURE_FILE = "widths.svg"
-"""The picture of an export's widths, beside its card."""
 
 _SELDOM = ("num_bad", "num_skipped")
 """Counts that a card leaves out where they are 0."""
@@ -87,7 +83,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
         summary=_summary(facts),
         usage=_usage(facts),
         format_note=_format_note(facts),
-        how=_how(facts),
+        how=method.how if method else "By which method the student was trained is not recorded.",
         paper=paper_words(facts),
         **texts,
     )
@@ -120,7 +116,6 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
         "comparison": _comparison(facts),
-        "picture": f"![Widths by layer]({PICTURE_FILE})" if PICTURE_FILE in facts.get("files", {}) else "",
         "widths": _widths(facts),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
         "changed": f"These differ from their defaults:\n\n{_settings_table(changed)}" if changed else "",
@@ -128,12 +123,6 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "limits": "\n".join(limits),
         "licence": licence,
     }
-
-
-def write_picture(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Draw the widths of a student in its export, if its facts have them."""
-    if picture := widths_picture(facts["student"], facts.get("teacher")):
-        (folder / PICTURE_FILE).write_text(picture, encoding="utf-8")
 
 
 def result_title(facts: Mapping[str, Any], otherwise: str) -> str:
@@ -373,15 +362,6 @@ def _format_note(facts: Mapping[str, Any]) -> str:
     padded = forms["padded"] or {}
     rows = [(COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
     return f"{note}\n\n" + card_table(("", "compact form", "padded to the stock class"), rows)
-
-
-def _how(facts: Mapping[str, Any]) -> str:
-    if words := _words_of_method(facts):
-        return words.how
-    method = (facts.get("training") or {}).get("method")
-    if method is None:
-        return "By which method the student was trained is not recorded."
-    return f"The student was trained by the method {cell(method)}; this export does not describe it."
 
 
 def _training(facts: Mapping[str, Any]) -> str:

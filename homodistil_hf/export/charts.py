@@ -1,7 +1,6 @@
 """Pictures as SVG text: lines over steps, and the widths of a student's layers inside its teacher's.
 
-A picture is a string without scripts and fonts. It has its own colours for light and dark screens, in a page and as a
-file of its own.
+A picture is a string without scripts and fonts, with colours for light and dark screens.
 """
 
 import math
@@ -17,8 +16,6 @@ Line = Sequence[tuple[float, float]]
 NUM_COLOURS = 6
 _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 34
-_MOST_POINTS = 400
-_GAP = 40
 _LEGEND_HEIGHT = 16
 
 STYLE = """
@@ -39,7 +36,6 @@ def line_chart(
     *,
     level: float | None = None,
     is_share: bool = False,
-    top: float | None = None,
 ) -> str:
     """Draw lines over the steps of a run; empty where no line has two points.
 
@@ -48,7 +44,6 @@ def line_chart(
         lines: name → points by step. Names are shown where there are several.
         level: a dashed line, the teacher's value.
         is_share: whether values are of [0, 1] and shown as percent, from 0 on.
-        top: a value that the picture reaches up to at least.
 
     Returns:
         `str`: an `svg` element.
@@ -56,12 +51,8 @@ def line_chart(
     lines = {name: points for name, points in lines.items() if points}
     if all(len(points) < 2 for points in lines.values()):
         return ""
-    for name, points in lines.items():
-        # points at equal distances, and the last one in any case
-        stride = math.ceil(len(points) / _MOST_POINTS)
-        lines[name] = [*points[:-1:stride], points[-1]]
     values = [value for points in lines.values() for _, value in points]
-    low, high = _span([*values, *(value for value in (level, top) if value is not None)], is_share=is_share)
+    low, high = _span(values if level is None else [*values, level], is_share=is_share)
     last = max(step for points in lines.values() for step, _ in points) or 1.0
     height = _HEIGHT + _LEGEND_HEIGHT * (math.ceil(len(lines) / 2) if len(lines) > 1 else 0)
 
@@ -106,36 +97,21 @@ def width_charts(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) 
     Returns:
         `list`: two `svg` elements, of attention channels and of FFN neurons; none without a plan.
     """
-    panels = _width_panels(student, teacher)
-    return [_svg(_WIDTH, _HEIGHT, parts, label) for label, parts in panels.items()]
-
-
-def widths_picture(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> str:
-    """Both pictures of [`width_charts`] in a file of its own, side by side; empty without a plan."""
-    panels = [f"<g>{''.join(parts)}</g>" for parts in _width_panels(student, teacher).values()]
-    if not panels:
-        return ""
-    moved = panels[1].replace("<g>", f'<g transform="translate({_WIDTH + _GAP})">', 1)
-    picture = _svg(2 * _WIDTH + _GAP, _HEIGHT, [panels[0], moved], "widths by layer")
-    # rules go behind the opening tag, as a file of its own has no page around it
-    return picture.replace(">", f"><style>{STYLE}</style>", 1) + "\n"
-
-
-def _width_panels(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> dict[str, list[str]]:
     own, full = _layers(student), _layers(teacher or {})
-    panels = {}
+    pictures = []
     for index, label in enumerate(("attention channels", "FFN neurons") if own else ()):
         most = max(layer[index] for layer in [*own, *full]) or 1
         places = len(full) or len(own)
         widest = f"{max(layer[index] for layer in own):,}" + (f" of the teacher's {most:,}" if full else "")
-        panels[label] = [
+        parts = [
             f'<text class="title" x="0" y="14">{label} by layer: {widest}</text>',
             *_bars([layer[index] for layer in full], most, 'class="whole"', places),
             *_bars([layer[index] for layer in own], most, 'style="fill:var(--c0)"', places),
             f'<text x="0" y="{_HEIGHT - 6}">layer 0</text>',
             f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">layer {places - 1}</text>',
         ]
-    return panels
+        pictures.append(_svg(_WIDTH, _HEIGHT, parts, label))
+    return pictures
 
 
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:

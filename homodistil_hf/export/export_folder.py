@@ -93,7 +93,7 @@ def export_student(
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is unknown; {nearest_valid(format, FORMATS)}")
-    from .card import render_card, write_picture  # words and pictures, which loading an export needn't wait for
+    from .card import render_card  # words, which loading an export needn't wait for
 
     # what can't work is refused before anything is computed
     target = check_target(folder, overwrite=overwrite)
@@ -123,7 +123,6 @@ def export_student(
                 shutil.copy(file, aside)
         if tokenizer is not None:
             save_tokenizer(tokenizer, aside)
-        write_picture(aside, contents)
         # digests when all files but facts and card are there
         contents["files"] = file_facts(aside)
         write_json(aside / FACTS_FILE, contents)

@@ -32,8 +32,7 @@ from ..files.run_names import (
     TABLES,
     run_of_model,
 )
-from ..files.strict_json import fits, is_int, is_number, read_json, read_json_object
-from ..models.cost import kept_macs
+from ..files.strict_json import fits, is_int, is_number, read_json
 from .charts import STYLE, Line, line_chart, width_charts
 from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
 from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
@@ -46,7 +45,6 @@ _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"^name = .*$", re.MULTILINE)
 _MOST_CHARTS = 8
-_MACS = "multiply–accumulates"
 _MAIN_TERMS = {
     "loss_kl": "training: KL to the teacher",
     "loss_vectors": "training: distance of vectors",
@@ -162,11 +160,10 @@ def _first_table(records: RunRecords) -> str:
     rows = outcome_rows(records.facts)
     if not rows:
         return ""
-    made = "student" if "teacher" in records.facts else "model"
-    # transposed twice, to leave out columns without any figure
-    columns = zip(("", "teacher", made, "kept"), *(row[1:] for row in rows), strict=True)
-    header, *cells = zip(*(column for column in columns if any(column[1:])), strict=True)
-    table = _html_table(header, cells)
+    if "teacher" in records.facts:
+        table = _html_table(("", "teacher", "student", "kept"), [row[1:] for row in rows])
+    else:
+        table = _html_table(("", "model"), [(row.label, row.student) for row in rows])
     notes = [f"Quality: {measured_on(records.facts)}."]
     if machine := section_of(records.facts, "latency").get("machine"):
         notes.append(f"Times: {machine}.")
@@ -200,9 +197,8 @@ def _charts(records: RunRecords) -> list[str]:
     teacher = section_of(records.facts, "teacher_evaluation")
     terms = {"loss": "training loss"} | {name: label for name, label in _MAIN_TERMS.items() if name in names}
     loss = [line_chart(label, _lines(runs, name)) for name, label in terms.items()]
-    kept = _kept(records) if records.logs else {part: _kept(run).get(_MACS, ()) for part, run in runs.items()}
-    title = "kept of what it started from" if records.logs else f"kept {_MACS}, of each start"
-    charts = [*loss[:1], line_chart(title, kept, is_share=True, top=1.0), *loss[1:]]
+    kept = {name.removeprefix(_KEPT): records.line(name) for name in records.names() if name.startswith(_KEPT)}
+    charts = [*loss[:1], line_chart("kept of what it started from", kept, is_share=True), *loss[1:]]
     held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         # no level for KL, of which the teacher has 0
@@ -211,21 +207,6 @@ def _charts(records: RunRecords) -> list[str]:
         level = level if is_number(level) else None
         charts.append(line_chart(f"held out: {metric_label(name)}", lines, level=level, is_share=is_share(name)))
     return list(filter(None, charts))[:_MOST_CHARTS]
-
-
-def _kept(run: RunRecords) -> dict[str, Line]:
-    """Shares of the teacher's widths and multiply–accumulates along a run."""
-    kinds = [name.removeprefix(_KEPT) for name in run.names() if name.startswith(_KEPT)]
-    lines = {kind: run.line(_KEPT + kind) for kind in kinds}
-    teacher = section_of(run.facts, "teacher")
-    if {"hidden", "attention", "ffn"} <= lines.keys() and fits(teacher, {"encoder_macs": int, "plan": dict}):
-        # each log has all three, so their points are of the same steps
-        shares = zip(*(lines[kind] for kind in ("hidden", "attention", "ffn")), strict=False)
-        lines[_MACS] = [
-            (hidden[0], kept_macs(teacher, hidden=hidden[1], attention=attention[1], ffn=ffn[1]))
-            for hidden, attention, ffn in shares
-        ]
-    return lines
 
 
 def _lines(runs: Mapping[str, RunRecords], name: str) -> dict[str, Line]:
@@ -335,7 +316,7 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
     By default `student`, the export, is the one inside of the run's `folder`.
 
     Raises:
-        ValueError: no such folder, no records in it, or a file of settings, results or facts that is no JSON object.
+        ValueError: no such folder, no records in it, or a file of settings, results or facts that is no JSON.
     """
     place = Path(folder)
     if not place.is_dir():
@@ -361,19 +342,16 @@ def _read(folder: Path, student: Path | None = None) -> RunRecords:
         student = next((folder / name for name in MODEL_FOLDERS if (folder / name).is_dir()), None)
     if student is None and parts_with_records:
         student = parts_with_records[-1].student
-    file = folder / RESULTS_FILE
-    # the results of `homodistil demo` are a list of three models
-    is_list = file.is_file() and isinstance(read_json(file, str(file)), list)
-    results = {} if is_list else _object(file)
+    results = _object(folder / RESULTS_FILE)
     facts = {} if student is None else _object(student / FACTS_FILE)
-    # the newest of the states that Trainer has saved; of a run that was stopped the one in its last checkpoint
+    # of a run that was stopped Trainer's state is in its last checkpoint
     states = [place / STATE_OF_TRAINER for place in (folder, *sorted_checkpoints(folder)[:1])]
     logs: tuple[Mapping[str, Any], ...] = ()
-    for state in sorted(filter(Path.is_file, states), key=lambda file: file.stat().st_mtime):
-        # Leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped.
-        with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-            history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-            logs = tuple(entry for entry in history if isinstance(entry, dict))
+    # leniently: Trainer writes NaN among the logs, such as the norm of a step that was skipped
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        state = next(filter(Path.is_file, states), states[0])
+        history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+        logs = tuple(entry for entry in history if isinstance(entry, dict))
     return RunRecords(
         folder,
         student,
@@ -401,7 +379,9 @@ def _facts_of_fine_tuning(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    return read_json_object(file, str(file)) if file.is_file() else {}
+    """The object in a file; empty where there is none, as in the list of models that `homodistil demo` leaves."""
+    values = read_json(file, str(file)) if file.is_file() else {}
+    return values if isinstance(values, dict) else {}
 
 
 # Parts of the page: plain HTML, light and dark, for screens of any width; texts are escaped

@@ -122,30 +122,6 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
     )
 
 
-def kept_macs(teacher: Mapping[str, Any], *, hidden: float, attention: float, ffn: float) -> float:
-    """The share of a teacher's multiply-accumulates that is left at such kept fractions, the same in every layer.
-
-    `teacher` has the values of [`model_facts`].
-
-    Example:
-    ```python
-    >>> plan = WidthPlan.uniform(128, 2, LayerWidths(4, 32, 512))
-    >>> teacher = {"plan": plan.to_dict(), "num_hidden_layers": 2, "encoder_macs": encoder_macs(plan)}
-    >>> half = encoder_macs(WidthPlan.uniform(64, 2, LayerWidths(4, 16, 256)))
-    >>> kept_macs(teacher, hidden=0.5, attention=0.5, ffn=0.5) == half / encoder_macs(plan)
-    True
-
-    ```
-    """
-    plan = WidthPlan.from_dict(teacher["plan"], teacher["num_hidden_layers"])
-    width = sum(layer.attention_size for layer in plan.layers)
-    # queries, keys, values and output depend on both widths, the products of attention on its own alone
-    linear, products = 4 * plan.hidden_size * width, 2 * 128 * width
-    # the rest is the FFN's, gated or not
-    of_ffn = teacher["encoder_macs"] - linear - products
-    return (linear * hidden * attention + products * attention + of_ffn * hidden * ffn) / teacher["encoder_macs"]
-
-
 def model_facts(model: PreTrainedModel) -> dict[str, Any]:
     """Count the costs of a model, of a stock class or a student.
 

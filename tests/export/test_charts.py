@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 from rows import each
 
-from homodistil_hf.export.charts import line_chart, width_charts, widths_picture
+from homodistil_hf.export.charts import line_chart, width_charts
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 TEACHER = {"plan": PLAN, "num_hidden_layers": 2}
@@ -41,13 +41,6 @@ def test_any_values_have_a_picture(points):
     assert elements(line_chart("t", {"": points}), "text")
 
 
-def test_a_long_run_is_thinned_and_keeps_its_end():
-    picture = line_chart("t", {"": [(step, step) for step in range(10_001)]})
-    (places,) = line_places(picture)
-    assert len(places) <= 402
-    assert places[-1][0] == max(x for x, _ in places)
-
-
 def test_names_are_no_markup():
     picture = line_chart("<b>&", {"<i>": [(0, 1), (1, 2)], '"': [(0, 1), (1, 2)]})
     assert elements(picture, "text")[0].text == "<b>&"
@@ -68,4 +61,3 @@ def test_widths_are_shares_of_the_teachers():
 @pytest.mark.parametrize("student", [{}, {"plan": None}, {"plan": {"hidden_size": 3}, "num_hidden_layers": 1}])
 def test_no_plan_is_no_picture(student):
     assert width_charts(student, TEACHER) == []
-    assert widths_picture(student, None) == ""

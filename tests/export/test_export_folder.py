@@ -78,7 +78,6 @@ def test_a_folder_holds_what_it_must_and_no_pickle(tmp_path, student, tokenizer,
         "model.safetensors",
         *own_files,
         *tokenizer_files,
-        "widths.svg",
     ]
     assert names_in(folder) == sorted(expected)
     assert names_in(folder.parent) == sorted(["student", *(f"student/{name}" for name in expected)])
