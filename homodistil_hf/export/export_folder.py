@@ -34,7 +34,6 @@ from .facts import (
     read_export_facts,
     read_facts,
     run_facts,
-    stated_teacher,
     teacher_facts,
     weights_of,
 )
@@ -164,7 +163,7 @@ def convert_export(
         folder,
         format,
         tokenizer=stored_tokenizer(source),
-        teacher=teacher if teacher is not None else stated_teacher(earlier),
+        teacher=teacher if teacher is not None else earlier.get("teacher"),
         facts={name: earlier[name] for name in kept},
         overwrite=overwrite,
     )

@@ -22,7 +22,7 @@ from ..files.checkpoints import file_digest
 from ..files.inside import files_inside
 from ..files.messages import nearest_valid, short_repr
 from ..files.provenance import public_name
-from ..files.strict_json import fits, is_int, read_json
+from ..files.strict_json import fits, read_json
 from ..models.architectures import HEADS, max_tokens
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
@@ -31,9 +31,6 @@ from .method_card import MethodCard
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
 FACTS_VERSION = 1
-
-FACTS_SECTIONS = ("student", "forms", "cost_fractions", "probe", "files", "versions")
-"""Sections of all facts, each an object."""
 
 BENCHMARKS = "benchmarks"
 GUARANTEE = "guarantee"
@@ -58,7 +55,8 @@ _TASK: dict[str, Any] = {
 _BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
 _GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}
 _SHAPES: dict[str, Any] = {
-    **dict.fromkeys((*FACTS_SECTIONS, *RUN_SECTIONS), dict),
+    **dict.fromkeys(("student", "forms", "cost_fractions", "files", "versions", *RUN_SECTIONS), dict),
+    "probe": {"logits": [float]},
     DATA: {"train?": [str], "held_out?": [str], "kind?": str, "text_columns?": [str]},
     BENCHMARKS: {
         "tasks?": {...: _TASK},
@@ -197,33 +195,32 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
         ValueError: see [`read_facts`]; also a section that is missing or of another type.
     """
     facts = read_facts(folder)
-    shapes = _SHAPES | ({"forms": {"compact": {"plan": dict}}} if facts.get("forms") else {})
-    for name, shape in shapes.items():
-        section = facts.get(name, {} if name in RUN_SECTIONS else None)
-        if not fits(section, shape) or (name == CARD_SECTION and not _is_card(section)):
-            raise ValueError(
-                f"{FACTS_FILE} in folder={str(folder)!r} has {name}={short_repr(section)}, which no export has; "
-                "export again"
-            )
+    check_facts(facts, folder)
     return facts
 
 
-def stated_teacher(facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The facts' section of the teacher, checked; None where it isn't recorded."""
-    teacher: dict[str, Any] | None = facts.get("teacher")
-    if teacher is None:
-        return None
-    shape = {"name": str, "licence": str, "language?": [str], "hub_id?": str | None}
+def check_facts(facts: Mapping[str, Any], folder: Path) -> None:
+    """Refuse, by a ValueError, facts that lack a section or have one of another type."""
+    shapes = _SHAPES | ({"forms": {"compact": {"plan": dict}}} if facts.get("forms") else {})
+    present = {name: shape for name, shape in shapes.items() if name in facts or name not in RUN_SECTIONS}
+    wrong = [name for name, shape in present.items() if not fits(facts.get(name), shape)]
+    if facts.get("teacher") is not None and not _is_teacher(facts["teacher"]):
+        wrong.append("teacher")
+    if not _is_card(facts.get(CARD_SECTION)):
+        wrong.append(CARD_SECTION)
+    if wrong:
+        found = f"{wrong[0]}={short_repr(facts.get(wrong[0]))}"
+        raise ValueError(f"{FACTS_FILE} in folder={str(folder)!r} has {found}, which no export has; export again")
+
+
+def _is_teacher(section: Any) -> bool:
+    shape = {"name": str, "licence": str, "language?": [str], "hub_id?": str | None, **dict.fromkeys(COSTS, int)}
     # any name of a repository stands for a teacher that is none
-    if not (fits(teacher, shape) and has_costs(teacher) and _is_hub_id(teacher.get("hub_id") or "a/name")):
-        raise ValueError(f"{FACTS_FILE} has teacher={short_repr(teacher)}, which no export has; export again")
-    return teacher
-
-
-def has_costs(section: Mapping[str, Any]) -> bool:
-    """Whether a section has all four `COSTS`, each a whole number above 0."""
-    costs = [section.get(name) for name in COSTS]
-    return all(is_int(cost) and cost > 0 for cost in costs)
+    return (
+        fits(section, shape)
+        and all(section[name] > 0 for name in COSTS)
+        and _is_hub_id(section.get("hub_id") or "a/name")
+    )
 
 
 def _is_card(section: Any) -> bool:

@@ -4,7 +4,6 @@ The export's logits are compared with the compact form's, loaded here, and with 
 its facts. `methods/formats.py` finds the check of each format.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -23,20 +22,18 @@ from ..files.inside import links_out, stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
 from ..files.tensors import WEIGHTS_FILE
-from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named, architecture_of
-from ..models.architectures.architecture import QUESTION_ANSWERING
-from ..models.cost import COSTS, cost_fractions, model_facts
+from ..models.architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_named
+from ..models.cost import cost_fractions, model_facts
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder
-from .export_folder import FORMATS, load_export
+from .export_folder import load_export
 from .facts import (
     CARD_FILE,
     FACTS_FILE,
-    FACTS_SECTIONS,
     all_logits,
+    check_facts,
     file_facts,
     forms_facts,
-    has_costs,
     probe_facts,
     probe_inputs,
 )
@@ -56,33 +53,25 @@ _HUB_FILES = (".gitattributes", ".cache/huggingface/")
 
 # Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
 _FRESH_PROCESS = """
-import json, os, sys
+import os, sys
 import torch, transformers
 from safetensors.torch import load_file, save_file
 folder, inputs, outputs, auto_classes, remote_code = sys.argv[1:]
-inputs, found, classes = load_file(inputs), {}, {}
+inputs, found = load_file(inputs), {}
 for name in auto_classes.split(","):
-    model, info = getattr(transformers, name).from_pretrained(
-        folder, trust_remote_code=remote_code == "1", output_loading_info=True
-    )
+    model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=remote_code == "1")
     with torch.no_grad():
         found[f"{name}.hidden"] = model.base_model(**inputs).last_hidden_state
         if name != "AutoModel":
             result = model(**inputs)
             logits = [result[key] for key in ("logits", "start_logits", "end_logits") if key in result]
             found[f"{name}.logits"] = torch.stack(logits, -1) if len(logits) > 1 else logits[0]
-    classes[name] = {
-        "class": type(model).__name__,
-        "module": type(model).__module__,
-        "missing_keys": sorted(info["missing_keys"]),
-        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
 save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
 num_tokens = 0
 if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
     # The configuration that it would make is of no class in particular; transformers 5.14 can't check its widths.
     num_tokens = len(transformers.AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False))
-print(json.dumps({"classes": classes, "num_tokens": num_tokens}))
+print(num_tokens)
 """
 
 TIMEOUT_S = 600
@@ -116,11 +105,13 @@ class VerifyReport:
 
 
 def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
-    """Check an export of [`export_student`]: shape of the facts, files, code, then the logits."""
+    """Check an export of [`export_student`]: facts, files, code, then the logits."""
+    try:
+        check_facts(facts, folder)
+    except ValueError as error:
+        return VerifyReport(folder, (str(error),))
     # each check relies on those before it, and no code is run before it was compared
-    problems = (
-        list(_shape_problems(facts)) or list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
-    )
+    problems = list(file_problems(folder, facts)) or list(_code_problems(folder, facts))
     code = _present_code(folder)
     report = VerifyReport(folder, tuple(problems), code_sha256=file_digest(code) if code else None)
     if problems:
@@ -134,24 +125,15 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if problems := list(_number_problems(exported, compact, facts, probe)):
         return replace(report, problems=tuple(problems))
     try:
-        fresh, tensors = load_fresh(folder, _auto_classes(exported), probe_inputs(exported.config))
+        auto_class = HEADS[type(exported).__name__].kind.auto_class
+        num_tokens, tensors = load_fresh(folder, [auto_class, "AutoModel"], probe_inputs(exported.config))
     except ValueError as error:
         return replace(report, problems=(str(error),))
-    differences = _output_differences(compact, facts["probe"], tensors)
-    problems = [*difference_problems(differences, RELATIVE_TOLERANCE), *_class_problems(exported, facts, fresh)]
+    differences = _output_differences(compact, facts["probe"], tensors, auto_class)
+    problems = list(difference_problems(differences, RELATIVE_TOLERANCE))
+    if num_tokens > (most := exported.config.vocab_size):
+        problems.append(f"tokenizer: expected at most vocab_size={most} tokens, found {num_tokens}")
     return replace(report, problems=tuple(problems), max_relative_difference=max(differences.values()))
-
-
-def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
-    for name in FACTS_SECTIONS:
-        if not isinstance(facts.get(name), dict):
-            yield f"{FACTS_FILE}: expected the section {name}, found {short_repr(facts.get(name))}"
-    if facts.get("format") not in FORMATS:
-        yield (
-            f"{FACTS_FILE}: expected format to be one of {', '.join(FORMATS)}, found {short_repr(facts.get('format'))}"
-        )
-    if not isinstance(facts.get("teacher"), dict | None):
-        yield f"{FACTS_FILE}: expected teacher to be a section or null, found {short_repr(facts.get('teacher'))}"
 
 
 def file_problems(
@@ -235,20 +217,12 @@ def _number_problems(
     counted = model_facts(exported)
     yield from _differences(facts["student"], counted, f"{FACTS_FILE} student")
     yield from _differences(facts["forms"], forms_facts(compact), f"{FACTS_FILE} forms")
-    teacher = facts["teacher"]
-    if teacher is not None and not has_costs(teacher):
-        yield f"{FACTS_FILE} teacher: expected whole numbers {', '.join(COSTS)}, found {short_repr(teacher)}"
-    else:
-        fractions = cost_fractions(counted, teacher)
-        yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
+    fractions = cost_fractions(counted, facts.get("teacher"))
+    yield from _differences(facts["cost_fractions"], fractions, f"{FACTS_FILE} cost_fractions")
     stated = facts["probe"]
     for name in sorted(probe.keys() - {"logits"}):
         yield from _differences(stated.get(name), probe[name], f"{FACTS_FILE} probe {name}")
-    logits = stated.get("logits")
-    if not isinstance(logits, list) or not all(isinstance(value, float) for value in logits):
-        yield f"{FACTS_FILE} probe logits: expected numbers, found {short_repr(logits)}"
-        return
-    difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(logits))
+    difference = relative_difference(torch.tensor(probe["logits"]), torch.tensor(stated["logits"]))
     if not difference <= RELATIVE_TOLERANCE:
         yield (
             f"{WEIGHTS_FILE}: expected the logits that the student had in memory within {RELATIVE_TOLERANCE:g}, "
@@ -256,27 +230,13 @@ def _number_problems(
         )
 
 
-def _auto_classes(exported: PreTrainedModel) -> list[str]:
-    """Auto classes that must load the export, that of its own head first."""
-    head = HEADS[type(exported).__name__]
-    primary = head.kind.auto_class
-    if type(exported) is head.stock:
-        return [primary, "AutoModel"]
-    skipped = {"AutoConfig", primary}
-    if exported.config.num_labels != 2:  # stock classes mark a start and an end, or refuse
-        skipped.add(QUESTION_ANSWERING.auto_class)
-    return [primary, *(name for name in architecture_of(exported.config).auto_classes if name not in skipped)]
-
-
 def load_fresh(
     folder: Path, auto_classes: list[str], inputs: dict[str, torch.Tensor]
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+) -> tuple[int, dict[str, torch.Tensor]]:
     """Load an export in a process that can't import this package.
 
-    `auto_classes` are names of transformers' auto classes, that of the export's own head first.
-
     Returns:
-        `(report, outputs)`: class, module, missing keys and parameters of each; its hidden states and logits.
+        `(num_tokens, outputs)`: of its tokenizer, 0 without one; hidden states and logits of each auto class.
 
     Raises:
         ValueError: the process failed.
@@ -288,44 +248,22 @@ def load_fresh(
         arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), remote_code]
         stdout = run_fresh(_FRESH_PROCESS, arguments, scratch)
         # libraries may print before the report
-        return json.loads(stdout.splitlines()[-1]), load_file(outputs_file)
-
-
-def _class_problems(exported: PreTrainedModel, facts: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[str]:
-    primary = _auto_classes(exported)[0]
-    is_compact = facts["format"] == "compact"
-    architecture = architecture_of(exported.config)
-    stock_classes = {"AutoModel": architecture.stock_encoder, primary: type(exported)}
-    stock_module = architecture.stock_encoder.__module__.rpartition(".")[0]
-    for auto_class in _auto_classes(exported):
-        expected = (architecture.auto_classes if is_compact else stock_classes)[auto_class].__name__
-        # transformers imports remote code under a name of its own
-        module = "transformers_modules." if is_compact else f"{stock_module}."
-        found = fresh["classes"][auto_class]
-        if found["class"] != expected or not found["module"].startswith(module):
-            yield f"{auto_class}: expected {module}…{expected}, found {found['module']}.{found['class']}"
-    if missing := fresh["classes"][primary]["missing_keys"]:
-        yield f"{primary}: expected all weights in {WEIGHTS_FILE}, found none for {', '.join(missing)}"
-    counted = fresh["classes"][primary]["num_parameters"]
-    yield from _differences(facts["student"].get("num_parameters"), counted, f"{primary} num_parameters")
-    if (num_tokens := fresh["num_tokens"]) > exported.config.vocab_size:
-        yield f"tokenizer: expected at most vocab_size={exported.config.vocab_size} tokens, found {num_tokens}"
+        return int(stdout.splitlines()[-1]), load_file(outputs_file)
 
 
 def _output_differences(
-    compact: PreTrainedModel, probe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    compact: PreTrainedModel, probe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], auto_class: str
 ) -> dict[str, float]:
     inputs = probe_inputs(compact.config)
-    primary = _auto_classes(compact)[0]
     with torch.no_grad():
         hidden_BTH = compact.base_model(**inputs).last_hidden_state
         logits = all_logits(compact(**inputs))
-    fresh, in_memory = tensors[f"{primary}.logits"], torch.tensor(probe["logits"])
+    fresh, in_memory = tensors[f"{auto_class}.logits"], torch.tensor(probe["logits"])
     differences = {
-        f"{primary}, logits of the compact form": relative_difference(fresh, logits),
-        f"{primary}, logits in memory": relative_difference(fresh.flatten()[probe["positions"]], in_memory),
+        f"{auto_class}, logits of the compact form": relative_difference(fresh, logits),
+        f"{auto_class}, logits in memory": relative_difference(fresh.flatten()[probe["positions"]], in_memory),
     }
-    for name in (name.removesuffix(".hidden") for name in tensors if name.endswith(".hidden")):
+    for name in (auto_class, "AutoModel"):
         difference = relative_difference(tensors[f"{name}.hidden"], hidden_BTH)
         differences[f"{name}, hidden states of the compact form"] = difference
     return differences

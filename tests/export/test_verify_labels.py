@@ -1,4 +1,4 @@
-"""verify takes exports of any count of labels, of every architecture: other classes may refuse it, or need two."""
+"""verify takes exports of any count of labels, of every architecture."""
 
 import pytest
 from tiny_architectures import UNEVEN, plan_of, tiny_architecture_teacher
@@ -13,16 +13,9 @@ from homodistil_hf.pruning.masks import choose_masks, full_masks
 
 pytestmark = pytest.mark.slow
 
-LABELS = (
-    ("sequence_classification", 1, "regression"),
-    ("sequence_classification", 3, "single_label_classification"),
-    ("sequence_classification", 50, "multi_label_classification"),
-    ("token_classification", 1, None),
-    ("token_classification", 2, None),
-    ("token_classification", 50, None),
-)
+LABELS = (("sequence_classification", 1, "regression"), ("token_classification", 50, None))
 CASES = [("bert", *labels, format) for labels in LABELS for format in FORMATS]
-CASES += [(name, *labels, "compact") for name in ARCHITECTURES if name != "bert" for labels in (LABELS[0], LABELS[-1])]
+CASES += [(name, *labels, "compact") for name in ARCHITECTURES if name != "bert" for labels in LABELS]
 
 
 @pytest.mark.parametrize(("model_type", "kind", "num_labels", "problem_type", "format"), CASES)
