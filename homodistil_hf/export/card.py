@@ -6,7 +6,7 @@
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
 from ..models.cost import COSTS
+from ..tasks.kinds import CLASSES, LABELS, TAGS, VALUES
 from .facts import (
     BENCHMARKS,
     CARD_SECTION,
@@ -39,7 +40,6 @@ from .outcome import (
     outcome_rows,
 )
 from .runtimes import runtimes_text
-from .usage import has_pipeline, pipeline_call
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 
@@ -51,6 +51,13 @@ _WIDTH_LABELS = {
     "intermediate_size": "FFN neurons",
 }
 
+_PIPELINES = {
+    CLASSES: '"text-classification", {model}',
+    LABELS: '"text-classification", {model}, top_k=None',
+    VALUES: '"text-classification", {model}, function_to_apply="none", top_k=None',
+    TAGS: '"token-classification", {model}, aggregation_strategy="first"',
+}
+_PAIR = '{{"text": {}, "text_pair": {}}}'
 _EXAMPLES = {
     SEQUENCE_CLASSIFICATION.name: ("A fine piece of work.", "Well done."),
     TOKEN_CLASSIFICATION.name: ("Ada Lovelace lived in London.",),
@@ -189,6 +196,23 @@ def loading_lines(auto_class: str, *imports: str, remote_code: bool = False) -> 
         f"model = {auto_class}.from_pretrained(name{trust})\n"
         f"tokenizer = AutoTokenizer.from_pretrained(name{trust})"
     )
+
+
+def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
+    """A Python expression by which a fine-tuned model predicts; transformers has no pipeline for answers.
+
+    `kind` is one of `tasks/kinds.py`; `model` is Python, the arguments that name it; a pair has two `texts`.
+
+    Example:
+    ```python
+    >>> pipeline_call("several labels", "model, tokenizer=tokenizer", ["Well done."])
+    'pipeline("text-classification", model, tokenizer=tokenizer, top_k=None)("Well done.")'
+
+    ```
+    """
+    quoted = [f'"{text}"' for text in texts]
+    example = quoted[0] if len(texts) == 1 else _PAIR.format(*quoted)
+    return f"pipeline({_PIPELINES[kind].format(model=model)})({example})"
 
 
 def _head(facts: Mapping[str, Any]) -> HeadKind:
@@ -339,7 +363,7 @@ def _widths(facts: Mapping[str, Any]) -> str:
 def _usage(facts: Mapping[str, Any]) -> str:
     head, data = _head(facts), facts.get(DATA, {})
     question = head.question
-    if has_pipeline(data.get("kind")) and (texts := _EXAMPLES.get(head.name, ())[: len(data.get("text_columns", ()))]):
+    if data.get("kind") in _PIPELINES and (texts := _EXAMPLES.get(head.name, ())[: len(data.get("text_columns", ()))]):
         question = f"print({pipeline_call(data['kind'], 'model, tokenizer=tokenizer', texts)})"
     imports = ["pipeline"] if "pipeline(" in question else []
     lines = loading_lines(head.auto_class, *imports, remote_code=facts["format"] == "compact")

@@ -6,7 +6,6 @@ export_folder.py writes the file, card.py puts the facts in words.
 
 import math
 import numbers
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -237,14 +236,7 @@ def is_guarantee(section: Any) -> bool:
 def _without_folders(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_folders(item) for item in value]
-    if not isinstance(value, str) or not {*value} & {*"/\\"}:
-        return value
-    path = Path(os.path.expanduser(value))
-    try:
-        is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
-    except (OSError, ValueError):  # too long, or with a NUL: no path
-        is_local = False
-    return path.name if is_local else value
+    return public_name(value) if isinstance(value, str) and {*value} & {*"/\\"} else value
 
 
 def _is_hub_id(name: str) -> bool:

@@ -4,13 +4,13 @@
 """
 
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, metadata_load
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
@@ -28,22 +28,18 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
     Returns:
         `licence`, `"unknown"` where none is stated; `language`, a list of codes, where any is.
     """
-    if name_or_path and Path(name_or_path).is_dir():
-        file = Path(name_or_path) / CARD_FILE
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-        # Regular expressions instead of a parser: a broken header then has no licence and raises no error.
-        header = "".join(text.split("---")[1:2])
-        licence = re.search(r"^license:[ \t]*['\"]?([\w.-]+)", header, re.MULTILINE)
-        # codes of languages stand on the same line, or as a list below it
-        languages = re.search(r"^language:(.*(?:\n[ \t]*- .*)*)", header, re.MULTILINE)
-        codes = re.findall(r"[A-Za-z][\w-]*", languages[1]) if languages else []
-        return _stated({"license": licence and licence[1], "language": codes})
     try:
-        card = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
-    except (OSError, ValueError, HTTP_ERROR) as error:
+        if name_or_path and Path(name_or_path).is_dir():
+            file = Path(name_or_path) / CARD_FILE
+            header = metadata_load(file) if file.is_file() else None
+        else:
+            header = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
+    except (OSError, ValueError, HTTP_ERROR, YAMLError) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
-        return _stated({})
-    return _stated({"license": card.license, "language": card.language} if card else {})
+        header = None
+    licence, stated = (header.get(name) if header else None for name in ("license", "language"))
+    languages = [stated] if isinstance(stated, str) else list(map(str, stated or []))
+    return {"licence": licence or UNKNOWN_LICENCE} | ({"language": languages} if languages else {})
 
 
 def push_export(
@@ -154,12 +150,6 @@ def tag_commit(repo_id: str, tag: str, *, revision: str) -> None:
     """Tag a commit, a digest or the last one of a branch, such as `v1.0`; the tag must be new."""
     with hub_errors(f"repo_id={repo_id!r} can't get the tag {tag!r}"):
         persistently(lambda: HfApi().create_tag(repo_id, tag=tag, revision=revision))
-
-
-def _stated(header: Mapping[str, Any]) -> dict[str, Any]:
-    stated = header.get("language") or []
-    languages = [stated] if isinstance(stated, str) else list(map(str, stated))
-    return {"licence": header.get("license") or UNKNOWN_LICENCE} | ({"language": languages} if languages else {})
 
 
 def _listed_files(folder: Path) -> list[str]:

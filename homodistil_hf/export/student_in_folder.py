@@ -29,7 +29,7 @@ from ..pruning.gates import renumbered
 from ..pruning.masks import choose_masks, full_masks
 from ..pruning.pruner import Pruner, PruningSettings
 from .export_folder import convert_export, export_student
-from .facts import CARD_SECTION, FACTS_FILE, read_export_facts
+from .facts import CARD_SECTION, FACTS_FILE, read_facts, section_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,7 @@ class StudentIn:
         """Folder or Hub name of the teacher, from the run's settings or the export's facts, or None."""
         name = self.settings.get("teacher")
         if not isinstance(name, str) and self.kind == "export":
-            stated = read_export_facts(self.folder).get("teacher")
-            name = stated.get("hub_id") if isinstance(stated, dict) else None
+            name = section_of(read_facts(self.folder), "teacher").get("hub_id")
         return name if isinstance(name, str) else None
 
 
@@ -234,13 +233,8 @@ def checkpoint_student(
     # its widths are possible as they are, so no scores are needed
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
-    try:
-        settings = PruningSettings(**state["pruner"]["settings"])
-        kept_layers = state["pruner"]["gates"]["kept"] if fades else None
-        pruner = Pruner(student, target, settings=settings, full=full, kept_layers=kept_layers)
-        pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
-    except (LookupError, TypeError) as error:
-        raise ValueError(
-            f"{label} has a pruning state that can't be used ({type(error).__name__}: {error}); take another one"
-        ) from error
+    settings = PruningSettings(**state["pruner"]["settings"])
+    kept_layers = state["pruner"]["gates"]["kept"] if fades else None
+    pruner = Pruner(student, target, settings=settings, full=full, kept_layers=kept_layers)
+    pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     return narrowed_copy(pruner, format=format), state

@@ -35,10 +35,11 @@ def public_name(source: str) -> str:
 
     ```
     """
-    is_local = os.path.isabs(source) or "*" in source or (bool(source) and os.path.exists(source))
-    if not is_local:
+    whole = os.path.expanduser(source)
+    is_local = os.path.isabs(whole) or "*" in source or source.startswith((".", "~")) or os.path.exists(source)
+    if not is_local or "\0" in source:
         return source
-    path = Path(source).resolve()
+    path = Path(whole).resolve()
     return (run_of_model(path) or path).name
 
 

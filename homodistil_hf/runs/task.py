@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import some_blocks
 from ..data.read_line import columns_words, read_line
+from ..export.card import pipeline_call
 from ..export.facts import read_export_facts
-from ..export.usage import pipeline_call
 from ..files.messages import join_some, short_repr
 from ..homodistil_args import refuse_at_kept_widths
 from ..models.architectures import HEADS, architecture_of, max_tokens
