@@ -6,7 +6,6 @@ Files are parquet, for SQuAD also JSON or the official nested JSON. Test rows ha
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -274,21 +273,6 @@ def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
             raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
         files[split] = there[0]
     return files
-
-
-def read_questions(path: str | Path, *, argument: str) -> Dataset:
-    """Read a file of questions, with or without answers; `argument` is its name in messages.
-
-    Raises:
-        ValueError: no such file, unreadable rows, or answers that are not at their `answer_start`.
-    """
-    file = Path(os.path.expanduser(path))
-    label = f"{argument}={str(path)!r}"
-    if file.suffix not in _SQUAD_SUFFIXES or not file.is_file():
-        raise ValueError(f"{label} is no file of {', '.join(_SQUAD_SUFFIXES)}; name one with the columns of SQuAD")
-    rows = _read_questions(file)
-    _check_questions(rows, label, need_answers=False)
-    return rows
 
 
 def _read_questions(path: Path) -> Dataset:

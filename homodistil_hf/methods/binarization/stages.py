@@ -6,7 +6,7 @@ the model's head; rows, steps and metrics are those of fine-tuning. `trainer.py`
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,11 +15,10 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import CONFIG_NAME
 
-from ...data.read_line import columns_words, read_line
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import encoded_rows, task_metrics, training_arguments
 from ...evaluation.own_task import OwnTaskSettings, check_start, own_rows
-from ...evaluation.task_runs import SquadSettings, grade, in_thirds, training_rows, with_length
+from ...evaluation.task_runs import training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
@@ -34,8 +33,6 @@ from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
 from ...models.heads import collator_of
-from ...tasks.glue import SQUAD_TASKS, read_questions
-from ...tasks.questions import check_windows
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
 from .binarizing import to_binary
@@ -89,7 +86,7 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
 
     Returns:
         `dict`: what was written to `results.json`: of the float model and each stage the metrics (`accuracy` and
-            `macro_f1`, `pearson`, or those of SQuAD in percent); sizes.
+            `macro_f1`, `pearson`, or `f1` and `exact_match` in percent); sizes.
 
     Raises:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
@@ -222,36 +219,10 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) ->
         ValueError: another head, other labels, or rows that can't be used.
     """
     name = type(evaluated.model).__name__
-    if name.endswith(_HEADS[1]):
-        return _questions(settings, evaluated, log)
-    if not name.endswith(_HEADS[0]):
+    if not name.endswith(_HEADS):
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
     task, train, dev = own_rows(settings, evaluated.tokenizer, log)
     task.check_model(evaluated.model, argument="model")
     tokenizer, max_length = evaluated.tokenizer, settings.row_length
     encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
     return encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
-
-
-def _questions(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) -> TaskRows:
-    """Rows with the columns of SQuAD; the task is version 2.0 where a question has no answer."""
-    tokenizer = evaluated.tokenizer
-    for field in fields(OwnTaskSettings):
-        if field.name in ("text_columns", "label_column") and getattr(settings, field.name) != field.default:
-            raise ValueError(
-                f"{field.name}={short_repr(getattr(settings, field.name))} has no place with a model that answers "
-                "questions: its rows have the columns of SQuAD; leave it out"
-            )
-    if settings.eval_data is None:
-        raise ValueError("eval_data is not set; name questions to measure the result on")
-    squad = in_thirds(SquadSettings(max_length=settings.row_length))
-    check_windows(squad.windows, tokenizer)
-    train, dev = (read_questions(getattr(settings, name), argument=name) for name in ("train_data", "eval_data"))
-    log(read_line({"to train on": train, "held out": dev}, columns_words(train.column_names, ())))
-    task = "squad" if all(answers["text"] for part in (train, dev) for answers in part["answers"]) else "squad_v2"
-
-    def graded(model: PreTrainedModel) -> dict[str, float]:
-        return grade(task, dev, squad.answered(model, dev, tokenizer))
-
-    rows = training_rows(train, settings.max_train_samples)
-    return encoded_rows(SQUAD_TASKS[task], rows, tokenizer, squad.row_length, squad.windows), graded
