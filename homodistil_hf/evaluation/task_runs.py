@@ -1,7 +1,7 @@
 """GLUE and SQuAD: fine-tunes a model on every task with several seeds, and grades it by the task's official metrics.
 
 Each task has a learning rate, given or chosen on held-out rows. Every seed writes a record, see records.py. Rows:
-`tasks/glue.py`; formulas: metric_modules.py.
+`tasks/glue.py`; formulas: metrics.py.
 """
 
 import logging
@@ -50,7 +50,7 @@ from .fine_tuning import (
     settings_from,
     training_dtype,
 )
-from .metrics import constant_score, load_metric, task_score
+from .metrics import constant_score, official_scores, task_score
 from .records import Records
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def glue_metrics(
         encoded = encoded_rows(described, dev, tokenizer, max_length).remove_columns(["labels", "length"])
         rows_C = [logits for (logits,) in logits_of_rows(model, encoded, tokenizer, "logits")]
         given = [float(logits[0]) if described.kind == VALUES else int(logits.argmax()) for logits in rows_C]
-        metrics[name] = load_metric(task).compute(predictions=given, references=dev["label"][:])
+        metrics[name] = official_scores(task, given, dev["label"][:])
     return metrics
 
 
@@ -224,14 +224,16 @@ def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, fl
     difference. `best_exact` and `best_f1` use the best threshold for these questions. Thresholds are probabilities p,
     which stand for differences of log(p / (1 - p)).
     """
-    references = [{"id": row["id"], "answers": row["answers"]} for row in rows]
-    predictions: list[dict[str, Any]] = [
-        {"id": identity, "prediction_text": answers.text}
-        | ({} if task == "squad" else {"no_answer_probability": answers.no_answer_probability})
+    predictions = [
+        {
+            "id": identity,
+            "prediction_text": answers.text,
+            "no_answer_probability": answers.no_answer_probability,
+        }
         for identity, answers in zip(rows["id"], ranked, strict=True)
     ]
     threshold = {} if task == "squad" else {"no_answer_threshold": EVEN}
-    graded = load_metric(task).compute(predictions=predictions, references=references, **threshold)
+    graded = official_scores(task, predictions, rows.to_list(), **threshold)
     return {name: value for name, value in graded.items() if not name.endswith("total")}
 
 

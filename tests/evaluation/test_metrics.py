@@ -9,7 +9,6 @@ from datasets import Dataset
 from rows import each
 from sklearn import metrics
 
-from homodistil_hf.evaluation.metric_modules import GlueMetric
 from homodistil_hf.evaluation.metrics import constant_score, load_metric, task_score
 from homodistil_hf.tasks.glue import GLUE_TASKS, TaskData
 
@@ -59,11 +58,6 @@ def test_values_are_plain_numbers():
 def test_no_predictions_diverged_ones_and_unknown_tasks_are_errors(task, given, message):
     with pytest.raises(ValueError, match=message):
         computed(task, given, [1.0, 2.0][: len(given)])
-
-
-def test_a_module_names_the_tasks():
-    with pytest.raises(ValueError, match="config_name='default' is no GLUE task; expected cola"):
-        GlueMetric()
 
 
 def test_the_score_of_a_task_is_the_mean_of_its_main_metrics():
@@ -153,9 +147,7 @@ def test_an_empty_gold_counts_only_if_both_are_empty():
 @each(
     ("task", "given", "wanted", "message"),
     [
-        ("squad", [], [], "predictions are empty; expected one for each reference"),
-        ("squad", ["a", "a"], ["a", "b"], "predictions hold id='a' more than once; expected one row a question"),
-        ("squad", ["a", "b"], ["b", "b"], "references hold id='b' more than once"),
+        ("squad", [], [], "predictions of squad are empty; expected at least one"),
         ("squad_v2", ["a", "b"], ["a", "c"], "predictions lack id='c' of the references; predict an empty text"),
     ],
 )
