@@ -6,7 +6,6 @@ task_runs.py and own_task.py choose rows and rates. Beside a teacher it is HomoD
 
 import logging
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -22,12 +21,8 @@ from transformers import (
     DataCollatorForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    TrainerCallback,
     set_seed,
 )
-from typing_extensions import override
 
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import sequence_task, task_of
@@ -64,8 +59,11 @@ logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
-_SECONDS_A_LINE = 30.0
-_QUIETLY: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+_DEFAULTS: dict[str, Any] = {
+    "save_strategy": "no",
+    "logging_steps": 100,
+    "train_sampling_strategy": "group_by_length",
+}
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
@@ -190,19 +188,10 @@ class FineTuned:
     train_loss: float
 
 
-@dataclass
-class FineTuningArguments(ExactArguments):
-    """Settings of a fine-tuning: those of any run that resumes bit for bit."""
-
-    dataloader_drop_last: bool = setting(
-        False, "Trainer's; few rows are all used, the last batch of a pass is smaller."
-    )
-
-
 class FineTuningTrainer(ExactTrainer):
     """Trains a model by the loss of its own class, to the weights of a stock `Trainer`; resumes bit for bit.
 
-    Arguments are those of `transformers.Trainer`; `args` is a [`FineTuningArguments`].
+    Arguments are those of `transformers.Trainer`; `args` is an [`ExactArguments`].
     """
 
     method = "fine_tuning"
@@ -226,30 +215,6 @@ class FineTuningTrainer(ExactTrainer):
         # this rank's share of the mean loss over the ranks
         loss = self.scale_and_log(loss / self.accelerator.num_processes, {}, model)
         return (loss, outputs) if return_outputs else loss
-
-
-class FineTuningBar(ProgressCallback):
-    """Trainer's bar alone: results have a line of their own."""
-
-    @override
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        pass
-
-
-class FineTuningLines(TrainerCallback):
-    """A line of the log every half minute, with the seconds that are left."""
-
-    @override
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.first_step, self.start = state.global_step, time.monotonic()
-        self.last_line = self.start
-
-    @override
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if (now := time.monotonic()) - self.last_line >= _SECONDS_A_LINE:
-            self.last_line = now
-            left_s = (now - self.start) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
-            logger.info("step %d of %d, %.0f s left", state.global_step, state.max_steps, left_s)
 
 
 def settings_from(kind: type[_Settings], values: _Settings | Mapping[str, Any] | None) -> _Settings:
@@ -369,8 +334,6 @@ def fine_tune(
         args = training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving)
         collate = collator_for(model, tokenizer)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(FineTuningBar if sys.stderr.isatty() else FineTuningLines)
         try:
             output = trainer.train(last_verified(place))
             trainer.check_finite()
@@ -388,7 +351,7 @@ def training_arguments(
     seed: int,
     *,
     num_rows: int,
-    arguments_class: type[FineTuningArguments] = FineTuningArguments,
+    arguments_class: type[ExactArguments] = ExactArguments,
     **others: Any,
 ) -> Any:
     """Settings of a fine-tuning on so many rows; `others` are fields of `arguments_class`."""
@@ -402,7 +365,10 @@ def training_arguments(
         bf16=training_dtype(settings.dtype) == "bfloat16",
         seed=seed,
         use_cpu=fastest_device().type == "cpu",
-        **_QUIETLY | {"train_sampling_strategy": "group_by_length"} | others,
+        **{"save_strategy": "no", "logging_steps": _LOGGING_STEPS, "train_sampling_strategy": "group_by_length"}
+        | others,
+        dataloader_drop_last=False,  # few rows are all used, the last batch of a pass is smaller
+        disable_tqdm=not sys.stderr.isatty(),
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         dataloader_pin_memory=torch.accelerator.is_available(),

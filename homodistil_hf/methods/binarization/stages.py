@@ -188,9 +188,6 @@ def _stage(
         save_strategy="steps",
         save_steps=_SAVE_STEPS,
         save_total_limit=2,
-        logging_strategy="steps",
-        logging_steps=50,
-        disable_tqdm=False,
         arguments_class=BinarizationArguments,
     )
     checkpoint = last_verified(folder)

@@ -14,17 +14,19 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
-from ...evaluation.fine_tuning import FineTuningArguments
+from ...files.field_checks import setting
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.exact_trainer import ExactTrainer
 from ...training.run_folder import RunFolder
-from ...training_args import own_arguments
+from ...training_args import ExactArguments, own_arguments
 from .binarizing import calibrate
 
 
 @dataclass
-class BinarizationArguments(FineTuningArguments):
-    """Settings of a stage of binarization: those of a fine-tuning."""
+class BinarizationArguments(ExactArguments):
+    """Settings of a stage of binarization: those of any run that resumes bit for bit."""
+
+    dataloader_drop_last: bool = setting(False, "Trainer's; few rows are all used, the last batch is smaller.")
 
 
 class BinarizationTrainer(ExactTrainer):
