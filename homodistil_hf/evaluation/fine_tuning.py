@@ -59,11 +59,7 @@ logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float32")
 _Settings = TypeVar("_Settings")
 _SHOWN_ONLY = ("seeds", "data_dir", "learning_rate", "learning_rates")
-_DEFAULTS: dict[str, Any] = {
-    "save_strategy": "no",
-    "logging_steps": 100,
-    "train_sampling_strategy": "group_by_length",
-}
+_LOGGING_STEPS = 100
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
 _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
@@ -327,11 +323,10 @@ def fine_tune(
         FloatingPointError: too many steps in a row, or the weights, are not finite.
     """
     set_seed(seed)
-    saving: dict[str, Any] = (
-        {} if save_steps is None else {"save_strategy": "steps", "save_steps": save_steps, "save_total_limit": 1}
-    )
     with scratch_folder() if folder is None else nullcontext(str(folder)) as place:
-        args = training_arguments(place, settings, seed, num_rows=len(rows), overwrite_output_dir=True, **saving)
+        args = training_arguments(
+            place, settings, seed, num_rows=len(rows), save_steps=save_steps, overwrite_output_dir=True
+        )
         collate = collator_for(model, tokenizer)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
         try:
@@ -351,6 +346,7 @@ def training_arguments(
     seed: int,
     *,
     num_rows: int,
+    save_steps: int | None,
     arguments_class: type[ExactArguments] = ExactArguments,
     **others: Any,
 ) -> Any:
@@ -365,13 +361,17 @@ def training_arguments(
         bf16=training_dtype(settings.dtype) == "bfloat16",
         seed=seed,
         use_cpu=fastest_device().type == "cpu",
-        **{"save_strategy": "no", "logging_steps": _LOGGING_STEPS, "train_sampling_strategy": "group_by_length"}
-        | others,
+        train_sampling_strategy="group_by_length",
+        save_strategy="no" if save_steps is None else "steps",
+        save_steps=save_steps or 1,
+        save_total_limit=2,
+        logging_steps=_LOGGING_STEPS,
         dataloader_drop_last=False,  # few rows are all used, the last batch of a pass is smaller
         disable_tqdm=not sys.stderr.isatty(),
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
         dataloader_pin_memory=torch.accelerator.is_available(),
+        **others,
     )
     arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)
     return arguments

@@ -185,9 +185,7 @@ def _stage(
         settings,
         settings.seed,
         num_rows=len(rows),
-        save_strategy="steps",
         save_steps=_SAVE_STEPS,
-        save_total_limit=2,
         arguments_class=BinarizationArguments,
     )
     checkpoint = last_verified(folder)
