@@ -25,7 +25,8 @@ from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, fitted_length, load_tokenizer
-from ..tasks.columns import check_named, find_columns
+from ..tasks.columns import check_named, find_columns, is_missing
+from ..tasks.encoding import check_rows, texts_by_column
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
 from .evaluated_model import BOUND_TO, load_model, model_in, results_claimed
@@ -150,23 +151,17 @@ def _rows(
     columns = find_columns(whole, model.config, _kind(model), text_columns=named, argument="eval_data")
     for name in settings.group_columns:
         check_named(whole, name, "eval_data", "group_columns")
-    texts = [
-        [" ".join(map(str, cell)) if isinstance(cell, list) else str(cell or "") for cell in whole[name][:]]
-        for name in columns.texts
-    ]
-    filled = [row for row, parts in enumerate(zip(*texts, strict=True)) if all(parts)]
-    if not filled:
-        raise ValueError(
-            f"eval_data={short_repr(settings.eval_data)} has no row with {', '.join(columns.texts)}; name others"
-        )
-    # draw numbers of rows, which then pick texts and groups alike
-    rows = drawn(Dataset.from_dict({"row": filled}), settings.max_rows, seed=0)["row"][:]
+    cells = zip(*(whole[name][:] for name in columns.texts), strict=True)
+    filled = [place for place, row in enumerate(cells) if not any(map(is_missing, row))]
+    rows = drawn(whole.select(filled), settings.max_rows, seed=0)
+    check_rows(rows, columns, "eval_data")
     words = columns_words((*columns.texts, *settings.group_columns), whole.column_names)
     say(read_line({f"of {len(whole):,} to evaluate on": rows}, words))
-    cells = {name: whole.select(rows)[name][:] for name in settings.group_columns}
     # 0 and False are groups of their own
-    groups = {name: ["none" if cell in (None, "") else str(cell) for cell in column] for name, column in cells.items()}
-    return [[column[row] for row in rows] for column in texts], groups
+    groups = {
+        name: ["none" if cell in (None, "") else str(cell) for cell in rows[name]] for name in settings.group_columns
+    }
+    return texts_by_column(rows, columns), groups
 
 
 def answers(

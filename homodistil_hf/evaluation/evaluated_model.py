@@ -33,7 +33,6 @@ from ..models.tokenizers import COPY, as_heads_read, check_padding, load_tokeniz
 from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
-_OF_THE_FILE = ("format", "model")
 BOUND_TO = "guarantee_of"
 """Key of the digests of the model and the teacher that guarantees are of."""
 
@@ -92,9 +91,7 @@ class EvaluatedModel:
             # tasks and guarantees are added one by one, all else is replaced
             section |= {name: earlier.get(name, {}) | summary.get(name, {}) for name in ("tasks", GUARANTEE)}
             section = {
-                name: value
-                for name, value in section.items()
-                if name not in _OF_THE_FILE and (value or name == "tasks")
+                name: value for name, value in section.items() if name == "tasks" or (value and name != "model")
             }
             published = facts | run_facts({BENCHMARKS: section})
             if published != facts:

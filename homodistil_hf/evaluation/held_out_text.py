@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
+from ..files.provenance import public_name
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
@@ -128,13 +128,9 @@ def evaluate_discrepancy(
         packing = settings.packing if run is None else run.settings.get("packing")
         settings = replace(settings, max_seq_length=length, packing=packing is not False)
         blocks = held_out_blocks(settings, evaluated, say)
-        ids = blocks["input_ids"][:]
-        lengths = list(map(len, ids))
-        # equal tokens in other rows get another digest; little-endian on every machine
-        shape = json.dumps([len(ids), lengths[0]] if len(set(lengths)) == 1 else lengths).encode()
         depends_on = {
             "settings": settings.compared(),
-            "blocks_sha256": hashlib.sha256(shape + np.concatenate(ids).astype("<i4").tobytes()).hexdigest(),
+            "blocks_sha256": hashlib.sha256(json.dumps(blocks["input_ids"][:]).encode()).hexdigest(),
             "teacher_sha256": weights_digest(found) if found else None,
         }
         records = Records(evaluated)
@@ -143,11 +139,7 @@ def evaluate_discrepancy(
             start = time.perf_counter()
             metrics = _measured(student, found, blocks, evaluated.tokenizer, settings=settings)
             teacher_name = model_name(found.name_or_path) if found else None
-            # the end of a path names the text; the rest would describe this machine
-            ends = {
-                source: "/".join(Path(source).parts[-2:]) for source in settings.eval_data if Path(source).exists()
-            }
-            names = {"teacher": teacher_name, "eval_data": [ends.get(source, source) for source in settings.eval_data]}
+            names = {"teacher": teacher_name, "eval_data": list(map(public_name, settings.eval_data))}
             return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
         record, was_there = records.measured(DISCREPANCY, depends_on, measure)

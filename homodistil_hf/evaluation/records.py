@@ -23,8 +23,7 @@ SUMMARY_FILE = "summary.json"
 DISCREPANCY = "discrepancy"
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 Record: TypeAlias = dict[str, Any]
-_FORMAT = 1
-_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "format", "sha256")
+_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "sha256")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ class Records:
             if other != going_on:
                 remove_folder(other)  # of other settings, data or weights
         record = {
-            "format": _FORMAT,
             "model": {"name": self.model.name, "sha256": self.model.sha256},
             **measure(going_on),
             "sha256": sha256,
@@ -116,7 +114,7 @@ class Records:
         `discrepancy` if it was measured.
         """
         tasks: dict[str, list[Record]] = {}
-        summary: dict[str, Any] = {"format": _FORMAT, "model": {**self.model.costs(), "sha256": self.model.sha256}}
+        summary: dict[str, Any] = {"model": {**self.model.costs(), "sha256": self.model.sha256}}
         for path in sorted(self.model.results.glob("*.json")):
             record = _read_record(path)
             measured = record.get("model")
@@ -126,7 +124,7 @@ class Records:
             if "seed" in record:
                 tasks.setdefault(record["data"], []).append(record)
             elif path.stem == DISCREPANCY:
-                left_out = ("format", "model", "sha256", "versions", "finished")
+                left_out = ("model", "sha256", "versions", "finished")
                 summary[DISCREPANCY] = {key: value for key, value in record.items() if key not in left_out}
         summary["tasks"] = {name: _summary(records) for name, records in tasks.items()}
         self.model.results.mkdir(parents=True, exist_ok=True)

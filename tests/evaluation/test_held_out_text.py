@@ -85,7 +85,7 @@ def test_a_teacher_is_measured_against_itself(folder, tmp_path):
     discrepancy = found["discrepancy"]
     assert (discrepancy["kl"], discrepancy["agreement"], discrepancy["teacher"]) == (0.0, 1.0, "teacher")
     assert discrepancy["num_blocks"] == 40
-    assert discrepancy["eval_data"] == [f"{folder.name}/eval.txt"]
+    assert discrepancy["eval_data"] == ["eval.txt"]
 
 
 def test_a_default_length_is_lowered_to_the_positions(folder, tmp_path):
