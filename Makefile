@@ -80,7 +80,7 @@ quality: $(VENV)/.installed-dev  ## check style, types and the import contract, 
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PAGES = speed.page reliability.page results.page studies.page
+PAGES = speed.page reliability.page results.page studies.page figures
 pages: $(VENV)/.installed-test,onnx  ## write the pages of figures anew from the records in docs/results/
 	$(BIN)/python docs/floors.py
 	$(BIN)/python docs/architectures.py

@@ -71,10 +71,4 @@ def _row(cell: Any) -> dict[str, str]:
     return found | {"parameters": f"{size:.1f} M"}
 
 
-def longest_runs(rows: list[dict[str, Any]], macs: float) -> tuple[list[dict[str, Any]], float]:
-    """The longest runs of students of all layers and so many MACs, and what they keep of the teacher's STS-B."""
-    runs = [row for row in rows if (row["variant"], row["macs"], row["steps"]) == ("width", macs, 1000)]
-    return runs, statistics.fmean(row["stsb"] / row["teacher_stsb"] for row in runs)
-
-
 STUDY = Study(Path("docs/results/studies/embeddings.jsonl"), Path("docs/embeddings.md"), tables)

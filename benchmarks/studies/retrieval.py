@@ -108,6 +108,12 @@ def rivals_table(found: dict[str, Any]) -> list[str]:
     return markdown_table(["model", "STS-B", "QNLI", "SQuAD", "MB", "speed"], cells)
 
 
+def stsb_kept(run: str) -> float:
+    """Share of the teacher's STS-B that the students of a run keep."""
+    scores = [row["scores"]["stsb"] for row in STUDY.read() if row["run"] == run]
+    return statistics.fmean(score["student"] / score["teacher"] for score in scores)
+
+
 def times_faster(found: Mapping[str, Any], name: str, teacher: str) -> float:
     """How many times as fast as its teacher a model is: 128 tokens in ONNX Runtime, processor time of one core."""
     times = found["processor_time"]
