@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
 
 from ..data.corpus import load_text
 from ..data.read_line import read_line
@@ -212,7 +210,7 @@ def _measured(
                 f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
             )
         say(read_line({"texts to compare vectors of": texts}, documents.info.description))
-        own, theirs = (_encoded(models[side], texts) for side in (STUDENT, TEACHER))
+        own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
         similarity = models[TEACHER].similarity
         results["agreement"] = agreement(own, theirs, has_own_space=is_apart, similarity=similarity)
         say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
@@ -226,10 +224,9 @@ def _measured(
     for task in tasks:
         say(line_of(task))
         if isinstance(task, PairTask):
-            scores, num = {}, len(task.first)
+            scores = {}
             for side, model in models.items():
-                # first and second texts in one call, and cut apart again
-                first, second = _encoded(model, [*task.first, *task.second]).split(num)
+                first, second = model.encode(task.first), model.encode(task.second)
                 scores[side] = pair_score(task.metric, first, second, task.labels, similarity=model.similarity)
             add_scores(task.name, {task.metric: scores})
             continue
@@ -283,8 +280,8 @@ def _retrieval(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
     # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
-    queries = {side: _encoded(model, task.queries, "query") for side, model in models.items()}
-    documents = {side: _encoded(model, task.documents, "document") for side, model in models.items()}
+    queries = {side: model.encode(task.queries, prompt_name="query") for side, model in models.items()}
+    documents = {side: model.encode(task.documents, prompt_name="document") for side, model in models.items()}
     compared = {side: (queries[side], documents[side]) for side in models}
     # in one space the student's questions can be looked up among the teacher's documents
     if TEACHER in models and models[TEACHER].dimension == models[STUDENT].dimension and not is_apart:
@@ -302,15 +299,6 @@ def _retrieval(
             for metric, score in retrieval_scores(*vectors, task.answers, similarity=by[side]).items():
                 scores.setdefault(metric, {})[side] = score
     return scores, bound
-
-
-def _encoded(model: Encoder, texts: list[str], prompt_name: str | None = None) -> torch.Tensor:
-    # each text is encoded once; its vector goes to all of its places
-    unique = list(dict.fromkeys(texts))
-    with tqdm(total=len(unique), desc="encoding texts", disable=None, leave=False) as bar:
-        vectors = model.encode(unique, prompt_name=prompt_name, on_batch=bar.update)
-    rows = {text: number for number, text in enumerate(unique)}
-    return vectors[[rows[text] for text in texts]]
 
 
 def space_matrix(models: Mapping[str, Encoder], tasks: Sequence[RetrievalTask]) -> dict[str, Any]:

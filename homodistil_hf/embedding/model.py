@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import trange
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.equality import weights_digest
@@ -151,24 +152,22 @@ class EmbeddingModel:
         *,
         batch_size: int = 32,
         prompt_name: str | None = None,
-        on_batch: Callable[[int], Any] = lambda num_texts: None,
     ) -> torch.Tensor:
         """The vectors of texts, `(len(texts), D)`, on the CPU; texts of like length share a batch.
 
-        `prompt_name` is as in [`PoolingSettings.prepared`]. `on_batch` gets the number of texts of each finished
-        batch.
+        `prompt_name` is as in [`PoolingSettings.prepared`].
         """
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: dict[int, torch.Tensor] = {}
         was_training, device = self.encoder.training, self.encoder.device
         self.encoder.eval()
-        for start in range(0, len(order), batch_size):
+        # a bar for what takes longer than a second
+        for start in trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1):
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(device)
             states = self.encoder(**inputs).last_hidden_state
             vectors |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
-            on_batch(len(indices))
         self.encoder.train(was_training)
         return torch.stack([vectors[index] for index in range(len(texts))])
 

@@ -38,9 +38,6 @@ logger = logging.getLogger(__name__)
 
 _LENGTH_TOLERANCE = 1e-2
 """Lengths of vectors that differ from 1 by less are 1: services round, and compute in lower types."""
-_SAME = 0.99
-"""Least cosine of two vectors of one text: services don't give the same one twice."""
-_LARGEST_INTEGER = 1 << 24
 _VECTOR_FILES = (".parquet", ".arrow", ".json", ".jsonl")
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -97,13 +94,7 @@ class TeacherVectors:
         vectors = self.vectors @ axes_ND.T
         return replace(self, vectors=F.normalize(vectors, dim=-1) if self.normalizes else vectors)
 
-    def encode(
-        self,
-        texts: list[str],
-        *,
-        prompt_name: str | None = None,
-        on_batch: Callable[[int], Any] = lambda num_texts: None,
-    ) -> torch.Tensor:
+    def encode(self, texts: list[str], *, prompt_name: str | None = None) -> torch.Tensor:
         """Look up the vectors of texts, `(len(texts), D)`; prompts have no part in it.
 
         Raises:
@@ -114,7 +105,6 @@ class TeacherVectors:
                 f"{self.name} has no vectors of {len(missing):,} of {len(texts):,} texts, such as "
                 f"{short_repr(missing[0])}; its model isn't here, so name texts that it has, or add theirs"
             )
-        on_batch(len(texts))
         return self.vectors[[self._rows[text] for text in texts]]
 
 
@@ -164,14 +154,6 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
         settings = PoolingSettings(max_seq_length=max_tokens(encoder.config))
         encoder = getattr(encoder, encoder.base_model_prefix, encoder).eval()
         model = EmbeddingModel(encoder, tokenizer, settings, name=name)
-    if (num_texts := len(target.texts)) < (size := model.encoder.config.hidden_size):
-        logger.warning(
-            "%s has %d texts, fewer than the %d channels of the student's start, so a map to its vectors is a guess; "
-            "name thousands of texts",
-            target.name,
-            num_texts,
-            size,
-        )
     similarity = target.similarity if target.similarity != COSINE else None
     settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity, truncate_dim=None)
     return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
@@ -196,11 +178,11 @@ def load_teacher_vectors(
         argument: the user's name for them in messages.
 
     Returns:
-        [`TeacherVectors`]; a text that is there twice counts once.
+        [`TeacherVectors`]; of a text that is there twice the first row counts.
 
     Raises:
         ValueError: a missing column, texts that are empty, vectors that are missing, of different lengths, not finite,
-            too large or 0, or two different ones of one text.
+            too large or 0.
         OSError: a file can't be read.
     """
     names = [str(name) for name in ([sources] if isinstance(sources, str | Path) else sources)]
@@ -212,16 +194,10 @@ def load_teacher_vectors(
     check_columns(table.column_names, [column, VECTOR], label, remedy=remedy)
     texts = _texts(table.data.column(column), f"{label}: column {column!r}")
     vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
+    # a text's first row counts: services don't give the same vector twice
     first: dict[str, int] = {}
     for row, text in enumerate(texts):
-        if (earlier := first.setdefault(text, row)) != row:
-            one, other = vectors[earlier].astype(float), vectors[row].astype(float)
-            # cosine below `_SAME`, without a division
-            if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
-                raise ValueError(
-                    f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
-                    f"{row}; they are of two models, or of two prompts: keep one kind"
-                )
+        first.setdefault(text, row)
     kept = list(first.values())
     if len(kept) < len(texts):
         logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
@@ -255,30 +231,26 @@ def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:
     if values is None or not (pa.types.is_floating(values) or pa.types.is_integer(values)):
         raise ValueError(f"{label} holds values of type {column.type}; expected a list of numbers in each row")
     # a missing list counts as one of length 0
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
-    size = int(lengths[0])
-    if size == 0 or (lengths != size).any():
-        row = int((lengths != size).argmax())
+    sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    size = int(sizes[0])
+    if size == 0 or (sizes != size).any():
+        row = int((sizes != size).argmax())
         raise ValueError(
-            f"{label} has {size} numbers in row 0 and {int(lengths[row])} in row {row}; expected as many in each, of "
+            f"{label} has {size} numbers in row 0 and {int(sizes[row])} in row {row}; expected as many in each, of "
             "one model"
         )
     # all lists have one length, so their numbers, one list behind the other, are a matrix
     numbers = pc.cast(pc.list_flatten(column), pa.float32(), safe=False).combine_chunks()
     vectors = numbers.to_numpy(zero_copy_only=False).reshape(-1, size).astype(np.float32, copy=False)
-    # missing numbers have become NaN
-    wrong = {"a number that is missing or not finite": ~np.isfinite(vectors).all(1)}
-    if pa.types.is_integer(values):
-        wrong[f"an integer beyond ±{_LARGEST_INTEGER:,}, which float32 can't hold"] = (
-            abs(vectors) >= _LARGEST_INTEGER
-        ).any(1)
-    wrong["numbers whose squares float32 can't hold"] = ~np.isfinite(np.einsum("nd,nd->n", vectors, vectors))
-    wrong["only zeros"] = ~vectors.any(1)
-    for problem, is_wrong in wrong.items():
+    # missing numbers have become NaN, squares of large ones are infinite
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+    for problem, is_wrong in {
+        "a number that is missing, too large or not finite": ~np.isfinite(squares),
+        "only zeros": squares == 0,
+    }.items():
         if is_wrong.any():
-            row, others = int(is_wrong.argmax()), int(is_wrong.sum()) - 1
-            also = f", and so have {others:,} others" if others else ""
-            raise ValueError(f"{label} has {problem} in row {row}{also}; encode these texts again, or leave them out")
+            row = int(is_wrong.argmax())
+            raise ValueError(f"{label} has {problem} in row {row}; encode such texts again, or leave them out")
     return vectors
 
 
