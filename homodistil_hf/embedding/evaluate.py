@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-
 from ..data.corpus import load_text
 from ..data.read_line import read_line
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
