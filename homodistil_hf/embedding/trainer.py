@@ -19,7 +19,6 @@ import torch
 from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from typing_extensions import override
 
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
@@ -120,13 +119,15 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         model: folder of sentence-transformers, repository of the Hub, or [`EmbeddingModel`]. If `teacher_model` is
             given, `model` is an earlier student of that teacher, with its projections. The new student starts from it.
         args: the run's settings.
-        teacher_model: the model that the student learns from; default: `model`.
-        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them. All other
-            arguments are those of [`HomoDistilTrainer`].
+        teacher_model: the model that the student learns from; default: `model`. [`TeacherVectors`], of a teacher that
+            can't be run here, make `model` the student's start, see [`learner_of`].
+        train_dataset: texts in a column `text`, or rows with `input_ids`, as [`tokenize_texts`] makes them; beside
+            vectors rows of [`tokenize_vectors`]. All other arguments are those of [`HomoDistilTrainer`].
 
     Raises:
         ValueError: as [`HomoDistilTrainer`]; or the model has a module or a setting that a student can't copy, or
-            `output` is none that its student can have.
+            `output` is none that its student can have; beside vectors a setting that compares states with a teacher's,
+            or rows without vectors.
 
     Example:
     ```python
@@ -145,8 +146,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     method = "embedding"
     arguments_class = EmbeddingDistilArguments
     fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
-    measured_rate = ("teacher", LEARNING_RATE)
-    """Model whose hidden size the default learning rate depends on, and the rate that was measured."""
+    target: TeacherVectors | None = None
+    """Vectors that are given in place of a teacher's model."""
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
@@ -155,17 +156,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
     )
 
-    def __new__(cls, model: Any = None, *args: Any, teacher_model: Any = None, **kwargs: Any) -> Any:
-        """Make a [`VectorsDistilTrainer`], a subclass, where vectors are given in place of a teacher."""
-        are_given = any(isinstance(each, TeacherVectors | Learner) for each in (model, teacher_model))
-        return super().__new__(VectorsDistilTrainer if are_given and cls is EmbeddingDistilTrainer else cls)
-
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         """Take the encoder out of the embedding model, and leave out layers if the settings do.
 
         Arguments and return as [`DistillationTrainer.start_from`].
         """
         args = self.args
+        if isinstance(teacher_model, TeacherVectors):
+            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
         # beside a teacher, `model` is an earlier student of it; else it is the teacher itself
         self.earlier_student: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
@@ -174,6 +172,14 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
+        if isinstance(self.embedding_model, Learner):
+            self.target = self.embedding_model.target
+            check_for_vectors(args)
+            args.hidden_weight = args.embedding_weight = 0.0
+            args.remove_unused_columns = False  # the model's forward takes no vector
+            self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {self.target.name}", how=_HOW)
+            if args.student is None and args.layers is None:
+                plan = widths_of(encoder.config)
         # three starts: an earlier student, the encoder with all layers, the encoder with some
         if self.earlier_student is not None:
             if args.layers is not None:
@@ -194,7 +200,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return self.embedding_model.tokenizer if processing_class is None else processing_class
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> TextReader | None:
-        """Reads texts; arguments as [`DistillationTrainer.reader_of`]."""
+        """Reads texts where no vectors are given; arguments as [`DistillationTrainer.reader_of`]."""
+        if self.target is not None:
+            return None
         whole = self.embedding_model
         length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
         return TextReader(whole.tokenizer, length, whole.prepared)
@@ -209,7 +217,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """Of the rates that were measured for vectors; arguments as [`DistillationTrainer.default_learning_rate`]."""
         hidden_size = teacher_config.hidden_size
-        model, measured = self.measured_rate
+        model, measured = ("teacher", LEARNING_RATE) if self.target is None else ("start", VECTORS_LEARNING_RATE)
         rate = float(f"{rate_for_width(measured, hidden_size):.2g}")
         logger.info("learning_rate=%g, as none is given: for a %s of %d channels", rate, model, hidden_size)
         return rate
@@ -220,6 +228,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
+        if self.target is not None:
+            check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
 
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""
@@ -259,9 +269,13 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
 
     def first_map(self, teacher: FrozenTeacher) -> nn.Linear:
-        """The map (D, H) from the student's pooled states to the teacher's: the identity."""
-        dense = nn.Linear(self.full.hidden_size, teacher.exact.config.hidden_size, bias=False, device=self.args.device)
-        nn.init.eye_(dense.weight)
+        """The map (D, H) from the student's pooled states to the teacher's, the identity; of given vectors 0."""
+        num_channels = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
+        dense = nn.Linear(self.full.hidden_size, num_channels, bias=False, device=self.args.device)
+        if self.target is None:
+            nn.init.eye_(dense.weight)
+        else:
+            nn.init.zeros_(dense.weight)  # fitted before any use
         return dense
 
     @torch.no_grad()
@@ -282,8 +296,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return (axes_ND * signs_N1).float().to(self.args.device)
 
     def start_student(self) -> None:
-        """Score the units; a student of fewer layers needs another map from its start on."""
-        if self.matched_layers is not None:
+        """Score the units; a student of fewer layers, or of given vectors, needs another map from its start on."""
+        if self.matched_layers is not None or self.target is not None:
             self.fit_map()
         super().start_student()
 
@@ -335,6 +349,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
+        if not self.distillation.dense.weight.any():  # of given vectors, before the first step
+            self.fit_map()
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
         spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)
         if not spread >= LEAST_SPREAD:  # of vectors that are no numbers, too
@@ -343,6 +359,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                 f"teacher's; lower learning_rate={self.args.learning_rate:g} or raise vector_weight"
             )
         return metrics
+
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """As [`DistillationTrainer.run_facts`]; given vectors have no teacher to be timed."""
+        facts = super().run_facts(format)
+        return {name: section for name, section in facts.items() if self.target is None or name != LATENCY}
 
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
@@ -369,70 +390,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             axes=axes,
             overwrite=True,
         )
-
-
-class VectorsDistilTrainer(EmbeddingDistilTrainer):
-    """Trains a student towards given vectors, of a teacher that can't be run here.
-
-    Args:
-        model: what the student starts from, see [`learner_of`]; or a [`Learner`], or its earlier student.
-        args: the run's settings.
-        teacher_model: [`TeacherVectors`], or beside an earlier student the [`Learner`].
-        train_dataset: rows as [`tokenize_vectors`] makes them; all other arguments as [`EmbeddingDistilTrainer`].
-
-    Raises:
-        ValueError: as [`EmbeddingDistilTrainer`]; a setting that compares states with a teacher's, or rows without
-            vectors.
-    """
-
-    measured_rate = ("start", VECTORS_LEARNING_RATE)
-
-    @override
-    def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
-        args = self.args
-        if isinstance(teacher_model, TeacherVectors):
-            model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
-        learner: Learner = model if teacher_model is None else teacher_model
-        self.target = learner.target
-        check_for_vectors(args)
-        args.hidden_weight = args.embedding_weight = 0.0
-        args.remove_unused_columns = False  # the model's forward takes no vector
-        self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {self.target.name}", how=_HOW)
-        if args.student is None and args.layers is None:
-            plan = widths_of(learner.encoder.config)
-        return super().start_from(model, teacher_model, plan)
-
-    @override
-    def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> None:
-        return None
-
-    @override
-    def set_up_student(self) -> None:
-        super().set_up_student()
-        check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
-
-    @override
-    def first_map(self, teacher: FrozenTeacher) -> nn.Linear:
-        dense = nn.Linear(self.full.hidden_size, self.target.dimension, bias=False, device=self.args.device)
-        nn.init.zeros_(dense.weight)  # fitted before any use
-        return dense
-
-    @override
-    def start_student(self) -> None:
-        if self.matched_layers is None:  # else the base class fits it
-            self.fit_map()
-        super().start_student()
-
-    @override
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.distillation.dense.weight.any():  # before the first step
-            self.fit_map()
-        return super().evaluate(*args, **kwargs)
-
-    @override
-    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
-        # there is no teacher to be timed
-        return {name: section for name, section in super().run_facts(format).items() if name != LATENCY}
 
 
 def check_for_vectors(args: EmbeddingDistilArguments) -> None:
