@@ -23,6 +23,7 @@ from ..export.facts import (
     RUN_SECTIONS,
     file_facts,
     run_facts,
+    section_of,
 )
 from ..export.hub import teacher_card
 from ..export.student_in_folder import student_in
@@ -60,8 +61,6 @@ ACTIVATION_TYPES = {
     "Identity": "torch.nn.modules.linear.Identity",
     **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
 }
-
-EMBEDDING_FORMATS = ("standard", "pair")
 
 
 def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingModel) -> EmbeddingModel:
@@ -115,7 +114,7 @@ def export_embedding_model(
     if isinstance(teacher, Learner):
         # of given vectors their names and number, and a section of the student's start
         vectors = teacher.target
-        start = _name_facts(teacher) | model_facts(teacher.encoder) | teacher_card(teacher.name)
+        start = facts_of(teacher) | teacher_card(teacher.name)
         teacher_facts = {"name": vectors.name, "num_texts": len(vectors.texts), "dimension": vectors.dimension}
         teacher_facts |= {"sha256": vectors.sha256, START: start}
     elif isinstance(teacher, EmbeddingModel):
@@ -148,7 +147,7 @@ def _write_record(
         "format": FORMAT if len(routes) == 1 else PAIR,
         "versions": version_facts(),
         **sections,
-        "settings_of_vectors": shared_settings(query),
+        "settings_of_vectors": {"max_seq_length": query.settings.max_seq_length} | shared_settings(query),
         "probe": {"texts": texts, "channels": channels.tolist(), "vectors": vectors},
         **(run or {}),
     }
@@ -202,15 +201,13 @@ def read_embedding_facts(folder: str | Path) -> dict[str, Any]:
 
 def has_own_space(facts: Mapping[str, Any]) -> bool:
     """Whether an export's vectors are in another space than its teacher's, of whatever length."""
-    student = facts.get("student")
-    return isinstance(student, dict) and bool(student.get("has_own_space"))
+    return bool(section_of(facts, STUDENT).get("has_own_space"))
 
 
 def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
-    """Settings that sentence-transformers reads from the folder, for the facts."""
+    """Settings that sentence-transformers reads beside its modules, as it names them."""
     settings = model.settings
     return {
-        "max_seq_length": settings.max_seq_length,
         "prompts": dict(settings.prompts),
         "default_prompt_name": settings.default_prompt_name,
         "similarity_fn_name": settings.similarity,
@@ -219,15 +216,11 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
-    length = model.settings.max_seq_length
-    read = {"dimension": model.dimension, "max_seq_length": length, "sha256": model.sha256}
-    return _name_facts(model) | model_facts(model.encoder) | read
-
-
-def _name_facts(model: EmbeddingModel) -> dict[str, Any]:
     # a name that stays as it is, and is no folder here, is one of the Hub
-    name = public_name(model.name)
-    return {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
+    name, length = public_name(model.name), model.settings.max_seq_length
+    named = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
+    read = {"dimension": model.dimension, "max_seq_length": length, "sha256": model.sha256}
+    return named | model_facts(model.encoder) | read
 
 
 def module_kinds(model: EmbeddingModel) -> list[str]:
@@ -243,8 +236,8 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     with plain_classes(type(encoder), type(encoder.config)):
         encoder.save_pretrained(folders[0])
     save_tokenizer(model.tokenizer, folders[0])
-    read = (model.settings.max_seq_length, model.settings.lowers)
-    write_json(folders[0] / TRANSFORMER_FILE, dict(zip(TRANSFORMER_KEYS, read, strict=True)))
+    read = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
+    write_json(folders[0] / TRANSFORMER_FILE, read)
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
@@ -261,13 +254,9 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
     """Content of `config_sentence_transformers.json`."""
-    shared = shared_settings(model)
-    del shared["max_seq_length"]
-    if model.settings.similarity is None:
-        del shared["similarity_fn_name"]
-    if model.settings.truncate_dim is not None:
-        shared["truncate_dim"] = model.dimension
-    return {"__version__": {}} | shared
+    shared = shared_settings(model) | {"truncate_dim": model.settings.truncate_dim and model.dimension}
+    # one that is not set is the library's own
+    return {"__version__": {}} | {name: value for name, value in shared.items() if value is not None}
 
 
 def export_embedding_from(
@@ -285,11 +274,8 @@ def export_embedding_from(
     Raises:
         ValueError: another format, a pair without a teacher, or a teacher of another space.
     """
-    if format not in EMBEDDING_FORMATS:
-        raise ValueError(
-            f"format={format!r}: an embedding model is written as one of {', '.join(EMBEDDING_FORMATS)}; nearest "
-            "valid: standard"
-        )
+    if format not in ("standard", "pair"):
+        raise ValueError(f"format={format!r}: an embedding model is written as one of standard, pair; use standard")
     if format == "pair" and teacher is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
     facts, axes = read_embedding_facts(folder), axes_in(folder / AXES_FILE)
@@ -310,8 +296,8 @@ def export_embedding_from(
     beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
     document = load_embedding_model(beside)
     # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
-    if not _is_of_one_space(folder, Path(beside)):
-        if (facts.get(TEACHER) or {}).get("sha256") not in (None, document.sha256):
+    if _space_of(facts) is None or _space_of(facts) != _space_of(read_embedding_facts(beside)):
+        if section_of(facts, TEACHER).get("sha256") not in (None, document.sha256):
             raise ValueError(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with, or another student of it"
@@ -321,15 +307,11 @@ def export_embedding_from(
     return export_pair(student, document, output, overwrite=overwrite)
 
 
-def _is_of_one_space(folder: Path, other: Path) -> bool:
-    """Whether two exports have vectors of one space: of the same teacher, along the same axes."""
-    facts = [read_embedding_facts(one) for one in (folder, other)]
-    teachers = [(one.get(TEACHER) or {}).get("sha256") for one in facts]
-    if teachers[0] is None or teachers[0] != teachers[1] or any(map(has_own_space, facts)):
-        return False
-    # the same axes, or none: then both have the teacher's whole space
-    first, second = (axes_in(one / AXES_FILE) for one in (folder, other))
-    return first is second if first is None or second is None else torch.equal(first, second)
+def _space_of(facts: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Digests of an export's teacher and axes, which exports of one space share; None for a space of its own."""
+    digest = section_of(facts, TEACHER).get("sha256")
+    is_apart = digest is None or has_own_space(facts)
+    return None if is_apart else (digest, section_of(facts, "files").get(AXES_FILE))
 
 
 def axes_in(file: Path) -> torch.Tensor | None:
