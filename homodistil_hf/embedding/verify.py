@@ -25,24 +25,23 @@ _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""
 VECTOR_TOLERANCE = 1e-4
 """Largest difference of a channel, as a share of the largest channel or of 1."""
-_SHARED = ("max_seq_length", "prompts", "default_prompt_name", "similarity_fn_name")
+_SHAPE = {
+    "probe": {"texts": [str], "channels": [int], "vectors": {...: [[int | float]]}},
+    "settings_of_vectors": {
+        "max_seq_length": int,
+        "prompts": {...: str},
+        "default_prompt_name": str | None,
+        "similarity_fn_name": str | None,
+    },
+}
+"""What facts hold, as [`fits`] takes it."""
 
 _FRESH_PROCESS = """
 import json, sys
-import torch, transformers
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 folder, routes, outputs = sys.argv[1:]
 texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["texts"]
-missing = []
-load = transformers.PreTrainedModel.from_pretrained.__func__
-def loading(cls, *args, **kwargs):
-    if kwargs.get("output_loading_info"):
-        return load(cls, *args, **kwargs)
-    model, info = load(cls, *args, **kwargs, output_loading_info=True)
-    missing.extend([*info["missing_keys"], *info["unexpected_keys"]])
-    return model
-transformers.PreTrainedModel.from_pretrained = classmethod(loading)
 model = SentenceTransformer(folder, device="cpu", trust_remote_code=False)
 found = {}
 for route in routes.split(","):
@@ -51,7 +50,7 @@ for route in routes.split(","):
 save_file(found, outputs)
 settings = {"max_seq_length": model.max_seq_length, "prompts": dict(model.prompts),
     "default_prompt_name": model.default_prompt_name, "similarity_fn_name": str(model.similarity_fn_name)}
-print(json.dumps({"settings": settings, "missing": sorted(missing)}))
+print(json.dumps(settings))
 """
 
 
@@ -79,28 +78,27 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
     with scratch_folder() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
-            # the report is the last line, as libraries may print others before it
-            report = json.loads(
-                run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch).splitlines()[-1]
-            )
+            # its settings are the last line, as libraries may print others before it
+            output = run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch)
+            found = json.loads(output.splitlines()[-1])
             vectors = load_file(outputs)
         except (ValueError, OSError) as error:
             return [str(error)], None
-    problems = [f"{name}: missing or unexpected in {folder.name}" for name in report["missing"]]
-    for name, setting in facts["settings_of_vectors"].items():
-        if setting is None and name != "default_prompt_name":
-            continue  # sentence-transformers then has its own default
-        loaded = compared = report["settings"][name]
-        if name == "prompts":  # the library adds empty ones
-            compared = {key: text for key, text in loaded.items() if text or key in setting}
-        if compared != setting:
-            problems.append(f"{name}: expected {short_repr(setting)}, found {short_repr(loaded)}")
-    expected = {route: torch.tensor(facts["probe"]["vectors"][route]) for route in routes}
-    channels = facts["probe"]["channels"]
+    expected = facts["settings_of_vectors"]
+    # the library adds empty prompts
+    found["prompts"] = {name: text for name, text in found["prompts"].items() if text or name in expected["prompts"]}
+    problems = [
+        f"{name}: expected {short_repr(value)}, found {short_repr(found[name])}"
+        for name, value in expected.items()
+        # sentence-transformers has its own default of what is not set
+        if found.get(name) != value and (value is not None or name == "default_prompt_name")
+    ]
+    probed, channels = facts["probe"]["vectors"], facts["probe"]["channels"]
     if max(channels) >= min(vectors[route].shape[1] for route in routes):
         return [*problems, f"{FACTS_FILE} probe: channel {max(channels)} is beyond the vectors"], None
     differences = {
-        f"{route} vectors": relative_difference(vectors[route][:, channels], expected[route]) for route in routes
+        f"{route} vectors": relative_difference(vectors[route][:, channels], torch.tensor(probed[route]))
+        for route in routes
     }
     problems += difference_problems(differences, VECTOR_TOLERANCE)
     return problems, max(differences.values())
@@ -137,29 +135,14 @@ def module_problems(folder: Path) -> Iterator[str]:
 
 
 def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
-    probe, settings = facts.get("probe"), facts.get("settings_of_vectors")
-    names = ("texts", "vectors", "channels")
-    texts, routes, channels = (probe.get(name) if isinstance(probe, dict) else None for name in names)
-    if not fits(texts, [str]) or not texts:
-        yield f"{FACTS_FILE} probe: expected texts, found {short_repr(texts)}"
-    elif not isinstance(routes, dict) or set(routes) not in ({ROUTES[0]}, set(ROUTES)):
-        yield (
-            f"{FACTS_FILE} probe: expected vectors of {ROUTES[0]}, and of {ROUTES[1]} or not, found "
-            f"{short_repr(routes)}"
-        )
-    elif not all(
-        fits(vectors, [[int | float]])
-        and len(vectors) == len(texts)
-        and channels
-        and fits(channels, [int])
-        and min(channels) >= 0
-        and set(map(len, vectors)) == {len(channels)}
-        for vectors in routes.values()
-    ):
-        expected = f"{FACTS_FILE} probe: expected channels, and for each text, a number for each of them"
-        yield f"{expected}, found {short_repr(routes)}"
-    if not isinstance(settings, dict) or set(settings) != set(_SHARED):
-        yield f"{FACTS_FILE} settings_of_vectors: expected {', '.join(_SHARED)}, found {short_repr(settings)}"
+    if not fits(facts, _SHAPE) or set(facts["probe"]["vectors"]) not in ({ROUTES[0]}, set(ROUTES)):
+        found = {name: facts.get(name) for name in _SHAPE}
+        yield f"{FACTS_FILE}: expected texts, channels, vectors and settings, found {short_repr(found)}"
+        return
+    texts, channels = facts["probe"]["texts"], facts["probe"]["channels"]
+    sizes = {(len(vectors), *map(len, vectors)) for vectors in facts["probe"]["vectors"].values()}
+    if not texts or min(channels, default=-1) < 0 or sizes != {(len(texts), *[len(channels)] * len(texts))}:
+        yield f"{FACTS_FILE} probe: expected channels, and for each text, a number for each of them"
 
 
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
