@@ -307,7 +307,7 @@ def export_embedding_from(
     return export_pair(student, document, output, overwrite=overwrite)
 
 
-def _space_of(facts: Mapping[str, Any]) -> tuple[str, Any] | None:
+def _space_of(facts: Mapping[str, Any]) -> tuple[Any, Any] | None:
     """Digests of an export's teacher and axes, which exports of one space share; None for a space of its own."""
     digest = section_of(facts, TEACHER).get("sha256")
     is_apart = digest is None or has_own_space(facts)

@@ -136,8 +136,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         """Remember where the teacher comes from; arguments and return as [`DistillationTrainer.start_from`]."""
-        whole = teacher_model or model
-        self.teacher_source = whole
+        self.teacher_source = teacher_model or model
         return model, teacher_model, plan
 
     def reader_of(self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> "PairReader | None":
@@ -198,12 +197,12 @@ def pairs_in(
     argument: str = "train_data",
     least: int = 1,
 ) -> ReadRows:
-    """Find the two columns of text, and that of labels, as those of a regression; rows that lack a text are left out.
+    """Find the two columns of text, and that of labels, as those of a regression.
 
     Where none are named, rows of a query and several texts become a row a pair first, see `data/triplets.py`.
 
     Raises:
-        ValueError: one column of text, a column that isn't there, or fewer pairs than `least`.
+        ValueError: one column of text, a column that isn't there, rows without a text, or fewer than `least`.
     """
     config = PreTrainedConfig(num_labels=1)
     if not texts:
@@ -215,13 +214,8 @@ def pairs_in(
             f"{argument} has the columns {first_of(rows.column_names)}; a reranker reads pairs of texts: rename two "
             "to query and passage"
         )
-    pairs = zip(*(rows[name][:] for name in columns.texts), strict=True)
-    places = [place for place, pair in enumerate(pairs) if all(pair)]
-    if len(rows) and not places:
-        raise ValueError(f"{argument}: no pair of two texts; name other text_columns or other data")
-    whole = rows if len(places) == len(rows) else rows.select(places)
-    check_rows(whole, columns, argument, least=least)
-    return ReadRows(whole, columns, argument)
+    check_rows(rows, columns, argument, least=least)
+    return ReadRows(rows, columns, argument)
 
 
 def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
@@ -262,9 +256,7 @@ class PairReader(RawReader):
         """Rows as [`tokenize_pairs`] makes them."""
         names = dict(zip(pairs.columns.texts, ("first", "second"), strict=True))
         table = pairs.rows.select_columns(list(names)).rename_columns(names)
-        return tokenize_pairs(
-            table, self.tokenizer, max_length=self.length, num_proc=self.num_proc, argument=pairs.argument
-        )
+        return tokenize_pairs(table, self.tokenizer, max_length=self.length, num_proc=self.num_proc)
 
     @override
     def grading(self, rows: Any, argument: str) -> Grading | None:
@@ -307,7 +299,6 @@ def tokenize_pairs(
     num_others: int = 1,
     seed: int = 0,
     num_proc: int | None = None,
-    argument: str = "the data",
 ) -> Dataset:
     """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
 
@@ -320,17 +311,13 @@ def tokenize_pairs(
         num_others: rows with a second text of another pair, for each pair.
         seed: of the choice of other pairs.
         num_proc: processes.
-        argument: name of the pairs in messages.
 
     Returns:
         `Dataset`: `input_ids`, and `token_type_ids` where the tokenizer makes them; lists of different lengths.
-
-    Raises:
-        ValueError: no pair of two texts.
     """
 
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
-        of_batch = [pair for pair in zip(batch["first"], batch["second"], strict=True) if all(pair)]
+        of_batch = list(zip(batch["first"], batch["second"], strict=True))
         # a generator for each batch, whichever process tokenizes it
         draw = random.Random(f"{seed} {indices[0]}")
         wanted = []
@@ -338,21 +325,10 @@ def tokenize_pairs(
         for one, answer in of_batch:
             others = [other for _, other in of_batch if other != answer]
             wanted += [(one, text) for text in (answer, *(draw.choice(others) for _ in range(num_others) if others))]
-        if not wanted:
-            return {"input_ids": []}
         first, second = map(list, zip(*wanted, strict=True))
         with as_it_was(tokenizer):
             encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)
         return dict(encoded)
 
-    table = pairs.map(
-        rows,
-        batched=True,
-        with_indices=True,
-        remove_columns=pairs.column_names,
-        num_proc=num_proc,
-        desc="Tokenizing pairs",
-    )
-    if not len(table):
-        raise ValueError(f"{argument}: no pair of two texts; name other columns (text_column) or other data")
-    return table
+    how: dict[str, Any] = {"with_indices": True, "num_proc": num_proc, "desc": "Tokenizing pairs"}
+    return pairs.map(rows, batched=True, remove_columns=pairs.column_names, **how)

@@ -1,7 +1,5 @@
 """The kind of run of embedding models: the student learns the vectors of texts."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -185,7 +183,7 @@ def _documents(
         is_stream = run.streaming and not is_held_out
         texts = load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
         return paragraph_rows(texts)
-    vectors, target = _vectors(teacher, run, data, split, argument), teacher.target
+    vectors, target = _vectors(run, data, split, argument), teacher.target
     if vectors.dimension != target.dimension:
         raise ValueError(
             f"{argument}={short_repr(data)} has vectors of {vectors.dimension} channels, teacher_vectors of "
@@ -194,13 +192,9 @@ def _documents(
     return vectors.documents
 
 
-def _vectors(
-    teacher: Learner, run: EmbeddingRunArguments, data: list[str], split: str, argument: str
-) -> TeacherVectors:
-    similarity = teacher.target.similarity
-    return load_teacher_vectors(
-        data, text_column=run.text_column, split=split, similarity=similarity, argument=argument
-    )
+def _vectors(run: EmbeddingRunArguments, data: list[str], split: str, argument: str) -> TeacherVectors:
+    how: dict[str, Any] = {"text_column": run.text_column, "similarity": run.similarity}
+    return load_teacher_vectors(data, split=split, argument=argument, **how)
 
 
 def _tokenized(
@@ -208,18 +202,11 @@ def _tokenized(
 ) -> Any:
     """Texts as rows, the prompt of a name before each; a ValueError where the teacher has no such prompt."""
     if prompt and prompt not in (prompts := teacher.settings.prompts):
-        # an example that would work: what was named becomes a prompt, its words the name
-        name = re.sub(r"\W+", " ", prompt).strip() or "query"
-        text = json.dumps({"prompts": {name: prompt if name != prompt else f"{prompt}: "}}, ensure_ascii=False)
-        remedy = (
-            f"{first_of(prompts)}; name one of those"
-            if prompts
-            else (
-                "none; leave it out, or give the texts "
-                f"that it was trained with in its {SETTINGS_FILE}, such as {text}, and name {name!r}"
-            )
+        raise ValueError(
+            f"train_prompts has {prompt!r}, but the teacher's prompts are {first_of(prompts) if prompts else 'none'}; "
+            "name one of those, leave it out, or give the texts that it was trained with in its "
+            f'{SETTINGS_FILE}, such as {{"prompts": {{"query": "query: "}}}}'
         )
-        raise ValueError(f"train_prompts has {prompt!r}, but the teacher's prompts are {remedy}")
     settings: dict[str, Any] = {
         "tokenizer": teacher.tokenizer,
         "max_length": min(run.row_length, teacher.settings.max_seq_length),
@@ -243,7 +230,7 @@ def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
         return {}
     whole: EmbeddingModel | TeacherVectors = model
     if isinstance(model, Learner):
-        held_out = run.eval_data and _vectors(model, run, run.eval_data, run.eval_split, "eval_data")
+        held_out = run.eval_data and _vectors(run, run.eval_data, run.eval_split, "eval_data")
         whole = held_out or model.target
     # the teacher's vectors are shortened to the members' axes, its costs stay those of the whole
     teacher, students = whole, [folder / STUDENT_FOLDER for folder in folders]

@@ -8,7 +8,6 @@ family that was killed at any moment goes on where it was.
 import dataclasses
 import gc
 import json
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,13 +45,8 @@ from .kinds import RunInputs, student_kind_of
 from .settings import Log, RunConfig
 from .student import make_trainer, train_to_the_end
 
-logger = logging.getLogger(__name__)
 _METHODS = ("homodistil", "embedding", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
-
-
-_RESULTS = {"models": [dict], "plan": dict, "evaluation": dict, "num_steps": int, "time_s": int | float}
-"""What the results of every member hold, as [`fits`] takes it."""
 
 
 def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
@@ -195,8 +189,7 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
 
 
 def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool) -> None:
-    """Write down what is trained; of a family that goes on, warn of settings that its finished members hadn't."""
-    path, finished = settings.folder / SETTINGS_FILE, state["finished"]
+    """Write down what is trained, and remove what an earlier family has left."""
     if is_new:
         # in this order: what an earlier family has left must never pass for this one's
         (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
@@ -204,12 +197,7 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
             for checkpoint in sorted_checkpoints(member.folder):
                 remove_folder(checkpoint)
         write_json(settings.folder / FAMILY_FILE, state)
-    elif finished and path.is_file():
-        earlier = read_json_object(path, SETTINGS_FILE)
-        names = earlier.keys() | settings.given.keys()
-        if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
-            logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
-    write_json(path, settings.given)
+    write_json(settings.folder / SETTINGS_FILE, settings.given)
 
 
 def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:
@@ -256,13 +244,9 @@ def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor
 
 def _results(settings: RunConfig) -> dict[str, Any]:
     folders = [member.folder for member in settings.members]
-    results = {}
-    for folder in folders:
-        results[folder.name] = found = read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}")
-        if not fits(found, _RESULTS) or not found["models"]:
-            raise ValueError(
-                f"{RESULTS_FILE} in {folder} lacks what every run writes; remove it, and the student is trained again"
-            )
+    results = {
+        folder.name: read_json_object(folder / RESULTS_FILE, f"{RESULTS_FILE} in {folder}") for folder in folders
+    }
     first = results[folders[0].name]
     of_members = student_kind_of(settings).of_members
     return {

@@ -83,8 +83,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
                 log(f"{name}: {found.describe()}; {columns_words(found.read, present)}")
         return pairs_in(rows, texts=texts, label_column=run.label_column, argument=name, least=LEAST_ROWS)
 
-    names = [f"train_data={name!r}" for name in run.train_data] if len(run.train_data) > 1 else ["train_data"]
-    train = [read([name], run.train_split, label) for name, label in zip(run.train_data, names, strict=True)]
+    train = [read([name], run.train_split, f"train_data={name!r}") for name in run.train_data]
     columns = train[0].columns
     others = [name for name in train[0].rows.column_names if name not in columns.texts]
     labels = f" (if there are some in {join_some(others)}: method=reranker and label_column)" if others else ""

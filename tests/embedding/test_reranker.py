@@ -183,9 +183,10 @@ def test_labels_that_are_all_alike_measure_nothing(tmp_path, caplog, labels):
     assert ("train_data: all labels are alike" in caplog.text) == (labels[0] == 1)
 
 
-def test_pairs_without_a_text_are_left_out_and_labels_stay_beside_theirs():
+def test_pairs_have_two_texts_and_maybe_a_label():
     rows = Dataset.from_dict(ROWS | {"passage": ["w7", "", None, "w10"]})
-    assert pairs_in(rows).rows["label"][:] == [1, 1]
+    with pytest.raises(ValueError, match="train_data has 2 rows without 'passage', the first is row 2; drop them"):
+        pairs_in(rows)
     assert pairs_in(Dataset.from_dict(ROWS)).columns.describe() == "texts in 'query' and 'passage', labels in 'label'"
     missing = Dataset.from_dict(ROWS).cast_column("label", ClassLabel(names=["no", "yes"]))
     assert pairs_in(missing, label_column="label").columns.labels == ("label",)

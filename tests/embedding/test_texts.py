@@ -118,14 +118,6 @@ def test_each_pair_comes_with_others():
     assert again == found
 
 
-def test_pairs_without_a_text_are_left_out():
-    pairs = Dataset.from_dict({"first": ["w9", None, ""], "second": ["w8", "w7", "w7"]})
-    (row,) = tokenize_pairs(pairs, tiny_tokenizer(), max_length=16)  # no other text to be had
-    assert words(row) == ("w9", "w8")
-    with pytest.raises(ValueError, match="no pair of two texts"):
-        tokenize_pairs(pairs.select([1, 2]), tiny_tokenizer(), max_length=16)
-
-
 def test_long_pairs_are_cut():
     pairs = Dataset.from_dict({"first": ["w9 w10"], "second": ["w8 " * 30]})
     (row,) = tokenize_pairs(pairs, tiny_tokenizer(), max_length=12)
