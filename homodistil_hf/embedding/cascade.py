@@ -19,7 +19,7 @@ import torch
 from ..evaluation.guarantee import guarantee, largest_share
 from ..export.card import percent_below
 from ..export.student_in_folder import members_hint, student_in
-from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
+from ..files.field_checks import refuse_without_part, setting
 from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
@@ -31,7 +31,7 @@ from .folder import has_own_space, read_embedding_facts
 from .metrics import best, gains, ranks_of
 from .model import EmbeddingModel
 from .reading import load_embedding_model
-from .tasks import RetrievalTask, line_of, retrieval_tasks, tasks_of
+from .tasks import QuerySettings, RetrievalTask, line_of, retrieval_tasks, tasks_of
 
 logger = logging.getLogger(__name__)
 RESULTS_FILE = "cascade.json"
@@ -112,7 +112,7 @@ class Cascade:
 
 
 @dataclass(frozen=True)
-class CascadeSettings:
+class CascadeSettings(QuerySettings):
     """Settings of [`measure_cascade`].
 
     Raises:
@@ -122,25 +122,16 @@ class CascadeSettings:
     model: str = setting("", "Student: run, export or Hub name.", text="a name")
     teacher: str | None = setting(None, "Folder or Hub name; default: as the run recorded it.")
     agreement: float = setting(0.99, "Wanted share of first hits as the teacher's, in (0, 1).", range="(0, 1)")
-    data_dir: str | None = setting(None, "Folder with qnli/, qnli_part/ or squad_v2/ …: questions with answers.")
-    queries: tuple[str, ...] = setting((), "Held-out questions of your own: a row each, any files.")
-    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
-    query_column: str | None = setting(None, "Column with the queries; default: text.")
-    document_column: str | None = setting(None, "Column with the documents; default: text.")
-    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_queries: int = setting(1000, "Questions of a task at most, ≥ 20.", least=20)
     output_dir: str | None = setting(None, "Folder for cascade.json; default: none is written.")
 
     def __post_init__(self) -> None:
-        make_tuples(self)
-        if not self.model:
-            raise ValueError("model is not set; name a student, such as runs/embeddings")
-        if bool(self.queries) != bool(self.documents) or bool(self.queries) == bool(self.data_dir):
+        super().__post_init__()
+        if bool(self.queries) == bool(self.data_dir):
             raise ValueError(
-                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}, data_dir="
-                f"{short_repr(self.data_dir)}: name queries and their documents, or rows of tasks (--data_dir glue)"
+                f"queries={short_repr(self.queries)}, data_dir={short_repr(self.data_dir)}: name queries and their "
+                "documents, or rows of tasks (--data_dir glue)"
             )
-        check_fields(self)
         if not self.queries:
             of_queries = ("query_column", "document_column", "eval_split")
             refuse_without_part(self, dict.fromkeys(of_queries, "it belongs to queries; leave it out"))

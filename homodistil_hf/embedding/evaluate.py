@@ -23,7 +23,7 @@ from ..export.facts import GUARANTEE
 from ..export.markdown import card_table
 from ..export.student_in_folder import student_in
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
+from ..files.field_checks import refuse_without_part, setting
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import write_json
@@ -38,6 +38,7 @@ from .reading import is_embedding_folder, load_embedding_model
 from .tasks import (
     EmbeddingTask,
     PairTask,
+    QuerySettings,
     RetrievalTask,
     line_of,
     mteb_scores,
@@ -58,40 +59,27 @@ _PUBLISHED = ("models", "agreement", "scores", GUARANTEE, SPACE)
 
 
 @dataclass(frozen=True)
-class EmbeddingEvaluationSettings:
+class EmbeddingEvaluationSettings(QuerySettings):
     """Settings of [`evaluate_embedding`].
 
     Raises:
         ValueError: nothing is named to measure on, or a value is out of range.
     """
 
-    data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
     eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
     mteb_tasks: tuple[str, ...] = setting((), "Names of MTEB's tasks, fetched from the Hub: STSBenchmark SciFact …")
-    queries: tuple[str, ...] = setting((), "Held-out questions of your own, for a guarantee: a row each, any files.")
-    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
-    query_column: str | None = setting(None, "Column with the queries; default: text.")
-    document_column: str | None = setting(None, "Column with the documents; default: text.")
     group_columns: tuple[str, ...] = setting((), "Columns of queries to bound by: language, source …")
     others: tuple[str, ...] = setting((), "Other students of the teacher: all pairings of queries and index, too.")
     text_column: str | None = setting(None, "Column with the text; default: text.")
-    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
-    max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
     def __post_init__(self) -> None:
-        make_tuples(self)
+        super().__post_init__()
         if not (self.eval_data or self.mteb_tasks or self.data_dir or self.queries):
             raise ValueError(
                 "data_dir, eval_data, queries and mteb_tasks are not set; name rows of tasks (--data_dir glue), "
                 "held-out text (--eval_data held-out.txt), queries with their documents, tasks of MTEB, or several of "
                 "them"
-            )
-        check_fields(self)
-        if bool(self.queries) != bool(self.documents):
-            raise ValueError(
-                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}: queries are looked up "
-                "in documents; name both, or neither"
             )
         own = {
             "eval_data": ("text_column", "max_texts"),

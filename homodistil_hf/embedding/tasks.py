@@ -18,6 +18,7 @@ from ..data.corpus import is_running_text, load_text
 from ..data.read_line import columns_words, read_line
 from ..data.samples import drawn
 from ..files.caches import keep_datasets_here
+from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..tasks.glue import GLUE_TASKS, data_folder, load_glue, load_squad
 from .metrics import defined
@@ -70,7 +71,33 @@ class RetrievalTask:
 EmbeddingTask = PairTask | RetrievalTask
 
 
-def tasks_of(settings: Any) -> list[EmbeddingTask]:
+@dataclass(frozen=True)
+class QuerySettings:
+    """Settings that name queries and the documents that they are looked up in: rows of tasks, or any files.
+
+    Raises:
+        ValueError: queries without documents, documents without queries, or a value out of range.
+    """
+
+    data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
+    queries: tuple[str, ...] = setting((), "Held-out questions of your own, for a guarantee: a row each, any files.")
+    documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
+    query_column: str | None = setting(None, "Column with the queries; default: text.")
+    document_column: str | None = setting(None, "Column with the documents; default: text.")
+    eval_split: str = setting("validation", "Split of a Hub data set or folder.")
+    max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
+
+    def __post_init__(self) -> None:
+        make_tuples(self)
+        if bool(self.queries) != bool(self.documents):
+            raise ValueError(
+                f"queries={short_repr(self.queries)}, documents={short_repr(self.documents)}: queries are looked up "
+                "in documents; name both, or neither"
+            )
+        check_fields(self)
+
+
+def tasks_of(settings: QuerySettings) -> list[EmbeddingTask]:
     """Load the tasks of settings that name rows of tasks (`data_dir`), or queries and documents, or both."""
     tasks: list[EmbeddingTask] = []
     if settings.data_dir:

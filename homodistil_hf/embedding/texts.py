@@ -45,13 +45,13 @@ def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> li
     return [line for line in lines if len(line) >= least_characters]
 
 
-def paragraphs_of(documents: Rows) -> Callable[[str | None], list[str]]:
+def paragraphs_of(documents: Rows, least_characters: int | None = None) -> Callable[[str | None], list[str]]:
     """Return text → its paragraphs, as [`paragraphs`]; a row of a table that has short ones alone keeps them.
 
     Such a row is a sentence, maybe in a script of few characters. In text files it is a heading.
     """
-    if is_running_text(documents):
-        return paragraphs
+    if least_characters is not None or is_running_text(documents):
+        return partial(paragraphs, least_characters=least_characters or LEAST_CHARACTERS)
     return lambda text: paragraphs(text) or paragraphs(text, 1)
 
 
@@ -107,11 +107,7 @@ def tokenize_texts(
         ValueError: no paragraph is long enough, or the tokenizer has no vocabulary.
     """
     check_vocabulary(tokenizer)
-    read = (
-        paragraphs_of(documents)
-        if least_characters is None
-        else partial(paragraphs, least_characters=least_characters)
-    )
+    read = paragraphs_of(documents, least_characters)
 
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         wanted = [prepare(line) for text in batch["text"] for line in read(text)]
@@ -121,13 +117,8 @@ def tokenize_texts(
 
     if isinstance(documents, IterableDataset):
         return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
-    table = documents.map(
-        rows,
-        batched=True,
-        remove_columns=documents.column_names,
-        num_proc=num_proc,
-        desc="Tokenizing texts",
-    )
+    how: dict[str, Any] = {"num_proc": num_proc, "desc": "Tokenizing texts"}
+    table = documents.map(rows, batched=True, remove_columns=documents.column_names, **how)
     if not len(table):
         raise ValueError(
             f"{argument}: no paragraph of {least_characters or LEAST_CHARACTERS} characters or more; name other data, "
