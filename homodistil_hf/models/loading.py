@@ -21,12 +21,12 @@ from ..files.folders import refuse_missing
 from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
 from ..files.model_files import model_file
-from ..files.strict_json import fits, is_int, is_number, read_json_object
+from ..files.strict_json import fits, is_int, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
 from .copy_checks import refuse_nonfinite
 from .cost import count_parameters
-from .widths import LAYER_KEYS, widths_of
+from .widths import WidthPlan, widths_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -43,34 +43,10 @@ _MISSING_HEAD = (
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 MAX_LAYERS = 1024
-MAX_WIDTH = 1 << 16
-_MAX_VOCABULARY = 1 << 24
-
-# Setting → largest value, as memory is taken for it before any weight is read; the smallest is 1.
-_LARGEST = {
-    "vocab_size": _MAX_VOCABULARY,
-    "hidden_size": MAX_WIDTH,
-    "embedding_size": MAX_WIDTH,
-    "num_hidden_layers": MAX_LAYERS,
-    "num_attention_heads": MAX_WIDTH,
-    "intermediate_size": 16 * MAX_WIDTH,
-    "max_position_embeddings": _MAX_VOCABULARY,
-    "type_vocab_size": _MAX_VOCABULARY,
-    "num_labels": 1 << 17,
-    "head_dim": MAX_WIDTH,
-    "softmax_head_dim": MAX_WIDTH,
-    "image_size": 1 << 13,
-    "patch_size": 1 << 13,
-    "num_channels": 1 << 10,
-}
-_LARGEST |= {f"decoder_{name}": most for name, most in _LARGEST.items()}
-_LARGEST |= {one.named(name): most for one in ARCHITECTURES.values() for name, most in _LARGEST.items()}
-_LAYER_NAMES = {*LAYER_KEYS, *(one.named(name) for one in ARCHITECTURES.values() for name in LAYER_KEYS)}
+_MAX_SIZE = 1 << 24
+_SIZES = ("size", "dim", "heads", "embeddings", "channels", "labels", "layers")
+"""Last words of the settings that memory is taken for before any weight is read."""
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
-_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-_DTYPES = (None, "float16", "bfloat16", "float32", "float64")  # others are looked up among torch's attributes
-
-_SHARES = ("classifier_dropout", "layer_norm_eps", *(name for one in ARCHITECTURES.values() for name in one.dropouts))
 
 
 def plain_name(model: Any) -> Any:
@@ -180,7 +156,8 @@ def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: 
     try:
         config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
         if kind.model_type in MODEL_TYPES:
-            widths_of(config)
+            plan = widths_of(config)
+            WidthPlan.from_dict(plan.to_dict(), len(plan.layers))  # refuses widths that are no positive integers
             if max_tokens(config) < 1:
                 raise ValueError(
                     f"max_position_embeddings={config.max_position_embeddings} leaves no token a position"
@@ -337,11 +314,6 @@ def refuse_loading_problems(
 
 
 def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedModel) -> str:
-    if pruned := getattr(model.config, "pruned_heads", None):
-        return (
-            f"its pruned_heads={short_repr(pruned)} were removed by an older transformers, which newer classes can't "
-            "build: take the checkpoint from before, and let this package prune"
-        )
     # if the head alone differs, and by one number of labels, that is the number it was trained with
     has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
     numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
@@ -385,31 +357,16 @@ def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
         )
 
 
-def _is_activation(value: Any) -> bool:
-    if value == "gelu":  # almost always; the import takes a second
-        return True
-    from transformers.activations import ACT2FN
-
-    return isinstance(value, str) and value in ACT2FN
-
-
 # Setting → a check, and words for the values that pass it.
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
     "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
-    "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
-    "torch_dtype": (lambda value: value in _DTYPES, f"one of {', '.join(filter(None, _DTYPES))}"),
     "architectures": (lambda value: value is None or fits(value, [str]), "a list of class names"),
-    "problem_type": (lambda value: value in (None, *_PROBLEM_TYPES), f"one of {', '.join(_PROBLEM_TYPES)}"),
-    **dict.fromkeys(
-        (architecture.named("hidden_act") for architecture in ARCHITECTURES.values()),
-        (_is_activation, "an activation of transformers, such as gelu or relu"),
-    ),
     "transformers_weights": (lambda value: value is None, "none: weights have their usual names"),
     "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
     "per_layer_config": (
-        lambda value: value is None or _is_per_layer(value),
-        f"an object: layer number → an object of some of {', '.join(sorted(_LAYER_NAMES))}",
+        lambda value: value is None or fits(value, {...: {...: int}}),
+        "an object: layer number → width → whole number",
     ),
     "rotary_pairs": (
         lambda value: (
@@ -418,7 +375,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "an object: type of layer → rising whole numbers",
     ),
-    **dict.fromkeys(_SHARES, (lambda value: not is_number(value) or 0 <= value <= 1, "a number from 0 to 1")),
 }
 
 
@@ -426,38 +382,15 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
     """Refuse the content of a `config.json` before transformers makes a configuration of it.
 
     Raises:
-        ValueError: a value is out of bounds, or a key would take the place of a method.
+        ValueError: a size is out of bounds, or a key would take the place of a method.
     """
     for name, value in values.items():
-        # every key becomes an attribute, which would hide a method or a table, or meet a property without a setter
-        attribute = getattr(config_class, name, None)
-        is_fixed = isinstance(attribute, property) and attribute.fset is None
-        if callable(attribute) or isinstance(attribute, dict) or is_fixed:
+        if callable(getattr(config_class, name, None)):  # every key becomes an attribute
             raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
-        if not _is_in_bounds(name, value):
-            raise ValueError(
-                f"{label} has {name}={short_repr(value)}; expected a whole number from {_least(name)} to "
-                f"{_LARGEST[name]}"
-            )
         if name in _RULES and not _RULES[name][0](value):
             raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
-
-
-def _is_in_bounds(name: str, value: Any) -> bool:
-    if name not in _LARGEST or value is None:
-        return True
-    is_pair = name == "image_size" and isinstance(value, list) and len(value) == 2  # height, width
-    return all(is_int(size) and _least(name) <= size <= _LARGEST[name] for size in (value if is_pair else [value]))
-
-
-def _least(name: str) -> int:
-    return 0 if name == "type_vocab_size" else 1  # an architecture may have no segments
-
-
-def _is_per_layer(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and len(value) <= MAX_LAYERS
-        and all(isinstance(widths, dict) and widths.keys() <= _LAYER_NAMES for widths in value.values())
-        and all(is_int(item[1]) and _is_in_bounds(*item) for widths in value.values() for item in widths.items())
-    )
+    layers = (values.get("per_layer_config") or {}).values()
+    for name, value in (item for holder in (values, *layers) for item in holder.items()):
+        most = MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
+        if name.endswith(_SIZES) and is_int(value) and not 0 <= value <= most:  # 0 may switch something off
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected a whole number from 1 to {most}")
