@@ -22,9 +22,15 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ..models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
-from ..models.copy_checks import refuse_nonfinite
 from ..models.cost import count_parameters
-from ..models.loading import MODULES_FILE, checked_config, config_values, load_weights, refuse_config
+from ..models.loading import (
+    MODULES_FILE,
+    checked_config,
+    config_values,
+    load_weights,
+    refuse_config,
+    refuse_nonfinite,
+)
 from ..models.tokenizers import COPY, TOKENIZER_CONFIG_FILE, load_tokenizer
 from ..models.widths import widths_of
 from .metrics import SIMILARITIES

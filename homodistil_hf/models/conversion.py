@@ -1,9 +1,11 @@
 """Teacher → student and student → stock class, without changing a logit.
 
+A model may bear the name of a stock class and compute something else: a class of one's own, adapters inside, another
+head, fewer layers. Its student would compute the stock function. So parameters and answers to a batch are compared.
 loading.py reads folders, export/export_folder.py writes them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,8 +13,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..files.messages import join_some
-from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of
+from ..files.messages import first_line, join_some
+from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, max_tokens
 from .architectures.architecture import (
     GATE,
     HEAD,
@@ -25,15 +27,28 @@ from .architectures.architecture import (
     Shapes,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
-from .copy_checks import refuse_nonfinite, refuse_other_function, refuse_other_parameters, wrapper_remedy
 from .cost import check_shapes
-from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config
+from .equality import relative_difference
+from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
+from .modes import evaluation_mode
 from .resizing import replace_parameters
 from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
 _STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
+_ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
+_TOLERANCE = 1e-3
+_MERGE = "merge adapters first: model = model.merge_and_unload()"
+_WRAPPERS = {
+    "PeftModel": _MERGE,
+    "OptimizedModule": "it is compiled: pass the model that torch.compile was given, model._orig_mod",
+    "DistributedDataParallel": "pass the model inside, model.module, and launch with torchrun or accelerate",
+    "DataParallel": "pass the model inside, model.module",
+    "SentenceTransformer": "an embedding model: use EmbeddingDistilTrainer",
+    "CrossEncoder": "a reranker: use RerankerDistilTrainer",
+}
+"""Class that holds a model → the remedy; names, so that none of these packages is imported."""
 
 
 def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str = "teacher") -> LayerwiseModel:
@@ -61,8 +76,11 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     """
     name = type(model).__name__
     refuse_no_model(model, argument)
-    if remedy := wrapper_remedy(model):
-        raise ValueError(f"{argument}={name} is not a model of transformers, but holds one; {remedy}")
+    for kind in type(model).__mro__:
+        if kind.__name__ in _WRAPPERS:
+            raise ValueError(
+                f"{argument}={name} is not a model of transformers, but holds one; {_WRAPPERS[kind.__name__]}"
+            )
     encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
     if not needs_head and name in encoders:
         student_class = architecture_of(model.config).student_encoder
@@ -88,13 +106,13 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
-    refuse_other_parameters(model, state, student, argument=argument)
+    _refuse_other_parameters(model, state, student, argument=argument)
     student.load_state_dict(state)
     check_shapes(student, argument)
     refuse_nonfinite(student, f"{argument}={type(model).__name__}")
     student.name_or_path = model.name_or_path
     student = student.to(model.device).train(model.training)
-    refuse_other_function(model, student, argument=argument)
+    _refuse_other_function(model, student, argument=argument)
     return student
 
 
@@ -104,6 +122,80 @@ def refuse_no_model(model: Any, argument: str) -> None:
         raise ValueError(
             f"{argument} is a {type(model).__name__}; expected a folder, a name on the Hub, or a loaded model"
         )
+
+
+def _refuse_other_parameters(
+    model: nn.Module, state: Mapping[str, Any], student: PreTrainedModel, *, argument: str
+) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
+    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
+    if shapes == wanted:
+        return
+    surplus, missing = shapes.keys() - wanted.keys(), wanted.keys() - shapes.keys()
+    common = shapes.keys() & wanted.keys()
+    reshaped = [f"{name} {shapes[name]} for {wanted[name]}" for name in common if shapes[name] != wanted[name]]
+    kinds = (("further parameters", surplus), ("no", missing), ("other shapes:", reshaped))
+    differences = "; ".join(f"{kind} {join_some(names)}" for kind, names in kinds if names)
+    remedy = "Load it with the stock class's from_pretrained, and give the class its own head and its own config"
+    if any("lora_" in name or ".base_layer." in name or "modules_to_save" in name for name in surplus):
+        remedy = f"It has adapters inside; {_MERGE}"
+    raise ValueError(
+        f"{argument}={type(model).__name__} is not as its config describes it: it has {differences}. {remedy}"
+    )
+
+
+@torch.no_grad()
+def _refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, argument: str) -> None:
+    """Refuse a model that answers a small batch otherwise than its student, which has the same parameters.
+
+    Models in half precision are taken unseen, as they round, and so are those with another attention than `eager` or
+    `sdpa`, whose kernels may want half precision.
+    """
+    if model.config._attn_implementation not in ("eager", "sdpa") or model.dtype in (torch.float16, torch.bfloat16):
+        return
+    # two rows of at most 8 tokens, one padded; a stride spreads the tokens over any vocabulary
+    config, length = student.config, min(8, max_tokens(student.config))
+    tokens_BT = (torch.arange(2 * length, device=student.device) * 7919 + 1).remainder(config.vocab_size)
+    mask_BT = torch.ones(2, length, dtype=torch.long, device=student.device)
+    mask_BT[1, length - length // 4 :] = 0
+    inputs = {"input_ids": tokens_BT.view(2, length), "attention_mask": mask_BT}
+    remedy = (
+        f"A student computes what transformers' own {type(student).__name__.removeprefix('Homo')} does; give a model "
+        "of that class, or train one to it first"
+    )
+    label = f"{argument}={type(model).__qualname__}"
+    try:
+        expected = _answers(model, inputs)
+    except Exception as error:  # the user's code may raise anything
+        raise ValueError(
+            f"{label} can't read a batch of token ids ({type(error).__name__}: {first_line(error)}). {remedy}"
+        ) from error
+    found = _answers(student, inputs)
+    if [answer.shape for answer in expected] != [answer.shape for answer in found]:
+        own, usual = ([tuple(answer.shape) for answer in answers] for answers in (expected, found))
+        raise ValueError(f"{label} has outputs of shapes {own}, its stock class {usual}. {remedy}")
+    if not all(bool(answer.isfinite().all()) for answer in found):
+        raise ValueError(
+            f"{label}{f', {name!r},' if (name := model.name_or_path) else ''} gives answers to a small batch that are "
+            "not finite: its weights are too large; take another copy of it, or an earlier checkpoint"
+        )
+    differences = [relative_difference(one, other) for one, other in zip(expected, found, strict=True)]
+    if not all(difference <= _TOLERANCE for difference in differences):  # NaN is no difference that is allowed
+        raise ValueError(
+            f"{label} is not the function that its name and config describe: with the same parameters, answers differ "
+            f"by {max(differences):.3g} of the largest one. {remedy}"
+        )
+
+
+def _answers(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    # accelerate puts autocast around `forward` and keeps the model's own.
+    forward = vars(model).get("_original_forward") or model.forward
+    with evaluation_mode(model):
+        outputs = forward(**inputs, return_dict=True)
+    is_token_BT = inputs["attention_mask"] != 0
+    answers = [outputs[name] for name in _ANSWERS if name in outputs]
+    # attention kernels differ in what they give padded tokens
+    return [answer[is_token_BT] if answer.shape[:2] == is_token_BT.shape else answer for answer in answers]
 
 
 def to_stock(model: LayerwiseModel) -> PreTrainedModel:

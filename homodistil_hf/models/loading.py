@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
+from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
@@ -24,7 +25,6 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
-from .copy_checks import refuse_nonfinite
 from .cost import count_parameters
 from .widths import WidthPlan, widths_of
 
@@ -43,6 +43,8 @@ _MISSING_HEAD = (
 _HEAD_NAMES = [head.kind.auto_class.removeprefix("AutoModelFor") for head in next(iter(ARCHITECTURES.values())).heads]
 
 MAX_LAYERS = 1024
+_LARGEST_WEIGHT = 1e19
+"""Squares of larger weights, as in the norm of their gradients, are beyond float32."""
 _MAX_SIZE = 1 << 24
 _SIZES = ("size", "dim", "heads", "embeddings", "channels", "labels", "layers")
 """Last words of the settings that memory is taken for before any weight is read."""
@@ -265,6 +267,20 @@ def load_weights(
     refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
     refuse_nonfinite(model, label)
     return model
+
+
+def refuse_nonfinite(model: nn.Module, label: str) -> None:
+    """Refuse, by a ValueError that begins with `label`, a parameter with NaN, Inf, or a square beyond float32."""
+    for name, parameter in model.named_parameters():
+        largest = max(map(abs, map(float, parameter.detach().aminmax()))) if parameter.numel() else 0.0
+        if not largest < _LARGEST_WEIGHT:
+            counts = {"NaN": int(parameter.isnan().sum()), "Inf": int(parameter.isinf().sum())}
+            found = " and ".join(f"{count:,} × {word}" for word, count in counts.items() if count)
+            raise ValueError(
+                f"{label} has {found or f'{largest:.3g}'} among the {parameter.numel():,} values of {name}, which "
+                "makes gradients or logits that are not finite as well; take another copy of it, or export an earlier "
+                "checkpoint"
+            )
 
 
 def refuse_loading_problems(

@@ -78,7 +78,9 @@ def test_a_class_of_ones_own_whose_answers_are_no_numbers_is_refused(value):
             return outputs
 
     Spoilt.__name__ = "BertForSequenceClassification"
-    with pytest.raises(ValueError, match="is not the function that its name and config describe: .* differ by inf"):
+    with pytest.raises(
+        ValueError, match="is not the function that its name and config describe: .* differ by (nan|inf)"
+    ):
         to_student(of_class(Spoilt))
 
 
@@ -163,8 +165,8 @@ def other_words():
     ("make", "message"),
     [
         (other_head, r"further parameters classifier\.0\..*; no classifier\.bias, .*own head"),
-        (lambda: other_layers(1), r"encoder\.layer.* Set config\.num_hidden_layers"),
-        (lambda: other_layers(3), r"encoder\.layer.* Set config\.num_hidden_layers"),
+        (lambda: other_layers(1), r"has no bert\.encoder\.layer.*own config"),
+        (lambda: other_layers(3), r"further parameters bert\.encoder\.layer.*own config"),
         (other_words, r"other shapes: .*\(200, 32\) for"),
         (lambda: torch.compile(classifier()), r"=OptimizedModule is not a model .*model\._orig_mod"),
         (lambda: nn.DataParallel(classifier()), r"=DataParallel .*model\.module"),
@@ -173,13 +175,6 @@ def other_words():
 def test_other_parameters_than_the_configs_and_wrappers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         to_student(make())
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize")
-def test_quantized_modules_are_refused():
-    model = torch.ao.quantization.quantize_dynamic(classifier(), {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(ValueError, match=r"quantized modules \(torch\.ao.*; load it without"):
-        to_student(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
