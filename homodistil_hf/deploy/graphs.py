@@ -56,20 +56,6 @@ def name_axes(graph: Any) -> None:
                 axis.dim_param = named.get(axis.dim_param, axis.dim_param)
 
 
-def signature(path: Path) -> dict[str, Any]:
-    """What a graph takes and gives: `opset`, `inputs` and `outputs`, each name → shape in words and numbers."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False)
-    opset = next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
-    return {"opset": opset, "inputs": _shapes(graph.graph.input), "outputs": _shapes(graph.graph.output)}
-
-
-def _shapes(values: Any) -> dict[str, list[str | int]]:
-    axes = {value.name: value.type.tensor_type.shape.dim for value in values}
-    return {name: [axis.dim_param or axis.dim_value for axis in found] for name, found in axes.items()}
-
-
 def write_half(source: Path, path: Path) -> None:
     """Write a graph with float16 weights and products, float32 results; for GPUs.
 

@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..export.runtimes import BATCH_SIZES, runtime_rows
-from ..files.folders import refuse_missing
 from ..files.messages import first_line, short_repr
 from ..files.provenance import version_of
 from ..files.strict_json import is_int, is_number, read_json_object, write_json
 from ..models.onnx_graphs import missing_packages
 from ..models.tokenizers import save_tokenizer
-from ..plans.latency.timing import Pass, figures, time_in_turns
+from ..plans.latency.timing import figures, time_in_turns
 from .deployable import Deployable, Fidelity, Outputs, Row
-from .graphs import Quantized, quantize, signature, write_graph, write_half, write_int8
+from .graphs import Quantized, quantize, write_graph, write_half, write_int8
 from .runtimes import (
     DTYPES,
     Node,
     OnnxRuntime,
     OpenVino,
+    Runtime,
     RuntimeProblem,
     TransformersJs,
     node_problem,
@@ -49,16 +49,6 @@ _SLACK = 2.0
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-class Running(Protocol):
-    """A model in a runtime: see [`Runtime`]."""
-
-    def results(self, rows: Sequence[Row]) -> list[Outputs]:
-        """Results of rows."""
-
-    def timed(self, rows: Sequence[Row]) -> Pass:
-        """One pass over rows."""
-
-
 class Workshop:
     """The files of one model for all runtimes, made on demand.
 
@@ -78,7 +68,7 @@ class Workshop:
         """The model's own results of all rows."""
         return self.deployable.results(self.rows)
 
-    def compare(self, running: Running, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
+    def compare(self, running: Runtime, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
         """Compare a runtime's results with the model's own, on the rows that `only` lets through.
 
         Raises:
@@ -185,7 +175,6 @@ def prove(
         beside = kind(teacher.deployable, teacher.make(target, kept_float=kept))
     row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
     row["is_written"] = found["fidelity"] >= least
-    row |= signature(student.path(target)) if target in GRAPHS else {}
     row["probe_distance"] = probe_distance(student.deployable, running)
     # Another package may bring the runtime, such as onnxruntime-gpu.
     row["runtime"] = f"{row['runtime']} {version_of(_PACKAGES[row['runtime']]) or ''}".strip()
@@ -202,14 +191,14 @@ def runtime_of(target: str) -> type[OnnxRuntime] | type[OpenVino]:
     return OpenVino if target == "openvino" else OnnxRuntime
 
 
-def probe_distance(deployable: Deployable, running: Running) -> float:
+def probe_distance(deployable: Deployable, running: Runtime) -> float:
     """Distance of a runtime's results from the model's on the first of the package's own rows."""
     rows = own_rows()[:_NUM_PROBE_ROWS]
     return deployable.compare(deployable.results(rows), running.results(rows))["distance"]
 
 
 def times(
-    rows: Sequence[Row], student: Running, teacher: Running | None, *, num_rounds: int
+    rows: Sequence[Row], student: Runtime, teacher: Runtime | None, *, num_rounds: int
 ) -> dict[str, dict[str, float]]:
     """Milliseconds of a pass over one text and over 32, of student and teacher in turns; empty for no rounds."""
     if not num_rounds:
@@ -229,7 +218,6 @@ def _row(target: str, student: Workshop, found: Fidelity, latency: Mapping[str, 
         "target": target,
         "file": one.file,
         "runtime": one.runtime,
-        "precision": one.precision,
         "size_bytes": size_of(student.path(target)),
         "is_written": True,
         "fidelity_name": student.deployable.fidelity_name,
@@ -382,7 +370,6 @@ def rows_of_file(file: str | Path) -> list[Row]:
         ValueError: no such file, no UTF-8, or fewer than two lines.
     """
     label = f"texts={str(file)!r}"
-    refuse_missing(str(file), label)
     if not Path(file).is_file():
         raise ValueError(f"{label} is no file; name a text file with one text a line")
     try:

@@ -6,7 +6,6 @@ A runtime gives the results of rows, which are compared with the model's own, an
 import json
 import shutil
 import subprocess
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
@@ -30,14 +29,14 @@ DTYPES = {"onnx/model.onnx": "fp32", "onnx/model_fp16.onnx": "fp16", "onnx/model
 """Graph → the library's word for its number type."""
 
 
-class Runtime(ABC):
+class Runtime:
     """A model in a runtime."""
 
     deployable: Deployable
 
-    @abstractmethod
     def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs by name of inputs by name."""
+        raise NotImplementedError
 
     def results(self, rows: Sequence[Row]) -> list[Outputs]:
         """Results of rows, run in padded batches."""
@@ -167,7 +166,7 @@ class Node:
         return lines[0] if lines else "the process of Node ended"
 
 
-class TransformersJs:
+class TransformersJs(Runtime):
     """A folder with a graph in transformers.js.
 
     Args:

@@ -1,4 +1,4 @@
-"""The targets of a deployment, by name: file, number type, runtime, and what must be installed."""
+"""The targets of a deployment, by name: file, runtime, and what must be installed."""
 
 import importlib.util
 import logging
@@ -19,23 +19,21 @@ class Target:
 
     Args:
         file: path in the export, where the runtime looks for it.
-        precision: number type of the weights.
         runtime: name of the runtime that it is tried in.
         extra: the extra of this package that writes it.
     """
 
     file: str
-    precision: str
     runtime: str
     extra: str = "onnx"
 
 
 TARGETS = {
-    "onnx": Target("onnx/model.onnx", "float32", "ONNX Runtime"),
-    "onnx-int8": Target("onnx/model_quantized.onnx", "int8", "ONNX Runtime"),
-    "onnx-fp16": Target("onnx/model_fp16.onnx", "float16", "ONNX Runtime"),
-    "openvino": Target("openvino/openvino_model.xml", "float16", "OpenVINO", "openvino"),
-    "transformers.js": Target("onnx/model.onnx", "float32", "transformers.js"),
+    "onnx": Target("onnx/model.onnx", "ONNX Runtime"),
+    "onnx-int8": Target("onnx/model_quantized.onnx", "ONNX Runtime"),
+    "onnx-fp16": Target("onnx/model_fp16.onnx", "ONNX Runtime"),
+    "openvino": Target("openvino/openvino_model.xml", "OpenVINO", "openvino"),
+    "transformers.js": Target("onnx/model.onnx", "transformers.js"),
 }
 
 

@@ -13,7 +13,6 @@ _ROW: dict[str, Any] = {
     "target": str,
     "file": str,
     "runtime": str,
-    "precision": str,
     "size_bytes": int,
     "is_written": bool,
     "fidelity_name": str,

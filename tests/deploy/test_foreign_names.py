@@ -14,7 +14,7 @@ from homodistil_hf.export.hub import files_to_push
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
 
 ROW = {
-    **{"target": "onnx-int8", "file": "onnx/model_quantized.onnx", "runtime": "ONNX Runtime", "precision": "int8"},
+    **{"target": "onnx-int8", "file": "onnx/model_quantized.onnx", "runtime": "ONNX Runtime"},
     **{"size_bytes": 7, "is_written": False, "fidelity_name": "cosine", "figures": {}, "latency_ms": {}},
     "not_run": "",
 }

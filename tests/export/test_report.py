@@ -95,7 +95,6 @@ RUNTIMES = {
             "target": "onnx",
             "file": "onnx/model.onnx",
             "runtime": "ONNX Runtime <8>",
-            "precision": "float32",
             "size_bytes": 4_500_000,
             "is_written": True,
             "fidelity_name": "cosine",
