@@ -5,13 +5,13 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
 from ..export.runtimes import RUNTIMES, runtime_rows
-from ..files.folders import scratch_folder
 from ..files.inside import links_to_folders, refuse_links_out
 from ..files.messages import first_line
 from ..files.provenance import machine_facts
@@ -74,7 +74,7 @@ def deploy_folder(
     if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
     # all is made and tried aside; at the end the export changes as a whole
-    with scratch_folder() as scratch:
+    with TemporaryDirectory() as scratch:
         made = Workshop(student, Path(scratch, "student"), rows)
         beside = None
         if num_rounds and teacher is not None:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import IO, Any, cast
 
 import numpy as np
 import torch
 
-from ..files.folders import scratch_folder
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import Pass
 from .deployable import Deployable, Outputs, Row
@@ -112,7 +112,7 @@ class Node:
     """A process of Node that runs transformers_js.mjs: JSON commands, JSON answers; use it in a `with` block."""
 
     def __enter__(self) -> "Node":
-        self.folder = scratch_folder()
+        self.folder = TemporaryDirectory()
         self.scratch = Path(self.folder.name)
         code = resources.files(__package__).joinpath(SCRIPT).read_text(encoding="utf-8")
         (self.scratch / SCRIPT).write_text(code, encoding="utf-8")

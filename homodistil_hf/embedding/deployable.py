@@ -24,7 +24,6 @@ from torch.nn import functional as F
 from ..deploy.deployable import Deployable, Outputs, compare_vectors
 from ..deploy.folder import Deployment
 from ..deploy.graphs import write_graph
-from ..files.folders import scratch_folder
 from ..files.messages import first_line
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import missing_reason
@@ -137,7 +136,7 @@ def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[
     """
     if missing_reason("onnxruntime") is None:
         try:
-            with scratch_folder() as folder:
+            with tempfile.TemporaryDirectory() as folder:
                 passes = {name: graph_encoder(model, Path(folder)) for name, model in models.items()}
                 return ONNX_RUNTIME, _medians(passes, queries)
         except Exception as error:  # noqa: BLE001 - exporters raise errors of many kinds, and a run has ended here

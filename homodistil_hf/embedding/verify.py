@@ -5,6 +5,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from safetensors.torch import load_file
 
 from ..export.facts import CARD_FILE, FACTS_FILE
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
-from ..files.folders import scratch_folder
 from ..files.inside import stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
@@ -75,7 +75,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         problem = f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no "
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
-    with scratch_folder() as scratch:
+    with TemporaryDirectory() as scratch:
         outputs = Path(scratch, "vectors.safetensors")
         try:
             # its settings are the last line, as libraries may print others before it

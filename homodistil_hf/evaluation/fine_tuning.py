@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,7 +30,6 @@ from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.checkpoints import last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
-from ..files.folders import scratch_folder
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
 from ..models.architectures import HEADS
@@ -323,7 +323,7 @@ def fine_tune(
         FloatingPointError: too many steps in a row, or the weights, are not finite.
     """
     set_seed(seed)
-    with scratch_folder() if folder is None else nullcontext(str(folder)) as place:
+    with TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
         args = training_arguments(
             place, settings, seed, num_rows=len(rows), save_steps=save_steps, overwrite_output_dir=True
         )

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..files.folders import scratch_folder
 from ..files.provenance import machine_facts
 from ..models.architectures import max_tokens
 from ..models.cost import encoder_macs
@@ -123,7 +123,7 @@ def compare_latencies(
     with ExitStack() as stack, torch.no_grad():
         for model in models.values():
             stack.enter_context(evaluation_mode(model))
-        folder = Path(stack.enter_context(scratch_folder()))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
         cells = []
         for backend, batch_size, length in itertools.product(grid.backends, grid.batch_sizes, grid.lengths):
             place = {"backend": backend, "batch_size": batch_size, "length": length}

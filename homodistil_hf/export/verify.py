@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
-from ..files.folders import scratch_folder
 from ..files.inside import links_out, stays_inside
 from ..files.messages import short_repr
 from ..files.strict_json import fits, read_json_object
@@ -241,7 +241,7 @@ def load_fresh(
     Raises:
         ValueError: the process failed.
     """
-    with scratch_folder() as scratch:
+    with TemporaryDirectory() as scratch:
         inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
         save_file(inputs, inputs_file)
         remote_code = int(_present_code(folder) is not None)

@@ -9,13 +9,11 @@ import glob
 import os
 import re
 import shutil
-import socket
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 
@@ -25,8 +23,6 @@ from .locks import claimed, lock_beside
 _REMOVED_SUFFIX = ".removed"
 TRIAL_SUFFIX = ".trial-of-a-write"
 """Of an empty folder that [`check_writable`] makes and removes at once."""
-_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-_ASIDE = re.compile(rf"\..+\.{_HOST}-(\d{{1,9}})\.aside", re.DOTALL)
 _ERRNO = re.compile(r"os error (\d+)")
 
 # Rust's libraries end their messages with an error number. torch.save names a place in its own code or streams, or
@@ -145,16 +141,6 @@ def is_path(name: str) -> bool:
     return len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
 
 
-def scratch_folder() -> TemporaryDirectory[str]:
-    """Return a folder for temporary files, once those are removed that killed processes of this host have left."""
-    prefix, parent = f"homodistil-{_HOST}", Path(gettempdir())
-    for left in parent.glob(f"{prefix}-*"):
-        made_by = re.fullmatch(rf"{prefix}-(\d{{1,9}})-\w+", left.name)
-        if made_by and not _is_running(int(made_by[1])):
-            shutil.rmtree(left, ignore_errors=True)
-    return TemporaryDirectory(prefix=f"{prefix}-{os.getpid()}-")
-
-
 def refuse_missing(name: str, label: str) -> None:
     """Refuse the name of a model that is empty, or a path of nothing or weights; a name on the Hub is let pass.
 
@@ -179,23 +165,12 @@ def check_writable(place: str | Path, label: str, *, remedy: str = "name a place
     """
     whole = Path(place).absolute()
     try:
-        nearest = next(folder for folder in (whole, *whole.parents) if _is_there(folder))
-        missing = max(whole.relative_to(nearest).parts, key=lambda part: len(os.fsencode(part)), default="")
-        # A folder or file is made under a name that is longer than its own, so the trial's is, too.
-        with TemporaryDirectory(prefix=f".{missing}.", suffix=TRIAL_SUFFIX, dir=nearest):
+        nearest = next(folder for folder in (whole, *whole.parents) if os.path.lexists(folder))
+        with TemporaryDirectory(prefix=".", suffix=TRIAL_SUFFIX, dir=nearest):
             pass
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{label} can't be written ({reason}); {remedy}") from error
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is something under a name; a name that nothing can have is an error, unlike in pathlib."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def check_writable_file(file: str | Path, label: str) -> None:
@@ -215,11 +190,6 @@ def write_text(path: Path, text: str) -> None:
     aside = aside_name(path)
     try:
         with naming_the_file(path.parent, file=path.name):
-            # what processes of this host were writing when they were killed; of others nobody knows whether they run
-            for left in path.parent.glob(".*.aside"):
-                written_by = _ASIDE.fullmatch(left.name)
-                if written_by and not _is_running(int(written_by[1])):
-                    left.unlink(missing_ok=True)
             write_anew(aside, text)
             _sync(aside)
             os.replace(aside, path)
@@ -229,21 +199,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def aside_name(path: Path) -> Path:
-    """Return the name, beside a file, under which this process writes it; no other process has it."""
-    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.aside")
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":
-        return True  # os.kill would end it
-    try:
-        # signal 0 is not sent, it asks whether the process is there
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
+    """Return the name, beside a file, under which it is written; what a killed process left there is replaced."""
+    return path.with_name(f".{path.name}.aside")
 
 
 @contextmanager
@@ -258,10 +215,7 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # tokenizers raise nothing more special
         match, path = _ERRNO.search(str(error)), None
-        if isinstance(error, shutil.Error):  # of copytree: source, copy and words of each file
-            (_, path, said), *_ = error.args[0]
-            number = int(said.partition("[Errno ")[2].partition("]")[0] or errno.EIO)
-        elif isinstance(error, OSError):
+        if isinstance(error, OSError):
             # that of a copy has the file that is read first
             path = error.filename2
             if (error.filename is not None and path is None) or error.errno is None:

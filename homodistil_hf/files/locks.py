@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -24,17 +23,6 @@ LOCK_SUFFIX, HOLDER_SUFFIX = ".lock", ".pid"
 _CLAIMS: set[tuple[int, int, Path]] = set()
 """Process, thread and lock of each claim that is held here."""
 _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-
-
-class Holder(NamedTuple):
-    """The process that holds a lock; `pid` is -1 where it has not said its number yet."""
-
-    pid: int
-    host: str = ""
-
-    def __str__(self) -> str:
-        named = f"process {self.pid}" if self.pid >= 0 else "another process"
-        return f"{named} on {self.host}" if self.host else named
 
 
 @contextmanager
@@ -114,8 +102,8 @@ def is_of_a_lock(name: str) -> bool:
     return name.startswith(".") and name.endswith((LOCK_SUFFIX, HOLDER_SUFFIX))
 
 
-def holder(lock_file: Path) -> Holder | None:
-    """The process that holds a lock; None where the lock is free."""
+def holder(lock_file: Path) -> str | None:
+    """Words for the process that holds a lock; None where the lock is free."""
     if not lock_file.is_file():
         return None
     try:
@@ -125,9 +113,8 @@ def holder(lock_file: Path) -> Holder | None:
         return _holder_in(lock_file)
 
 
-def _holder_in(lock_file: Path) -> Holder:
-    try:
-        pid, _, host = lock_file.with_suffix(HOLDER_SUFFIX).read_text(encoding="utf-8").strip().partition(" ")
-        return Holder(int(pid), host)
-    except (OSError, ValueError):
-        return Holder(-1)
+def _holder_in(lock_file: Path) -> str:
+    with suppress(OSError, ValueError):  # it has not said its number yet
+        pid, host = lock_file.with_suffix(HOLDER_SUFFIX).read_text(encoding="utf-8").split()
+        return f"process {pid} on {host}"
+    return "another process"

@@ -10,12 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from ..files.folders import scratch_folder
 from ..trainer import HomoDistilTrainer
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.progress import ShortProgress
@@ -74,7 +74,7 @@ def time_run(
         ValueError: as the run itself; a list of students.
     """
     since = time.perf_counter()
-    with scratch_folder() as folder:
+    with TemporaryDirectory() as folder:
         settings = run_of({**values, **_STEPS_ALONE, "output_dir": folder}, "the planned run")
         if settings.members:
             raise ValueError(f"student={values['student']!r} is several students; time one of them, such as the last")

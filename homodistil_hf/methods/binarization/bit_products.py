@@ -21,7 +21,6 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...files.folders import scratch_folder
 from ...models.architectures.modeling_binarybert import PackedLinear, unpack
 
 logger = logging.getLogger(__name__)
@@ -149,7 +148,7 @@ def _library() -> ctypes.CDLL:
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
             # A library stays loaded without its file. Words go into a file, as children of a compiler that was ended
             # would hold a pipe open.
-            with scratch_folder() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
+            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
                 path = Path(folder, "bit_products.so")
                 words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(path)]
                 to_file: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}

@@ -12,13 +12,13 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
 
 from ...files.field_checks import ROW_LENGTH
-from ...files.folders import scratch_folder
 from ...files.messages import nearest_valid, short_repr
 from ...models.architectures import architecture_of
 from ...models.conversion import stock_config
@@ -171,7 +171,7 @@ def encoder_times(
         Name → milliseconds of every round.
     """
     passes = {}
-    with scratch_folder() as folder, torch.random.fork_rng(devices=[]):
+    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in shapes.items():
             architecture = architecture_of(shape)
             is_student = isinstance(shape, architecture.student_config)
