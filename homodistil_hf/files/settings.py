@@ -21,10 +21,6 @@ from .strict_json import read_json_object
 
 _TRUTHS = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(("false", "f", "no", "n", "0"), False)
 _NAMES = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
-_JSON_TYPES: dict[type, str] = {
-    **{bool: "boolean", int: "number", float: "number", str: "string"},
-    **{list: "array", dict: "object", type(None): "null"},
-}
 _OF_MODELS = {"model", "teacher", "folder", "folders"}
 """Names by which users look for the model of a command that takes it first, without a key."""
 _Kind = TypeVar("_Kind")
@@ -127,8 +123,7 @@ def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: s
         checked[name] = [value] if is_one else value
         if not _accepts(hints[name], checked[name]):
             raise ValueError(
-                f"{label} has {name}={_shown_value(name, value, is_known=True)}, of the JSON type "
-                f"{_JSON_TYPES.get(type(value), type(value).__name__)}; expected {_expected(hints[name])}"
+                f"{label} has {name}={_shown_value(name, value, is_known=True)}; expected {_expected(hints[name])}"
             )
     return checked
 

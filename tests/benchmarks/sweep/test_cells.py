@@ -109,7 +109,7 @@ def checked(teacher: str, method: str = "homodistil", **settings: Any) -> dict[s
         ({"num_layers": 1}, "cell 'mine' has the unknown key 'num_layers' .value 1.; nearest valid: "),
         ({"method": "embedding"}, "cell 'mine' has method='embedding', whose students can't be compared"),
         ({"student": ["macs=0.5", "macs=0.25"]}, "cell 'mine' has the list student=.*; name one student"),
-        ({"learning_rate": "high"}, "cell 'mine' has learning_rate='high', of the JSON type string"),
+        ({"learning_rate": "high"}, "cell 'mine' has learning_rate='high'; expected a number"),
         ({"pruning_end_fraction": 1.5}, "cell 'mine': pruning_end_fraction=1.5"),
         ({"student": "macs=2"}, "cell 'mine': .*macs"),
         ({"max_seq_length": 64}, "cell 'mine': max_seq_length=64 is over the teacher's"),
