@@ -26,7 +26,6 @@ from pathlib import Path
 
 from .folders import outdated_name, recover, remove_folder, remove_leftovers, written_whole
 from .inside import files_inside, links_out
-from .messages import short_repr
 from .strict_json import read_json_object, write_json
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,6 @@ SCORES_FILE = "scores.safetensors"
 MANIFEST_NAME = "manifest.json"
 STAGING_NAME = ".staging"
 _PICKLE_SUFFIXES = (".bin", ".pkl", ".pt", ".pth")
-_FORMAT = 1
 _SHOWN_CHARS = 255  # of a name: no file has more
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)|\.checkpoint-(\d+)\.outdated")
 
@@ -46,7 +44,7 @@ def write_manifest(folder: str | Path) -> None:
     """Write the digest of every file below a finished folder."""
     folder = Path(folder)
     files = {name: file_digest(folder / name) for name in _file_names(folder)}
-    write_json(folder / MANIFEST_NAME, {"format": _FORMAT, "sha256": files}, sort_keys=True)
+    write_json(folder / MANIFEST_NAME, {"sha256": files}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,6 @@ def manifest_problem(folder: Path) -> str | None:
         return f"{MANIFEST_NAME} is missing, so it was not written to the end or not by this package"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_NAME} is damaged"
-    if manifest.get("format") != _FORMAT:
-        return (
-            f"{MANIFEST_NAME} is damaged or of another version (format={short_repr(manifest.get('format'))}, not "
-            f"{_FORMAT})"
-        )
     present = set(_file_names(folder))
     for name, digest in expected.items():
         if name not in present:
