@@ -26,7 +26,7 @@ from .architectures.architecture import (
     Architecture,
     Shapes,
 )
-from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim
+from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim, whole_head_dim
 from .cost import check_shapes
 from .equality import relative_difference
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
@@ -36,7 +36,7 @@ from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
-_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "per_layer_config")
+_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "rotary_head_dim", "per_layer_config")
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _TOLERANCE = 1e-3
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
@@ -222,8 +222,9 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     stock = stock_class(stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     # Projections serve the loss alone, so no stock class has them.
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
-    # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place.
-    pairs = getattr(model.config, "rotary_pairs", None) or {}
+    # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place. A
+    # class with a head size of its own needs no padding: its configuration names the frequencies.
+    pairs = {} if plan.traits.has_free_heads else getattr(model.config, "rotary_pairs", None) or {}
     state |= scaled_queries(model, plan)
     for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
         state |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
@@ -255,8 +256,9 @@ def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Te
 def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.Tensor]]:
     """Within the block, a student saved by `save_pretrained` has the same outputs in its stock class.
 
-    A stock class takes a student of its own shapes, but divides by another softmax scale; of other shapes it refuses
-    the weights. So the queries of such a student are scaled in the meantime, and then what they were, to the last bit.
+    A stock class takes a student of its own shapes, but divides by another softmax scale and turns channels with other
+    frequencies; of other shapes it refuses the weights. So such a student's queries are scaled and its frequencies
+    named in the meantime, and then what they were, to the last bit.
 
     Yields:
         The parameters that differ in the meantime, as they are outside of the block; none for a model that is no
@@ -269,12 +271,17 @@ def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.
         yield {}
         return
     softmax_head_dim, scaled = model.config.softmax_head_dim, scaled_queries(model, plan)
+    rope = getattr(model.config, "rope_parameters", None)
     # copies, as dividing by the factor again would round
     exact = {name: model.get_parameter(name).detach().clone() for name in scaled}
     try:
         _put_queries(model, scaled, softmax_head_dim=plan.layers[0].head_dim)
+        if rope is not None:
+            model.config.rope_parameters = stock_config(model.config, plan).rope_parameters
         yield exact
     finally:
+        if rope is not None:
+            model.config.rope_parameters = rope
         _put_queries(model, exact, softmax_head_dim=softmax_head_dim)
 
 
@@ -330,7 +337,7 @@ def _pairs_that_count(
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
         if (kind := _kind(plan, index)) and new.head_dim < old.head_dim:
             for name, dims in _layer_shapes(architecture, index).items():
-                if name in state and dims[0] == QUERY_KEY_VALUE:
+                if name in state and dims[0] == QUERY_KEY_VALUE:  # other classes need no padding
                     # Rows are (query, key or value; head; half of the pair; pair): a pair is in use where any
                     # query or key row of it is not zero, in any head of any layer of the kind.
                     queries_keys = state[name].unflatten(0, (3, old.num_attention_heads, 2, -1))[:2]
@@ -464,7 +471,31 @@ def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     }
     if plan.embedding_size is not None:
         values["embedding_size"] = plan.embedding_size
+    if architecture.has_free_heads:
+        if widths.attention_size != plan.hidden_size:
+            values["head_dim"] = widths.head_dim
+        for pairs in (getattr(config, "rotary_pairs", None) or {}).values():  # of one kind of layers
+            values["rope_parameters"] = _frequencies_of(pairs, values["rope_parameters"], config)
     return architecture.stock_config(**values, **_runtime_settings(config))
+
+
+def _frequencies_of(pairs: list[int], rope: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the setting by which a stock class turns the channels of some pairs as the teacher does.
+
+    A head of d' channels turns pair i with θ^(−2i/d'), a teacher's of d channels its pair j with θ^(−2j/d).
+    transformers' `longrope` divides the first by a factor a pair: θ^(2j/d − 2i/d').
+    """
+    theta, whole = rope["rope_theta"], whole_head_dim(config)
+    factors = [theta ** (2 * pair / whole - index / len(pairs)) for index, pair in enumerate(pairs)]
+    return {
+        "rope_type": "longrope",
+        "rope_theta": theta,
+        "short_factor": factors,
+        "long_factor": factors,
+        "factor": 1.0,
+        "attention_factor": 1.0,
+        "original_max_position_embeddings": config.max_position_embeddings,
+    }
 
 
 def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -38,9 +38,18 @@ def with_fresh_head(
         kind: of the head.
         dropout: of hidden states, attention probabilities and the head's input, in [0, 1).
         seed: of the head's layers, drawn from N(0, `initializer_range`²), biases 0.
+
+    Raises:
+        ValueError: transformers has no such head for the encoder.
     """
+    architecture = architecture_of(encoder.config)
+    if kind not in (known := [head.kind for head in architecture.heads]):
+        raise ValueError(
+            f"encoder={type(encoder).__name__} can't become a {kind.title}: transformers has no "
+            f"{kind.auto_class} of a {architecture.model_type}; it has those of a {', '.join(k.title for k in known)}"
+        )
     config = copy.deepcopy(encoder.config)
-    dropouts = architecture_of(config).dropouts
+    dropouts = architecture.dropouts
     changes: dict[str, Any] = {**dict.fromkeys(dropouts, dropout), "num_labels": num_labels}
     if kind is SEQUENCE_CLASSIFICATION:
         changes["problem_type"] = "regression" if num_labels == 1 else "single_label_classification"

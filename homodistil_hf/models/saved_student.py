@@ -111,7 +111,7 @@ def load_student(folder: Path, model: LayerwiseModel, *, optimizer: torch.optim.
     config = type(model.config).from_pretrained(folder)
     # pairs before widths: new widths rebuild the frequencies of these pairs
     if hasattr(config, "rotary_pairs"):
-        model.config.rotary_pairs = config.rotary_pairs
+        model.config.rotary_pairs, model.config.rotary_head_dim = config.rotary_pairs, config.rotary_head_dim
     replace_parameters(model, tensors, plan=widths_of(config), optimizer=optimizer)
     for name, buffer in model.named_buffers():
         if name.startswith(_PREFIX):

@@ -165,18 +165,19 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
         value_output: ("attention", num_channels),
         ffn: ("ffn", architecture.num_neurons(widths)),
     }
+    # with rotary positions channel c of a head belongs to the pair of c and c + head_dim/2
+    channels = torch.arange(num_channels)
+    turned = channels if kind is None else channels % head_dim % (head_dim // 2)
     # a dropped head takes its queries, keys and values along
     maps: dict[str, dict[str, UnitMap | None]] = {
-        QUERY: {head: head_of_channel, query_key: None},
+        QUERY: {head: head_of_channel, query_key: None if kind is None else UnitMap(turned)},
         VALUE: {head: head_of_channel, value_output: None},
         NEURON: {ffn: None},
     }
     present = {what for dims in architecture.layer.values() for what in dims}
     if QUERY_KEY_VALUE in present:
-        # One matrix of three blocks. Heads divide all of them, the channel groups their own blocks only; with rotary
-        # positions channel c of a head belongs to the pair of c and c + head_dim/2.
-        channels, nothing = torch.arange(num_channels), torch.full((num_channels,), -1)
-        turned = channels if kind is None else channels % head_dim % (head_dim // 2)
+        # One matrix of three blocks. Heads divide all of them, the channel groups their own blocks only.
+        nothing = torch.full((num_channels,), -1)
         maps[QUERY_KEY_VALUE] = {
             head: UnitMap((channels // head_dim).repeat(3)),
             query_key: UnitMap(torch.cat([turned, turned, nothing])),

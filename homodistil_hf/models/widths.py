@@ -56,12 +56,15 @@ class Traits:
     Args:
         head_slot (`int`, *optional*): Head size of the stock class, in which every channel has a place (rotary
             positions); `None` where any size will do.
+        has_free_heads (`bool`): Whether the stock class has heads of any size, so that they needn't fill the hidden
+            size.
         rotary_kinds (`tuple[str, ...]`): With a slot, the kind of each layer; layers of a kind lose the same pairs of
             channels. Empty where heads stay whole.
         ffn_matrices (`int`): Matrices of an FFN between hidden channels and neurons: 2, or 3 where it is gated.
     """
 
     head_slot: int | None = None
+    has_free_heads: bool = False
     rotary_kinds: tuple[str, ...] = ()
     ffn_matrices: int = 2
 
@@ -155,10 +158,10 @@ class WidthPlan:
 
     @property
     def is_stock(self) -> bool:
-        """Whether the stock class has these widths: all layers alike, heads that fill hidden size and slot."""
+        """Whether the stock class has these widths: layers alike, heads that are free or fill hidden size and slot."""
         layer = self.layers[0]
-        has_slots = self.traits.head_slot in (None, layer.head_dim)
-        return self.is_uniform and has_slots and layer.attention_size == self.hidden_size
+        fills = self.traits.head_slot in (None, layer.head_dim) and layer.attention_size == self.hidden_size
+        return self.is_uniform and (self.traits.has_free_heads or fills)
 
     @property
     def widest(self) -> LayerWidths:
@@ -166,11 +169,12 @@ class WidthPlan:
         return LayerWidths(*map(max, zip(*map(dataclasses.astuple, self.layers), strict=True)))
 
     def padded(self, *, of_layers: int | None = None) -> WidthPlan:
-        """Return the uniform plan of the stock model that holds this plan: heads times head size is the hidden size.
+        """Return the uniform plan of the stock model that holds this plan.
 
-        A stock class derives its head size from the hidden size. So heads and head channels are padded up to the
-        smallest number of heads that divides the hidden size and gives every layer room. FFN neurons are padded up to
-        the widest layer. A plan that already has this form is returned unchanged.
+        FFN neurons are padded up to the widest layer, and so are heads and their channels where the stock class has a
+        head size of its own. Other classes derive it from the hidden size. So heads and head channels are padded up to
+        the smallest number of heads that divides the hidden size and gives every layer room. A plan that already has
+        this form is returned unchanged.
 
         Args:
             of_layers (`int`, *optional*): For the message, as in `to_dict`.
@@ -182,6 +186,8 @@ class WidthPlan:
             ValueError: No number of heads divides the hidden size with room for all layers.
         """
         widest = self.widest
+        if self.traits.has_free_heads:
+            return dataclasses.replace(self, layers=(widest,) * len(self.layers))
         num_heads = _num_fitting_heads(self.hidden_size, widest, slot=self.traits.head_slot)
         if num_heads is None:
             raise ValueError(
@@ -229,6 +235,7 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
     slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
     traits = Traits(
         head_slot=slot if architecture.is_rotary else None,
+        has_free_heads=architecture.has_free_heads,
         rotary_kinds=architecture.rotary_kinds(config),
         ffn_matrices=3 if architecture.is_gated else 2,
     )
@@ -260,6 +267,8 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
     that gives up the smaller share of its width is taken. Where heads have a slot, the hidden size becomes a multiple.
     """
+    if plan.traits.has_free_heads:
+        return plan
     widest = plan.widest
     # Heads with a slot can't shrink.
     if slot := plan.traits.head_slot:

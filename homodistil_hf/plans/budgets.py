@@ -134,9 +134,11 @@ def _plan_of(
         )
     # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
     # there: hidden size and FFN keep the teacher's proportion.
-    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[kind]
-    attention = _COMPACT_ATTENTION if kind == "compact_macs" else 1.0
-    kind_of_search = _PlainSearch if plain and kind == "compact_macs" else _Search
+    # Stock classes with a head size of their own hold the compact shape.
+    shape = "compact_macs" if kind == "macs" and teacher.traits.has_free_heads else kind
+    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[shape]
+    attention = _COMPACT_ATTENTION if shape == "compact_macs" else 1.0
+    kind_of_search = _PlainSearch if plain and shape == "compact_macs" else _Search
     search = kind_of_search(teacher, multiple, **widths, ffn_power=ffn_power, attention=attention, within=within)
 
     def measure(plan: WidthPlan) -> float:
@@ -377,9 +379,9 @@ class _Search:
             num_heads
             for num_heads in range(1, self.limit.num_attention_heads + 1)
             if self.num_attention_heads in (None, num_heads)
-            if self.teacher.traits.head_slot in (None, hidden_size // num_heads)
-            and hidden_size % num_heads == 0
-            and self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
+            if self.teacher.traits.has_free_heads
+            or (self.teacher.traits.head_slot in (None, hidden_size // num_heads) and hidden_size % num_heads == 0)
+            if self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
         ]
 
         def preference(num_heads: int) -> tuple[bool, float]:
@@ -398,6 +400,9 @@ class _Search:
         """Return the channels of a head: all that fit, or for narrow attention its share, a multiple of 4."""
         room = hidden_size // num_heads
         traits = self.teacher.traits
+        if traits.has_free_heads:
+            size = max(1, round(self.attention * room / 4)) * 4
+            return min(size, self.limit.head_dim) if traits.rotary_kinds else self.limit.head_dim
         # heads fill the hidden size, if attention is not to be narrower or no rotary pair may go
         if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
             return min(room, self.limit.head_dim) if traits.head_slot else room

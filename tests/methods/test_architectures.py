@@ -87,9 +87,19 @@ def test_a_budget_is_met_by_what_the_architecture_can_hold(architecture, budget)
         budget = f"params={int(0.6 * sum(value.numel() for value in teacher.base_model.parameters()))}"
     plan = resolve_plan(budget, teacher.config, multiple=4)
     assert (plan.embedding_size is None) == (architecture.embedding_size(teacher.config) is None)
-    if architecture.is_rotary:
+    if architecture.has_free_heads:
+        assert plan.padded() == plan  # also of heads that don't fill the hidden size
+    elif architecture.is_rotary:
         assert {layer.head_dim for layer in plan.layers} == {8}
     assert plan.padded().hidden_size == plan.hidden_size
+
+
+def test_attention_is_narrower_than_the_hidden_size_where_the_stock_class_holds_that():
+    config = ARCHITECTURES["nomic_bert"].stock_config()
+    for budget in ("macs=0.5", "macs=0.25", "macs=0.125"):
+        plan = resolve_plan(budget, config)
+        assert plan.is_stock
+        assert plan.widest.attention_size < plan.hidden_size
 
 
 def test_fresh_weights_have_no_rotary_pairs_to_choose_among(make_trainer):

@@ -25,6 +25,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "modernbert",
         {f"{name}_bias": True for name in ("attention", "mlp", "norm", "classifier")} | {"classifier_pooling": "mean"},
     ),
+    "gte-without-segments": ("gte", {"type_vocab_size": 0}),
+    "ernie-with-tasks": ("ernie", {"use_task_id": True}),
     "electra-without-projection": ("electra", {"embedding_size": 32}),
     "deberta-with-all": (
         "deberta-v2",

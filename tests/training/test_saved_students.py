@@ -55,6 +55,8 @@ def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, trained
     # Widths of a stock class, with heads of half the teacher's size where there may be such.
     heads = {"num_attention_heads": 2, "head_dim": 8} if architecture.is_rotary else {}
     students = {"heads that fill": SAME_HEADS | heads} | _OTHER_SHAPES
+    if architecture.has_free_heads:
+        students |= {"narrow heads": NARROW_ATTENTION | {"head_dim": 4}}
     folders, expected, inputs = [], [], probe_inputs(teacher.config)
     for name, student in students.items():
         run = tmp_path / name
@@ -67,9 +69,10 @@ def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, trained
         folders += [run / "saved", run / "checkpoint-1", compact]
         expected.append(logits_of(trainer.model, inputs))
     found = in_stock_class(folders, head.stock_name, inputs, tmp_path)
-    assert set(found) == {0, 1, 2}  # those of the first student
-    for logits in found.values():
-        torch.testing.assert_close(logits, expected[0], rtol=1e-5, atol=1e-5)
+    # three folders a student: the first student's, and the second's and fourth's where heads are free
+    assert set(found) == ({0, 1, 2, 3, 4, 5, 9, 10, 11} if architecture.has_free_heads else {0, 1, 2})
+    for index, logits in found.items():
+        torch.testing.assert_close(logits, expected[index // 3], rtol=1e-5, atol=1e-5)
     assert (folders[1] / QUERIES_FILE).is_file() is not architecture.is_rotary  # whose scale is the student's
 
 

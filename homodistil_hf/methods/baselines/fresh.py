@@ -56,7 +56,7 @@ class FreshTrainer(DistillationTrainer):
     def set_up_student(self) -> None:
         """Refuse what fresh weights can't be, and let the masked-LM loss train what the settings say."""
         check_masked_lm(self)
-        whole = self.plan.traits.head_slot
+        whole = None if self.plan.traits.has_free_heads else self.plan.traits.head_slot
         if whole and (other := next((layer for layer in self.plan.layers if layer.head_dim != whole), None)):
             raise ValueError(
                 f"student head_dim={other.head_dim}, but fresh weights have no rotary positions to choose among; "

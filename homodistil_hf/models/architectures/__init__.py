@@ -1,5 +1,6 @@
 """One file an architecture: parameter paths and classes as data; and the modelling files that travel in exports."""
 
+import transformers
 from transformers import PreTrainedConfig
 
 from .architecture import Architecture, Head
@@ -7,12 +8,16 @@ from .bert import BERT
 from .deberta import DEBERTA
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
+from .ernie import ERNIE
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
-from .roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
+from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, XLM_ROBERTA
+from .rotary import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 
-_ALL = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DISTILBERT, ELECTRA, MPNET, MODERNBERT, DEBERTA)
-ARCHITECTURES = {architecture.model_type: architecture for architecture in _ALL}
+_BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBERT, ELECTRA, MPNET, DEBERTA)
+_ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3)
+# older versions of transformers lack some, GTE before 5.15
+ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if hasattr(transformers, one.config_name)}
 MODEL_TYPES = tuple(
     name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
 )

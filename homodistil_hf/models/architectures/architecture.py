@@ -26,9 +26,9 @@ Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
 """Parameter → the meaning of the indices of each of its dimensions."""
 
 
-def linear(name: str, outputs: str, inputs: str) -> dict[str, tuple[str, ...]]:
+def linear(name: str, outputs: str, inputs: str, *, bias: bool = True) -> dict[str, tuple[str, ...]]:
     """Return the parameters of a linear layer."""
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+    return {f"{name}.weight": (outputs, inputs)} | ({f"{name}.bias": (outputs,)} if bias else {})
 
 
 def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
@@ -168,9 +168,9 @@ def heads(
     untied: Shapes,
     classifier: Shapes,
     labels: Shapes = LABELS,
-    answers: Shapes = ANSWERS,
+    answers: Shapes | None = ANSWERS,
 ) -> tuple[Head, ...]:
-    """Return the four heads of an architecture, masked language first.
+    """Return the heads of an architecture, masked language first.
 
     Args:
         name: beginning of the names of its stock classes.
@@ -179,14 +179,11 @@ def heads(
         untied: further parameters where its decoder is not the table of words.
         classifier: parameters of the head that classifies sequences, a pooler's included.
         labels: parameters of the head that classifies tokens.
-        answers: parameters of the head that marks answers.
+        answers: parameters of the head that marks answers; None where the stock library has no such head.
     """
-    shapes = {
-        MASKED_LM: masked_lm,
-        SEQUENCE_CLASSIFICATION: classifier,
-        TOKEN_CLASSIFICATION: labels,
-        QUESTION_ANSWERING: answers,
-    }
+    shapes = {MASKED_LM: masked_lm, SEQUENCE_CLASSIFICATION: classifier, TOKEN_CLASSIFICATION: labels}
+    if answers is not None:
+        shapes[QUESTION_ANSWERING] = answers
     stock = {kind: f"{name}For{kind.auto_class.removeprefix('AutoModelFor')}" for kind in shapes}
     return tuple(
         Head(kind, stock[kind], f"Homo{stock[kind]}", modeling, found, untied if kind is MASKED_LM else {})
@@ -201,7 +198,6 @@ class Architecture:
     Args:
         name: in cards and messages.
         model_type: the teacher's `config.model_type`.
-        stock_config: transformers' configuration class; the students' class derives from it.
         modeling: module of the student classes; its file travels in compact exports.
         prefix: prefix of the encoder's parameters in a model with a head.
         encoder_name: transformers' model without a head; student classes have `Homo` in front.
@@ -227,6 +223,7 @@ class Architecture:
         shares_heads: whether a table outside the layers has a column for each head, so all layers keep the same heads.
         first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether attention uses rotary position embeddings.
+        has_free_heads: whether the stock configuration has a `head_dim`, so that heads needn't fill the hidden size.
         rotary_kinds: function of a configuration; returns each layer's type of attention. Layers of one type share
             their frequencies, so they lose the same pairs of channels. Empty if no pair may be dropped (scaled
             frequencies), or without rotary positions.
@@ -241,7 +238,6 @@ class Architecture:
 
     name: str
     model_type: str
-    stock_config: type[PreTrainedConfig]
     modeling: str
     prefix: str
     encoder_name: str
@@ -263,6 +259,7 @@ class Architecture:
     shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     is_rotary: bool = False
+    has_free_heads: bool = False
     rotary_kinds: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
     is_gated: bool = False
     is_pre_norm: bool = False
@@ -283,9 +280,19 @@ class Architecture:
         return {**self.also_loaded, **stock} | {head.student_name: head for head in self.heads}
 
     @property
+    def config_name(self) -> str:
+        """Name of transformers' configuration class; the students' class derives from it."""
+        return f"{self.encoder_name.removesuffix('Model')}Config"
+
+    @property
+    def stock_config(self) -> type[PreTrainedConfig]:
+        """Transformers' configuration class."""
+        return _imported("transformers", self.config_name)
+
+    @property
     def student_config(self) -> type[PreTrainedConfig]:
         """The students' configuration."""
-        return _imported(self.modeling, f"Homo{self.stock_config.__name__}")
+        return _imported(self.modeling, f"Homo{self.config_name}")
 
     @property
     def stock_encoder(self) -> type[PreTrainedModel]:

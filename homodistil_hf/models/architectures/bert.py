@@ -1,7 +1,5 @@
 """BERT: its parameters and its classes."""
 
-from transformers import BertConfig
-
 from .architecture import HIDDEN, LABELS, Architecture, Shapes, heads, layer_of, linear, norm
 
 _MODELING = f"{__package__}.modeling_homobert"
@@ -37,7 +35,6 @@ _HEADS = heads(
 BERT = Architecture(
     name="BERT",
     model_type="bert",
-    stock_config=BertConfig,
     modeling=_MODELING,
     prefix="bert",
     encoder_name="BertModel",

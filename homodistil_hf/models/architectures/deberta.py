@@ -71,7 +71,6 @@ def _absent(config: DebertaV2Config) -> set[str]:
 DEBERTA = Architecture(
     name="DeBERTa",
     model_type="deberta-v2",
-    stock_config=DebertaV2Config,
     modeling=_MODELING,
     prefix="deberta",
     encoder_name="DebertaV2Model",

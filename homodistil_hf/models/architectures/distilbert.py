@@ -1,7 +1,5 @@
 """DistilBERT: no segments, names of its own for everything, and a masked-LM head beside the encoder."""
 
-from transformers import DistilBertConfig
-
 from .architecture import HIDDEN, LABELS, Architecture, heads, layer_of, linear, norm
 
 _MODELING = f"{__package__}.modeling_homodistilbert"
@@ -10,7 +8,6 @@ _ATTENTION = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attentio
 DISTILBERT = Architecture(
     name="DistilBERT",
     model_type="distilbert",
-    stock_config=DistilBertConfig,
     modeling=_MODELING,
     prefix="distilbert",
     encoder_name="DistilBertModel",

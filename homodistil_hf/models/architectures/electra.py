@@ -1,7 +1,5 @@
 """ELECTRA: BERT's layers behind embeddings of another width and a projection to the hidden size."""
 
-from transformers import ElectraConfig
-
 from .architecture import EMBEDDING, HIDDEN, REPLACED_TOKENS, Architecture, Head, heads, linear, norm
 from .bert import ATTENTION, LAYER, embeddings
 from .roberta import CLASSIFIER
@@ -22,7 +20,6 @@ _DISCRIMINATOR = Head(
 ELECTRA = Architecture(
     name="ELECTRA",
     model_type="electra",
-    stock_config=ElectraConfig,
     modeling=_MODELING,
     prefix="electra",
     encoder_name="ElectraModel",

@@ -55,6 +55,33 @@ class LayerwiseConfig:
             layer.validate()
 
 
+@dataclass(init=False, repr=False, eq=False)
+class RotaryConfig(LayerwiseConfig):
+    """Mixin in front of a stock configuration with rotary positions; see [`LayerwiseConfig`].
+
+    Args:
+        rotary_pairs (`dict[str, list[int]]`, *optional*):
+            Type of layer → the teacher's pairs of channels that its heads keep, rising. Layers without a type are of
+            type `all`. Default: all pairs.
+        rotary_head_dim (`int`, *optional*):
+            Channels of the teacher's heads, which these pairs are among. Default: ``softmax_head_dim``.
+    """
+
+    rotary_pairs: dict[str, list[int]] | None = None
+    rotary_head_dim: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Read settings."""
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.leave_stock_frequencies()
+
+    def leave_stock_frequencies(self) -> None:
+        """Take the teacher's frequencies again where a saved student has those that its stock class needs."""
+        config: Any = self
+        if self.rotary_pairs and (config.rope_parameters or {}).get("rope_type") == "longrope":
+            config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
+
+
 def layer_head_dim(layer_config: PreTrainedConfig) -> int:
     """Return the channels of one head, by a stock configuration or one element of a student's `per_layer_config`."""
     head_dim = getattr(layer_config, "head_dim", None)
@@ -196,6 +223,98 @@ class LayerwiseModel(PreTrainedModel):
     def query_factor(self, head_dim: int, softmax_head_dim: int) -> float:
         """Return the factor of queries where scores are divided by √head_dim instead of √softmax_head_dim."""
         return (head_dim / softmax_head_dim) ** 0.5
+
+
+class RotaryLayers(LayerwiseModel):
+    """Mixin in front of a stock class with rotary positions and linear layers by the names that most of them use.
+
+    Positions turn channels c and c + d/2 of a head with one frequency. Heads can be smaller if all layers of a type
+    keep the same pairs; the frequencies of these pairs stay.
+    """
+
+    rotary_class: ClassVar[Any]
+    """The stock class's rotary embedding, made by [`kept_pairs`]."""
+    layers_path = "layers"
+    attention_path = "self_attn"
+    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), 1
+    )
+    out_of_attention = "self_attn.o_proj"
+    queries: ClassVar[tuple[str, ...]] = ("self_attn.q_proj",)
+
+    def build_shared(self, config: Any) -> None:
+        """Compute the frequencies of positions."""
+        self.set_shared_widths()
+
+    def set_shared_widths(self) -> None:
+        """Compute the frequencies of positions for the size of the teacher's heads.
+
+        Raises:
+            ValueError: the configuration's pairs don't fit its head size.
+        """
+        num_pairs, kept = whole_head_dim(self.config) // 2, self.config.rotary_pairs or {}
+        for index, kind in enumerate(layer_kinds(self.config)):
+            pairs, head_dim = kept.get(kind, range(num_pairs)), layer_head_dim(layer_config(self.config, index))
+            if 2 * len(pairs) != head_dim or not set(pairs) <= set(range(num_pairs)):
+                raise ValueError(
+                    f"rotary_pairs[{kind!r}]={pairs} doesn't fit head_dim={head_dim} in layer {index}; expected "
+                    f"{head_dim // 2} pairs below {num_pairs}"
+                )
+        # frequencies depend on the head size: those of whole heads, of which the rotary embedding keeps some
+        whole = copy.deepcopy(self.config)
+        widths = {"num_attention_heads": 1, "head_dim": whole_head_dim(whole), "intermediate_size": 1}
+        write_widths(whole, whole.hidden_size, [widths])
+        self.base_model.rotary_emb = self.rotary_class(whole).to(self.device)
+
+    def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
+        """Note in the configuration which of its pairs stay."""
+        pairs = dict(self.config.rotary_pairs or {})
+        for kind in sorted(set(layer_kinds(self.config))):
+            # kept counts among the present pairs, the configuration among the teacher's
+            if (kept := units.get(f"query_key.{kind}")) is not None:
+                before = pairs.get(kind, range(whole_head_dim(self.config) // 2))
+                pairs[kind] = [before[index] for index in kept.tolist()]
+        self.config.rotary_pairs, self.config.rotary_head_dim = pairs or None, whole_head_dim(self.config)
+
+
+def kept_pairs(stock_class: Any, *, scales: bool = False) -> Any:
+    """Return a rotary embedding with the frequencies of the pairs that a configuration keeps.
+
+    Args:
+        stock_class: transformers' rotary embedding.
+        scales: whether queries and keys get a factor (d'/d)^¼ each, for attention that divides scores by √d' with d' =
+            `head_dim`; together with both factors, by the teacher's √d.
+    """
+
+    class RotaryEmbedding(stock_class):
+        """Rotary embedding with the frequencies of the kept pairs."""
+
+        @staticmethod
+        def compute_default_rope_parameters(
+            config: Any, device: torch.device | None = None, layer_type: str | None = None, **kwargs: Any
+        ) -> tuple[torch.Tensor, float]:
+            """Return the frequencies, `(pairs,)` float32, and the factor of queries and keys."""
+            of_type = {} if layer_type is None else {"device": device, "layer_type": layer_type}
+            frequencies, factor = stock_class.compute_default_rope_parameters(config, **of_type)
+            if not (kept := (config.rotary_pairs or {}).get(layer_type or ALL_LAYERS)):
+                return frequencies, factor
+            return frequencies[kept], factor * (len(kept) / len(frequencies)) ** (0.25 if scales else 0)
+
+    return RotaryEmbedding
+
+
+ALL_LAYERS = "all"
+"""Type of the layers of a configuration without types."""
+
+
+def layer_kinds(config: Any) -> list[str]:
+    """Return the type of each layer; layers of a type share the frequencies of their rotary positions."""
+    return list(getattr(config, "layer_types", None) or [ALL_LAYERS] * config.num_hidden_layers)
+
+
+def whole_head_dim(config: Any) -> int:
+    """Return the channels of a head before any rotary pair was dropped."""
+    return config.rotary_head_dim or config.softmax_head_dim or layer_head_dim(layer_config(config, 0))
 
 
 def encoder_layers(model: LayerwiseModel) -> Any:

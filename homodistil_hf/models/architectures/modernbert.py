@@ -48,7 +48,6 @@ def _absent(config: ModernBertConfig) -> set[str]:
 MODERNBERT = Architecture(
     name="ModernBERT",
     model_type="modernbert",
-    stock_config=ModernBertConfig,
     modeling=_MODELING,
     prefix="model",
     encoder_name="ModernBertModel",

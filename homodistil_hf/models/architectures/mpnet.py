@@ -1,7 +1,5 @@
 """MPNet: all layers add a table of distances to their scores, with a column for each head."""
 
-from transformers import MPNetConfig
-
 from .architecture import HEAD, HIDDEN, Architecture, heads, layer_of, linear, norm
 from .bert import FFN
 from .roberta import CLASSIFIER, MLM_SHAPES, UNTIED
@@ -12,7 +10,6 @@ _ATTENTION = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "atten
 MPNET = Architecture(
     name="MPNet",
     model_type="mpnet",
-    stock_config=MPNetConfig,
     modeling=_MODELING,
     prefix="mpnet",
     encoder_name="MPNetModel",

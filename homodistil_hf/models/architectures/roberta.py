@@ -1,6 +1,6 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layers; a masked-LM head and a classifier of their own."""
+"""RoBERTa, XLM-RoBERTa, CamemBERT and data2vec: BERT's layers; a masked-LM head and a classifier of their own."""
 
-from transformers import CamembertConfig, PreTrainedConfig, RobertaConfig, XLMRobertaConfig
+from transformers import PreTrainedConfig
 
 from .architecture import HIDDEN, Architecture, heads, linear, norm
 from .bert import ATTENTION, LAYER, embeddings
@@ -24,15 +24,16 @@ def _first_position(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1
 
 
-def _architecture(title: str, model_type: str, name: str, config: type[PreTrainedConfig]) -> Architecture:
+def _architecture(
+    title: str, model_type: str, name: str, *, modeling: str = _MODELING, prefix: str = "roberta"
+) -> Architecture:
     return Architecture(
         name=title,
         model_type=model_type,
-        stock_config=config,
-        modeling=_MODELING,
-        prefix="roberta",
+        modeling=modeling,
+        prefix=prefix,
         encoder_name=f"{name}Model",
-        heads=heads(name, _MODELING, masked_lm=MLM_SHAPES, untied=UNTIED, classifier=CLASSIFIER),
+        heads=heads(name, modeling, masked_lm=MLM_SHAPES, untied=UNTIED, classifier=CLASSIFIER),
         embeddings=embeddings(),
         layer=LAYER,
         layers="encoder.layer",
@@ -43,11 +44,18 @@ def _architecture(title: str, model_type: str, name: str, config: type[PreTraine
             "directions",
         },
         pooler=linear("pooler.dense", HIDDEN, HIDDEN),
-        surplus=("roberta.pooler.",),
+        surplus=(f"{prefix}.pooler.",),
         first_position=_first_position,
     )
 
 
-ROBERTA = _architecture("RoBERTa", "roberta", "Roberta", RobertaConfig)
-XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", XLMRobertaConfig)
-CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert", CamembertConfig)
+ROBERTA = _architecture("RoBERTa", "roberta", "Roberta")
+XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta")
+CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert")
+DATA2VEC_TEXT = _architecture(
+    "data2vec",
+    "data2vec-text",
+    "Data2VecText",
+    modeling=f"{__package__}.modeling_homodata2vec",
+    prefix="data2vec_text",
+)
