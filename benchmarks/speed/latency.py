@@ -20,10 +20,16 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 
 from homodistil_hf import PRESETS, export_student
-from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.onnx_graphs import export_onnx, onnx_session
-from homodistil_hf.plans.latency.timing import FirstOutput, figures, model_inputs
+from homodistil_hf.plans.latency.timing import (
+    FirstOutput,
+    LatencyGrid,
+    compare_latencies,
+    figures,
+    format_latencies,
+    model_inputs,
+)
 
 RESULTS = Path("docs/results/latency.json")
 STUDENT = "homobert-tiny"

@@ -1,4 +1,4 @@
-"""`homodistil latency`: forward passes of exports on this machine, side by side; see `evaluation/latency.py`."""
+"""`homodistil latency`: forward passes of exports on this machine, side by side; see `plans/latency/timing.py`."""
 
 import json
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ class Latency(Command):
     def run(self) -> int:
         """Time the models, and print a table."""
         with importing():
-            from ..evaluation.latency import LatencyGrid, compare_latencies, format_latencies
             from ..export.student_in_folder import student_in
             from ..models.loading import load_encoder
+            from ..plans.latency.timing import LatencyGrid, compare_latencies, format_latencies
 
         show_logs()
         if self.output is not None:

@@ -23,7 +23,6 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
-from ...evaluation.latency import LatencyGrid, compare_latencies
 from ...export.export_folder import check_output
 from ...export.facts import CARD_FILE, LATENCY
 from ...export.outcome import outcome_line
@@ -41,6 +40,7 @@ from ...models.tokenizers import save_tokenizer
 from ...models.widths import widths_of
 from ...plans.advice import depth_reason
 from ...plans.budgets import FEWER_LAYERS_BELOW
+from ...plans.latency.timing import LatencyGrid, compare_latencies
 from ...plans.resolve import resolve_plan
 from ...tables import format_table, table_cells
 from ...trainer import HomoDistilTrainer

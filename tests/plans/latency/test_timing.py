@@ -9,16 +9,18 @@ from tiny_models import make_teacher, randomized, tiny_config
 from torch import nn
 from transformers import BertModel
 
-from homodistil_hf.evaluation.latency import LatencyGrid, compare_latencies, format_latencies
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from homodistil_hf.plans.latency import timing
 from homodistil_hf.plans.latency.timing import (
     FirstOutput,
+    LatencyGrid,
     check_backend,
     check_equal,
+    compare_latencies,
     figures,
+    format_latencies,
     missing_reason,
     model_inputs,
     time_in_turns,
