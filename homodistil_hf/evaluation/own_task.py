@@ -212,11 +212,19 @@ def _finished(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str
 
 
 def own_rows(
-    settings: OwnTaskSettings, tokenizer: PreTrainedTokenizerBase, say: Callable[[str], None]
+    settings: OwnTaskSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    say: Callable[[str], None],
+    model: PreTrainedModel | None = None,
 ) -> tuple[RowsTask, Dataset, Dataset]:
     """Read the rows that settings name, and say what was read, in the tokenizer's words; see [`read_labelled`]."""
-    texts, labels = settings.text_columns, settings.label_column
-    found = read_labelled(settings.train_data, settings.eval_data, text_columns=texts, label_column=labels)
+    found = read_labelled(
+        settings.train_data,
+        settings.eval_data,
+        text_columns=settings.text_columns,
+        label_column=settings.label_column,
+        model=model,
+    )
     columns, (train, dev) = found[0].columns, found[1:]
     words = columns_words((*columns.texts, *columns.labels), train.column_names)
     parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))

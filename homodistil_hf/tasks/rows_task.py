@@ -33,13 +33,12 @@ from .columns import (
 )
 from .encoding import LEAST_ROWS, check_rows
 from .held_out import apart, warn_of_learned_texts
-from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
+from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of, task_kind_of
 from .labels import (
     LARGEST_INTEGER,
     are_several,
     as_list,
     check_entries,
-    finite_number,
     label_numbers,
     lists_of,
     plain_labels,
@@ -50,7 +49,6 @@ from .tags import entries_of, scheme_of
 
 logger = logging.getLogger(__name__)
 
-_HEADS = {TAGS: "ForTokenClassification", ANSWERS: "ForQuestionAnswering"}
 _PROBLEMS = {
     CLASSES: "single_label_classification",
     LABELS: "multi_label_classification",
@@ -68,12 +66,10 @@ class RowsTask:
     Args:
         columns: of the rows, and their kind.
         names: of the classes, labels or values; none for answers and for a single value.
-        are_numbered: whether a feature numbers the classes, so that a model may have their numbers instead.
     """
 
     columns: Columns
     names: tuple[str, ...] = ()
-    are_numbered: bool = False
 
     @property
     def kind(self) -> str:
@@ -94,31 +90,6 @@ class RowsTask:
             id2label=dict(enumerate(names)), label2id=label2id, problem_type=_PROBLEMS.get(self.kind)
         )
 
-    def check_model(self, model: PreTrainedModel, *, argument: str) -> None:
-        """Refuse, by a ValueError, a model of another kind or of other labels; `argument` names it."""
-        head, config = _HEADS.get(self.kind, "ForSequenceClassification"), model.config
-        if not type(model).__name__.endswith(head):
-            raise ValueError(
-                f"{argument} is a {type(model).__name__}, the rows are for …{head}; fine-tune it on them first"
-            )
-        if self.kind == ANSWERS:
-            return
-        # transformers names classes LABEL_0 … by default; they fit rows whose labels are these numbers
-        numbers = list(map(str, range(self.num_labels)))
-        allowed = [list(self.names), *([numbers] if self.are_numbered else [])]
-        allowed += [[f"LABEL_{name}" for name in names or ["0"]] for names in allowed]
-        if names_of(config) not in allowed:
-            raise ValueError(
-                f"{argument} has the labels {short_repr(names_of(config))}, the rows "
-                f"{short_repr(list(self.names))}; fine-tune it on these rows"
-            )
-        problem = _PROBLEMS.get(self.kind)
-        if problem is not None and config.problem_type not in (None, problem):
-            raise ValueError(
-                f"{argument} has problem_type={config.problem_type!r}, the rows are for {problem!r}; fine-tune it on "
-                "these rows"
-            )
-
 
 def read_labelled(
     train_data: str,
@@ -126,6 +97,7 @@ def read_labelled(
     *,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
+    model: PreTrainedModel | None = None,
 ) -> tuple[RowsTask, Dataset, Dataset]:
     """Read rows and find their task; rows to evaluate on are kept aside where none are named.
 
@@ -134,6 +106,7 @@ def read_labelled(
         eval_data: the same, or None.
         text_columns: one, or two of a pair; default: found by their usual names.
         label_column: one, or several with commas between them; default: found by its usual names.
+        model: has the task's kind and labels; default: the rows have them.
 
     Returns:
         The task, rows to train on, and rows to evaluate on.
@@ -143,7 +116,7 @@ def read_labelled(
         OSError: a file can't be read.
     """
     train = load_rows([train_data])
-    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column)
+    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column, model=model)
     check_rows(train, columns, "train_data", least=LEAST_ROWS)
     parts = {"train_data": train}
     if eval_data:
@@ -154,7 +127,7 @@ def read_labelled(
             held_out, config, columns.kind, text_columns=columns.texts, label_column=labels, argument="eval_data"
         )
         check_rows(held_out, columns, "eval_data", least=LEAST_ROWS)
-    task = task_of_rows(parts, columns)
+    task = task_of_rows(parts, columns) if model is None else RowsTask(columns, tuple(names_of(model.config)))
     if not eval_data:
         kept, aside = apart(ReadRows(train, task.columns, "train_data"), logger.info)
         train, held_out = kept.rows, aside.rows
@@ -170,36 +143,34 @@ def read_labelled(
 # Columns and kind
 
 
-def columns_of_rows(rows: Dataset, *, text_columns: Sequence[str] = (), label_column: str | None = None) -> Columns:
+def columns_of_rows(
+    rows: Dataset,
+    *,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+    model: PreTrainedModel | None = None,
+) -> Columns:
     """Find columns and kind; arguments as those of [`read_labelled`].
 
     Raises:
         ValueError: a column that isn't there, no text, or no labels.
     """
-    labels = listed_columns(label_column)
-    kind, config = _kind(rows, text_columns, labels), PreTrainedConfig(num_labels=2)
+    if model is None:
+        kind, config = _kind(rows, text_columns, listed_columns(label_column)), PreTrainedConfig(num_labels=2)
+    else:
+        kind, config = task_kind_of(model.config, type(model).__name__), model.config
     columns = find_columns(rows, config, kind, text_columns=text_columns, label_column=label_column)
     # a value has usual names that a class hasn't
-    if kind == CLASSES and not columns.labels:
+    if model is None and kind == CLASSES and not columns.labels:
         columns = find_columns(rows, config, VALUES, text_columns=text_columns)
     if columns.labels:
         return columns
-    # columns of fractions, or of 0 and 1 alone; whole numbers may count the rows
-    several = []
-    for name in rows.column_names:
-        numbers = {finite_number(cell) for cell in rows[name][:] if not is_missing(cell)}
-        has_fractions = any(number % 1 for number in numbers if number)
-        if name not in columns.texts and None not in numbers and (has_fractions or numbers == {0.0, 1.0}):
-            several.append(name)
-    remedy = f"name text_columns and label_column; it has {join_some(map(short_repr, rows.column_names))}"
-    if len(several) > 1:
-        remedy = (
-            f"{join_some(map(repr, several))} hold numbers: for several values or labels a row set "
-            f"label_column={','.join(several)}, or name one column"
-        )
-    elif (empty := empty_labels(rows, columns)) is not None:
+    if (empty := empty_labels(rows, columns)) is not None:
         num_labelled([ReadRows(rows, empty, "train_data")])
-    raise ValueError(f"train_data lacks the column 'label'; {remedy}")
+    raise ValueError(
+        "train_data lacks the column 'label'; name text_columns and label_column; it has "
+        f"{join_some(map(short_repr, rows.column_names))}; labels in several columns are label_column=joy,fear"
+    )
 
 
 def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
@@ -305,7 +276,7 @@ def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     for argument, found in labels.items():
         if isinstance(found[0], int) and "." in str(stored := parts[argument][column][0]):
             logger.warning("%s: %s has whole numbers such as %s; they are classes", argument, column, stored)
-    return RowsTask(replace(columns, kind=CLASSES), tuple(names), are_numbered=bool(numbered))
+    return RowsTask(replace(columns, kind=CLASSES), tuple(names))
 
 
 def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:

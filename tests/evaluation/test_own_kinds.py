@@ -178,17 +178,6 @@ def test_several_columns_hold_values_or_labels(cells, kind):
     assert found_in(rows, label_column="joy,fear") == expected
 
 
-@pytest.mark.slow
-@each(("cells", "is_named"), [([0.5, 1.0], True), ([0, 1], True), ([3, 4], False), (["a", "1"], False)])
-def test_several_columns_of_numbers_are_named_in_the_message(tmp_path, cells, is_named):
-    rows = {"text": ["w5 w6"] * 8, "joy": cells * 4, "id": list(range(8)), "fear": cells * 4}
-    given = write(tmp_path, "two values")
-    Dataset.from_dict(rows).to_csv(tmp_path / "rows.csv")
-    message = "'fear', 'joy' hold numbers: for several .* set label_column=joy,fear, or name one column"
-    with pytest.raises(ValueError, match=message if is_named else "lacks the column 'label'; name text_columns and"):
-        run(given, train_data=str(tmp_path / "rows.csv"))
-
-
 def test_words_without_tags_count_for_no_metric(tmp_path):
     write_teacher(tmp_path / "bert", **KINDS["tags"][1])
     model, tokenizer = load_encoder(str(tmp_path / "bert")), AutoTokenizer.from_pretrained(tmp_path / "bert")

@@ -5,14 +5,11 @@ from decimal import Decimal
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import run
-from tiny_models import make_teacher, tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 from homodistil_hf.evaluation.fine_tuning import settings_from
 from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
-from homodistil_hf.tasks.columns import Columns
-from homodistil_hf.tasks.kinds import CLASSES
 from homodistil_hf.tasks.labels import label_numbers
-from homodistil_hf.tasks.rows_task import task_of_rows
 
 
 def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
@@ -146,28 +143,6 @@ def test_names_of_a_feature_are_the_classes_in_its_order(given, tmp_path):
     for train, dev in ((named(), {"label": [1, 0] * 4}), ({"label": [0, 1] * 4}, named((1, 0) * 4))):
         train, dev, names = rows_from(given, tmp_path, train, dev)
         assert (train[:2], dev[:2], names) == ([0, 1], [1, 0], ["pos", "neg"])
-
-
-@pytest.mark.parametrize("labels", [("pos", "neg"), ("0", "1"), ("LABEL_0", "LABEL_1")])
-def test_a_model_has_a_features_names_or_their_numbers(labels):
-    task = task_of_rows({"train_data": named()}, Columns(CLASSES, ("text",), ("label",)))
-    model = make_teacher("sequence_classification", id2label=dict(enumerate(labels)))
-    task.check_model(model, argument="model")
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        ({"task": "masked_lm"}, "model is a BertForMaskedLM, the rows are for …ForSequenceClassification; fine-tune"),
-        ({"id2label": {0: "neg", 1: "pos"}}, r"model has the labels \['neg', 'pos'\], the rows \['pos', 'neg'\]"),
-        ({"problem_type": "regression"}, "model has problem_type='regression', the rows are for 'single_label_cl"),
-    ],
-)
-def test_a_model_of_another_task_is_refused(model, message):
-    task = task_of_rows({"train_data": named()}, Columns(CLASSES, ("text",), ("label",)))
-    kind = {} if model.get("task") == "masked_lm" else {"task": "sequence_classification"} | model
-    with pytest.raises(ValueError, match=message):
-        task.check_model(make_teacher(**kind), argument="model")
 
 
 def test_words_for_nothing_are_names_and_texts_like_others(given, tmp_path):

@@ -216,8 +216,7 @@ def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) ->
     name = type(evaluated.model).__name__
     if not name.endswith(_HEADS):
         raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
-    task, train, dev = own_rows(settings, evaluated.tokenizer, log)
-    task.check_model(evaluated.model, argument="model")
+    task, train, dev = own_rows(settings, evaluated.tokenizer, log, evaluated.model)
     tokenizer, max_length = evaluated.tokenizer, settings.row_length
     encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
     return encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
