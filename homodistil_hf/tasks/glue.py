@@ -15,14 +15,14 @@ from typing import Any
 import datasets
 import pyarrow.parquet
 from datasets import Dataset
-from datasets.table import table_cast
 
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, join_some, nearest_valid, short_repr
 from .columns import Columns, class_names
+from .encoding import question_rows
 from .kinds import ANSWERS, CLASSES, VALUES
 from .labels import finite_number
-from .questions import QUESTION_FEATURES, check_answers
+from .questions import QUESTION_FEATURES
 from .reading import check_columns, read_json
 from .rows_task import RowsTask
 
@@ -151,22 +151,23 @@ def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
         splits, data_name = _from_hub(name), name
     else:
         folder = data_folder(name, data_dir)
-        dev = [split for split in ("validation", *_MATCHED) if (folder / f"{split}.parquet").is_file()]
         # a copy of the matched rows under the plain name would be measured twice
-        dev = [split for split in dev if split != "validation" or len(dev) == 1]
-        if not (folder / "train.parquet").is_file() or not dev:
+        dev = [split for split in _MATCHED if (folder / f"{split}.parquet").is_file()] or ["validation"]
+        files = {split: folder / f"{split}.parquet" for split in ("train", *dev)}
+        if not all(file.is_file() for file in files.values()):
             raise ValueError(f"folder={str(folder)!r} lacks train.parquet or validation.parquet; expected both")
-        splits, data_name = (
-            {split: Dataset(_table(folder / f"{split}.parquet")) for split in ("train", *dev)},
-            folder.name,
-        )
+        splits, data_name = {split: Dataset(_table(file)) for split, file in files.items()}, folder.name
     for split, rows in splits.items():
         splits[split] = _numbered(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
-    train, digest = splits.pop("train"), hashlib.sha256()
-    for rows in (train, *splits.values()):
-        columns: list[list[Any]] = [rows[column][:] for column in (*described.columns.texts, "label")]
-        digest.update(json.dumps(columns).encode("utf-8"))
-    return TaskData(name, data_name, train, splits, digest.hexdigest())
+    return _task_data(name, data_name, splits)
+
+
+def _task_data(task: str, name: str, splits: dict[str, Dataset]) -> TaskData:
+    digest, columns = hashlib.sha256(), BENCHMARK_TASKS[task].columns
+    for rows in splits.values():
+        cells = [rows[column][:] for column in rows.column_names if column in ("id", *columns.texts, *columns.labels)]
+        digest.update(json.dumps(cells).encode("utf-8"))
+    return TaskData(task, name, splits.pop("train"), splits, digest.hexdigest())
 
 
 def data_folder(task: str, data_dir: str | Path) -> Path:
@@ -233,26 +234,45 @@ def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
     """
     check_task(task, SQUAD_TASKS)
     if data_dir is None:
-        name, splits = task, _from_hub(task)
-        splits = {split: rows.select_columns(list(_SQUAD_COLUMNS)) for split, rows in splits.items()}
+        hub_name = SQUAD_TASKS[task].on_hub[0]
+        name = task
+        splits = {split: _questions(rows, f"{split} of {hub_name}") for split, rows in _from_hub(task).items()}
     else:
         files = squad_files(task, data_dir)
         folder = files["train"].parent
-        splits = {split: _read_questions(path) for split, path in files.items()}
+        splits = {}
+        for split, path in files.items():
+            label = f"file={str(path)!r}"
+            rows = Dataset(_table(path)) if path.suffix == ".parquet" else read_json(path, label)
+            splits[split] = _questions(rows, f"{split} of {label}")
         is_other = task == "squad" and folder.name.startswith("squad_v2")
         if is_other:
             splits = {
-                split: rows.select([place for place, answers in enumerate(rows["answers"][:]) if answers["text"]])
+                split: rows.select([place for place, answers in enumerate(rows["answers"]) if answers["text"]])
                 for split, rows in splits.items()
             }
         name = task + PART_SUFFIX * (is_other or folder.name.endswith(PART_SUFFIX))
-    digest = hashlib.sha256()
     for split, rows in splits.items():
-        where = data_dir or SQUAD_TASKS[task].on_hub[0]
-        _check_questions(rows, f"task={task!r}: {split} of {where}", need_answers=task == "squad")
-        for row in rows:
-            digest.update(json.dumps(row, sort_keys=True).encode("utf-8"))
-    return TaskData(task, name, splits.pop("train"), splits, digest.hexdigest())
+        for identity, answers in zip(rows["id"], rows["answers"], strict=True) if task == "squad" else ():
+            if not answers["text"]:
+                raise ValueError(
+                    f"{split}: question id={identity!r} has no answer; take the task squad_v2, or drop such rows"
+                )
+    return _task_data(task, name, splits)
+
+
+def _questions(rows: Dataset, label: str) -> Dataset:
+    """Rows with SQuAD's columns, by number where they have no `id`, once they are checked."""
+    check_columns(rows.column_names, _SQUAD_COLUMNS[1:], label, remedy=f"expected {', '.join(_SQUAD_COLUMNS)}")
+    if len(rows) == 0:
+        raise ValueError(f"{label} has 0 questions; expected at least one")
+    found = question_rows(rows, SQUAD_TASKS["squad"].columns, label)
+    if found is None or len(found) < len(rows):
+        raise ValueError(f"{label} has rows without 'answers'; expected empty lists where there is no answer")
+    identity, count = Counter(found["id"][:]).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
+    return found
 
 
 def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
@@ -273,32 +293,3 @@ def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
             raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
         files[split] = there[0]
     return files
-
-
-def _read_questions(path: Path) -> Dataset:
-    label = f"file={str(path)!r}"
-    rows = Dataset(_table(path)) if path.suffix == ".parquet" else read_json(path, label)
-    if "id" not in rows.column_names:
-        rows = rows.add_column("id", list(map(str, range(1, len(rows) + 1))))
-    check_columns(rows.column_names, _SQUAD_COLUMNS, label, remedy=f"expected {', '.join(_SQUAD_COLUMNS)}")
-    rows = rows.select_columns(list(_SQUAD_COLUMNS))
-    for column in _SQUAD_COLUMNS:
-        if None in rows[column][:]:
-            raise ValueError(f"{label} has rows without {column!r}; expected empty lists where there is no answer")
-    try:
-        return Dataset(table_cast(rows.data.table.combine_chunks(), QUESTION_FEATURES.arrow_schema))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{label} has columns of other types ({first_line(error)[:200]}); expected strings, and answers "
-            "with the lists text and answer_start"
-        ) from error
-
-
-def _check_questions(rows: Dataset, label: str, *, need_answers: bool) -> None:
-    if len(rows) == 0:
-        raise ValueError(f"{label} has 0 questions; expected at least one")
-    identity, count = Counter(rows["id"][:]).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
-    for row in rows:
-        check_answers(row["answers"], row["context"], f"{label}: question id={row['id']!r}", need_answers=need_answers)

@@ -141,7 +141,7 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
     return {**window.inputs, "start_positions": start, "end_positions": end}
 
 
-def check_answers(answers: Any, context: str, label: str, *, need_answers: bool = False) -> None:
+def check_answers(answers: Any, context: str, label: str) -> None:
     """Refuse, by a ValueError that begins with `label`, answers that aren't at their `answer_start` in a context."""
     remedy = "correct or drop the row"
     if not fits(answers, {"text": [str], "answer_start": [int]}):
@@ -150,8 +150,6 @@ def check_answers(answers: Any, context: str, label: str, *, need_answers: bool 
             f"entries: {remedy}"
         )
     texts, starts = answers["text"], answers["answer_start"]
-    if need_answers and not texts:
-        raise ValueError(f"{label} has no answer; take the task squad_v2, or drop such rows")
     if len(texts) != len(starts):
         raise ValueError(
             f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each: {remedy}"

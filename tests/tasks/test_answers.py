@@ -144,14 +144,13 @@ def test_tokenizers_need_a_first_token():
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"text": [], "answer_start": []}, "train_data: question id='q1' has no answer; take the task squad_v2"),
         ({"text": ["w10"], "answer_start": []}, "'q1' has 1 answers and 0 answer_start; expected one for each"),
         ({"text": ["w11"], "answer_start": [3]}, "answer_start=3, where the context reads ' w1', not 'w11'"),
     ],
 )
 def test_wrong_rows_are_named(answers, message):
     with pytest.raises(ValueError, match=message):
-        check_answers(answers, CONTEXT, "train_data: question id='q1'", need_answers=True)
+        check_answers(answers, CONTEXT, "train_data: question id='q1'")
 
 
 WORDS = [f"{letter}{index}" for index, letter in enumerate("abcdefghijklmnopqrst")]

@@ -133,7 +133,10 @@ def test_wrong_questions_are_named(tmp_path, train, task, message):
         ([{"id": "a", "question": "?"}], "train.parquet' lacks the column 'context'; expected id, context, question"),
         ([{"text": "a", "id": "b"}], "lacks the column 'context'; expected .*, answers; it has 'id', 'text'$"),
         ([TRAIN[0] | {"answers": None}, TRAIN[1]], "has rows without 'answers'; expected empty lists"),
-        ([TRAIN[0] | {"answers": ["France"]}], "has columns of other types"),
+        (
+            [TRAIN[0] | {"answers": ["France"]}],
+            "has answers=.*France.*; expected the lists text and answer_start",
+        ),
     ],
 )
 def test_wrong_columns_are_named(tmp_path, train, message):
