@@ -16,7 +16,6 @@ from huggingface_hub.utils import yaml_dump
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
-from ..models.cost import COSTS
 from ..tasks.kinds import CLASSES, LABELS, TAGS, VALUES
 from .facts import (
     BENCHMARKS,
@@ -31,7 +30,6 @@ from .facts import (
 from .markdown import card_table, cell, code_span, one_line, plain_text
 from .method_card import NAMESAKE, MethodCard
 from .outcome import (
-    COST_LABELS,
     METRIC_LABELS,
     held_out_metrics,
     measured_on,
@@ -371,7 +369,7 @@ def _usage(facts: Mapping[str, Any]) -> str:
 
 
 def _format_note(facts: Mapping[str, Any]) -> str:
-    forms, note = facts["forms"], "Stock transformers load it, without remote code."
+    note = "Stock transformers load it, without remote code."
     if facts["format"] != "standard":
         files = " and ".join(code_span(name) for name in sorted(facts["files"]) if name.endswith(".py"))
         note = (
@@ -379,13 +377,9 @@ def _format_note(facts: Mapping[str, Any]) -> str:
             f"{files} from this folder, which import torch and transformers only; after "
             f"`import homodistil_hf` it is not needed."
         )
-    elif forms:
+    elif facts["forms"]:
         note += " No stock class has the student's widths; zeros fill the rest, which changes no logit."
-    if not forms:
-        return note
-    padded = forms["padded"] or {}
-    rows = [(COST_LABELS[name], forms["compact"][name], padded.get(name)) for name in COSTS]
-    return f"{note}\n\n" + card_table(("", "compact form", "padded to the stock class"), rows)
+    return note
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from ..files.inside import files_inside, links_out
 from ..files.locks import claimed, lock_beside
 from ..files.messages import join_some, nearest_valid, short_repr
 from ..files.provenance import version_facts
-from ..files.strict_json import fits, read_json_object, write_json
+from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import as_stock_reads_it, remove_padding, to_stock, to_student
@@ -41,8 +41,6 @@ from .hub import teacher_card
 
 FORMATS = ("standard", "compact")
 _WAIT_S = 60.0  # for another process that writes the folder
-_SIGNS: dict[str, dict[str, Any]] = {FACTS_FILE: {"format": str, "files": dict}, STATE_FILE: {"plan": dict}}
-"""What a record that is this package's holds; others, such as a trimmed model's, list files."""
 Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
 
 
@@ -206,10 +204,11 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     if not str(folder).strip() or (target.exists() and not target.is_dir()):
         raise ValueError(f"folder={str(folder)!r} is {'a file' if str(folder) else 'empty'}; choose another name")
     for file in (parent / name for parent in target.parents for name in (FACTS_FILE, STATE_FILE, record)):
-        values = None
+        values: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # somebody else's file of that name
-            values = read_json_object(file, file.name) if file.is_file() else None
-        if values is not None and fits(values, _SIGNS.get(file.name, {"files": dict})):
+            values = read_json_object(file, file.name) if file.is_file() else {}
+        # a record of this package lists files, or has a plan
+        if isinstance(values.get("files"), dict) or isinstance(values.get("plan"), dict):
             raise ValueError(
                 f"folder={str(target)!r} lies in {str(file.parent)!r}, whose {file.name} says what belongs there; "
                 "name a folder beside that one"

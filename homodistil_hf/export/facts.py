@@ -4,13 +4,13 @@ The logits are those of the student in memory; verify.py compares them with thos
 export_folder.py writes the file, card.py puts the facts in words.
 """
 
-import math
-import numbers
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -139,7 +139,8 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
             for name, value in sections.get(section, {}).items()
             if not name.endswith("token") and name not in _PRIVATE_SETTINGS
         }
-    sections = {name: _plain(section) for name, section in sections.items() if section}
+    text = json.dumps({name: section for name, section in sections.items() if section}, default=_plain)
+    sections = json.loads(text, parse_constant=lambda word: str(float(word)))  # JSON has no nan and no inf
     if not _is_card(card := sections.get(CARD_SECTION, {})):
         raise ValueError(
             f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: "
@@ -248,18 +249,8 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | str | None):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        # JSON has no nan and no inf.
-        return float(value) if math.isfinite(value) else str(float(value))
-    return str(value)
+    """A value that is none of JSON's."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:

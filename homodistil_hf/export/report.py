@@ -171,22 +171,12 @@ def _first_table(records: RunRecords) -> str:
 
 
 def _parts_table(records: RunRecords) -> str:
-    """Sizes of a chain, rounds or stages: a row each, with the figures that are recorded of them."""
-    results, of_round = records.results, ("loss_masked", "loss_state", "eval_loss")
-    by_part: dict[str, Mapping[str, Any]]
-    if "members" in results:  # a chain has its teacher first
-        by_part = {str(model.get("name")): model for model in results.get("models", ())}
-    elif isinstance(results.get("rounds"), list):
-        rounds = enumerate(results["rounds"])
-        by_part = {f"round {number}": {name: of[name] for name in of_round if name in of} for number, of in rounds}
-    else:
-        by_part = {name: of for name, of in results.items() if name == "float" or re.fullmatch(r"stage-\d+", name)}
-    metrics = {part: held_out_metrics(values) for part, values in by_part.items()}
+    """The models of a chain, its teacher first: a row each, with their held-out figures."""
+    models = records.results.get("models", ()) if "members" in records.results else ()
+    metrics = {str(model.get("name")): held_out_metrics(model) for model in models}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    if len(metrics) < 2 or not names:
-        return ""
     rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in metrics.items()]
-    return _section("Step by step", _html_table(["", *map(metric_label, names)], rows))
+    return _section("Step by step", _html_table(["", *map(metric_label, names)], rows) if names else "")
 
 
 def _charts(records: RunRecords) -> list[str]:

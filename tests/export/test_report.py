@@ -205,18 +205,6 @@ def test_the_members_of_a_chain_are_lines_of_one_picture(tmp_path):
     assert closing_line(run).startswith("3.6× smaller, 2× faster here, ")
 
 
-@pytest.mark.parametrize(
-    ("results", "rows"),
-    [
-        ({"rounds": [{"loss_masked": 4.0}, {"loss_masked": 3.5, "loss_state": 0.5}]}, ["round 0", "4", "", "round 1"]),
-        ({"float": {"accuracy": 0.75}, "stage-1": {"accuracy": 0.5}}, ["float", "75.0 %", "stage-1", "50.0 %"]),
-    ],
-)
-def test_rounds_and_stages_have_a_row_each(tmp_path, results, rows):
-    run = write(tmp_path / "run", results=results)
-    assert Page(report_of(read_records(run))).words["td"][: len(rows) - rows.count("")] == list(filter(None, rows))
-
-
 def test_the_command_says_what_was_won(run, tmp_path, capsys):
     assert main(["report", str(run)]) == 0
     won = "3.6× smaller, 2× faster here, keeps 75 % of masked-word accuracy"
