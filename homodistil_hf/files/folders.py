@@ -1,7 +1,7 @@
 """Folders that appear, change and vanish as a whole, at whatever moment the process or the machine stops.
 
 A folder is written under another name, synced to the disk and renamed; removing starts with a rename too. A failure to
-write becomes one kind of error that names the file, whichever library raises it.
+write becomes one kind of error that names the place, whichever library raises it.
 """
 
 import errno
@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from safetensors import SafetensorError
 
 from .inside import write_anew
 from .locks import claimed, lock_beside
@@ -209,23 +207,21 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
 
     Python often reports the error without the file; safetensors, tokenizers and torch raise errors of their own.
 
-    `file` is the one that is written; by default it is found from the error or the newest file.
+    `file` is the one that is written; by default the error names the folder.
     """
+    place = folder / file if file else folder
     try:
         yield
     except Exception as error:  # tokenizers raise nothing more special
-        match, path = _ERRNO.search(str(error)), None
         if isinstance(error, OSError):
             # that of a copy has the file that is read first
-            path = error.filename2
-            if (error.filename is not None and path is None) or error.errno is None:
+            if error.errno is None or (error.filename is not None and error.filename2 is None):
                 raise
-            number = error.errno
-        elif not _FAILED_TO_WRITE.search(str(error)):
+            raise write_error(error.errno, error.filename2 or place) from error
+        if not _FAILED_TO_WRITE.search(str(error)):
             raise
-        else:
-            number = int(match[1]) if match else _unspoken_number(folder, said=str(error))
-        raise write_error(number, path or folder / (file or _file_being_written(error, folder))) from error
+        match = _ERRNO.search(str(error))
+        raise write_error(int(match[1]) if match else _unspoken_number(folder), place) from error
 
 
 def write_error(number: int, path: str | Path, remedy: str = "") -> OSError:
@@ -252,20 +248,9 @@ def check_archives(folder: Path) -> None:
             raise write_error(_unspoken_number(folder), path)
 
 
-def _unspoken_number(folder: Path, *, said: str = "") -> int:
-    """Return the error number that torch leaves out, judged by the file system's state."""
-    is_read_only = os.name != "nt" and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    if is_read_only or os.strerror(errno.EROFS) in said:
-        return errno.EROFS
+def _unspoken_number(folder: Path) -> int:
+    """Return the error number that torch leaves out, judged by the space that is left."""
     return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
-
-
-def _file_being_written(error: Exception, folder: Path) -> str:
-    if isinstance(error, SafetensorError):
-        return "model.safetensors"  # safetensors writes under another name first, so no file is left to find
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    newest = max(files, key=lambda path: path.stat().st_mtime_ns, default=folder)
-    return newest.relative_to(folder).as_posix()
 
 
 def _sync(path: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_last_checkpoint_before_a_step(tmp_path):
 
 
 def test_a_model_that_finds_no_room_is_not_written_at_all(tmp_path):
-    message = "File too large; .*model was not written. Start again: '.*big'"
+    message = "File too large; .*model was not written. Start again: '.*model'"
     with (
         limited_file_size(4096),
         pytest.raises(OSError, match=message),

@@ -67,7 +67,6 @@ def test_a_disk_that_is_full_at_any_file_of_a_checkpoint(make_trainer, tmp_path)
             assert names_in(disk / "run") == ["checkpoint-4", "trainer_state.json"]
         assert contents(good) == before
         assert files <= {*before, ".staging", "checkpoint-8"}
-        assert {"model.safetensors", "optimizer.pt"} <= files
         resumed = make_trainer(output_dir=str(disk / "run"), **SETTINGS)
         resumed.train("last")
         assert_same_run(resumed, trainer)
