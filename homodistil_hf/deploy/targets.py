@@ -69,11 +69,6 @@ def check_targets(to: str | Iterable[str]) -> list[str]:
 
 def _problem(name: str) -> str | None:
     """The reason why a target can't be written here, or None; a ValueError for a name that none has."""
-    if name == "gguf":
-        return (
-            "to='gguf' is written by llama.cpp's own converter, from a student that was made with plain: see "
-            "docs/guides/run.md"
-        )
     if name not in TARGETS:
         raise ValueError(f"to={name!r} is unknown; {nearest_valid(name, TARGETS)}")
     extra, missing = TARGETS[name].extra, missing_packages()

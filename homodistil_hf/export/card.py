@@ -23,7 +23,6 @@ from .facts import (
     CHANGED,
     DATA,
     GUARANTEE,
-    LATENCY,
     THIS_FOLDER,
     UNKNOWN_LICENCE,
 )
@@ -225,7 +224,7 @@ def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
 
 
 def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
-    results = [
+    return [
         EvalResult(
             task_type=pipeline,
             dataset_type="held-out",
@@ -236,23 +235,6 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
         )
         for name, value in held_out_metrics(facts.get("evaluation", {})).items()
     ]
-    for name, task in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
-        is_squad = task["task"].startswith("squad")
-        about = f"{name}, mean of {len(task['seeds'])} fine-tunings"
-        results += [
-            EvalResult(
-                task_type="question-answering" if is_squad else "text-classification",
-                dataset_type=f"rajpurkar/{task['task']}" if is_squad else "nyu-mll/glue",
-                dataset_config=None if is_squad else task["task"],
-                dataset_name=name,
-                dataset_split="validation",
-                metric_type=metric,
-                metric_name=f"{_words(metric)} ({about})",
-                metric_value=values["mean"],
-            )
-            for metric, values in task["metrics"].items()
-        ]
-    return results
 
 
 def _title(facts: Mapping[str, Any]) -> str:
@@ -281,11 +263,8 @@ def _comparison(facts: Mapping[str, Any]) -> str:
     rows = outcome_rows(facts)
     if not rows:
         return ""
-    measured = any(row.name in facts.get("evaluation", {}) for row in rows)
-    notes = [f"Quality was measured on {plain_text(measured_on(facts))}."] if measured else []
-    if machine := facts.get(LATENCY, {}).get("machine"):
-        notes.append(f"Times are of {plain_text(str(machine))}.")
-    parts = [card_table(("", "teacher", "student", "kept"), (row[1:] for row in rows)), " ".join(notes)]
+    table = card_table(("", "teacher", "student", "kept"), (row[1:] for row in rows))
+    parts = [table, plain_text(measured_on(facts))]
     return "\n\n".join(filter(None, parts)) + runtimes_text(facts)
 
 

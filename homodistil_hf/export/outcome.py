@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..files.strict_json import is_int, is_number
+from ..files.strict_json import fits, is_int, is_number
 from ..tasks.metrics import IS_CONSTANT
 from .facts import BENCHMARKS, DATA, LATENCY, section_of
 
@@ -20,7 +20,7 @@ COST_LABELS = {
 METRIC_LABELS = {
     "kl": "KL to the teacher, nats a prediction",
     "mlm_loss": "masked-LM loss, nats a token",
-    "mlm_accuracy": "masked words guessed",
+    "mlm_accuracy": "masked-word accuracy",
     "task_accuracy": "accuracy",
     "task_loss": "loss of the labels",
     "micro_f1": "micro F1",
@@ -33,7 +33,7 @@ METRIC_LABELS = {
     "span_f1": "F1 of spans",
     "span_precision": "precision of spans",
     "span_recall": "recall of spans",
-    "agreement": "share of the teacher's top predictions",
+    "agreement": "the teacher's top predictions",
     "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
     "cosine": "cosine to the teacher's vectors",
     "neighbours": "ten nearest texts alike",
@@ -44,18 +44,10 @@ METRIC_LABELS = {
     "mrr_at_10": "MRR@10 of the order, by the labels",
 }
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
-_IN_WORDS = {
-    "span_f1": "the F1 of spans",
-    "accuracy": "accuracy",
-    "mlm_accuracy": "masked-word accuracy",
-    "f1": "F1",
-    "task_accuracy": "accuracy",
-    "ndcg_at_10": "nDCG@10",
-    "micro_f1": "micro F1",
-    "spearman": "Spearman's correlation",
-    "correlation": "the order of scores (correlation)",
-    "agreement": "the teacher's top predictions",
-}
+_NAMED_FIRST = (
+    *("span_f1", "accuracy", "mlm_accuracy", "f1", "task_accuracy", "ndcg_at_10", "micro_f1", "spearman"),
+    "correlation",
+)
 _HIGHER_IS_BETTER = (
     *("accuracy", "f1", "precision", "recall", "exact", "exact_rows", "exact_match", "pearson", "spearman"),
     *("spearmanr", "correlation", "auc", "agreement", "neighbours", "neighbours_in_index", "cosine"),
@@ -127,8 +119,8 @@ def _is_of_teacher(name: str) -> bool:
 
 
 def _rank(name: str) -> tuple[bool, int]:
-    """Orders metrics as the words do, agreement behind all others."""
-    return name == "agreement", [*_IN_WORDS, name].index(name)
+    """Orders metrics: those that are named first, agreement behind all others."""
+    return name == "agreement", [*_NAMED_FIRST, name].index(name)
 
 
 def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
@@ -143,18 +135,19 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
         return ", ".join([*words, f"cosine {cosine:.3f} to the teacher's vectors"])
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
-        words.append(f"keeps {row.kept} of {_IN_WORDS.get(row.name, row.label)}")
+        words.append(f"keeps {row.kept} of {row.label}")
     return ", ".join(words)
 
 
 def measured_on(facts: Mapping[str, Any]) -> str:
-    """The held-out rows in words, such as `1,024 held-out rows of dev.parquet`."""
-    data = section_of(facts, DATA)
-    if not is_int(data.get("num_held_out_rows")):
-        return "the run's held-out rows"
-    held_out = data.get("held_out")
-    names = ", ".join(map(str, held_out)) if isinstance(held_out, list) else ""
-    return f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
+    """Where the figures come from: the held-out rows, and the machine of the times."""
+    data, machine = section_of(facts, DATA), section_of(facts, LATENCY).get("machine")
+    rows = "the run's held-out rows"
+    if is_int(data.get("num_held_out_rows")):
+        names = ", ".join(data["held_out"]) if fits(data.get("held_out"), [str]) else ""
+        rows = f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
+    notes = [f"Quality was measured on {rows}."] if section_of(facts, "evaluation") else []
+    return " ".join([*notes, f"Times are of {machine}."] if machine else notes)
 
 
 def metric_label(name: str) -> str:

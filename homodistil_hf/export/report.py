@@ -164,10 +164,7 @@ def _first_table(records: RunRecords) -> str:
         table = _html_table(("", "teacher", "student", "kept"), [row[1:] for row in rows])
     else:
         table = _html_table(("", "model"), [(row.label, row.student) for row in rows])
-    notes = [f"Quality: {measured_on(records.facts)}."]
-    if machine := section_of(records.facts, "latency").get("machine"):
-        notes.append(f"Times: {machine}.")
-    return _section("What was won", table + _paragraph(" ".join(notes), look="note"))
+    return _section("What was won", table + _paragraph(measured_on(records.facts), look="note"))
 
 
 def _parts_table(records: RunRecords) -> str:

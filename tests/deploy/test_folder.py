@@ -208,15 +208,12 @@ def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
 
 
 def test_a_target_that_cant_be_made_refuses_no_other(copy, texts, monkeypatch, caplog):
-    """Neither one of another program, nor one whose exporter fails."""
-
     def fail(*args):
         raise RuntimeError("no half of this")
 
     monkeypatch.setattr(proof, "write_half", fail)
-    rows = deploy_export(copy, ["gguf", "onnx-fp16", "onnx-int8"], texts=texts, num_rounds=0, least=0)
+    rows = deploy_export(copy, ["onnx-fp16", "onnx-int8"], texts=texts, num_rounds=0, least=0)
     assert [row["target"] for row in rows] == ["onnx-int8"]
-    assert "to='gguf' is written by llama.cpp's own converter" in caplog.text
     assert "to='onnx-fp16' can't be made, the other targets are: no half of this" in caplog.text
     with pytest.raises(RuntimeError, match="no half of this"):
         deploy_export(copy, ["onnx-fp16"], texts=texts, num_rounds=0)
@@ -227,7 +224,6 @@ def test_a_target_that_cant_be_made_refuses_no_other(copy, texts, monkeypatch, c
     [
         ({"to": []}, r"to=\[\] names no target; expected some of onnx, "),
         ({"to": ["onxx"]}, "to='onxx' is unknown; nearest valid: 'onnx'"),
-        ({"to": ["gguf"]}, "to='gguf' is written by llama.cpp's own converter, .*: see docs/guides/run.md"),
         ({"least": 98}, "least=98 is no share; expected 0 to 1"),
         ({"num_rounds": -1}, "num_rounds=-1 is below 0"),
         ({"texts": "gone.txt"}, "texts='gone.txt'"),

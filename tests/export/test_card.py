@@ -133,16 +133,10 @@ def test_a_card_states_evaluations(facts_of):
         "| rte | accuracy | 0.5312 | 0.01562 | 3 | 2,490 |",
         "| squad_v2_part | exact | 20.5 | – | 1 | 4,806 |",
         "| on text/a.txt | student |",
-        "| share of the teacher's top predictions | 0.5938 |",
+        "| the teacher's top predictions | 0.5938 |",
     ):
         assert row in card
     assert "Names that end in `_part` stand for a part of a task's rows." in card
-    results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
-    found = {(result["dataset"]["type"], result["dataset"].get("config")): result["metrics"] for result in results}
-    assert found["nyu-mll/glue", "rte"] == [
-        {"type": "accuracy", "value": 0.53125, "name": "accuracy (rte, mean of 3 fine-tunings)"}
-    ]
-    assert [metric["value"] for metric in found["rajpurkar/squad_v2", None]] == [20.5, 25.0]
     layers = {str(index) for index in range(len(UNEVEN.layers))}
     names = {"2", "1"}  # of squad_v2 and F1
     known = {*NUMBER.findall(card_template()), *known_numbers(facts), *layers, *names}
@@ -156,7 +150,7 @@ def test_a_card_compares_student_and_teacher(facts_of):
     assert (
         f"| parameters | {teacher['num_parameters']:,} | {student['num_parameters']:,} | {fewer:.2g}× fewer |" in card
     )
-    assert "| masked words guessed | 68.8 % | 56.2 % | 82 % |" in card
+    assert "| masked-word accuracy | 68.8 % | 56.2 % | 82 % |" in card
     assert "| KL to the teacher, nats a prediction | 0 | 0.3125 |  |" in card
     assert "| task f1 |  | 87.5 % |  |" in card
     assert "Quality was measured on the run's held-out rows." in card

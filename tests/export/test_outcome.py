@@ -1,6 +1,5 @@
 """What was won, in rows and in a line, of facts of all kinds."""
 
-import pytest
 from rows import each
 
 from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown
@@ -41,7 +40,7 @@ def test_rows_of_a_classifier():
                 "teacher_evaluation": {"task_accuracy": 1.0, "span_f1": 0.8},
                 "evaluation": {"task_accuracy": 1.0, "span_f1": 0.6},
             },
-            "3.6× smaller, 2.1× faster here, keeps 75 % of the F1 of spans",
+            "3.6× smaller, 2.1× faster here, keeps 75 % of F1 of spans",
         ),
         (
             {
@@ -110,16 +109,19 @@ def test_a_loss_is_there_once():
     assert held_out_metrics({"loss": 1.0}) == {"loss": 1.0}
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
+@each(
+    ("facts", "words"),
     [
-        ({}, "the run's held-out rows"),
-        ({"num_held_out_rows": 1024}, "1,024 held-out rows"),
-        ({"num_held_out_rows": 7, "held_out": ["a.csv", "b"]}, "7 held-out rows of a.csv, b"),
+        ({"latency": {"machine": "Zen"}}, "Times are of Zen."),
+        ({"evaluation": {"kl": 0.5}}, "Quality was measured on the run's held-out rows."),
+        (
+            {"evaluation": {"kl": 0.5}, "data": {"num_held_out_rows": 1024, "held_out": ["a.csv", "b"]}},
+            "Quality was measured on 1,024 held-out rows of a.csv, b.",
+        ),
     ],
 )
-def test_what_it_was_measured_on(data, words):
-    assert measured_on({"data": data}) == words
+def test_what_it_was_measured_on(facts, words):
+    assert measured_on(facts) == words
 
 
 @each(

@@ -139,10 +139,10 @@ def test_a_page_has_all_parts_and_nothing_from_elsewhere(run):
     assert page.links == []
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", text)
     cells = page.words["td"]
-    for row in (("weights", "36 MB", "10 MB", "3.6× smaller"), ("masked words guessed", "40.0 %", "30.0 %", "75 %")):
+    for row in (("weights", "36 MB", "10 MB", "3.6× smaller"), ("masked-word accuracy", "40.0 %", "30.0 %", "75 %")):
         assert tuple(cells[cells.index(row[0]) :][:4]) == row
     assert "<p class=won>3.6× smaller, 2× faster here, keeps 75 % of masked-word accuracy.</p>" in text
-    assert "Times: Zen &lt;5&gt;." in text
+    assert "Times are of Zen &lt;5&gt;." in text
     assert "some &lt;b&gt;bert&lt;/b&gt;" in text
     assert "20 optimizer steps, 12 s." in text
     assert "text.parquet" in cells
@@ -158,7 +158,7 @@ def test_curves_are_of_the_logs(run):
         "kept of what it started from",
         "training: KL to the teacher",
         "held out: KL to the teacher, nats a prediction",
-        "held out: masked words guessed",
+        "held out: masked-word accuracy",
         "held out: masked-LM loss, nats a token",
     ]
     assert read_records(run).line("kept_fraction_ffn") == [(10, 1.0), (20, 0.5)]
