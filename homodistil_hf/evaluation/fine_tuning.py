@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +19,6 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
-    DataCollatorForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -32,7 +31,6 @@ from ..files.checkpoints import last_verified
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.settings import build, checked_values, setting_types
-from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.heads import (
     PREDICTION_BATCH_SIZE,
@@ -41,7 +39,6 @@ from ..models.heads import (
     start_at_mean,
     with_fresh_head,
 )
-from ..models.tokenizers import padding_multiple
 from ..tasks.answers import answer_grades
 from ..tasks.encoding import encode_rows, question_rows
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
@@ -126,6 +123,15 @@ class FineTuningSettings:
     def row_length(self) -> int:
         """Tokens a row, by default as many as any model may have."""
         return self.max_length or self.default_length
+
+    @property
+    def windows(self) -> WindowSizes:
+        """The sizes of windows, of questions."""
+        return WindowSizes.within(self.row_length)
+
+    def of_length(self: _Settings, length: int) -> _Settings:
+        """The settings with `length` tokens a row, where they have none."""
+        return replace(self, max_length=length)  # type: ignore[type-var]
 
     @property
     def num_search_steps(self) -> int:
@@ -248,12 +254,11 @@ def fine_tuned(
     *,
     settings: FineTuningSettings,
     seed: int,
-    windows: WindowSizes | None = None,
     **how: Any,
 ) -> FineTuned:
     """Fine-tune a fresh head around a model's encoder on rows of a task; other arguments are [`fine_tune`]'s."""
     encoder = evaluated.model.base_model
-    encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length, windows)
+    encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length, settings.windows)
     head = {ANSWERS: QUESTION_ANSWERING, TAGS: TOKEN_CLASSIFICATION}.get(task.kind, SEQUENCE_CLASSIFICATION)
     model = with_fresh_head(encoder, task.num_labels, head, dropout=settings.dropout_fraction, seed=seed)
     if task.kind != ANSWERS:
@@ -280,7 +285,7 @@ def task_metrics(
     model.eval()
     prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
     meter = TaskMeter(prediction, task.names)
-    collate = collator_for(model, tokenizer)
+    collate = collator_of(tokenizer, model)
     encoded = encoded_rows(task, rows, tokenizer, max_length)
     encoded = encoded.select(np.argsort(encoded["length"][:], kind="stable").tolist()).remove_columns("length")
     for batch in DataLoader(encoded, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
@@ -327,7 +332,7 @@ def fine_tune(
         args = training_arguments(
             place, settings, seed, num_rows=len(rows), save_steps=save_steps, overwrite_output_dir=True
         )
-        collate = collator_for(model, tokenizer)
+        collate = collator_of(tokenizer, model)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
         try:
             output = trainer.train(last_verified(place))
@@ -375,11 +380,3 @@ def training_arguments(
     )
     arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)
     return arguments
-
-
-def collator_for(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """The collator that pads a batch of labelled rows for a model; labels of tokens, too."""
-    head = HEADS.get(type(model).__name__)
-    if head is None or head.kind is not TOKEN_CLASSIFICATION:
-        return collator_of(tokenizer, model.config)
-    return DataCollatorForTokenClassification(tokenizer, pad_to_multiple_of=padding_multiple(model.config))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 from datasets import Dataset
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from ..data.read_line import columns_words, read_line
 from ..data.samples import drawn
@@ -38,7 +39,7 @@ from ..tasks.glue import (
 )
 from ..tasks.held_out import keep_aside
 from ..tasks.kinds import VALUES
-from ..tasks.questions import WindowSizes, check_windows
+from ..tasks.questions import WindowSizes
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     LEAST_STEPS,
@@ -92,13 +93,18 @@ class SquadSettings(GlueSettings):
 
     @property
     def windows(self) -> WindowSizes:
-        """The sizes of windows."""
+        """The sizes of windows, as they are set."""
         return WindowSizes(self.row_length, self.stride, self.max_question_tokens)
 
-    def answered(self, model: PreTrainedModel, rows: Dataset, tokenizer: Any) -> list[RankedAnswers]:
-        """Let a model answer questions with these windows and limits; see [`answer_questions`]."""
-        limits = {"max_answer_tokens": self.max_answer_tokens, "num_best": self.num_best}
-        return answer_questions(model, rows, tokenizer, self.windows, **limits)
+    @override
+    def of_length(self, length: int) -> "SquadSettings":
+        if self.max_length is not None:
+            return replace(self, max_length=length)
+        # what is not set is as usual, and a third of a window at most
+        usual, within = WindowSizes(), WindowSizes.within(length)
+        names = ("stride", "max_question_tokens")
+        chosen = {name: getattr(within, name) for name in names if getattr(self, name) == getattr(usual, name)}
+        return replace(self, max_length=length, **chosen)
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
@@ -143,11 +149,7 @@ def evaluate_glue(
     for name in names:
         if settings.data_dir is not None:
             data_folder(name, settings.data_dir)
-    with results_claimed(model, output_dir):
-        evaluated = load_model(model, output_dir, needs_head=False)
-        settings = with_length(settings, evaluated)
-        rows = (load_glue(name, settings.data_dir) for name in names)
-        return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
+    return _evaluate(model, names, load_glue, settings, output_dir, say)
 
 
 def official_metrics(
@@ -161,13 +163,15 @@ def official_metrics(
     folder: Path | None = None,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
     """Fine-tune once and measure, or grade answers: see [`Measure`]."""
-    squad = settings if isinstance(settings, SquadSettings) else None
-    how: dict[str, Any] = {"settings": settings, "seed": seed, "folder": folder, "windows": squad and squad.windows}
-    trained = fine_tuned(evaluated, BENCHMARK_TASKS[task], rows, **how)
-    if squad is None:
+    trained = fine_tuned(evaluated, BENCHMARK_TASKS[task], rows, settings=settings, seed=seed, folder=folder)
+    if not isinstance(settings, SquadSettings):
         return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
-    ranked = {name: squad.answered(trained.model, dev, evaluated.tokenizer) for name, dev in measured_on.items()}
-    return {name: grade(task, measured_on[name], answers) for name, answers in ranked.items()}, trained
+    limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
+    graded = {}
+    for name, dev in measured_on.items():
+        ranked = answer_questions(trained.model, dev, evaluated.tokenizer, settings.windows, **limits)
+        graded[name] = grade(task, dev, ranked)
+    return graded, trained
 
 
 def glue_metrics(
@@ -208,12 +212,21 @@ def evaluate_squad(
         check_task(name, SQUAD_TASKS)
         if settings.data_dir is not None:
             squad_files(name, settings.data_dir)
+    return _evaluate(model, names, load_squad, settings, output_dir, say)
+
+
+def _evaluate(
+    model: str | Path,
+    tasks: Sequence[str],
+    load: Callable[[str, str | None], TaskData],
+    settings: GlueSettings,
+    output_dir: str | Path | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     with results_claimed(model, output_dir):
         evaluated = load_model(model, output_dir, needs_head=False)
-        fitted = with_length(settings, evaluated)
-        settings = fitted if settings.max_length is not None else in_thirds(fitted)
-        check_windows(settings.windows, evaluated.tokenizer)
-        rows = (load_squad(name, settings.data_dir) for name in names)
+        settings = with_length(settings, evaluated)
+        rows = (load(task, settings.data_dir) for task in tasks)
         return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
 
@@ -237,19 +250,11 @@ def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, fl
     return {name: value for name, value in graded.items() if not name.endswith("total")}
 
 
-def in_thirds(settings: SquadSettings) -> SquadSettings:
-    """The settings with windows as [`WindowSizes.within`] has them, where none are given."""
-    usual, within = WindowSizes(), WindowSizes.within(settings.row_length)
-    names = ("stride", "max_question_tokens")
-    chosen = {name: getattr(within, name) for name in names if getattr(settings, name) == getattr(usual, name)}
-    return replace(settings, **chosen)
-
-
 def with_length(settings: _Settings, evaluated: EvaluatedModel) -> _Settings:
     """The settings with the tokens a row that a model reads; see [`fitted_length`]."""
     default = settings.default_length
     length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length", default=default)
-    return replace(settings, max_length=length)
+    return settings.of_length(length)
 
 
 def evaluate_tasks(
@@ -314,13 +319,11 @@ def chosen_rate(
     say(f"{label}trying {len(rates)} learning rates, {few:,} steps each at most")
 
     def tried(changes: dict[str, Any], folder: Path) -> dict[str, Any]:
-        record, start = {"tried": changes, "num_held_out_rows": len(held_out)}, time.perf_counter()
         try:
             metrics = measure(rows, held_out, folder, max_train_steps=few, **changes)
         except FloatingPointError as error:
-            return record | {"score": None, "diverged": str(error)}
-        time_s = round(time.perf_counter() - start, 1)
-        return record | {"metrics": metrics, "score": score(metrics), "time_s": time_s}
+            return {"tried": changes, "score": None, "diverged": str(error)}
+        return {"tried": changes, "metrics": metrics, "score": score(metrics)}
 
     scores = {}
     for rate in rates:

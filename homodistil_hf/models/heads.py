@@ -9,10 +9,15 @@ import torch
 import transformers
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from .architectures import architecture_of
-from .architectures.architecture import SEQUENCE_CLASSIFICATION, HeadKind
+from .architectures import HEADS, architecture_of
+from .architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, HeadKind
 from .tokenizers import padding_multiple
 
 HEAD_DROPOUT = 0.1
@@ -100,7 +105,7 @@ def forward(model: PreTrainedModel, rows: Any, tokenizer: PreTrainedTokenizerBas
     Batches are fastest where rows of like length follow each other.
     """
     model.eval()
-    collate = collator_of(tokenizer, model.config)
+    collate = collator_of(tokenizer, model)
     for batch in DataLoader(rows, batch_size=PREDICTION_BATCH_SIZE, collate_fn=collate):
         # Call the class's `forward`: accelerate has wrapped the instance's in autocast, and predictions are float32.
         with torch.autocast(model.device.type, enabled=False):
@@ -137,6 +142,9 @@ def logits_of_rows(
     return [logits[place] for place in np.argsort(order)]
 
 
-def collator_of(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> DataCollatorWithPadding:
-    """The collator that pads a batch of tokenized rows for a model."""
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=padding_multiple(config))
+def collator_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Any:
+    """The collator that pads a batch of tokenized rows for a model, and labels of tokens."""
+    head = HEADS.get(type(model).__name__)
+    has_tags = head is not None and head.kind is TOKEN_CLASSIFICATION
+    collator: Any = DataCollatorForTokenClassification if has_tags else DataCollatorWithPadding
+    return collator(tokenizer, pad_to_multiple_of=padding_multiple(model.config))

@@ -179,7 +179,7 @@ def _stage(
     done = folder / MODEL_FOLDER
     if is_model_done(done):
         return type(student).from_pretrained(done, dtype="float32")
-    collate = collator_of(tokenizer, student.config)
+    collate = collator_of(tokenizer, student)
     arguments: BinarizationArguments = training_arguments(
         str(folder),
         settings,
