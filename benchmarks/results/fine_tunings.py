@@ -25,8 +25,7 @@ from benchmarks.sweep.cells import TEACHER
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, GlueSettings
-from homodistil_hf.evaluation.metrics import constant_score
-from homodistil_hf.evaluation.task_runs import evaluate_tasks, glue_metrics, official_metrics
+from homodistil_hf.evaluation.task_runs import constant_score, evaluate_tasks, glue_metrics, official_metrics
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object

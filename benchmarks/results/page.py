@@ -24,9 +24,9 @@ from benchmarks.results.tables import NOT_RUN, Tables
 from benchmarks.sweep.cells import TEACHER
 from benchmarks.sweep.folder import read_records, trained, write_records
 from benchmarks.sweep.tables import Record, in_order
-from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 from homodistil_hf.runs.plots import draw
+from homodistil_hf.tables import Spread
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")

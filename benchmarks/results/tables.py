@@ -30,9 +30,8 @@ from benchmarks.speed.bench import SHIPPED
 from benchmarks.speed.whole_run import ONE_SHOT
 from benchmarks.sweep.cells import TEACHER, Cell
 from benchmarks.sweep.folder import as_cell, trained
-from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.strict_json import read_json_rows
-from homodistil_hf.tables import markdown_table
+from homodistil_hf.tables import Spread, markdown_table
 
 NOT_RUN = "not run yet"
 SMALLEST = "1/16"

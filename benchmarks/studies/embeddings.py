@@ -12,8 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.studies.study import Study
-from homodistil_hf.evaluation.records import Spread
-from homodistil_hf.tables import markdown_table
+from homodistil_hf.tables import Spread, markdown_table
 
 LIBRARY = "library"
 ORDER = (

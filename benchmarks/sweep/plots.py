@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.sweep.cells import Choice
 from benchmarks.sweep.folder import trained
 from benchmarks.sweep.tables import Record, chosen, over_seeds
-from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.runs.plots import Points, draw
+from homodistil_hf.tables import Spread
 
 _HEADROOM = 1.15
 

@@ -17,9 +17,8 @@ from benchmarks.sweep.folder import (
     missing_evaluations,
     trained,
 )
-from homodistil_hf.evaluation.records import Spread
 from homodistil_hf.files.strict_json import is_number
-from homodistil_hf.tables import markdown_table
+from homodistil_hf.tables import Spread, markdown_table
 
 Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]

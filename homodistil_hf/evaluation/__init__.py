@@ -3,8 +3,7 @@
 from .comparison import compare, format_comparison
 from .fine_tuning import GlueSettings
 from .held_out_text import DiscrepancySettings, evaluate_discrepancy
-from .metrics import load_metric
-from .task_runs import SquadSettings, evaluate_glue, evaluate_squad
+from .task_runs import SquadSettings, evaluate_glue, evaluate_squad, load_metric
 
 __all__ = [
     "DiscrepancySettings",

@@ -1,6 +1,6 @@
 """One table of evaluated models, with notes on every difference that makes the comparison less than fair.
 
-Numbers come from the facts of exports and from the summaries that `records.py` writes beside other models.
+Numbers come from the facts of exports and from the summaries that `evaluated_model.py` writes beside other models.
 """
 
 import statistics
@@ -11,9 +11,16 @@ from typing import Any
 
 from ..export.facts import BENCHMARKS, read_export_facts
 from ..models.cost import COSTS
-from ..tables import markdown_table
-from .evaluated_model import model_in, model_name, results_folder
-from .records import DISCREPANCY, DISCREPANCY_METRICS, SUMMARY_FILE, Spread, read_summary
+from ..tables import Spread, markdown_table
+from .evaluated_model import (
+    DISCREPANCY,
+    DISCREPANCY_METRICS,
+    SUMMARY_FILE,
+    model_in,
+    model_name,
+    read_summary,
+    results_folder,
+)
 
 _HEADINGS = {
     "num_parameters": "parameters",

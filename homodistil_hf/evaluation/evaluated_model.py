@@ -1,17 +1,22 @@
-"""The model that a folder or a Hub name holds, loaded for an evaluation, and the folder of its results.
+"""The model that a folder or a Hub name holds, loaded for an evaluation, and its results on disk.
 
 The folder of a finished run stands for its export, a `checkpoint-N` for its student at the widths of that step.
+Results are one JSON a measurement, and a summary that is always made anew from those files. A record carries a digest
+of everything that its numbers depend on: weights, tokenizer, data, settings. If the digest is the same, a measurement
+is read instead of repeated; else the record is replaced.
 """
 
+import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,17 +27,24 @@ from ..export.export_folder import facts_held
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
 from ..export.student_in_folder import StudentIn, checkpoint_student, members_hint, student_in
 from ..files.checkpoints import check_manifest
-from ..files.folders import check_writable, is_path, write_text
+from ..files.folders import check_writable, is_path, remove_folder, write_text
 from ..files.inside import refuse_link_out
+from ..files.provenance import version_facts
 from ..files.run_names import STUDENT_FOLDER
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_object, write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
 from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, as_heads_read, check_padding, load_tokenizer, stored_tokenizer
+from ..tables import Spread
 from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
+SUMMARY_FILE = "summary.json"
+DISCREPANCY = "discrepancy"
+DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
+Record: TypeAlias = dict[str, Any]
+_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "sha256")
 BOUND_TO = "guarantee_of"
 """Key of the digests of the model and the teacher that guarantees are of."""
 
@@ -73,6 +85,67 @@ class EvaluatedModel:
         """`name`, `architecture`, `num_hidden_layers` and the four costs."""
         counted = model_facts(self.model)
         return {"name": self.name, **{key: counted[key] for key in ("architecture", "num_hidden_layers", *COSTS)}}
+
+    def measured(
+        self, name: str, depends_on: Mapping[str, Any], measure: Callable[[Path], Mapping[str, Any]]
+    ) -> tuple[Record, bool]:
+        """Read a result, or measure and write it.
+
+        Args:
+            name: of the measurement, e.g. `rte.seed-0`; the file's name without `.json`.
+            depends_on: settings and digests of the data, plain values. The model's own digest is added.
+            measure: returns the result, plain values. It gets a folder for what it needs to go on after a stop. The
+                folder is removed once there is a result.
+
+        Returns:
+            `tuple[dict, bool]`: the record; whether it was read.
+        """
+        digested = json.dumps({**depends_on, "model": self.sha256}, sort_keys=True)
+        sha256 = hashlib.sha256(digested.encode("utf-8")).hexdigest()
+        path = self.results / f"{name}.json"
+        if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
+            return earlier, True
+        # the digest in its name: only the same measurement goes on there
+        going_on = self.results / f".{name}-{sha256[:16]}"
+        for other in self.results.glob(f".{glob.escape(name)}-*"):
+            if other != going_on:
+                remove_folder(other)  # of other settings, data or weights
+        record = {
+            "model": {"name": self.name, "sha256": self.sha256},
+            **measure(going_on),
+            "sha256": sha256,
+            "versions": version_facts(),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        }
+        self.results.mkdir(parents=True, exist_ok=True)
+        # the record first, or a kill in between would lose the work
+        write_json(path, record)
+        remove_folder(going_on)
+        return record, False
+
+    def summarize(self) -> dict[str, Any]:
+        """Sum up all records of this model as it is now, and write `summary.json`.
+
+        It holds `model` (name, digest, costs), `tasks` (name → mean, standard deviation, conditions), and
+        `discrepancy` if it was measured.
+        """
+        tasks: dict[str, list[Record]] = {}
+        summary: dict[str, Any] = {"model": {**self.costs(), "sha256": self.sha256}}
+        for path in sorted(self.results.glob("*.json")):
+            record = _read_record(path)
+            measured = record.get("model")
+            # records of other weights stay, but don't count
+            if not isinstance(measured, dict) or measured.get("sha256") != self.sha256:
+                continue
+            if "seed" in record:
+                tasks.setdefault(record["data"], []).append(record)
+            elif path.stem == DISCREPANCY:
+                left_out = ("model", "sha256", "versions", "finished")
+                summary[DISCREPANCY] = {key: value for key, value in record.items() if key not in left_out}
+        summary["tasks"] = {name: _summary(records) for name, records in tasks.items()}
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_json(self.results / SUMMARY_FILE, summary)
+        return summary
 
     def publish(self, summary: Mapping[str, Any]) -> None:
         """Write a summary into the facts and the card of an export; other models stay as they are.
@@ -192,3 +265,38 @@ def model_name(source: str | Path) -> str:
 
 
 _EXPECTED = "an export, a finished run, a checkpoint-N, the folder of a BERT model, or its name on the Hub"
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Read the summary of [`EvaluatedModel.summarize`]; None where the folder has none."""
+    path = folder / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    summary = read_json_object(path, f"{SUMMARY_FILE} in folder={str(folder)!r}")
+    if not isinstance(summary.get("tasks"), dict) or not isinstance(summary.get("model"), dict):
+        raise ValueError(f"{SUMMARY_FILE} in folder={str(folder)!r} is no summary of evaluations; evaluate again")
+    return summary
+
+
+def _summary(records: list[Record]) -> dict[str, Any]:
+    newest = max(records, key=lambda record: record["finished"])
+    # Seeds of one result share its settings; records of other settings are an earlier run's.
+    same = [record for record in records if record["conditions"] == newest["conditions"]]
+    same.sort(key=lambda record: record["seed"])
+    conditions = {key: value for key, value in newest.items() if key not in _PER_SEED}
+    return {
+        "score": Spread.of(record["score"] for record in same).facts(),
+        "metrics": {name: Spread.of(record["metrics"][name] for record in same).facts() for name in newest["metrics"]},
+        "seeds": [record["seed"] for record in same],
+        "scores": [record["score"] for record in same],
+        **conditions,
+    }
+
+
+def _read_record(path: Path) -> Record:
+    if not path.is_file():
+        return {}
+    try:
+        return read_json_object(path, path.name)
+    except ValueError:  # cut off, or no record: measured again
+        return {}

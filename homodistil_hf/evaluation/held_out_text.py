@@ -36,9 +36,16 @@ from ..models.equality import weights_digest
 from ..models.heads import fastest_device
 from ..models.loading import load_encoder
 from ..models.tokenizers import check_words_of_model, fitted_length
-from .evaluated_model import EvaluatedModel, load_model, model_in, model_name, results_claimed
+from .evaluated_model import (
+    DISCREPANCY,
+    DISCREPANCY_METRICS,
+    EvaluatedModel,
+    load_model,
+    model_in,
+    model_name,
+    results_claimed,
+)
 from .fine_tuning import settings_from
-from .records import DISCREPANCY, DISCREPANCY_METRICS, Records
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +140,6 @@ def evaluate_discrepancy(
             "blocks_sha256": hashlib.sha256(json.dumps(blocks["input_ids"][:]).encode()).hexdigest(),
             "teacher_sha256": weights_digest(found) if found else None,
         }
-        records = Records(evaluated)
 
         def measure(folder: Path) -> dict[str, Any]:
             start = time.perf_counter()
@@ -142,10 +148,10 @@ def evaluate_discrepancy(
             names = {"teacher": teacher_name, "eval_data": list(map(public_name, settings.eval_data))}
             return metrics | names | depends_on | {"time_s": round(time.perf_counter() - start, 1)}
 
-        record, was_there = records.measured(DISCREPANCY, depends_on, measure)
+        record, was_there = evaluated.measured(DISCREPANCY, depends_on, measure)
         figures = ", ".join(f"{name} {record[name]:.4g}" for name in DISCREPANCY_METRICS if name in record)
         say(f"{DISCREPANCY}: {figures}{' (read from an earlier evaluation)' if was_there else ''}")
-        summary = records.summarize()
+        summary = evaluated.summarize()
         evaluated.publish(summary)
         return summary
 

@@ -39,7 +39,6 @@ from ..training.ranks import refuse_ranks
 from ..training.run_folder import check_same_identity, existing_files, folder_claimed
 from .evaluated_model import load_model
 from .fine_tuning import FineTuned, FineTuningSettings, fine_tuned, task_metrics
-from .records import Records
 from .task_runs import chosen_rate, training_rows, with_length
 
 _TRAINING_FOLDER = "training"
@@ -165,7 +164,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         return measured(trained_on(rows, folder, **changes).model, aside)
 
     rate = chosen_rate(
-        Records(replace(evaluated, results=training)),
+        replace(evaluated, results=training),
         settings,
         train,
         columns,

@@ -1,7 +1,7 @@
 """GLUE and SQuAD: fine-tunes a model on every task with several seeds, and grades it by the task's official metrics.
 
-Each task has a learning rate, given or chosen on held-out rows. Every seed writes a record, see records.py. Rows:
-`tasks/glue.py`; formulas: metrics.py.
+Each task has a learning rate, given or chosen on held-out rows. Every seed has a record, see evaluated_model.py. The
+metrics are also modules of `evaluate`. Rows: `tasks/glue.py`; formulas: `tasks/metrics.py`.
 """
 
 import logging
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
-from datasets import Dataset
+import numpy as np
+from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedModel
 from typing_extensions import override
 
@@ -39,6 +40,17 @@ from ..tasks.glue import (
 )
 from ..tasks.held_out import keep_aside
 from ..tasks.kinds import VALUES
+from ..tasks.metrics import (
+    accuracy,
+    best_threshold,
+    class_f1,
+    exact_match,
+    matthews_correlation,
+    normalize_answer,
+    pearson,
+    spearman,
+    token_f1,
+)
 from ..tasks.questions import WindowSizes
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
@@ -51,14 +63,25 @@ from .fine_tuning import (
     settings_from,
     training_dtype,
 )
-from .metrics import constant_score, official_scores, task_score
-from .records import Records
+
+if TYPE_CHECKING:
+    import evaluate
 
 logger = logging.getLogger(__name__)
 
 MISMATCHED = "validation_mismatched"
 _ROWS_SEED = 0
 _Settings = TypeVar("_Settings", bound=FineTuningSettings)
+_GLUE_FORMULAS = {
+    "accuracy": accuracy,
+    "f1": class_f1,
+    "matthews_correlation": matthews_correlation,
+    "pearson": pearson,
+    "spearmanr": spearman,
+}
+_ANSWER = {"id": Value("string"), "prediction_text": Value("string")}
+_ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
+Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -266,11 +289,10 @@ def evaluate_tasks(
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Measure a model on tasks, one after the other; after each the summary, facts and card are up to date."""
-    records = Records(evaluated)
     summary: dict[str, Any] = {}
     for data in tasks:
-        _evaluate_task(records, data, measure, settings, say)
-        summary = records.summarize()
+        _evaluate_task(evaluated, data, measure, settings, say)
+        summary = evaluated.summarize()
         evaluated.publish(summary)
     return summary
 
@@ -281,7 +303,7 @@ def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
 
 
 def chosen_rate(
-    records: Records,
+    evaluated: EvaluatedModel,
     settings: FineTuningSettings,
     rows: Dataset,
     columns: Columns,
@@ -298,7 +320,7 @@ def chosen_rate(
     Each is tried with a few steps on training rows without a slice, and measured on the slice.
 
     Args:
-        records: gets a result for each rate.
+        evaluated: gets a result for each rate.
         settings: have the rates.
         rows: training rows.
         columns: of the rows.
@@ -329,7 +351,7 @@ def chosen_rate(
     for rate in rates:
         changes = {"learning_rate": rate, "seed": seed}
         of_rate = f"{name and name + '.'}learning-rate-{rate:g}"
-        record, _ = records.measured(of_rate, {**depends_on, "tried": changes}, partial(tried, changes))
+        record, _ = evaluated.measured(of_rate, {**depends_on, "tried": changes}, partial(tried, changes))
         result = "diverged" if record["score"] is None else figures_line(record["metrics"])
         say(f"{label}learning rate {rate:g}: {result} on {len(held_out):,} rows held out from the training set")
         if record["score"] is not None:
@@ -342,7 +364,7 @@ def chosen_rate(
 
 
 def _evaluate_task(
-    records: Records, data: TaskData, measure: Measure, settings: GlueSettings, say: Callable[[str], None]
+    evaluated: EvaluatedModel, data: TaskData, measure: Measure, settings: GlueSettings, say: Callable[[str], None]
 ) -> None:
     """Choose a learning rate if there is a choice, then fine-tune and measure with every seed."""
     task, name, seeds, rates = data.task, data.name, settings.seeds, settings.candidates()
@@ -358,14 +380,14 @@ def _evaluate_task(
         rows: Dataset, measured_on: Mapping[str, Dataset], folder: Path, *, seed: int, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
         start, changed = time.perf_counter(), replace(settings, learning_rates=(), **changes)
-        results, trained = measure(records.model, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
+        results, trained = measure(evaluated, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
         return results, trained, round(time.perf_counter() - start, 1)
 
     def metrics_aside(rows: Dataset, held_out: Dataset, folder: Path, **changes: Any) -> dict[str, float]:
         return measured(rows, {"held_out": held_out}, folder, **changes)[0]["held_out"]
 
     rate = chosen_rate(
-        records,
+        evaluated,
         settings,
         train,
         columns,
@@ -404,6 +426,152 @@ def _evaluate_task(
 
     for index, seed in enumerate(seeds, 1):
         depends_on = {"task": task, "conditions": conditions, "seed": seed}
-        record, was_there = records.measured(f"{name}.seed-{seed}", depends_on, partial(seed_record, seed))
+        record, was_there = evaluated.measured(f"{name}.seed-{seed}", depends_on, partial(seed_record, seed))
         source = "read from an earlier evaluation" if was_there else f"{record['time_s']:.0f} s"
         say(f"{name}, seed {seed} ({index} of {len(seeds)}): {figures_line(record['metrics'])} ({source})")
+
+
+# The official metrics
+
+
+def load_metric(task: str) -> "evaluate.Metric":
+    """Load the official metric of a task; nothing is downloaded. GLUE's values are in [-1, 1], SQuAD's in percent.
+
+    Inputs and results are named as those of the Hub's `glue`, `squad` and `squad_v2`.
+
+    Raises:
+        ValueError: `task` is unknown.
+
+    Example:
+    ```python
+    >>> load_metric("cola").compute(predictions=[1, 0, 1, 1], references=[1, 0, 0, 1])
+    {'matthews_correlation': 0.57735...}
+    >>> load_metric("squad").compute(
+    ...     predictions=[{"id": "1", "prediction_text": "in 1976"}],
+    ...     references=[{"id": "1", "answers": {"text": ["1976"], "answer_start": [97]}}],
+    ... )
+    {'exact_match': 0.0, 'f1': 66.66...}
+
+    ```
+    """
+    check_task(task, BENCHMARK_TASKS)
+    import evaluate  # takes half a second, and evaluations do without
+
+    if task in SQUAD_TASKS:
+        wanted: Any = {"id": Value("string"), "answers": _ANSWERS}
+        given: Any = _ANSWER | ({} if task == "squad" else {"no_answer_probability": Value("float64")})
+    else:
+        given = wanted = Value("float64" if task == "stsb" else "int64")
+
+    class OfficialMetric(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            features = Features({"predictions": given, "references": wanted})
+            return evaluate.MetricInfo(f"The official metrics of {task}.", citation="", features=features)
+
+        def _compute(self, predictions: Any, references: Any, **options: float) -> dict[str, float]:
+            return official_scores(task, predictions, references, **options)
+
+    return OfficialMetric(task, keep_in_memory=True)
+
+
+def official_scores(task: str, predictions: Any, references: Any, **options: float) -> dict[str, float]:
+    """Measure predictions by the official metrics of a task, with inputs and results as in [`load_metric`].
+
+    An undefined score of GLUE is 0, as in scikit-learn: a correlation with a constant, and an F1 without any positive.
+
+    Raises:
+        ValueError: no predictions, or some that have no score.
+    """
+    if len(predictions) == 0:
+        raise ValueError(f"predictions of {task} are empty; expected at least one")
+    if task in SQUAD_TASKS:
+        return (_first_version if task == "squad" else _second_version)(predictions, references, **options)
+    given, wanted = np.asarray(predictions), np.asarray(references)
+    for name, values in (("predictions", given), ("references", wanted)):
+        if not np.isfinite(values).all():
+            bad = values[~np.isfinite(values)][0]
+            raise ValueError(f"{name} of {task} hold {bad}; expected finite numbers: has it diverged?")
+    return {name: _GLUE_FORMULAS[name](given, wanted) for name in GLUE_TASKS[task].metrics}
+
+
+def _first_version(predictions: Rows, references: Rows) -> dict[str, float]:
+    """SQuAD v1.1: `exact_match` and `f1`."""
+    rows = _paired(predictions, references)
+    if without := [reference["id"] for _, reference in rows if not reference["answers"]["text"]]:
+        raise ValueError(f"references: question id={without[0]!r} has no answer; use the metric squad_v2")
+    pairs = [(row["prediction_text"], reference["answers"]["text"]) for row, reference in rows]
+    return {
+        "exact_match": _percent([exact_match(text, golds) for text, golds in pairs]),
+        "f1": _percent([token_f1(text, golds, both_empty=0.0) for text, golds in pairs]),
+    }
+
+
+def _second_version(predictions: Rows, references: Rows, no_answer_threshold: float = 1.0) -> dict[str, float]:
+    """SQuAD v2.0: `exact` and `f1`; `HasAns_…` and `NoAns_…`, of questions with and without an answer.
+
+    Above `no_answer_threshold` an answer counts as none. `best_exact` and `best_f1` are the scores at the best
+    thresholds, `…_thresh` these thresholds.
+    """
+    pairs = _paired(predictions, references)
+    texts = [row["prediction_text"] for row, _ in pairs]
+    probabilities = np.array([row["no_answer_probability"] for row, _ in pairs])
+    outside = probabilities[~((probabilities >= 0) & (probabilities <= 1))]
+    if len(outside):
+        raise ValueError(f"no_answer_probability={outside[0]} is not in [0, 1]; of a score s, give 1 / (1 + exp(-s))")
+    has_answer = np.array([bool(reference["answers"]["text"]) for _, reference in pairs])
+    # Right answers that are not empty once normalised; else the empty one.
+    golds = [[text for text in row["answers"]["text"] if normalize_answer(text)] or [""] for _, row in pairs]
+    rows = list(zip(texts, golds, strict=True))
+    formulas: dict[str, Any] = {"exact": exact_match, "f1": token_f1}
+    scores = {name: np.array([formula(*row) for row in rows]) for name, formula in formulas.items()}
+    counted = {
+        name: np.where(probabilities > no_answer_threshold, ~has_answer, values) for name, values in scores.items()
+    }
+    results: dict[str, float] = {}
+    for prefix, chosen in (("", np.ones_like(has_answer)), ("HasAns_", has_answer), ("NoAns_", ~has_answer)):
+        if chosen.any():
+            results |= {f"{prefix}{name}": _percent(values[chosen]) for name, values in counted.items()}
+            results[f"{prefix}total"] = int(chosen.sum())
+    is_answered = np.array([bool(text) for text in texts])
+    for name, values in scores.items():
+        best, threshold = best_threshold(values, probabilities, has_answer=has_answer, is_answered=is_answered)
+        results |= {f"best_{name}": 100 * best, f"best_{name}_thresh": threshold}
+    return results
+
+
+def _percent(scores: Sequence[float] | np.ndarray) -> float:
+    return float(100 * np.sum(scores) / len(scores))
+
+
+def _paired(predictions: Rows, references: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Each reference's prediction, by id."""
+    by_id = {row["id"]: row for row in predictions}
+    if missing := [row["id"] for row in references if row["id"] not in by_id]:
+        raise ValueError(f"predictions lack id={missing[0]!r} of the references; predict an empty text for no answer")
+    return [(by_id[reference["id"]], reference) for reference in references]
+
+
+def task_score(task: str, results: Mapping[str, float]) -> float:
+    """The mean of a task's main metrics, in [-1, 1] with 1 for a perfect model; SQuAD's percents become fractions."""
+    names = BENCHMARK_TASKS[task].metrics
+    return sum(results[name] for name in names) / len(names) / (100 if task in SQUAD_TASKS else 1)
+
+
+def constant_score(data: TaskData) -> float:
+    """Score of a model that has learned nothing: one answer for every dev row, as [`task_score`].
+
+    The answer is the training rows' most frequent label, their mean for a similarity, none for a question of SQuAD.
+    """
+    scores = []
+    for dev in data.dev.values():
+        if data.task in GLUE_TASKS:
+            labels, references = data.train["label"][:], dev["label"][:]
+            constant = statistics.fmean(labels) if GLUE_TASKS[data.task].kind == VALUES else statistics.mode(labels)
+            predictions = [constant] * len(dev)
+        else:
+            references = dev.select_columns(["id", "answers"]).to_list()
+            predictions = [
+                {"id": row["id"], "prediction_text": "", "no_answer_probability": 1.0} for row in references
+            ]
+        scores.append(task_score(data.task, official_scores(data.task, predictions, references)))
+    return statistics.fmean(scores)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..evaluation.records import Spread
+from ..tables import Spread
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]

@@ -1,6 +1,6 @@
 """Formulas of a task's metrics, in numpy: accuracy, F1, correlations, spans of tags, answers to questions.
 
-`evaluation/metrics.py` has those of GLUE and SQuAD as modules of `evaluate`, `distillation/task_scores.py`
+`evaluation/task_runs.py` has those of GLUE and SQuAD as modules of `evaluate`, `distillation/task_scores.py`
 measures held-out batches by them. `tests/tasks/test_metrics.py` holds them equal to scikit-learn's and SciPy's.
 
 Shapes: R rows or words, C classes or values.

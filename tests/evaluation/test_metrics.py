@@ -9,7 +9,7 @@ from datasets import Dataset
 from rows import each
 from sklearn import metrics
 
-from homodistil_hf.evaluation.metrics import constant_score, load_metric, task_score
+from homodistil_hf.evaluation.task_runs import constant_score, load_metric, task_score
 from homodistil_hf.tasks.glue import GLUE_TASKS, TaskData
 
 GLUE_METRICS = {name: task.metrics for name, task in GLUE_TASKS.items()}

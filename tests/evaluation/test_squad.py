@@ -15,13 +15,13 @@ from transformers import AutoTokenizer
 from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import EvaluatedModel, load_model
 from homodistil_hf.evaluation.fine_tuning import FineTuned, encoded_rows, settings_from
-from homodistil_hf.evaluation.metrics import task_score
 from homodistil_hf.evaluation.task_runs import (
     SquadSettings,
     evaluate_squad,
     evaluate_tasks,
     grade,
     official_metrics,
+    task_score,
     training_rows,
     with_length,
 )

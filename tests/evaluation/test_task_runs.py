@@ -9,8 +9,8 @@ import torch
 from tiny_glue import NUM_DEV, NUM_TRAIN, FakeMeasure, tiny_evaluated, write_task
 
 from homodistil_hf.evaluation import GlueSettings
+from homodistil_hf.evaluation.evaluated_model import read_summary
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS
-from homodistil_hf.evaluation.records import Records, read_summary
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
 from homodistil_hf.tasks.glue import load_glue
 
@@ -241,12 +241,12 @@ def test_no_summary_is_none_and_a_foreign_one_an_error(tmp_path):
 
 
 def test_a_measurement_that_fails_leaves_no_record(tmp_path):
-    records = Records(tiny_evaluated(tmp_path / "results"))
+    evaluated = tiny_evaluated(tmp_path / "results")
 
     def fail(folder):
         raise FloatingPointError("diverged")
 
     with pytest.raises(FloatingPointError, match="diverged"):
-        records.measured("rte.seed-0", {}, fail)
+        evaluated.measured("rte.seed-0", {}, fail)
     assert not (tmp_path / "results").exists()
-    assert records.summarize()["tasks"] == {}
+    assert evaluated.summarize()["tasks"] == {}

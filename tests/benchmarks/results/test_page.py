@@ -12,7 +12,7 @@ from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
 from benchmarks.studies import retrieval
 from benchmarks.sweep.folder import trained
-from homodistil_hf.evaluation.metrics import constant_score
+from homodistil_hf.evaluation.task_runs import constant_score
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
 from homodistil_hf.tasks.glue import load_glue
 from homodistil_hf.training.learning_rate import default_learning_rate
