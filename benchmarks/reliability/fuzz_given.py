@@ -25,7 +25,7 @@ from homodistil_hf.evaluation.fine_tuning import encoded_rows
 from homodistil_hf.tasks.kinds import CLASSES, LABELS
 from homodistil_hf.tasks.reading import load_rows
 from homodistil_hf.tasks.rows_task import read_labelled
-from homodistil_hf.tasks.spans import marked_texts
+from homodistil_hf.tasks.tags import marked_texts
 
 SCRIPTS = (
     *(

@@ -33,7 +33,7 @@ from .delimited import SEPARATORS, check_cells, csv_settings, has_quoted_cells, 
 logger = logging.getLogger(__name__)
 
 TAGGED_WORDS = (".conll", ".bio", ".iob", ".iob2")
-"""Endings of files with a word and its tag a line, which tasks/word_lines.py reads."""
+"""Endings of files with a word and its tag a line, which tasks/reading.py reads."""
 
 
 class _ArrowDatasetReader(ParquetDatasetReader):

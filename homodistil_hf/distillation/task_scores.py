@@ -1,6 +1,6 @@
 """The meter that measures a task's own metrics on held-out batches, by the formulas of `tasks/metrics.py`.
 
-`tasks/answers.py` grades answers to questions, by whole rows. Shapes: R predictions, C classes or values.
+`tasks/questions.py` grades answers to questions, by whole rows. Shapes: R predictions, C classes or values.
 """
 
 import logging

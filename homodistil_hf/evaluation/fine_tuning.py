@@ -39,11 +39,10 @@ from ..models.heads import (
     start_at_mean,
     with_fresh_head,
 )
-from ..tasks.answers import answer_grades
 from ..tasks.encoding import encode_rows, question_rows
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
 from ..tasks.metrics import IS_CONSTANT, accuracy
-from ..tasks.questions import WindowSizes
+from ..tasks.questions import WindowSizes, answer_grades
 from ..tasks.rows_task import RowsTask
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task

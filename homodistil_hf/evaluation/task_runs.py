@@ -24,7 +24,6 @@ from ..files.field_checks import describe_settings, setting
 from ..models.heads import logits_of_rows
 from ..models.tokenizers import fitted_length
 from ..tables import figures_line
-from ..tasks.answers import EVEN, RankedAnswers, answer_questions
 from ..tasks.columns import Columns
 from ..tasks.glue import (
     BENCHMARK_TASKS,
@@ -51,7 +50,7 @@ from ..tasks.metrics import (
     spearman,
     token_f1,
 )
-from ..tasks.questions import WindowSizes
+from ..tasks.questions import EVEN, RankedAnswers, WindowSizes, answer_questions
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     LEAST_STEPS,

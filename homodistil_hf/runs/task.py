@@ -27,7 +27,6 @@ from ..models.tokenizers import (
     tokenizer_of_run,
 )
 from ..models.widths import WidthPlan, widths_of
-from ..tasks.answers import answer_grades
 from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns, num_labelled
 from ..tasks.encoding import (
     LEAST_ROWS,
@@ -40,6 +39,7 @@ from ..tasks.encoding import (
 )
 from ..tasks.held_out import apart, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
+from ..tasks.questions import answer_grades
 from ..tasks.reading import load_rows
 from ..training.learning_rate import default_task_rate, steps_of_task
 from ..training.small_start import BESIDE_A_TEACHER, folder_of_start, is_of_a_task, load_small_start

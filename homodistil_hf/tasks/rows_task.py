@@ -44,8 +44,7 @@ from .labels import (
     plain_labels,
 )
 from .reading import load_rows
-from .spans import read_span
-from .tags import entries_of, scheme_of
+from .tags import entries_of, read_span, scheme_of
 
 logger = logging.getLogger(__name__)
 

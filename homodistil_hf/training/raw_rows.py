@@ -107,8 +107,8 @@ class RowReader(RawReader):
         found = self.found(rows, argument) if self.kind == ANSWERS else None
         if found is None:
             return None
-        from ..tasks.answers import answer_grades
         from ..tasks.encoding import question_rows
+        from ..tasks.questions import answer_grades
 
         questions = question_rows(*found)
         if questions is None:

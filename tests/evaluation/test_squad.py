@@ -28,9 +28,17 @@ from homodistil_hf.evaluation.task_runs import (
 from homodistil_hf.models.architectures.architecture import QUESTION_ANSWERING
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import with_fresh_head
-from homodistil_hf.tasks.answers import RankedAnswers, answer_grades, answer_questions, rank_answers
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
-from homodistil_hf.tasks.questions import WindowSizes, check_windows, labelled_inputs, make_windows
+from homodistil_hf.tasks.questions import (
+    RankedAnswers,
+    WindowSizes,
+    answer_grades,
+    answer_questions,
+    check_windows,
+    labelled_inputs,
+    make_windows,
+    rank_answers,
+)
 
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(

@@ -7,8 +7,15 @@ from hypothesis import strategies as st
 from rows import each
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.tasks.answers import RankedAnswers, rank_answers
-from homodistil_hf.tasks.questions import Window, WindowSizes, check_answers, labelled_inputs, make_windows
+from homodistil_hf.tasks.questions import (
+    RankedAnswers,
+    Window,
+    WindowSizes,
+    check_answers,
+    labelled_inputs,
+    make_windows,
+    rank_answers,
+)
 
 TOKENIZER = tiny_tokenizer()
 SHORT = WindowSizes(12, stride=2, max_question_tokens=3)

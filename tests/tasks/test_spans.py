@@ -6,7 +6,7 @@ import pytest
 from rows import each
 from transformers import BertTokenizer
 
-from homodistil_hf.tasks.spans import marked_texts
+from homodistil_hf.tasks.tags import marked_texts
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 NAMES = ["O", "B-X", "I-X", "B-Y", "I-Y"]

@@ -5,8 +5,7 @@ from datasets import Dataset
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.tasks.reading import load_rows
-from homodistil_hf.tasks.word_lines import grouped
+from homodistil_hf.tasks.reading import grouped, load_rows
 
 TWO = {"tokens": [["Ada", "wrote"], ["Rome"]], "ner_tags": [["B-PER", "O"], ["B-LOC"]]}
 

@@ -25,8 +25,7 @@ from ...tasks.columns import Columns, find_columns, listed_columns
 from ...tasks.encoding import check_rows, encode_rows, texts_by_column
 from ...tasks.glue import GLUE_TASKS, check_tasks, load_glue
 from ...tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
-from ...tasks.reading import load_rows
-from ...tasks.word_lines import is_conll
+from ...tasks.reading import is_conll, load_rows
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
 
 _ARGUMENT = "unlabeled_data"
