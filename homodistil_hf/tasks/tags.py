@@ -82,8 +82,8 @@ def tagged_texts(
     for number, (_, places, tags) in enumerate(texts, 1):
         if tags is not None and len(tags) != len(places):
             raise ValueError(
-                f"{where} has {len(tags)} tags for {len(places)} words in row {number:,}; expected one a word: correct "
-                "or drop the row"
+                f"{where} has {len(tags)} tags for {len(places)} words in row {number:,}; expected one a word: "
+                "correct or drop the row"
             )
     own_names = class_names(rows.features[columns.labels[0]]) if columns.labels else []
     given = in_scheme([one.tags for one in texts], own_names, names_of(config), where)
