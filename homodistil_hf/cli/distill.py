@@ -64,14 +64,11 @@ class Distill(Command):
             return 0
         from ..runs.distill import run
         from ..runs.kinds import run_kind_of
-        from ..training.ranks import leave_process_group, naming_lost_ranks, watch_ranks
+        from ..training.ranks import leave_process_group
 
         settings = parse_run(words)
         show_logs(settings.is_main)
-        if settings.training is not None:
-            watch_ranks(settings.training)
-        with naming_lost_ranks():
-            results = run(settings)
+        results = run(settings)
         if results and settings.is_main:
             from ..export.report import closing_line
 

@@ -50,7 +50,7 @@ from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
 from .pair import Origins, ProjectionInit, adopt_optimizer, prepare, resolve_student
 from .progress import ShortProgress
-from .ranks import check_launch, naming_lost_ranks, wrap_again
+from .ranks import check_launch, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
 from .run_folder import RunFolder
 
@@ -206,7 +206,6 @@ class DistillationTrainer(ExactTrainer):
 
     # The parts of a run
 
-    @naming_lost_ranks()
     def __init__(
         self,
         model: str | PreTrainedModel,
@@ -516,7 +515,6 @@ class DistillationTrainer(ExactTrainer):
         """Held-out metrics of the last evaluation, over all evaluation sets."""
         return next(reversed(self.evaluations.values()), {})
 
-    @naming_lost_ranks()
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
 
@@ -566,7 +564,6 @@ class DistillationTrainer(ExactTrainer):
         self.held_out.whole_row_scores = next((grade for graded, grade in gradings if graded is rows), None)
         return super().get_eval_dataloader(eval_dataset)
 
-    @naming_lost_ranks()
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
 
@@ -601,7 +598,6 @@ class DistillationTrainer(ExactTrainer):
 
     # Exports and the Hub
 
-    @naming_lost_ranks()
     def export(self, folder: str | Path, format: str = "standard", *, allow_partial: bool = False) -> Path:
         """Write the student to a folder that loads with `from_pretrained`; see [`export_student`].
 

@@ -41,7 +41,7 @@ from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_q
 from ..training_args import ExactArguments, trial_settings
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .progress import ShortProgress
-from .ranks import WholeBatches, lay_out_buckets, naming_lost_ranks
+from .ranks import WholeBatches, lay_out_buckets
 from .row_checks import check_source, checked_batch
 from .run_folder import (
     Requested,
@@ -87,8 +87,6 @@ class ExactTrainer(Trainer):
     resumed_from: str = ""
     resumed_logs: Mapping[str, Any] | None = None
     epoch_number = 0
-
-    evaluation_loop = naming_lost_ranks()(Trainer.evaluation_loop)
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
         # Trainer makes the folder; a run that is refused after that should leave none.
@@ -248,7 +246,6 @@ class ExactTrainer(Trainer):
 
     # A run from its first step to its last
 
-    @naming_lost_ranks()
     def train(self, resume_from_checkpoint: Requested = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, or go on where a checkpoint stopped.
 
@@ -266,7 +263,6 @@ class ExactTrainer(Trainer):
                 folder that held files before this trainer was made; a folder in which another process trains; or data
                 that are not enough for one step.
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
-            ConnectionError: another rank is dead or hangs.
         """
         if trial is not None:
             # a trial of Optuna becomes settings by hp_space, other backends pass settings

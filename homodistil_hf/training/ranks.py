@@ -9,13 +9,12 @@ ranks would change the order, and it would repeat rows at the stream's end. `Who
 import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, gather_object, is_compiled_module
-from torch import distributed, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
@@ -39,8 +38,7 @@ def on_every_rank(check: Callable[[], T]) -> T:
     except (ValueError, OSError) as error:
         problem = error
     # every rank comes here, whether its check failed or not, so none waits for ever
-    with naming_lost_ranks():
-        problems = gather_object([problem and f"{type(problem).__name__}: {problem}"])
+    problems = gather_object([problem and f"{type(problem).__name__}: {problem}"])
     # the rank's own error as it is, else that of the first rank with one
     if problem is not None:
         raise problem
@@ -50,36 +48,12 @@ def on_every_rank(check: Callable[[], T]) -> T:
     return result
 
 
-@contextmanager
-def naming_lost_ranks() -> Iterator[None]:
-    """Turn torch's errors of broken connections into a `ConnectionError` that names the ranks at fault.
-
-    Raises:
-        ConnectionError: a rank is dead, or was not there for `ddp_timeout` seconds; raised on every other rank.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        # errors of connections alone; gloo's have no class of their own
-        if not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
-            raise
-        from .rank_watch import lost_ranks_error  # a run of one process has no ranks to watch
-
-        if (explained := lost_ranks_error()) is None:
-            raise
-        raise explained from error
-
-
 def leave_process_group() -> None:
     """End the process group of this process and its threads; without a group nothing happens.
 
     Wrapped models hold the group in reference cycles, so it outlives `destroy_process_group` until those are
     collected. A thread of it that is still there when the interpreter ends may abort the process.
     """
-    if distributed.is_initialized():
-        from .rank_watch import end_watch
-
-        end_watch()
     PartialState().destroy_process_group()
     gc.collect()
 
@@ -97,15 +71,6 @@ def check_launch(args: TrainingArguments) -> None:
             f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"
         )
-    watch_ranks(args)
-
-
-def watch_ranks(args: TrainingArguments) -> None:
-    """Write signs of life, and let calls wait for `ddp_timeout` of the newest run, where there are several ranks."""
-    if args.world_size > 1 and distributed.is_initialized():
-        from .rank_watch import watch
-
-        watch(args)
 
 
 def refuse_ranks() -> None:

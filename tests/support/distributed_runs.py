@@ -6,7 +6,6 @@ after the other; the runs of a world follow each other in the same processes. Ea
 
 import gc
 import os
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
 GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
 WORLD_SIZES = (1, 4, 2)
-LOST_TIMEOUT_S = 8
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
 
 
@@ -273,34 +271,6 @@ def other_masks(folder: Path, num_ranks: int) -> dict[str, Any]:
     return {"error": error_of(trainer.train), "step": trainer.state.global_step}
 
 
-def lost_rank(
-    name: str, folder: Path, num_ranks: int, *, rank: int, moment: str, dies: bool = False
-) -> dict[str, Any]:
-    """A rank that dies or hangs when it calls a method of its trainer; what the others hear, and after how long."""
-    settings = {"save_strategy": "steps", "save_steps": 2, "ddp_timeout": LOST_TIMEOUT_S}
-    settings |= {"num_scoring_batches": 2} if moment == "_score_units" else {}
-    trainer = make_trainer(folder / f"lost {rank} in {moment}", num_ranks, **settings)
-    before, since_s = getattr(trainer, moment), time.monotonic()
-
-    def lost(*args: Any, **kwargs: Any) -> Any:
-        if trainer.args.process_index == rank and (moment != "get_batch_samples" or trainer.state.global_step == 3):
-            if not dies:
-                sleep_until_others_left(folder / name, num_ranks - 1)
-            os._exit(0)  # a status that ends no other rank
-        return before(*args, **kwargs)
-
-    setattr(trainer, moment, lost)
-    error = error_of(trainer.evaluate if moment == "evaluation_collator" else trainer.train)
-    return {"error": error, "seconds": time.monotonic() - since_s}
-
-
-def sleep_until_others_left(world: Path, num_others: int) -> None:
-    """Hang until each other rank has left its file, or for longer than any should wait."""
-    end_s = time.monotonic() + 2.5 * LOST_TIMEOUT_S
-    while time.monotonic() < end_s and len(list(world.glob("*.pt"))) < num_others:
-        time.sleep(0.1)
-
-
 def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
     """What is refused on every rank, though it may be wrong on one only."""
     rank = int(os.environ["RANK"])
@@ -320,17 +290,11 @@ def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
 def error_of(action: Callable[[], Any]) -> str:
     try:
         action()
-    except (RuntimeError, ValueError, ConnectionError) as error:
+    except (RuntimeError, ValueError) as error:
         return str(error)
     return ""
 
 
-LOST_RANKS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "hangs in scoring": partial(lost_rank, "hangs in scoring", rank=1, moment="_score_units"),
-    "hangs in evaluation": partial(lost_rank, "hangs in evaluation", rank=0, moment="evaluation_collator"),
-    "dies in a step": partial(lost_rank, "dies in a step", rank=2, moment="get_batch_samples", dies=True),
-    "dies with the store": partial(lost_rank, "dies with the store", rank=0, moment="get_batch_samples", dies=True),
-}
 RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **{name: partial(shared, name) for name in SHARED},
     "resume: 4 ranks": partial(resumed, "plain", 4),
@@ -347,7 +311,6 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "one bad rank": one_bad_rank,
     "other masks": other_masks,
     "refusals": refusals,
-    **LOST_RANKS,
 }
 
 
@@ -368,7 +331,7 @@ class World:
 
 _ONE, *_MANY = (World(str(size), size, (*shared_on(size), "passes", "evaluated rows")) for size in WORLD_SIZES)
 GROUPS = (
-    (_ONE, *(World(name, 4, (name,)) for name in LOST_RANKS)),  # lost ranks are waited for most of the time
+    (_ONE,),
     *((world,) for world in _MANY),
     (
         World("4 more", 4, ("resume: 4 ranks", "other masks")),
