@@ -383,14 +383,8 @@ class HomoDistilTrainer(DistillationTrainer):
         gates, saved = self.pruner.gates, state["pruner"].get("gates")
         if gates is None or saved is None:
             return
-        # layers at 0 were removed, and don't come back: another choice needs a new trainer
-        is_removed = saved["value"] == 0
-        if gates.are_removed and (not is_removed or list(gates.kept or ()) != saved["kept"]):
-            raise ValueError(
-                f"the student has layers {list(gates.kept or ())} left, the checkpoint's has others; resume in "
-                "a new trainer"
-            )
-        if is_removed and not gates.are_removed:
+        # layers at 0 were removed, and don't come back
+        if saved["value"] == 0 and not gates.are_removed:
             self._leave_out(tuple(saved["kept"]))
 
     @override

@@ -257,22 +257,3 @@ class DistillationLoss:
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])
-
-
-def check_weights(weights: Mapping[str, float], student: LayerwiseModel) -> None:
-    """Refuse weights with which a student would learn nothing.
-
-    Args:
-        weights: term → factor ≥ 0.
-        student: its task decides which of `mlm` and `task` is its own term.
-
-    Raises:
-        ValueError: all terms of a student of this task have factor 0.
-    """
-    foreign = "task" if task_of(student).name == "mlm" else "mlm"
-    counting = [name for name in weights if name != foreign]
-    if not any(weights[name] for name in counting):
-        raise ValueError(
-            f"{', '.join(f'{name}_weight' for name in counting)} are 0, all that count for a "
-            f"{type(student).__name__}, so nothing would be learnt; set kl_weight=1.0, for instance"
-        )

@@ -28,13 +28,12 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator, masking_collator
-from ..distillation.objective import DistillationLoss, check_weights
+from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.method_card import MethodCard
 from ..files.checkpoints import STATE_FILE
 from ..files.field_checks import refuse_without_part
-from ..files.strict_json import is_number
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
 from ..models.conversion import to_stock
@@ -193,11 +192,13 @@ class DistillationTrainer(ExactTrainer):
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
-        weights = self.args.loss_weights()
-        check_weights(weights, self.model)
+        """The terms of the loss, HomoDistil's by default."""
         return DistillationLoss(
-            self.model, teacher, weights=weights, kept_heads=self.matched_heads, matched_layers=self.matched_layers
+            self.model,
+            teacher,
+            weights=self.args.loss_weights(),
+            kept_heads=self.matched_heads,
+            matched_layers=self.matched_layers,
         )
 
     def make_evaluation(self) -> HeldOutEvaluation:
@@ -261,7 +262,7 @@ class DistillationTrainer(ExactTrainer):
         data: Mapping[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
             data, self.gradings = self._tokenized(data, processing_class, pair.student)
-        check_data(data, processing_class, config, removes_columns=args.remove_unused_columns)
+        check_data(data, processing_class, config)
         if isinstance(processing_class, PreTrainedTokenizerBase):
             check_words_of_model(processing_class, teacher)
         self._refuse_settings_without_part(task, masks_words=data_collator is None)
@@ -462,10 +463,6 @@ class DistillationTrainer(ExactTrainer):
 
     # Logs and checkpoints
 
-    def extra_logs(self) -> dict[str, float]:
-        """Skipped steps, and the student's size."""
-        return self.step_log.skipped() | self.status()
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Like [`ExactTrainer.save_model`]; where a user calls it, a line of the log names what writes an export."""
         super().save_model(output_dir, _internal_call)
@@ -518,38 +515,17 @@ class DistillationTrainer(ExactTrainer):
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
 
-        With `compute_metrics` its metrics are among them. With several evaluation sets each metric has the name of
-        its set in front.
+        With several evaluation sets each metric has the name of its set in front.
         """
         sets: Any = self.eval_dataset
         metrics: dict[str, float] = {}
         for name in sets if isinstance(sets, dict) else [None]:
-            if self.compute_metrics is None:
-                loader, config = self.get_eval_dataloader(name), self.model.config
-                batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
-                of_set = self.held_out.of_teacher(batches)
-            else:
-                of_set = self._teacher_metrics_of_the_user(name)
+            loader, config = self.get_eval_dataloader(name), self.model.config
+            batches = (checked_batch(self._prepare_inputs(inputs), config) for inputs in loader)
+            of_set = self.held_out.of_teacher(batches)
             metrics |= of_set if name is None else {f"{name}_{key}": value for key, value in of_set.items()}
         self.teacher_evaluation = metrics
         return metrics
-
-    def _teacher_metrics_of_the_user(self, name: str | None) -> dict[str, float]:
-        """The teacher's metrics, and the results of `compute_metrics` for its logits, by Trainer's own loop."""
-        from ..export.outcome import TIMINGS
-
-        # the loop calls the trainer's own prediction step, which measures `held_out.student`
-        student, self.held_out.student = self.held_out.student, self.distillation.teacher.exact
-        try:
-            loader = self.get_eval_dataloader(name)
-            metrics = self.evaluation_loop(loader, "teacher", False, metric_key_prefix="teacher").metrics or {}
-        finally:
-            self.held_out.student = student
-        self.callback_handler.on_predict(self.args, self.state, self.control, metrics)  # ends the bar
-        numbers = {key.removeprefix("teacher_"): value for key, value in metrics.items() if is_number(value)}
-        # the names that `of_teacher` gives, and the user's own
-        shown = (key for key in numbers if key != "loss" and "kept_fraction" not in key and not key.endswith(TIMINGS))
-        return {key: numbers[key] for key in shown}
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Like Trainer's, but tokenizes raw rows; the evaluation that follows grades these rows."""
@@ -662,7 +638,8 @@ class DistillationTrainer(ExactTrainer):
                 "method": self.method,
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,
-                **self.extra_logs(),
+                **self.step_log.skipped(),
+                **self.status(),
             },
             DATA: self.data_facts(),
             "evaluation": self.held_out_metrics,

@@ -42,11 +42,10 @@ from ..training_args import ExactArguments, trial_settings
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .progress import ShortProgress
 from .ranks import WholeBatches, lay_out_buckets
-from .row_checks import check_source, checked_batch
+from .row_checks import check_kind, checked_batch
 from .run_folder import (
     Requested,
     RunFolder,
-    check_moments,
     check_same_run,
     folder_claimed,
     leaving_no_empty_folder,
@@ -84,7 +83,6 @@ class ExactTrainer(Trainer):
     is_stopping = False
     num_stop_requests: torch.Tensor | int = 0
     has_started = False
-    resumed_from: str = ""
     resumed_logs: Mapping[str, Any] | None = None
     epoch_number = 0
 
@@ -143,8 +141,8 @@ class ExactTrainer(Trainer):
         """One short row that the model can read; see [`lay_out_buckets`]."""
         return {"input_ids": torch.zeros(1, 1, dtype=torch.int64, device=self.args.device)}
 
-    def extra_logs(self) -> dict[str, float]:
-        """Values that training logs report beside the terms of the loss; none by default."""
+    def status(self) -> dict[str, float]:
+        """Values of the model's size that training logs report beside the terms of the loss; none by default."""
         return {}
 
     # One optimizer step
@@ -330,13 +328,10 @@ class ExactTrainer(Trainer):
 
     def begin_training(self) -> None:
         """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
-        self._initial_global_step = 0  # newer versions count this session's steps only, older ones all: see log
         self.is_stopping = False
         self.step_log = StepLog()
         self.epoch_number = int(self.state.epoch or 0)
         if self.resumed_logs is not None:
-            # load_state_dict accepts moments of any shape silently, and they step silently.
-            check_moments(self.optimizer, self.resumed_from)
             self.step_log.load_state_dict(
                 self.resumed_logs,
                 rank=self.args.process_index,
@@ -383,7 +378,7 @@ class ExactTrainer(Trainer):
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
         is_training = kwargs.get("is_training")
-        check_source(dataset, is_training=is_training, num_workers=self.args.dataloader_num_workers or 0)
+        check_kind("train_dataset" if is_training else "the data set to evaluate on", dataset)
         if not is_training:
             if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
                 raise ValueError(
@@ -454,16 +449,13 @@ class ExactTrainer(Trainer):
             kwargs: of the backend.
 
         Raises:
-            ValueError: the trainer was given an optimizer, or trains the given model itself; `hp_space` names no
-                setting.
+            ValueError: the trainer trains the given model itself; `hp_space` names no setting.
         """
         if not self.made_with:
             raise ValueError(
                 f"{type(self).__name__} trains the given model itself, so a trial would go on from the one before; "
                 "start a run with each setting"
             )
-        if any(self.made_with.get("optimizers", ())):
-            raise ValueError("optimizers are of one model, but each trial has its own; pass optimizer_cls_and_kwargs")
         self.hp_search_backend = HPSearchBackend(backend or default_hp_search_backend())
         search = ALL_HYPERPARAMETER_SEARCH_BACKENDS[self.hp_search_backend]()
         search.ensure_available()
@@ -502,17 +494,13 @@ class ExactTrainer(Trainer):
     # Logs
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with every term of the loss and `extra_logs` beside Trainer's own training logs."""
+        """Log, with every term of the loss and skipped steps and `status` beside Trainer's own training logs."""
         if "loss" in logs and "learning_rate" in logs:  # Trainer's: a user may log on one rank only
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
             logs |= self.step_log.averages(self.accelerator.reduce)
-            logs |= self.extra_logs()
+            logs |= self.step_log.skipped() | self.status()
         if "train_loss" in logs:
             logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
-        if self.resumed_logs is not None and "train_runtime" in logs:
-            # Rates count the steps of this session only, whatever part of the run was resumed.
-            share = 1 - self.resumed_logs["global_step"] / max(1, self.state.global_step)
-            logs |= {name: share * value for name, value in logs.items() if name.endswith("_per_second")}
         super().log(logs, start_time)
 
     # Checkpoints
@@ -547,7 +535,7 @@ class ExactTrainer(Trainer):
                 self.state.best_model_checkpoint = str(checkpoint)
             if self.args.should_save:
                 self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-                self.write_state(staged, logs | {"global_step": step})
+                self.write_state(staged, logs)
         # In a row of bad steps the newest checkpoint may be beyond repair, so one from before the row stays too.
         num_bad_steps = self.step_log.num_bad_steps_in_row
         good = self.run_folder.last_good_before(step - num_bad_steps + 1) if num_bad_steps else None
@@ -616,7 +604,6 @@ class ExactTrainer(Trainer):
                     f"resume_from_checkpoint={resume_from_checkpoint!r} has no {name}, as it was saved with "
                     "save_only_model=True; it can be exported, but only a full checkpoint can be resumed"
                 )
-        self.resumed_from = resume_from_checkpoint
         self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
         self.has_started = True
 

@@ -308,6 +308,3 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
     # projections have no counterpart in the model
     projections = [parameter for name, parameter in parameters.items() if name.startswith(f"{PROJECTIONS}.")]
     optimizer.param_groups[0]["params"].extend(projections)
-    # the others make their state at their first step; Adagrad does so too in newer versions of torch
-    if isinstance(optimizer, torch.optim.Adagrad) and projections:
-        optimizer.state.update(torch.optim.Adagrad(projections, **optimizer.defaults).state)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, gather_object, is_compiled_module
+from accelerate.utils import gather_object, is_compiled_module
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -59,14 +59,8 @@ def leave_process_group() -> None:
 
 
 def check_launch(args: TrainingArguments) -> None:
-    """Join the other ranks, and refuse launches that don't give each of them a whole copy of the model."""
-    kind = args.device and args.distributed_state.distributed_type  # asking for the device makes the state
-    if kind != DistributedType.NO and not kind.value.startswith("MULTI_"):
-        raise ValueError(
-            f"distributed_type={kind.value} is not supported by this package's trainers; use DDP (torchrun or "
-            "accelerate launch): pruning needs whole parameters on every rank"
-        )
-    if args.n_gpu > 1:
+    """Join the other ranks, and refuse several GPUs in one process; `ExactArguments` refuse launches without DDP."""
+    if args.n_gpu > 1:  # asking for their number joins
         raise ValueError(
             f"{args.n_gpu} GPUs in one process would use DataParallel, which loses masks and gradients; launch with "
             "torchrun or accelerate, or set CUDA_VISIBLE_DEVICES to one GPU"

@@ -43,18 +43,17 @@ _REMEDIES = {
 """Class, or parent class, of something that has rows, but gives none of them → the remedy."""
 
 
-def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any, *, removes_columns: bool = False) -> None:
+def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Check the data before training starts.
 
     Args:
         data: argument name → data set, or a mapping of them; None and streams are let pass.
         tokenizer: compared with the teacher's vocabulary if it is a tokenizer.
         config: the student's configuration.
-        removes_columns: whether Trainer removes the columns that the model does not take.
 
     Raises:
-        ValueError: an empty data set, rows that are not tokenized, sequences longer than the teacher's positions, a
-            tokenizer of another vocabulary, a transform whose columns would be removed.
+        ValueError: an empty data set, rows that are not tokenized, sequences longer than the teacher's positions, or a
+            tokenizer of another vocabulary.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         check_tokenizer(tokenizer, config)
@@ -62,16 +61,6 @@ def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any, *, removes_
     for name, rows in named_sets(data).items():
         check_kind(name, rows)
         _check_rows(name, rows, config)
-        if removes_columns and _tokenizes_late(rows):
-            raise ValueError(
-                f"{name} makes input_ids by a transform of its columns {first_of(rows.column_names)}, which Trainer "
-                "would remove; set remove_unused_columns=False"
-            )
-
-
-def _tokenizes_late(rows: Any) -> bool:
-    """Whether the rows of a table have `input_ids` from a transform alone."""
-    return isinstance(rows, datasets.Dataset) and "input_ids" not in rows.column_names
 
 
 def check_kind(name: str, dataset: Any) -> None:
@@ -86,24 +75,6 @@ def check_kind(name: str, dataset: Any) -> None:
         raise ValueError(
             f"{name} is a {type(dataset).__name__}; expected rows, as a datasets.Dataset has them: give "
             f"{remedy.format(name=name)}"
-        )
-
-
-def check_source(dataset: Any, *, is_training: Any, num_workers: int) -> None:
-    """[`check_kind`], with a warning of a stream that every worker of the data loader reads.
-
-    Streams of `datasets` divide their shards.
-    """
-    name = "train_dataset" if is_training else "the data set to evaluate on"
-    check_kind(name, dataset)
-    is_foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset)
-    if is_foreign and num_workers > 1:
-        logger.warning(
-            "dataloader_num_workers=%d: each worker reads all rows of %s, a %s, unless its __iter__ divides them "
-            "by torch.utils.data.get_worker_info(); set it to 1 if it does not",
-            num_workers,
-            name,
-            type(dataset).__name__,
         )
 
 
@@ -127,7 +98,8 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
             f"(masked words: homodistil_hf.tokenize_to_blocks), or give {as_table}its tokenizer as processing_class, "
             "without a data_collator"
         )
-    is_table = isinstance(rows, datasets.Dataset) and not _tokenizes_late(rows)
+    # a transform may make input_ids of other columns
+    is_table = isinstance(rows, datasets.Dataset) and "input_ids" in rows.column_names
     try:
         if is_table:
             tokens = table.select_columns("input_ids").with_format("arrow")[:_NUM_ROWS]["input_ids"]

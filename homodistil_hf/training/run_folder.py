@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from accelerate.utils import broadcast_object_list
 
 from ..files.checkpoints import (
@@ -270,19 +269,3 @@ def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder
             what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
             here, there = short_repr(expected[name]), short_repr(state.get(name))
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
-
-
-def check_moments(optimizer: Any, folder: str | Path) -> None:
-    """Refuse an optimizer's loaded state whose tensors have other shapes than their parameters.
-
-    A moment that is summed up along a dimension, as Adafactor's are, lacks that one or has a single entry there.
-    """
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        for name, value in optimizer.state.get(parameter, {}).items():
-            if not torch.is_tensor(value) or value.dim() != parameter.dim():
-                continue
-            if any(size not in (1, whole) for size, whole in zip(value.shape, parameter.shape, strict=True)):
-                raise ValueError(
-                    f"optimizer state {name} of shape {tuple(value.shape)} in {folder} doesn't fit a parameter of "
-                    f"shape {tuple(parameter.shape)}; resume with the settings that the run was started with"
-                )

@@ -103,30 +103,15 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(EXIT_STATUS)
 
 
-# A fork has nothing of ours to tidy up, and one that waits for a library's lock would never call our handlers. So it
-# gives SIGTERM back its meaning at once. The signal waits until then: Python forgets one that comes during a fork.
-
-_masks = threading.local()
-"""`before_fork`: the signals that the forking thread blocked before."""
-
-
-def _hold_sigterm() -> None:
-    _masks.before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-
-
-def _let_sigterm_come() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before_fork)
-
-
 def _die_of_sigterm() -> None:
+    """In a fork: give SIGTERM back its meaning. It has nothing to tidy up, and may wait where no handler is called."""
     handler = signal.getsignal(signal.SIGTERM)
     if handler is _end or isinstance(getattr(handler, "__self__", None), StopRequest):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _let_sigterm_come()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_hold_sigterm, after_in_parent=_let_sigterm_come, after_in_child=_die_of_sigterm)
+    os.register_at_fork(after_in_child=_die_of_sigterm)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

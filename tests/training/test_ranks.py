@@ -5,12 +5,10 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
-from accelerate.utils import DistributedType
 from distributed_runs import RecordingCollator
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,17 +21,6 @@ from torch.utils.data import Sampler
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.training.ranks import WholeBatches, check_whole_model, first_rows, num_own_rows, on_every_rank
-
-DDP = "use DDP .torchrun or accelerate launch.: pruning needs whole parameters on every rank"
-
-
-@pytest.mark.slow
-@each("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA"])
-def test_launches_other_than_ddp_are_refused(make_trainer, kind):
-    trainer = make_trainer()
-    trainer.args.distributed_state = SimpleNamespace(distributed_type=DistributedType[kind])
-    with pytest.raises(ValueError, match=f"^distributed_type={kind} is not supported by .*; {DDP}"):
-        HomoDistilTrainer(make_teacher(), trainer.args, train_dataset=make_blocks())
 
 
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):

@@ -25,19 +25,17 @@ from run_traces import (
 from safetensors.torch import load_file
 from tiny_models import GRADUAL, make_blocks
 from transformers import AutoModelForMaskedLM
-from transformers.optimization import Adafactor
 
 from homodistil_hf.files.checkpoints import (
     PROJECTIONS_FILE,
     SCORES_FILE,
     last_checkpoint,
-    write_manifest,
 )
 from homodistil_hf.files.folders import TRIAL_SUFFIX
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.training.publishing import checkpoint_pushes
-from homodistil_hf.training.run_folder import check_moments, check_output_dir, existing_files
+from homodistil_hf.training.run_folder import check_output_dir, existing_files
 
 pytestmark = pytest.mark.slow
 
@@ -96,15 +94,13 @@ def test_a_second_train_in_one_process_goes_back_to_wider_students(trained, tmp_
         assert logs_of(trainer) == logs
 
 
-def test_train_loss_and_rates_of_a_resumed_run(make_trainer, tmp_path):
+def test_train_loss_of_a_resumed_run(make_trainer, tmp_path):
     whole = make_trainer(callbacks=[SaveAt(6)], **STEP_BY_STEP)
     expected = whole.train()
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **STEP_BY_STEP)
     found = resumed.train(checkpoint(tmp_path, 6))
     assert found.training_loss == expected.training_loss
     assert found.metrics["train_loss"] == expected.metrics["train_loss"]
-    # Half of the steps were run in this session, so its rate counts half of them.
-    assert found.metrics["train_steps_per_second"] * found.metrics["train_runtime"] == pytest.approx(6, rel=0.02)
 
 
 @pytest.mark.parametrize("asked", ["last", True])
@@ -140,31 +136,6 @@ def test_checkpoints_that_can_not_be_resumed_are_refused(make_trainer, tmp_path)
     message = "^checkpoint .*checkpoint-1 is of student plan=.*, this run of .*; resume with the same student"
     with pytest.raises(ValueError, match=message):
         make_trainer(max_steps=2, student="macs=0.5").train(checkpoint(tmp_path, 1))
-
-
-def test_moments_of_another_shape_are_refused(make_trainer, tmp_path):
-    make_trainer(max_steps=2, callbacks=[SaveAt(1)], **GRADUAL).train()
-    file = Path(checkpoint(tmp_path, 1), "optimizer.pt")
-    saved = torch.load(file, weights_only=True)
-    saved["state"][0]["exp_avg"] = saved["state"][0]["exp_avg"][:, :8].clone()
-    torch.save(saved, file)
-    write_manifest(file.parent)
-    trainer = make_trainer(max_steps=2, output_dir=str(tmp_path / "resumed"), **GRADUAL)
-    with pytest.raises(ValueError, match=r"state exp_avg of shape \(96, 8\) .* a parameter of shape \(96, 32\)"):
-        trainer.train(checkpoint(tmp_path, 1))
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adafactor, Adafactor])
-def test_moments_that_are_summed_up_along_a_dimension_are_taken(kind):
-    matrix, vector = torch.nn.Parameter(torch.ones(4, 3)), torch.nn.Parameter(torch.ones(3))
-    optimizer = kind([matrix, vector])
-    (matrix.sum() + vector.sum()).backward()
-    optimizer.step()
-    check_moments(optimizer, "checkpoint-8")
-    name = next(name for name, value in optimizer.state[vector].items() if getattr(value, "shape", None) == (3,))
-    optimizer.state[vector][name] = torch.ones(4)
-    with pytest.raises(ValueError, match=r"of shape \(4,\) in checkpoint-8 doesn't fit a parameter of shape \(3,\)"):
-        check_moments(optimizer, "checkpoint-8")
 
 
 @pytest.mark.parametrize(

@@ -133,24 +133,6 @@ def test_a_fork_of_a_command_or_a_training_ends_at_once(context):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-_SIGTERM_DURING_A_FORK = """
-import os, signal
-os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))
-from homodistil_hf.training.sigterm import ending_cleanly  # its hook comes after the one above
-with ending_cleanly():
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), signal.pthread_sigmask(signal.SIG_BLOCK, []))
-"""
-
-
-def test_a_sigterm_during_a_fork_is_not_lost():
-    """A pool that ends while its worker is being forked would wait for that worker forever."""
-    told = subprocess.run([sys.executable, "-c", _SIGTERM_DURING_A_FORK], capture_output=True, check=True, text=True)
-    assert told.stdout == f"{-signal.SIGTERM} set()\n"
-
-
 # In a run
 
 
