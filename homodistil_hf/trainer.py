@@ -54,7 +54,7 @@ from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
 from .pruning.gates import LAYERS
-from .pruning.pruner import Pruner, PruningSettings, check_layers
+from .pruning.pruner import Pruner, check_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
@@ -243,12 +243,14 @@ class HomoDistilTrainer(DistillationTrainer):
         else:
             done = "keeps all layers" if self.matched_layers is None else "begins with the layers that it keeps"
             refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, f"the student {done}; leave it out"))
-        settings = PruningSettings(
+        self.pruner = Pruner(
+            self.model,
+            self.plan,
             metric=self.args.importance_metric,
             multiple=self.args.width_multiple,
             sensitivity_smoothing=self.args.sensitivity_smoothing,
+            kept_layers=self.args.kept_layer_indices,
         )
-        self.pruner = Pruner(self.model, self.plan, settings=settings, kept_layers=self.args.kept_layer_indices)
 
     @property
     def pruned_kinds(self) -> Sequence[str]:

@@ -20,7 +20,7 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.tasks.questions import WindowSizes
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
@@ -143,7 +143,7 @@ def make_checkpoint(folder: Path) -> None:
     """A checkpoint in the middle of pruning, with its scores."""
     folder.mkdir(parents=True)
     student = tiny_student()
-    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), settings=PruningSettings(metric="movement"))
+    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), metric="movement")
     student.train()(input_ids=torch.arange(5, 21)[None], labels=torch.arange(5, 21)[None]).loss.backward()
     pruner.score()
     pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))

@@ -23,6 +23,7 @@ from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.trainer import HomoDistilTrainer
+from homodistil_hf.training.progress import ShortProgress
 
 
 class _TimedStart:
@@ -41,7 +42,7 @@ def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder:
     gradual = {name: getattr(settings, name) for name in ("pruning_end_fraction", "pruning_interval_steps")}
     gradual |= {"num_scoring_batches": 0}
     trainer = HomoDistilTrainer(**_ours(HomoDistilTrainingArguments, settings, work, folder, **gradual))
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ShortProgress)
     _hold(trainer, place)
     return trainer
 
@@ -51,7 +52,7 @@ def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> H
     one_shot = trainer_named("one_shot")
     timed = type("TimedOneShot", (_TimedStart, one_shot), {})
     trainer = timed(**_ours(one_shot.arguments_class, settings, work, folder, num_scoring_batches=16))
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ShortProgress)
     return trainer
 
 

@@ -27,7 +27,7 @@ from ..models.widths import WidthPlan, kept_fractions, nearest_paddable, widths_
 from ..pruning.compaction import compact
 from ..pruning.gates import renumbered
 from ..pruning.masks import choose_masks, full_masks
-from ..pruning.pruner import Pruner, PruningSettings
+from ..pruning.pruner import Pruner
 from .export_folder import convert_export, export_student
 from .facts import CARD_SECTION, FACTS_FILE, read_facts, section_of
 
@@ -233,8 +233,7 @@ def checkpoint_student(
     # its widths are possible as they are, so no scores are needed
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
-    settings = PruningSettings(**state["pruner"]["settings"])
     kept_layers = state["pruner"]["gates"]["kept"] if fades else None
-    pruner = Pruner(student, target, settings=settings, full=full, kept_layers=kept_layers)
+    pruner = Pruner(student, target, full=full, kept_layers=kept_layers, **state["pruner"]["settings"])
     pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     return narrowed_copy(pruner, format=format), state

@@ -4,10 +4,8 @@ The `Pruner` calls these stages in the order of the paper and keeps the state in
 ranks: the trainer calls it at two moments of an optimizer step.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,28 +21,15 @@ from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
 
 
-@dataclass(frozen=True)
-class PruningSettings:
-    """How units are scored and chosen; `HomoDistilTrainingArguments` has the same words.
-
-    Args:
-        metric: `sensitivity`, `magnitude` or `movement`.
-        multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
-        sensitivity_smoothing: β1 in [0, 1).
-    """
-
-    metric: str = "sensitivity"
-    multiple: int = 8
-    sensitivity_smoothing: float = 0.999
-
-
 class Pruner:
     """Prunes a student towards a plan.
 
     Args:
         model: the student; changed in place.
         target: the plan; with fewer layers than the student, the others leave little by little, see `fade`.
-        settings: how units are scored and chosen.
+        metric: how units are scored: `sensitivity`, `magnitude` or `movement`.
+        multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
+        sensitivity_smoothing: β1 in [0, 1).
         full: the widths of kept fraction 1. Default: the student's now.
         kept_layers: with such a plan, the layers that stay. Default: those with the best scores.
 
@@ -57,23 +42,24 @@ class Pruner:
         model: LayerwiseModel,
         target: WidthPlan,
         *,
-        settings: PruningSettings = PruningSettings(),
+        metric: str = "sensitivity",
+        multiple: int = 8,
+        sensitivity_smoothing: float = 0.999,
         full: WidthPlan | None = None,
         kept_layers: Sequence[int] | None = None,
     ):
         self.model = model
         self.target = target
-        self.settings = settings
+        self.multiple = multiple
+        self.settings = {"metric": metric, "multiple": multiple, "sensitivity_smoothing": sensitivity_smoothing}
         self.full = full or widths_of(model.config)
         self.groups = encoder_groups(model)
         # before the scores: layers that are still to be chosen have some too
         self.gates: LayerGates | None = None
         if len(target.layers) < len(self.kept.layers):
             self.gates = LayerGates(model, len(target.layers), kept=kept_layers)
-            check_layers(settings.metric, kept_layers, len(target.layers), len(self.kept.layers))
-        self.scores: SensitivityScores = METRICS[settings.metric](
-            self._scored[1], sensitivity_smoothing=settings.sensitivity_smoothing
-        )
+            check_layers(metric, kept_layers, len(target.layers), len(self.kept.layers))
+        self.scores: SensitivityScores = METRICS[metric](self._scored[1], sensitivity_smoothing=sensitivity_smoothing)
         self.plan_reached = self.full == target
         self.choices_digest = b""
 
@@ -153,7 +139,7 @@ class Pruner:
             # up to them, or the first
             number_before = [sum(one <= layer for one in self.gates.kept) for layer in range(len(self.full.layers))]
             target = of_architecture(chosen(target, [max(0, number - 1) for number in number_before]), self.full)
-        plan = scheduled_plan(self.full, target, progress=progress, kept=self.kept, multiple=self.settings.multiple)
+        plan = scheduled_plan(self.full, target, progress=progress, kept=self.kept, multiple=self.multiple)
         self.plan_reached = all(value == 1 for value in progress.values())
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
 
@@ -181,7 +167,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rest of the pruner's state for a checkpoint, as JSON values."""
-        state = {"settings": dataclasses.asdict(self.settings), "plan_reached": self.plan_reached}
+        state = {"settings": self.settings, "plan_reached": self.plan_reached}
         return state if self.gates is None else state | {"gates": self.gates.state_dict()}
 
     def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -212,10 +198,9 @@ class Pruner:
 
     def check_metric(self, state: Mapping[str, Any]) -> None:
         """Refuse, with `ValueError` and without a change, a state whose scores are of another metric."""
-        if (metric := state["settings"]["metric"]) != self.settings.metric:
-            raise ValueError(
-                f"importance_metric={self.settings.metric!r} differs from the checkpoint's {metric!r}; resume with it"
-            )
+        own, metric = self.settings["metric"], state["settings"]["metric"]
+        if metric != own:
+            raise ValueError(f"importance_metric={own!r} differs from the checkpoint's {metric!r}; resume with it")
 
 
 def check_layers(metric: str, kept_layers: Sequence[int] | None, num_kept: int, num_layers: int) -> None:

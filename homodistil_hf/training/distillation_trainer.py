@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProgressCallback,
     TrainerCallback,
 )
 from transformers.trainer_utils import HubStrategy
@@ -48,7 +49,6 @@ from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
 from .pair import Origins, ProjectionInit, adopt_optimizer, prepare, resolve_student
-from .progress import ShortProgress
 from .ranks import check_launch, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
 from .run_folder import RunFolder
@@ -598,7 +598,7 @@ class DistillationTrainer(ExactTrainer):
             self.save_state()
             try_report(output_dir, student)
             line = closing_line(output_dir, student)
-            if line and any(isinstance(callback, ShortProgress) for callback in self.callback_handler.callbacks):
+            if line and any(isinstance(callback, ProgressCallback) for callback in self.callback_handler.callbacks):
                 tqdm.write(line)
         self.accelerator.wait_for_everyone()
         return student

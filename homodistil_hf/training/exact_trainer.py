@@ -95,9 +95,9 @@ class ExactTrainer(Trainer):
         self.step_log = StepLog()
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
-        for kind in (ProgressCallback, PrinterCallback):
-            self.remove_callback(kind)
-        self.add_callback(ShortProgress(lambda: self.size_in_words))
+        if not args.verbose:
+            self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
+            self.add_callback(ShortProgress(lambda: self.size_in_words))
 
     # What a subclass decides
 

@@ -1,11 +1,14 @@
-"""Progress for people: a bar, and one short line a log; trackers get every number, and so does `--verbose`."""
+"""Progress for people: a bar, and one short line a log; trackers get every number.
+
+With `verbose` a run has Trainer's own progress in its place.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback
+from transformers import ProgressCallback
 
 from ..files.strict_json import is_number
 
@@ -17,10 +20,8 @@ _SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy", "kl": "KL"}
 _TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
 
 
-class ShortProgress(ProgressCallback, PrinterCallback):
+class ShortProgress(ProgressCallback):
     """Trainer's bar, unless `disable_tqdm`, and a line a log in place of a dictionary.
-
-    It is a `ProgressCallback` and a `PrinterCallback`, so that removing either of these removes it.
 
     Args:
         size_in_words: returns how much smaller the student has become; empty where it has not.
@@ -36,7 +37,7 @@ class ShortProgress(ProgressCallback, PrinterCallback):
         """Say what was chosen, and make the bar."""
         self.first_step, self.begun_s = state.global_step, time.monotonic()
         rate, rows = f"{args.learning_rate:g}", f"{args.rows_per_step:,}"
-        if state.is_world_process_zero and not args.verbose:
+        if state.is_world_process_zero:
             tqdm.write(f"{state.max_steps - state.global_step:,} steps of {rows} rows, learning rate {rate}")
         if not args.disable_tqdm:
             super().on_train_begin(args, state, control, **kwargs)
@@ -53,11 +54,7 @@ class ShortProgress(ProgressCallback, PrinterCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Write a line."""
-        if args.verbose:
-            # the parent that would write the dictionary, without or with a bar
-            kind: Any = PrinterCallback if self.training_bar is None else ProgressCallback
-            kind.on_log(self, args, state, control, logs=logs, **kwargs)
-        elif state.is_world_process_zero and (words := list(log_words(logs))):
+        if state.is_world_process_zero and (words := list(log_words(logs))):
             if "train_runtime" not in logs:
                 words = [f"step {state.global_step:,}/{state.max_steps:,}", *words]
                 if size := self.size_in_words():

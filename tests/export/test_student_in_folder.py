@@ -29,7 +29,7 @@ from homodistil_hf.methods.formats import export_from
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.pruner import Pruner
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ ODD = WidthPlan(20, (LayerWidths(3, 6, 40), LayerWidths(2, 6, 24)))
 
 def make_pruner(kept: WidthPlan | None = None, *, metric: str = "sensitivity") -> Pruner:
     """On its way, with scores of two steps."""
-    pruner = Pruner(make_student(), TARGET, settings=PruningSettings(metric=metric))
+    pruner = Pruner(make_student(), TARGET, metric=metric)
     for _ in range(2):
         pruner.model(INPUT_IDS, labels=INPUT_IDS).loss.backward()
         pruner.score()

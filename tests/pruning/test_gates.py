@@ -17,7 +17,7 @@ from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.gates import LAYERS, LayerGates, check_kept
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 pytestmark = pytest.mark.slow
@@ -116,8 +116,8 @@ def test_other_layers_are_refused(kept, bound, message):
 
 def test_magnitudes_can_not_choose_layers():
     with pytest.raises(ValueError, match="importance_metric='magnitude' scores weights, and whole layers have none"):
-        make_pruner(settings=PruningSettings("magnitude"))
-    assert make_pruner(settings=PruningSettings("magnitude"), kept_layers=(0, 1)).gates.kept == (0, 1)
+        make_pruner(metric="magnitude")
+    assert make_pruner(metric="magnitude", kept_layers=(0, 1)).gates.kept == (0, 1)
 
 
 def test_the_best_layers_stay_and_a_first_one_that_must():
@@ -170,7 +170,7 @@ def run(pruner: Pruner, num_steps: int, *, first: int = 0, optimizer: torch.opti
 
 @pytest.mark.parametrize("metric", ["sensitivity", "movement"])
 def test_layers_and_widths_reach_the_plan_together(metric):
-    pruner = make_pruner(settings=PruningSettings(metric))
+    pruner = make_pruner(metric=metric)
     optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3)
     run(pruner, 10, optimizer=optimizer)
     assert not pruner.plan_reached

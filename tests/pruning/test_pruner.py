@@ -1,7 +1,6 @@
 """The pruner strings score, choose and slice together, and its state goes into a checkpoint and back."""
 
 import copy
-import dataclasses
 import json
 from itertools import pairwise
 
@@ -16,7 +15,7 @@ from torch import nn
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, kept_fractions, widths_of
 from homodistil_hf.pruning.masks import choose_masks, full_masks
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_see
 
 
 def make_pruner(target: WidthPlan = TARGET, **settings: object) -> Pruner:
-    return Pruner(to_student(make_teacher()), target, settings=PruningSettings(**settings))
+    return Pruner(to_student(make_teacher()), target, **settings)
 
 
 def backward(pruner: Pruner, seed: int = 0) -> None:
@@ -118,7 +117,7 @@ def copy_of(pruner: Pruner, **changes: object) -> Pruner:
     student = type(pruner.model)(copy.deepcopy(pruner.model.config))
     student.load_state_dict(pruner.model.state_dict())
     student.eval()
-    copied = Pruner(student, pruner.target, settings=dataclasses.replace(pruner.settings, **changes), full=pruner.full)
+    copied = Pruner(student, pruner.target, full=pruner.full, **pruner.settings | changes)
     copied.load_state(json.loads(json.dumps(pruner.state_dict())), pruner.state_tensors())
     return copied
 

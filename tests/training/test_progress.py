@@ -4,7 +4,6 @@ import re
 
 import pytest
 from rows import each
-from transformers import PrinterCallback, ProgressCallback
 
 from homodistil_hf.training.progress import ShortProgress, in_minutes, log_words
 
@@ -65,10 +64,9 @@ def test_verbose_shows_every_number(make_trainer, capsys):
     assert "step 1/1" not in out
 
 
-@pytest.mark.parametrize("kind", [ProgressCallback, PrinterCallback, ShortProgress])
-def test_removing_trainers_progress_removes_ours(make_trainer, kind, tmp_path, capsys):
+def test_a_run_without_its_progress_is_silent(make_trainer, tmp_path, capsys):
     trainer = make_trainer(max_steps=1, logging_steps=1)
-    trainer.remove_callback(kind)
+    trainer.remove_callback(ShortProgress)
     trainer.train()
     trainer.export(tmp_path / "small")
     assert capsys.readouterr().out == ""

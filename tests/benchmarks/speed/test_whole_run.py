@@ -7,7 +7,7 @@ from tiny_models import make_teacher
 from benchmarks.speed.whole_run import course, total_seconds
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.pruner import Pruner, PruningSettings
+from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
 KINDS = ("hidden", "attention", "ffn")
@@ -21,7 +21,7 @@ def schedule(end: float = 0.7, *, interval: int = 3, total: int = 60) -> Pruning
 
 def test_the_course_is_what_the_pruner_does():
     student = to_student(make_teacher())
-    pruner = Pruner(student, TARGET, settings=PruningSettings(multiple=4))
+    pruner = Pruner(student, TARGET, multiple=4)
     seen, num_choices = [], 0
     for step in range(1, 61):
         seen.append(pruner.kept)
