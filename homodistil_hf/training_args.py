@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
-from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 from transformers.utils import strtobool
 
 from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
-from .files.messages import first_line, near_name, nearest_valid, short_repr
+from .files.messages import near_name, nearest_valid, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
@@ -82,7 +82,6 @@ _RANGES: dict[str, Mapping[str, Any]] = {
     "seed": {"least": 0, "most": 2**32 - 1},
     "data_seed": {"least": -(2**63), "most": 2**63 - 1},
 }
-_TRIAL_STEPS, _TRIAL_RATE = 1000, 1e-3
 _SILENT_TRACKERS = ("azure_ml", "flyte")  # transformers' list of those that are installed leaves them out
 _GRAPH_MODES = ("reduce-overhead", "max-autotune")
 _LAUNCHES_THAT_SPLIT = (
@@ -226,19 +225,13 @@ class ExactArguments(TrainingArguments):
             self.dataloader_num_workers = int(self.device.type == "cuda")
         trackers = [self.report_to] if isinstance(self.report_to, str) else self.report_to or ()
         for name in {*trackers} - {"all", "none"}:
-            # what looks for all trackers, for runs that name one
-            from transformers.integrations import get_available_reporting_integrations
-            from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+            from transformers.integrations import get_available_reporting_integrations  # looks for all trackers
 
-            if name not in INTEGRATION_TO_CALLBACK:
-                nearest = nearest_valid(name, ["none", *INTEGRATION_TO_CALLBACK])
-                raise ValueError(f"report_to={short_repr(name)} is unknown; {nearest}")
             if name not in (*(installed := get_available_reporting_integrations()), *_SILENT_TRACKERS):
                 raise ValueError(
-                    f"report_to={name!r} is not installed here; install it, or set report_to to "
+                    f"report_to={short_repr(name)} is not installed here; install it, or set report_to to "
                     f"{' or '.join(map(repr, (*installed, 'none')))}"
                 )
-        _try_optimizer(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Trainer's values, without settings that have no part in the run."""
@@ -402,29 +395,6 @@ class DistillationArguments(ExactArguments):
         if self.learning_rate_curve != "auto":
             return self.learning_rate_curve == "pruning"
         return self.lr_scheduler_type == "linear"
-
-
-def _try_optimizer(args: ExactArguments) -> None:
-    """Make optimizer and learning-rate curve for one weight: they check their settings at the first step only."""
-    from transformers import Trainer  # seconds, of which settings that are only described need none
-
-    if args.optim not in SLICEABLE_OPTIMIZERS:
-        return  # others may need the model
-    tried = {"optim": args.optim, "optim_args": args.optim_args}
-    try:
-        rated = args if args.learning_rate is not None else with_settings(args, learning_rate=_TRIAL_RATE)
-        kind, settings = Trainer.get_optimizer_cls_and_kwargs(rated)
-        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **settings)
-        if not args.follows_pruning:
-            curve, kwargs = args.lr_scheduler_type, args.lr_scheduler_kwargs
-            tried = {"lr_scheduler_type": curve, "lr_scheduler_kwargs": kwargs}
-            steps = args.max_steps if args.max_steps > 0 else _TRIAL_STEPS
-            get_scheduler(curve, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=kwargs)
-    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        words = ", ".join(f"{name}={short_repr(getattr(value, 'value', value))}" for name, value in tried.items())
-        raise ValueError(
-            f"{words} can't be used ({type(error).__name__}: {first_line(error)}); mend or leave them out"
-        ) from error
 
 
 def refuse_reentrant_checkpointing(args: TrainingArguments, reason: str) -> None:

@@ -201,13 +201,6 @@ def test_unknown_choices_are_refused(name, value):
             "^gradient_checkpointing_kwargs={'use_reentrant': True} keeps no gradient of queries and keys, which "
             "attention_weight=0.5 needs; set use_reentrant to false",
         ),
-        # optimizer and curve are tried at once
-        ({"optim": "sgd", "optim_args": "momentum=abc"}, "^optim='sgd', optim_args='momentum=abc' can't be used"),
-        (
-            {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"foo": 1}},
-            "^lr_scheduler_type='cosine', lr_scheduler_kwargs={'foo': 1} can't be used",
-        ),
-        ({"lr_scheduler_type": "polynomial", "learning_rate": 1e-9}, "^lr_scheduler_type='polynomial'"),
         (
             {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
             "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
@@ -310,7 +303,9 @@ def test_a_tracker_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(found, lambda: ["tensorboard"])
     with pytest.raises(ValueError, match="^report_to='wandb' is not installed here; install it, or set report_to"):
         make_args(report_to="wandb")
-    with pytest.raises(ValueError, match="^report_to='tensorbord' is unknown; nearest valid: 'tensorboard'"):
+    with pytest.raises(
+        ValueError, match="^report_to='tensorbord' is not installed here; .* to 'tensorboard' or 'none'"
+    ):
         make_args(report_to=["tensorboard", "tensorbord"])
     assert make_args(report_to="tensorboard").report_to == ["tensorboard"]
 

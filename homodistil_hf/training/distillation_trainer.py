@@ -304,13 +304,11 @@ class DistillationTrainer(ExactTrainer):
     def _tokenized(
         self, data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel
     ) -> tuple[Mapping[str, Any], Sequence[tuple[Any, raw_rows.Grading]]]:
-        """Raw rows tokenized, as [`raw_rows.tokenized`], and the gradings of those of `eval_dataset`."""
+        """As [`raw_rows.tokenized`], by the reader of the first raw rows that the trainer was given."""
         if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
             self.row_reader = reader
             self.rows_facts = reader.described or self.rows_facts
-        encoded = raw_rows.tokenized(data, self.row_reader)
-        raw, read = ({"eval_dataset": sets["eval_dataset"]} for sets in (data, encoded))
-        return encoded, raw_rows.gradings_of(raw, read, self.row_reader)
+        return raw_rows.tokenized(data, self.row_reader)
 
     def _refuse_settings_without_part(self, task: Task, *, masks_words: bool) -> None:
         """Refuse settings that change nothing for a model of this task, unless they have their default."""

@@ -26,7 +26,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
-from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, default_hp_search_backend
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
 
@@ -428,10 +427,7 @@ class ExactTrainer(Trainer):
         self,
         hp_space: Callable[[Any], dict[str, Any]] | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "minimize",
-        backend: str | None = None,
-        hp_name: Callable[[Any], str] | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> Any:
         """Try settings, as `Trainer.hyperparameter_search` with the same arguments and return.
@@ -442,11 +438,8 @@ class ExactTrainer(Trainer):
         Args:
             hp_space: trial → settings by name; default: the backend's.
             compute_objective: metrics of an evaluation → its result; default: `eval_kl`, or `eval_loss` without one.
-            n_trials: number of trials.
-            direction: `"minimize"`, `"maximize"`, or a list of them for several results.
-            backend: `"optuna"` or `"ray"`; default: the first that is installed.
-            hp_name: trial → name of its folder.
-            kwargs: of the backend.
+            args: `n_trials`, `direction`, `backend` and `hp_name`, as in `Trainer.hyperparameter_search`.
+            kwargs: the same by name, and those of the backend.
 
         Raises:
             ValueError: the trainer trains the given model itself; `hp_space` names no setting.
@@ -456,17 +449,12 @@ class ExactTrainer(Trainer):
                 f"{type(self).__name__} trains the given model itself, so a trial would go on from the one before; "
                 "start a run with each setting"
             )
-        self.hp_search_backend = HPSearchBackend(backend or default_hp_search_backend())
-        search = ALL_HYPERPARAMETER_SEARCH_BACKENDS[self.hp_search_backend]()
-        search.ensure_available()
-        self.hp_space, self.hp_name = hp_space or search.default_hp_space, hp_name
-        self.compute_objective = compute_objective or default_objective
         earlier_files = self.run_folder.earlier_files
-        best = search.run(self, n_trials, direction, **kwargs)
+        self.model_init = lambda: self.model  # Trainer asks for one, but `train` makes the whole trainer again
+        best = super().hyperparameter_search(hp_space, compute_objective or default_objective, *args, **kwargs)
         if self.args.world_size > 1:
             (best,) = broadcast_object_list([best])
         self._make_again(best.hyperparameters if isinstance(best, BestRun) else {})
-        self.hp_search_backend = None
         self.run_folder.earlier_files = earlier_files  # the trials' folders are in no run's way
         return best
 

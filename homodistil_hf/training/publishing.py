@@ -213,8 +213,8 @@ def push_checkpoint(
         return commit_to(repo_id, commit, private=private, token=token, revision=revision)
 
 
-def check_address(address: str, *, token: str | None = None) -> None:
-    """Check that a checkpoint is there, before time is spent on anything else.
+def check_address(address: str, *, token: str | None = None) -> tuple[HubAddress, str]:
+    """Check that a checkpoint is there, before time is spent on anything else; return the address and its commit.
 
     Raises:
         ValueError: no such address, or no checkpoint there.
@@ -222,15 +222,21 @@ def check_address(address: str, *, token: str | None = None) -> None:
     """
     at = parse_address(address)
     with _fetch_errors(address, token):
-        manifest = f"{at.folder}/{MANIFEST_NAME}"
-        manifests = persistently(
-            lambda: HfApi(token=token).get_paths_info(at.repo_id, [manifest], revision=at.revision)
-        )
-    if not manifests:
+        info = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+    names = [file.rfilename for file in info.siblings or ()]
+    if (manifest := f"{at.folder}/{MANIFEST_NAME}") not in names:
         raise ValueError(
             f"resume_from_checkpoint={address!r} holds no checkpoint ({manifest} is missing); push one with "
             "hub_strategy='checkpoint', or name another folder or revision"
         )
+    # newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder
+    for name in names:
+        if not stays_inside(name):
+            raise ValueError(
+                f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
+                f"{short_repr(name)}; name another repository"
+            )
+    return at, str(info.sha)
 
 
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
@@ -242,18 +248,8 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
         ValueError: no such address, no checkpoint there, a damaged one, or another checkpoint of that step here.
         HubError: the Hub refused or can't be reached.
     """
-    check_address(address, token=token)
-    at = parse_address(address)
+    at, commit = check_address(address, token=token)
     with _fetch_errors(address, token):
-        info = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
-        commit = info.sha
-        # newer versions of huggingface_hub refuse such names too; 1.5 writes outside of the folder
-        for name in (file.rfilename for file in info.siblings or ()):
-            if not stays_inside(name):
-                raise ValueError(
-                    f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
-                    f"{short_repr(name)}; name another repository"
-                )
         # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
         if (staging := Path(output_dir) / STAGING_NAME).is_symlink():
             remove_folder(staging)

@@ -145,10 +145,14 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     return RowReader(kind, config, own, length, columns.texts)
 
 
-def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> dict[str, Any]:
-    """Tokenize the tables without `input_ids`, and say what was read; arguments and errors as [`reader_of`]."""
+def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[str, Any], list[tuple[Any, Grading]]]:
+    """Tokenize the tables without `input_ids`, and say what was read; arguments and errors as [`reader_of`].
+
+    Returns:
+        The data, tokenized; and those held-out sets of them that are graded by whole rows, each with its grading.
+    """
     if reader is None:
-        return dict(data)
+        return dict(data), []
     found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
     if raw := {name: rows for name, rows in named_sets(data).items() if is_raw(rows)}:
         from ..data.read_line import columns_words, read_line
@@ -161,28 +165,13 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> dict[str, An
             words = columns_words((*columns.texts, *columns.labels), parts[0].rows.column_names)
         of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
         logger.info(read_line(of_sets, words, num_labelled=num_labelled(parts), tokenizer=reader.tokenizer))
+    graded = {name: reader.grading(rows, name) for name, rows in raw.items() if name.startswith("eval_dataset")}
+    gradings = [(found[name], grading) for name, grading in graded.items() if grading is not None]
     # back in the shape of the arguments: one set, or several by name
     return {
         name: {part: found[f"{name}[{part!r}]"] for part in value} if isinstance(value, dict) else found[name]
         for name, value in data.items()
-    }
-
-
-def gradings_of(
-    data: Mapping[str, Any], encoded: Mapping[str, Any], reader: RawReader | None
-) -> list[tuple[Any, Grading]]:
-    """Raw sets that are graded by whole rows: each tokenized, with its grading.
-
-    Args:
-        data: arguments of a trainer: rows, or several sets of them by name.
-        encoded: the same, tokenized.
-        reader: tokenized them; None where nothing was to tokenize.
-    """
-    if reader is None:
-        return []
-    sets = zip(named_sets(data).items(), named_sets(encoded).values(), strict=True)
-    gradings = [(rows, reader.grading(raw, name)) for (name, raw), rows in sets if is_raw(raw)]
-    return [(rows, grading) for rows, grading in gradings if grading is not None]
+    }, gradings
 
 
 def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:
