@@ -10,7 +10,7 @@ from homodistil_hf.training import raw_rows
 
 
 def tokenized(data, tokenizer, model):
-    return raw_rows.tokenized(data, raw_rows.reader_of(data, tokenizer, model))
+    return raw_rows.tokenized(data, raw_rows.reader_of(data, tokenizer, model))[0]
 
 
 def test_several_sets_have_one_length_and_tokenized_ones_stay(caplog):
