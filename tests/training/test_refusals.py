@@ -55,10 +55,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"teacher_model": make_teacher("token_classification"), "student": None, "num_scoring_batches": 16},
         "train_dataset has the columns input_ids, example_id, but not labels",
     ),
-    "only the weight of another task": (
-        {"mlm_weight": 0, "kl_weight": 0, "hidden_weight": 0, "embedding_weight": 0},
-        "mlm_weight, kl_weight, .* are 0, all that count for a HomoBertForMaskedLM",
-    ),
     "weight of a task": ({"task_weight": 2.0}, "^task_weight=2.0 has no part in this run: masked words are its task"),
     "weight of words": ({"model": CLASSIFIER, "mlm_weight": 0.5}, "^mlm_weight=0.5 has no part in this run: its own"),
     "masks for a task": ({"model": CLASSIFIER, "mlm_probability": 0.2}, "^mlm_probability=0.2 has .*: no words are"),
