@@ -18,6 +18,7 @@ from benchmarks.marked_pages import fill_in
 from benchmarks.speed.bench import GROWTH, SHIPPED
 from benchmarks.speed.growth import format_growth
 from benchmarks.speed.measure import step_shape
+from benchmarks.speed.profiles import PARTS
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
 from benchmarks.speed.whole_run import BASELINES, FULL_WIDTH, LOOPS, ONE_SHOT, PLAIN, START, STRONG, mean_cost, way_of
@@ -57,11 +58,22 @@ def main(docs: Path = DOCS) -> None:
         "start": until_an_answer(read("start.json")["cpu_s"]),
         "shipped": shipped(speed[SHIPPED]),
         "cases": cases({name: results for name, results in speed.items() if name != SHIPPED}),
+        "operations": operations(read("operations.json")),
         "growth": format_growth(growth | {"vocab_sizes": growth["vocab_sizes"][1::2]}),  # with more predictions
         "gpu": gpu_cases(on_gpu),
     }
     fill_in(docs / "performance.md", performance)
     fill_in(docs / "latency.md", {"figures": latencies(latency)})
+
+
+def operations(record: Mapping[str, Any]) -> str:
+    """Launches of a step by variant."""
+    counts = record["counts"]
+    parts = [part for part in PARTS if any(part in of["launches"] for of in counts.values())]
+    rows = [[part, *(f"{of['launches'].get(part, 0):,}" for of in counts.values())] for part in parts]
+    rows.append(["**launches**", *(f"**{sum(of['launches'].values()):,}**" for of in counts.values())])
+    rows += [[name, *(f"{of[name]:,}" for of in counts.values())] for name in ("casts", "waits")]
+    return "\n".join(markdown_table(["", *counts], rows))
 
 
 def read(name: str) -> dict[str, Any]:

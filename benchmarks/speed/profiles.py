@@ -5,7 +5,8 @@ step is profiled, so the trainer itself knows nothing of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,9 +87,16 @@ def gradients_of(session: profile) -> list[Moment]:
 
 def part_seconds(run: GatedRun) -> dict[str, float]:
     """Let a run, past its warm-up, do one step; exclusive seconds of every part in `PARTS`, in sum the step's."""
-    with ExitStack() as stack:
-        for owner, name, part in _methods(run.trainer):
-            stack.enter_context(_in_range(owner, name, part, run.trainer.args.device))
+    device = run.trainer.args.device
+
+    @contextmanager
+    def recorded(part: str) -> Iterator[None]:
+        with record_function(f"{_PART}{part}"):
+            yield
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # so that the range holds the kernels that it started
+
+    with within_parts(run.trainer, recorded):
         session, seconds = _profiled_turn(run)
     parts = dict.fromkeys(PARTS, 0.0) | exclusive_seconds(_ranges(session))
     parts["other"] = seconds - sum(parts.values())
@@ -126,6 +134,15 @@ def _events(session: Any) -> list[Any]:
     return list(session.profiler.kineto_results.events())
 
 
+@contextmanager
+def within_parts(trainer: Trainer, context: Callable[[str], AbstractContextManager]) -> Iterator[None]:
+    """Enter `context(part)` around the trainer's methods that are a part of a step; of `PARTS`, without `other`."""
+    with ExitStack() as stack:
+        for owner, name, part in _methods(trainer):
+            stack.enter_context(_around(owner, name, partial(context, part)))
+        yield
+
+
 def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
     """Owner, attribute and part of each range."""
     methods: list[tuple[Any, str, str]] = [
@@ -148,18 +165,15 @@ def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
 
 
 @contextmanager
-def _in_range(owner: Any, name: str, part: str, device: torch.device) -> Iterator[None]:
+def _around(owner: Any, name: str, context: Callable[[], AbstractContextManager]) -> Iterator[None]:
     original: Callable = getattr(owner, name)
     is_own = name in vars(owner)
 
-    def ranged(*args: Any, **kwargs: Any) -> Any:
-        with record_function(f"{_PART}{part}"):
-            result = original(*args, **kwargs)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)  # so that the range holds the kernels that it started
-        return result
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return original(*args, **kwargs)
 
-    setattr(owner, name, ranged)
+    setattr(owner, name, within)
     try:
         yield
     finally:

@@ -1,0 +1,56 @@
+"""What one optimizer step asks of a device: counted on a CPU, held below ceilings."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.speed.operations import RESULTS, Operations, count_step, format_counts, settings_of_counts, variants
+
+CEILINGS = {
+    "before and in the window": 1_910,
+    "plan reached": 1_642,
+    "one_shot": 1_642,
+    "strong loop": 3_840,
+    "plain loop": 4_016,
+    "Trainer, no teacher": 941,
+}
+"""Launches of a step; lower them with whatever lowers the count."""
+
+
+def test_launches_are_counted_and_views_are_not():
+    layer, states = nn.Linear(4, 3), torch.ones(2, 4)
+    operations = Operations()
+    with operations, operations.within("student"):
+        loss = layer(states).view(-1).sum()
+    with operations, operations.within("backward"):
+        loss.backward()
+    facts = operations.as_facts()
+    assert facts["launches"]["student"] == 2  # a product with a bias, and a sum
+    assert facts["launches"]["backward"] >= 2  # the gradients of weight and bias
+    assert facts["views"] > 0
+    assert (facts["waits"], facts["casts"]) == (0, 0)
+    with operations, operations.within("losses"):
+        float(torch.ones(2).bfloat16().sum())
+    facts = operations.as_facts()
+    assert (facts["waits"], facts["casts"]) == (1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CEILINGS)
+def test_a_step_asks_for_no_more_than_it_did(name):
+    record = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if torch.__version__.partition("+")[0] != record["torch"]:
+        pytest.skip(f"counted with torch {record['torch']}: others ask for other operations")
+    settings = settings_of_counts()
+    counted = count_step(variants(settings)[name], settings).as_facts()
+    launches = sum(counted["launches"].values())
+    assert launches <= CEILINGS[name], format_counts({name: counted})
+    assert counted["waits"] <= (2 if "loop" in name or "Trainer" in name else 1)
+    assert launches <= sum(record["counts"][name]["launches"].values())
+
+
+def test_after_the_plan_a_step_is_one_of_one_shot():
+    counts = json.loads(RESULTS.read_text(encoding="utf-8"))["counts"]
+    assert counts["plan reached"] == counts["one_shot"]
