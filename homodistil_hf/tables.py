@@ -27,6 +27,12 @@ _COLUMNS = {
     "f1": ("F1", "{:.1f} %"),
     "pearson": ("Pearson", "{:.3f}"),
     "spearman": ("Spearman", "{:.3f}"),
+    "cosine": ("cosine", "{:.3f}"),
+    "neighbours": ("10 nearest", "{:.3f}"),
+    "neighbours_in_index": ("… in the teacher's index", "{:.3f}"),
+    "correlation": ("correlation of scores", "{:.3f}"),
+    "ndcg_at_10": ("nDCG@10", "{:.3f}"),
+    "mrr_at_10": ("MRR@10", "{:.3f}"),
 }
 
 

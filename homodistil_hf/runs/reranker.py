@@ -20,9 +20,9 @@ from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
 from .kinds import Rows, RunInputs, StudentKind
-from .masked_words import set_length
+from .masked_words import set_length, summary_with
 from .settings import Log, RunArguments, RunConfig
-from .texts import UNUSED, check_sampling, in_batches, models_of, summary_with, training_of
+from .texts import UNUSED, in_batches, library_lines, models_of, training_of
 
 
 def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
@@ -39,7 +39,6 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
 def check_inputs(settings: RunConfig) -> RunInputs:
     """Load the teacher and plan the widths."""
     run = settings.run
-    check_sampling(settings)
     columns_of(run)
     model, tokenizer = _loaded(run.teacher, settings.training.hub_token)
     if run.max_seq_length is not None:  # a default follows from the rows
@@ -138,7 +137,7 @@ KIND = StudentKind(
     training=training_of,
     models=models_of,
     counts_when_named=("logging_strategy", "logging_steps"),
-    summary=partial(summary_with, "CrossEncoder", 'print(model.predict([("…", "…")]))'),
+    summary=partial(summary_with, partial(library_lines, "CrossEncoder", 'print(model.predict([("…", "…")]))')),
     unused=(*UNUSED, "train_prompts", "vocabulary", "start", "streaming"),
     forget=_loaded.cache_clear,
 )

@@ -170,7 +170,6 @@ def test_weights_of_sources_are_finite(weight):
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
         ({"further_pretraining": {}}, "further_pretraining={} has no place with method='embedding'; leave it out"),
-        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy='group_by_length' has no part in"),
         ({"layers": "[0,"}, "layers is no JSON"),
         ({"student": [QUARTER, SIXTEENTH], "layers": 1}, "layers=1 is not supported for a family"),
         (
