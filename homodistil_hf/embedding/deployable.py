@@ -7,7 +7,6 @@ pooling that is linear in the tokens gives the same vector when the map comes be
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
-import copy
 import logging
 import statistics
 import tempfile
@@ -160,8 +159,7 @@ def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, floa
 
 def graph_encoder(model: EmbeddingModel, folder: Path) -> Encode:
     """Write a model's graph below a folder, and return queries → their vectors by ONNX Runtime on one core."""
-    encoder = model.encoder if model.encoder.device.type == "cpu" else copy.deepcopy(model.encoder).cpu()
-    ready = embedding_deployable(replace(model, encoder=encoder))
+    ready = embedding_deployable(model)
     path = Path(tempfile.mkdtemp(dir=folder), "model.onnx")
     write_graph(ready, path)
     session = onnx_session(path, num_threads=1)

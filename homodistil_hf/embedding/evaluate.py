@@ -34,7 +34,7 @@ from .deployable import query_ms
 from .folder import has_own_space, publish_scores, read_embedding_facts
 from .metrics import agreement, first_hits, pair_score, retrieval_scores
 from .model import EmbeddingModel
-from .reading import is_embedding_folder, load_embedding_model
+from .reading import load_embedding_model
 from .tasks import (
     EmbeddingTask,
     PairTask,
@@ -128,15 +128,9 @@ def evaluate_embedding(
     # rows and names of tasks are refused before any model is loaded
     tasks = tasks_of(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
-    folder, recorded = str(model), None
-    if model_in(folder) is not None:  # else a name on the Hub
-        place = student_in(folder)
-        if not is_embedding_folder(place.folder):
-            raise ValueError(
-                f"model={short_repr(folder)} is no folder of sentence-transformers (no modules.json); name one, a "
-                "finished run of one, or a Hub name"
-            )
-        folder, recorded = str(place.folder), place.settings.get("teacher")
+    place = model_in(model)
+    # else a name on the Hub
+    folder, recorded = (str(model), None) if place is None else (str(place.folder), place.settings.get("teacher"))
     with results_claimed(model, output_dir) as target:
         named = teacher or (recorded if isinstance(recorded, str) else None)
         _check(settings, tasks, named)

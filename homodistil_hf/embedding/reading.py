@@ -86,11 +86,6 @@ _FOREIGN = {
 """Part of a module's type → what such a model is, and what to do."""
 
 
-def is_embedding_folder(name_or_path: str | Path) -> bool:
-    """Whether a folder is one of sentence-transformers."""
-    return (Path(name_or_path) / MODULES_FILE).is_file()
-
-
 def default_activation(model: Any, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
@@ -100,19 +95,17 @@ def default_activation(model: Any, *, token: str | None = None) -> str | None:
         token: of the Hub.
     """
     is_loaded = isinstance(model, PreTrainedModel)
-    name_or_path = str(model.name_or_path if is_loaded else model)
-    places = {"config.json": ("sentence_transformers", "activation_fn"), SETTINGS_FILE: ("activation_fn",)}
-    # the first place that names one counts; keys lead into nested objects
-    for name, keys in places.items():
-        if is_loaded and name == "config.json":
-            values: Any = model.config.to_dict()
-        else:
-            file = model_file(name_or_path, name, token=token, is_cached=is_loaded)
-            values = read_json_object(file, str(file)) if file else {}
-        for key in keys:
-            values = values.get(key) if isinstance(values, dict) else None
-        if isinstance(values, str):
-            return values
+    source = str(model.name_or_path if is_loaded else model)
+
+    def values_of(name: str) -> dict[str, Any]:
+        file = model_file(source, name, token=token, is_cached=is_loaded)
+        return read_json_object(file, str(file)) if file else {}
+
+    own = (model.config.to_dict() if is_loaded else values_of("config.json")).get("sentence_transformers")
+    # the first place that names one counts
+    for values in (own, values_of(SETTINGS_FILE)):
+        if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
+            return found
     return None
 
 
@@ -141,7 +134,7 @@ def load_embedding_model(
     if not folder.is_dir():
         with hub_errors(f"{label} is no folder, and can't be read from the Hub", token=token):
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
-    if not is_embedding_folder(folder):
+    if not (folder / MODULES_FILE).is_file():
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
     named = read_modules(folder / MODULES_FILE)

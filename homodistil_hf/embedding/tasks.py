@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.corpus import is_running_text, load_text
-from ..data.read_line import columns_words, read_line
+from ..data.read_line import read_line
 from ..data.samples import drawn
 from ..files.caches import keep_datasets_here
 from ..files.field_checks import check_fields, make_tuples, setting
@@ -36,7 +36,6 @@ class PairTask:
         first: a text of each pair.
         second: the other one.
         labels: one a pair.
-        columns: what was read, of [`columns_words`].
     """
 
     name: str
@@ -44,7 +43,6 @@ class PairTask:
     first: list[str]
     second: list[str]
     labels: list[float]
-    columns: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class RetrievalTask:
         documents: each text once.
         answers: of each question the number of its document; None where it isn't known.
         groups: column → its value for each question, such as a language.
-        columns: what was read, of [`columns_words`].
+        columns: what was read of files, of [`columns_words`].
     """
 
     name: str
@@ -120,10 +118,8 @@ def tasks_of(settings: QuerySettings) -> list[EmbeddingTask]:
 def line_of(task: EmbeddingTask) -> str:
     """Say what was read of a task, as [`read_line`]."""
     if isinstance(task, PairTask):
-        parts = {"pairs": task.first}
-    else:
-        parts = {"queries": task.queries, "documents": task.documents}
-    return f"{task.name}: {read_line(parts, task.columns)}"
+        return f"{task.name}: {read_line({'pairs': task.first})}"
+    return f"{task.name}: {read_line({'queries': task.queries, 'documents': task.documents}, task.columns)}"
 
 
 def retrieval_tasks(tasks: Sequence[EmbeddingTask]) -> list[RetrievalTask]:
@@ -169,8 +165,7 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
         if metric != "spearman":
             rows = drawn(rows, max_queries, seed=0)
         first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
-        columns = columns_words((*GLUE_TASKS[name].columns.texts, "label"), rows.column_names)
-        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:], columns))
+        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:]))
     if not tasks:
         raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_NAMES)}; add some")
     return tasks
@@ -184,11 +179,7 @@ def _retrieval_task(
     asked = drawn(rows, max_queries, seed=0)
     # equal documents are one, or no rank could tell them apart
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
-    answers, columns = (
-        [index[text] for text in asked[document][:]],
-        columns_words((query, document), rows.column_names),
-    )
-    return RetrievalTask(name, asked[query][:], list(index), answers, columns=columns)
+    return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:

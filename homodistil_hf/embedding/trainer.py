@@ -570,9 +570,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
         if format != "standard":
             raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
-        weight = self.distillation.dense.weight.detach().cpu()
-        dense = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-        dense.load_state_dict({"weight": weight})
+        dense = copy.deepcopy(self.distillation.dense).cpu().requires_grad_(False)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         teacher, output = self.embedding_model, self.args.output
         axes = None if isinstance(output, str) else self.model.get_submodule(PROJECTIONS).get_buffer("axes").cpu()

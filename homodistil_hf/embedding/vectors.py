@@ -26,12 +26,12 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name
 from ..models.architectures import max_tokens
-from ..models.loading import load_encoder
+from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenizer
 from ..tasks.reading import check_columns, load_rows
 from .metrics import COSINE
 from .model import EmbeddingModel, PoolingSettings
-from .reading import is_embedding_folder, load_embedding_model
+from .reading import load_embedding_model
 from .texts import VECTOR
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
     name = str(start)
     if isinstance(start, EmbeddingModel):
         model = start
-    elif is_embedding_folder(name) or not Path(name).is_dir():
+    elif Path(name, MODULES_FILE).is_file() or not Path(name).is_dir():
         model = load_embedding_model(name, argument="start", token=token)
     else:
         encoder = load_encoder(name, token=token, argument="start", needs_head=False)
