@@ -170,15 +170,11 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
         check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     place = student_in(settings.model)
     named = settings.teacher or place.settings.get("teacher")
-    if named is None and (vectors := place.settings.get("teacher_vectors")):
-        raise ValueError(
-            f"model={settings.model!r} learnt from teacher_vectors={short_repr(vectors)}: a cascade asks the "
-            "teacher's model for queries in doubt, and vectors of known texts can't answer; name that model with "
-            "--teacher, if it is here"
-        )
     if named is None:
         hint = members_hint(settings.model)
-        raise ValueError(f"model={settings.model!r}: no run has recorded its teacher; name it with --teacher{hint}")
+        raise ValueError(
+            f"model={settings.model!r}: no run has recorded its teacher, a model; name it with --teacher{hint}"
+        )
     student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(str(named))
     if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
         raise ValueError(

@@ -212,7 +212,8 @@ def pairs_in(
     if len(columns.texts) != 2:
         raise ValueError(
             f"{argument} has the columns {first_of(rows.column_names)}; a reranker reads pairs of texts: rename two "
-            "to query and passage"
+            "to query and passage, or name two, such as 'question,passage' (text_column); a regression is distilled "
+            "by method=homodistil"
         )
     check_rows(rows, columns, argument, least=least)
     return ReadRows(rows, columns, argument)

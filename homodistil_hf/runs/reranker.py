@@ -15,13 +15,13 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, load_tokenizer
-from ..tasks.columns import ReadRows, described_rows, has_values, num_labelled, pair_in, ranks_pairs
+from ..tasks.columns import ReadRows, described_rows, has_values, listed_columns, num_labelled, ranks_pairs
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import set_length, summary_with
-from .settings import Log, RunArguments, RunConfig
+from .settings import Log, RunConfig
 from .texts import UNUSED, in_batches, library_lines, models_of, training_of
 
 
@@ -39,24 +39,10 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
 def check_inputs(settings: RunConfig) -> RunInputs:
     """Load the teacher and plan the widths."""
     run = settings.run
-    columns_of(run)
     model, tokenizer = _loaded(run.teacher, settings.training.hub_token)
     if run.max_seq_length is not None:  # a default follows from the rows
         set_length(settings, model.config)
     return RunInputs(model.config, tokenizer, RerankerDistilTrainer.plan_of(settings.training, model.config), model)
-
-
-def columns_of(run: RunArguments) -> list[str]:
-    """The two columns of the pairs, by their names where none are given; a ValueError names what to do."""
-    columns = run.text_column or ",".join(pair_in(_column_names(vars(run)))) or None
-    names = [column.strip() for column in (columns or "").split(",")]
-    if len(names) != 2 or not all(names):
-        raise ValueError(
-            f"text_column={short_repr(columns)}: a reranker reads pairs; name two columns, such as "
-            f"'question,passage'. teacher={run.teacher!r} has one label, as rerankers do: if it is a regression, set "
-            "method=homodistil, and label_column where rows have labels"
-        )
-    return names
 
 
 @lru_cache(maxsize=1)  # the members of a chain have one teacher
@@ -71,11 +57,11 @@ def _loaded(name: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedTo
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read pairs: rows to train on, in batches of about the same length, and rows to evaluate on."""
     run, config, tokenizer = settings.run, inputs.config, inputs.tokenizer
-    texts = columns_of(run)
+    texts = listed_columns(run.text_column)
 
     def read(data: list[str], split: str, name: str) -> ReadRows:
         rows = load_rows(data, split=split, argument=name.partition("=")[0])
-        if not run.text_column:
+        if not texts:
             present = rows.column_names
             rows, found = as_pairs(rows, name)
             if found is not None:

@@ -197,7 +197,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     assert main(["verify", f"{run}/student", "--least", "agreement=0.999"]) == 1
     capsys.readouterr()
     words = ["cascade", "--model", run, "--queries", str(tmp_path / "queries.parquet")]
-    assert "a cascade asks the teacher's model for queries in doubt" in error_of(
+    assert "no run has recorded its teacher, a model; name it with --teacher" in error_of(
         capsys, *words, "--documents", str(tmp_path / "documents.parquet")
     )
 
