@@ -160,15 +160,13 @@ class EmbeddingModel:
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: dict[int, torch.Tensor] = {}
-        was_training, device = self.encoder.training, self.encoder.device
         self.encoder.eval()
         # a bar for what takes longer than a second
         for start in trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1):
             indices = order[start : start + batch_size]
-            inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(device)
+            inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
             states = self.encoder(**inputs).last_hidden_state
             vectors |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
-        self.encoder.train(was_training)
         return torch.stack([vectors[index] for index in range(len(texts))])
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:

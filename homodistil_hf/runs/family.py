@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.trainer_utils import HubStrategy
 
 from ..distillation.projections import Projections
@@ -100,19 +99,15 @@ def _check_settings(settings: RunConfig) -> None:
     layers = getattr(training, "layers", None)
     strategy = HubStrategy(training.hub_strategy).value
     pushes_checkpoints = training.push_to_hub and "checkpoint" in strategy
-    for name, value, is_possible, remedy in (
-        ("method", settings.run.method, settings.run.method in _METHODS, "name one student, or use 'homodistil'"),
+    resume, of_resume = training.resume_from_checkpoint, "a family finds its checkpoints itself: use 'last'"
+    for is_refused, name, value, remedy in (
+        (settings.run.method not in _METHODS, "method", settings.run.method, "name one student, or use 'homodistil'"),
         # a student that starts as another student has the other's layers
-        ("layers", layers, layers is None, "name one student, or no layers"),
-        ("hub_strategy", strategy, not pushes_checkpoints, "students are pushed when all are done: use 'end'"),
-        (
-            "resume_from_checkpoint",
-            training.resume_from_checkpoint,
-            training.resume_from_checkpoint in (None, "last"),
-            "a family finds its checkpoints itself: use 'last'",
-        ),
+        (layers is not None, "layers", layers, "name one student, or no layers"),
+        (pushes_checkpoints, "hub_strategy", strategy, "students are pushed when all are done: use 'end'"),
+        (resume not in (None, "last"), "resume_from_checkpoint", resume, of_resume),
     ):
-        if not is_possible:
+        if is_refused:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
     check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
@@ -221,25 +216,22 @@ def load_start(folder: Path) -> LayerwiseModel:
     if (student / MODULES_FILE).is_file():
         from ..embedding.reading import load_embedding_model
 
-        encoder = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
-        return with_projections(encoder, tensors)
-    model = load_export(student)
-    return with_projections(model, tensors) if tensors else model
-
-
-def with_projections(student: LayerwiseModel, tensors: Mapping[str, torch.Tensor]) -> LayerwiseModel:
-    """Give a student projections of these tensors: of hidden states, of embeddings, and others as they are named."""
+        model = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
+    else:
+        model = load_export(student)
+    if not tensors:
+        return model
     # matrices of states become projections; all else, such as the map of vectors, becomes a buffer
     of_states = {name: tensor for name, tensor in tensors.items() if name.startswith(("hidden.", "embedding."))}
     num_layers = sum(name.startswith("hidden.") for name in of_states)
     # matrices are (teacher's size, student's size)
-    sizes = student.config.hidden_size, next(iter((of_states or tensors).values())).shape[0]
+    sizes = model.config.hidden_size, next(iter((of_states or tensors).values())).shape[0]
     projections = Projections(*sizes, num_hidden_layers=num_layers, with_embedding="embedding.weight" in of_states)
     projections.load_state_dict(of_states)
     for name in tensors.keys() - of_states.keys():
         projections.register_buffer(name.replace(".", "_"), tensors[name])
-    student.add_module(PROJECTIONS, projections)
-    return student
+    model.add_module(PROJECTIONS, projections)
+    return model
 
 
 def _results(settings: RunConfig) -> dict[str, Any]:
