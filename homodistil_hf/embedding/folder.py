@@ -5,7 +5,7 @@ newer one. `verify.py` checks a folder.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +159,10 @@ def _write_record(
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
     """Write all files of sentence-transformers to an empty folder."""
-    kinds = module_kinds(model)
-    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds) if index)]
-    write_modules(model, [folder / path for path in paths])
-    modules = enumerate(zip(kinds, paths, strict=True))
+    modules = enumerate(write_modules(model, folder).items())
     write_json(
         folder / MODULES_FILE,
-        [{"idx": at, "name": str(at), "path": path, "type": MODULE_TYPE.format(kind)} for at, (kind, path) in modules],
+        [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in modules],
     )
     write_json(folder / SETTINGS_FILE, shared_file(model))
 
@@ -223,15 +220,21 @@ def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     return named | model_facts(model.encoder) | read
 
 
-def module_kinds(model: EmbeddingModel) -> list[str]:
-    """The kinds of its modules, in order."""
-    return ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
+def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> dict[str, str]:
+    """Write the modules of a model below a folder: encoder with tokenizer and length, pooling, layers.
 
-
-def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
-    """Write the modules of [`module_kinds`], a folder each: encoder with tokenizer and length, pooling, layers."""
-    for folder in folders:
-        folder.mkdir(exist_ok=True)
+    Returns:
+        `dict`: path below the folder → type, in order. The encoder of a model alone is in the folder itself, those of
+        a `route` have it in their names.
+    """
+    kinds = ["Transformer", "Pooling", *["Dense"] * len(model.dense), *["Normalize"] * model.settings.normalizes]
+    prefix = f"{route}_" if route else ""
+    paths = [f"{prefix}{index}_{kind}" for index, kind in enumerate(kinds)]
+    if not route:
+        paths[0] = ""
+    folders = [folder / path for path in paths]
+    for one in folders:
+        one.mkdir(exist_ok=True)
     encoder: Any = model.encoder
     encoder.save_pretrained(folders[0])
     save_tokenizer(model.tokenizer, folders[0])
@@ -240,15 +243,14 @@ def write_modules(model: EmbeddingModel, folders: Sequence[Path]) -> None:
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
-    for layer, folder in zip(model.dense, folders[2:], strict=False):
+    for layer, one in zip(model.dense, folders[2:], strict=False):
         linear, activation = layer.linear, ACTIVATION_TYPES[layer.activation]
         sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
         values = sizes | {"bias": linear.bias is not None, "activation_function": activation}
-        write_json(folder / "config.json", values)
+        write_json(one / "config.json", values)
         tensors = linear.state_dict().items()
-        save_file(
-            {f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors}, folder / WEIGHTS_FILE
-        )
+        save_file({f"linear.{name}": tensor.cpu().contiguous() for name, tensor in tensors}, one / WEIGHTS_FILE)
+    return {path: MODULE_TYPE.format(kind) for path, kind in zip(paths, kinds, strict=True)}
 
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
@@ -353,14 +355,13 @@ def export_pair(
             f"query has vectors of dimension={query.dimension}, document {document.dimension}; a pair needs one space"
         )
     target = check_target(folder, overwrite=overwrite)
-    types: dict[str, str] = {}
-    routes: dict[str, list[str]] = {}
     with written_aside(target, overwrite=overwrite) as aside:
-        for route, model in zip(ROUTES, (query, document), strict=True):
-            kinds = {f"{route}_{index}_{kind}": kind for index, kind in enumerate(module_kinds(model))}
-            write_modules(model, [aside / name for name in kinds])
-            types |= {name: MODULE_TYPE.format(kind) for name, kind in kinds.items()}
-            routes[route] = list(kinds)
+        written = {
+            route: write_modules(model, aside, route=route)
+            for route, model in zip(ROUTES, (query, document), strict=True)
+        }
+        types = written[ROUTES[0]] | written[ROUTES[1]]
+        routes = {route: list(modules) for route, modules in written.items()}
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
         write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])

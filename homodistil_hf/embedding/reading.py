@@ -123,11 +123,6 @@ def load_embedding_model(
         ValueError: no such folder, a module or a setting that a student can't repeat, or an unknown encoder.
         HubError: the Hub refused or can't be reached.
     """
-    if not isinstance(name_or_path, str | Path):
-        raise ValueError(
-            f"{argument}={short_repr(name_or_path)} is a {type(name_or_path).__name__}; expected a folder of "
-            "sentence-transformers, a name on the Hub, or what load_embedding_model returned"
-        )
     label = f"{argument}={str(name_or_path)!r}"
     folder = Path(name_or_path)
     refuse_missing(str(name_or_path), label)

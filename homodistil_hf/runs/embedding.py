@@ -163,9 +163,6 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
             log(f"eval_data is not set: {words} of {run.train_setting} are held out")
             held_out.append(_tokenized(teacher, run, kept_back, prompt, f"the held-out part of {label}"))
         train.append(_tokenized(teacher, run, documents, prompt, label))
-        # only reading shows whether a stream has rows
-        if run.streaming and next(iter(train[-1]), None) is None:
-            raise ValueError(f"{label} has no text to train on beside what is held out; name eval_data, or other data")
     if run.eval_data:
         documents = _documents(teacher, run, run.eval_data, is_held_out=True)
         held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
