@@ -186,10 +186,6 @@ def _measured(
         )
         most, of_vectors = settings.max_texts, isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
         texts = documents["text"][:most] if of_vectors else some_paragraphs(documents, most)
-        if len(texts) < 2:
-            raise ValueError(
-                f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs; expected two or more"
-            )
         say(read_line({"texts to compare vectors of": texts}, documents.info.description))
         own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
         similarity = models[TEACHER].similarity

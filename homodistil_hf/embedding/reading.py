@@ -6,6 +6,7 @@ Folders of both forms are read, before version 5.4 and since. `model.py` has wha
 import json
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -76,14 +77,6 @@ _USUAL: dict[str, tuple[Any, ...]] = {
 """Others → the values that change no vector or score; of all that are not here: null, false, 0 and nothing."""
 _REFUSED = ("module_input_name", "module_output_name", "include_prompt", "use_residual")
 """Keys whose other values make other vectors; all other keys are named as not used."""
-_FOREIGN = {
-    "StaticEmbedding": "is a table of static embeddings, without an encoder to make smaller; name a teacher with one",
-    "Router": "has a Router, so each kind of text has an encoder of its own; save one as a SentenceTransformer, and "
-    "name that",
-    "sparse_encoder": "is a sparse model of sentence-transformers; name a teacher that gives a text one dense vector",
-    "multi_vector_encoder": "has a vector for each token of a text; name a teacher that gives a text one vector",
-}
-"""Part of a module's type → what such a model is, and what to do."""
 
 
 def default_activation(model: Any, *, token: str | None = None) -> str | None:
@@ -181,19 +174,16 @@ def name_unused(
         read: keys that are used, or that change nothing.
         token: of the Hub.
     """
-
-    def found(name: str) -> Path | None:
-        return model_file(source, name, token=token)
+    found = partial(model_file, source, token=token)
 
     def values_of(name: str) -> dict[str, Any]:
         return read_json_object(file, str(file)) if (file := found(name)) else {}
 
-    of_first = [PurePosixPath(paths[0], name).as_posix() for name in _TRANSFORMER_FILES]
-    names = [
-        SETTINGS_FILE,
-        *[name for name in of_first if found(name)][:1],
-        *(f"{path}/config.json" for path in paths[1:]),
-    ]
+    def of_first(name: str) -> str:
+        return PurePosixPath(paths[0], name).as_posix()
+
+    own = [name for name in map(of_first, _TRANSFORMER_FILES) if found(name)][:1]
+    names = [SETTINGS_FILE, *own, *(f"{path}/config.json" for path in paths[1:])]
     tables = [(name, values_of(name)) for name in names]
     modules = found(MODULES_FILE)
     tables += [(MODULES_FILE, module) for module in (read_json(modules, MODULES_FILE) if modules else [])]
@@ -211,19 +201,14 @@ def name_unused(
     # a head is no JSON, so the Hub isn't asked for it
     setfit = {"config_setfit.json": found("config_setfit.json"), "model_head.pkl": Path(source, "model_head.pkl")}
     unused += [f"SetFit's {name}" for name, file in setfit.items() if file and file.is_file()]
-    config, template = (
-        PurePosixPath(paths[0], name).as_posix() for name in (TOKENIZER_CONFIG_FILE, CHAT_TEMPLATE_FILE)
-    )
-    unused += ["the tokenizer's chat_template"] * bool(values_of(config).get("chat_template") or found(template))
+    chats = values_of(of_first(TOKENIZER_CONFIG_FILE)).get("chat_template") or found(of_first(CHAT_TEMPLATE_FILE))
+    unused += ["the tokenizer's chat_template"] * bool(chats)
     if unused:
         logger.warning("%s: not used, and left out of the student: %s", label, "; ".join(unused))
 
 
 def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
     """The kinds of the modules that [`read_modules`] returned; a ValueError for those that a student can't have."""
-    for part, words in _FOREIGN.items():
-        if any(part in kind.split(".") for kind, _ in modules):
-            raise ValueError(f"{label} {words}")
     if foreign := [kind for kind, _ in modules if not kind.startswith(_LIBRARY)]:
         raise ValueError(
             f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
@@ -235,7 +220,7 @@ def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
     if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
             f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
-            "Normalize or not"
+            "Normalize or not: name another teacher"
         )
     return kinds
 

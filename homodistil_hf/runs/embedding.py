@@ -180,13 +180,7 @@ def _documents(
         is_stream = run.streaming and not is_held_out
         texts = load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
         return paragraph_rows(texts)
-    vectors, target = _vectors(run, data, split, argument), teacher.target
-    if vectors.dimension != target.dimension:
-        raise ValueError(
-            f"{argument}={short_repr(data)} has vectors of {vectors.dimension} channels, teacher_vectors of "
-            f"{target.dimension}; name vectors of one model"
-        )
-    return vectors.documents
+    return _vectors(run, data, split, argument).documents
 
 
 def _vectors(run: EmbeddingRunArguments, data: list[str], split: str, argument: str) -> TeacherVectors:

@@ -239,13 +239,6 @@ def test_what_does_not_go_with_vectors_is_refused(config, settings, message, cap
     assert not (Path(path).parent / "run" / "checkpoint-1").exists()
 
 
-def test_held_out_vectors_are_of_the_same_model(config, tmp_path, capsys):
-    Dataset.from_dict({"text": ["w9", "w8"], "vector": [[1.0], [2.0]]}).to_parquet(tmp_path / "other.parquet")
-    assert "has vectors of 1 channels, teacher_vectors of 48; name vectors of one model" in error_of(
-        capsys, "distill", config(eval_data=str(tmp_path / "other.parquet"))
-    )
-
-
 def test_held_out_vectors_are_read_from_a_file_of_their_own(config, tmp_path, teacher):
     part = Dataset.from_dict({"words": teacher.texts[:20], "vector": teacher.vectors[:20].tolist()})
     part.to_parquet(tmp_path / "held_out.parquet")
