@@ -91,21 +91,16 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         name: of the folder.
         facts: content of `facts.json`.
     """
-    student, teacher = facts[STUDENT], facts.get(TEACHER)
-    models = {side: section for side, section in ((TEACHER, teacher), (STUDENT, student)) if section}
-    summary, base = (
-        f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels.",
-        None,
-    )
-    start = (teacher or {}).get(START)
+    student, teacher = facts[STUDENT], facts.get(TEACHER) or {}
+    start = teacher.get(START)
+    # what the student's weights come from
+    origin = start or teacher
+    summary = f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels."
     if teacher:
-        origin = start or teacher
-        base = origin["name"] if origin.get("is_on_hub") is True else None
-        summary += f" Made from {code_span(origin['name'])} by " + (
-            _LEARNT.format(teacher["num_texts"], code_span(teacher["name"]))
-            if start
-            else "pruning its encoder and distilling its vectors on unlabelled text."
-        )
+        how = "pruning its encoder and distilling its vectors on unlabelled text."
+        if start:
+            how = _LEARNT.format(teacher["num_texts"], code_span(teacher["name"]))
+        summary += f" Made from {code_span(origin['name'])} by {how}"
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
             summary += " Student and teacher vectors are interchangeable: an index of the teacher's can stay."
     example = _SINGLE
@@ -116,15 +111,21 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     if start:  # the student has weights of its start alone
         texts["licence"] = f"{run_texts({**facts, TEACHER: start})['licence']} {_TERMS}"
     if scores := measured.get("scores"):
-        sides: dict[str, Any] = {side: {} for side in measured.get("models", models)}
+        sides: dict[str, Any] = {side: {} for side in measured.get("models", ())}
         table = embedding_table(sides, {}, scores)
         texts["comparison"] += f"\n\nScores of tasks, × 100:\n\n{table}"
     spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
     further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
     texts["comparison"] = "\n\n".join(further)
-    pipeline = {"library_name": "sentence-transformers", "pipeline_tag": "sentence-similarity"}
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        base_model=origin["name"] if origin.get("is_on_hub") is True else None,
+        license=origin.get("licence"),
+        tags=_TAGS,
+    )
     return fill_card(
-        ModelCardData(**pipeline, base_model=base, license=(start or teacher or {}).get("licence"), tags=_TAGS),
+        data,
         facts["versions"],
         title=result_title(facts, name),
         summary=summary,

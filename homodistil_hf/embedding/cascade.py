@@ -305,7 +305,5 @@ def format_cascade(results: Mapping[str, Any]) -> str:
         if choice["margin"] == math.inf:
             fewest = 2 * math.ceil(math.log(1 - bound["confidence"]) / math.log(results["wanted"]))
             chosen += f";\nno share of the student's answers is sure enough: {fewest:,} queries show it at the soonest"
-        if choice["cost"] >= 1:
-            chosen += ";\nthe teacher alone takes no longer"
         parts.append("\n".join([source, *aligned_lines(table), "", chosen]))
     return "\n\n".join(parts)

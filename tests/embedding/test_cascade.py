@@ -11,7 +11,7 @@ from tiny_embeddings import make_sentence_folder, near_models
 
 from homodistil_hf import Cascade
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.cascade import SHARES, Encoded, choose_margin, curve, format_cascade
+from homodistil_hf.embedding.cascade import SHARES, Encoded, choose_margin, curve
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.evaluation.guarantee import largest_share
@@ -134,14 +134,6 @@ def test_a_student_that_agrees_asks_nobody_where_enough_queries_show_it(num_quer
     found = Encoded(torch.rand(num_queries), torch.ones(num_queries, dtype=torch.bool))
     choice = choose_margin(found, 0.99, MS)
     assert (choice["margin"], choice["share"]) == expected
-
-
-@each(("teacher_ms", "is_dearer"), [(10.0, False), (1.0, True)])
-def test_a_cascade_that_is_as_dear_as_its_teacher_is_told(teacher_ms, is_dearer):
-    found, ms = Encoded(torch.rand(600), torch.ones(600, dtype=torch.bool)), {"student": 1.0, "teacher": teacher_ms}
-    choice = choose_margin(found, 0.99, ms) | {"macs": 0.5}
-    results = {"curves": {"mine": curve(found, ms)}, "choices": {"mine": choice}, "runtime": "torch", "wanted": 0.99}
-    assert ("the teacher alone takes no longer" in format_cascade(results)) == is_dearer
 
 
 @pytest.fixture
