@@ -102,16 +102,7 @@ def tasks_of(settings: QuerySettings) -> list[EmbeddingTask]:
         tasks += load_tasks(settings.data_dir, max_queries=settings.max_queries)
     if settings.queries:
         keep_datasets_here()
-        queries = load_queries(
-            settings.queries,
-            settings.documents,
-            query_column=settings.query_column,
-            document_column=settings.document_column,
-            group_columns=getattr(settings, "group_columns", ()),
-            split=settings.eval_split,
-            most=settings.max_queries,
-        )
-        tasks.append(queries)
+        tasks.append(load_queries(settings))
     return tasks
 
 
@@ -227,44 +218,29 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
     return scores
 
 
-def load_queries(
-    queries: Sequence[str],
-    documents: Sequence[str],
-    *,
-    query_column: str | None = None,
-    document_column: str | None = None,
-    group_columns: Sequence[str] = (),
-    split: str = "validation",
-    most: int = 1000,
-) -> RetrievalTask:
+def load_queries(settings: QuerySettings) -> RetrievalTask:
     """Read queries and the documents that they are looked up in; which document answers a query isn't needed.
 
-    Args:
-        queries: files, folders, globs or Hub data sets; a row a query, a line of text files.
-        documents: the same, for documents.
-        query_column: with the queries.
-        document_column: with the documents.
-        group_columns: of the queries, such as their language or source.
-        split: of folders and data sets.
-        most: queries at most, evenly spread over all.
+    A row of a table is a query, or a line of a text file; as many as `max_queries`, evenly spread over all.
 
     Raises:
         ValueError: unreadable files, a missing column, or fewer than two documents.
     """
-    texts, read = _texts(queries, "query_column", query_column, split)
+    queries, split, most = settings.queries, settings.eval_split, settings.max_queries
+    texts, read = _texts(queries, "query_column", settings.query_column, split)
     groups = {
         name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
-        for name in group_columns
+        for name in getattr(settings, "group_columns", ())
     }
     # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
     rows = [row for row in range(len(texts)) if texts[row]]
     rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
-    lines, also_read = _texts(documents, "document_column", document_column, split)
+    lines, also_read = _texts(settings.documents, "document_column", settings.document_column, split)
     index = list(dict.fromkeys(filter(None, lines)))
     if not rows or len(index) < 2:
         raise ValueError(
-            f"queries={short_repr(list(queries))} and documents={short_repr(list(documents))} have {len(rows)} and "
-            f"{len(index)} texts; expected a query and two documents, or more"
+            f"queries={short_repr(list(queries))} and documents={short_repr(list(settings.documents))} have "
+            f"{len(rows)} and {len(index)} texts; expected a query and two documents, or more"
         )
     chosen = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
     columns = "; ".join(

@@ -16,7 +16,12 @@ from tiny_glue import write_task
 
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.card import space_tables
-from homodistil_hf.embedding.evaluate import evaluate_embedding, space_matrix, task_of_texts
+from homodistil_hf.embedding.evaluate import (
+    EmbeddingEvaluationSettings,
+    evaluate_embedding,
+    space_matrix,
+    task_of_texts,
+)
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.metrics import SIMILARITIES, pair_score, retrieval_scores
 from homodistil_hf.embedding.reading import load_embedding_model
@@ -279,7 +284,7 @@ def sources(tmp_path):
     ]
     Dataset.from_list(rows).to_parquet(tmp_path / "queries.parquet")
     (tmp_path / "documents.txt").write_text("\n".join(f"w{number} w{number + 1}" for number in range(10, 60, 2)))
-    return [str(tmp_path / "queries.parquet")], [str(tmp_path / "documents.txt")]
+    return {"queries": (str(tmp_path / "queries.parquet"),), "documents": (str(tmp_path / "documents.txt"),)}
 
 
 @pytest.fixture
@@ -290,38 +295,43 @@ def near(tmp_path):
 
 
 def test_queries_have_groups_and_documents_are_lines(sources):
-    task = load_queries(*sources, query_column="question", group_columns=("language",), most=20)
+    settings = EmbeddingEvaluationSettings(
+        **sources, query_column="question", group_columns=("language",), max_queries=20
+    )
+    task = load_queries(settings)
     assert (len(task.queries), len(task.documents), task.answers) == (20, 25, None)
     assert task.queries[1] == "w13 w14"  # every third of all
     assert task.groups == {"language": ["en"] * 20}
+    settings = EmbeddingEvaluationSettings(**sources | {"queries": sources["documents"]}, group_columns=("language",))
     with pytest.raises(ValueError, match=r"^queries=.*missing text column \(group_columns='language'\)"):
-        load_queries(sources[1], sources[1], group_columns=("language",))
+        load_queries(settings)
 
 
 def test_queries_and_documents_may_be_tables_of_words(sources, tmp_path):
-    queries = Dataset.from_parquet(sources[0][0])
+    queries = Dataset.from_parquet(sources["queries"][0])
     queries.to_csv(tmp_path / "queries.csv", index=False)
     documents = (tmp_path / "documents.txt").read_text().splitlines()
     Dataset.from_dict({"text": documents[20:]}).to_csv(tmp_path / "rest.tsv", sep="\t", index=False)
     (tmp_path / "first.txt").write_text("\n".join(documents[:20]))
-    both = [str(tmp_path / "first.txt"), str(tmp_path / "rest.tsv")]
+    tables = {"queries": (str(tmp_path / "queries.csv"),)}
+    tables |= {"documents": (str(tmp_path / "first.txt"), str(tmp_path / "rest.tsv"))}
     settings = {"query_column": "question", "group_columns": ("language",)}
-    assert load_queries([str(tmp_path / "queries.csv")], both, **settings) == load_queries(*sources, **settings)
+    found, expected = (load_queries(EmbeddingEvaluationSettings(**one, **settings)) for one in (tables, sources))
+    assert found == expected
     with pytest.raises(ValueError, match=r"^queries=.*queries.csv': missing text column \(query_column='no'\)"):
-        load_queries([str(tmp_path / "queries.csv")], both, query_column="no")
+        load_queries(EmbeddingEvaluationSettings(**tables, query_column="no"))
 
 
 def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
     teacher, student = near
-    queries, documents = sources
-    words = ["--queries", *queries, "--documents", *documents, "--query_column", "question"]
+    words = ["--queries", *sources["queries"], "--documents", *sources["documents"], "--query_column", "question"]
     words += ["--group_columns", "language", "--teacher", str(teacher)]
     assert main(["evaluate", str(student), "--task", "embedding", *words]) == 0
     told = capsys.readouterr().out
     facts = json.loads((student / "facts.json").read_text())
     found = facts["benchmarks"]["guarantee"]["queries"]
 
-    task = load_queries(queries, documents, query_column="question")
+    task = load_queries(EmbeddingEvaluationSettings(**sources, query_column="question"))
     both = [load_embedding_model(folder) for folder in (student, teacher)]
     index = both[1].encode(task.documents)
     hits = [(model.encode(task.queries) @ index.T).argmax(1) for model in both]
@@ -344,8 +354,8 @@ def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
 
 def test_the_teacher_itself_changes_nothing(near, sources, tmp_path, capsys):
     teacher, _ = near
-    queries, documents = sources
-    words = ["--queries", *queries, "--documents", *documents, "--query_column", "question", "--teacher", str(teacher)]
+    words = ["--queries", *sources["queries"], "--documents", *sources["documents"], "--query_column", "question"]
+    words += ["--teacher", str(teacher)]
     assert main(["evaluate", str(teacher), "--task", "embedding", *words, "--output_dir", str(tmp_path / "out")]) == 0
     assert "| queries | 60 | 0 | 100.0 | 94.0 |" in capsys.readouterr().out
 
