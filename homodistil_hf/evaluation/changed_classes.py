@@ -29,7 +29,7 @@ from ..tasks.columns import check_named, find_columns, is_missing
 from ..tasks.encoding import check_rows, texts_by_column
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
-from .evaluated_model import BOUND_TO, load_model, model_in, results_claimed
+from .evaluated_model import BOUND_TO, load_model, recorded_teacher, results_claimed
 from .fine_tuning import settings_from
 from .guarantee import WORDS, guarantee, length_groups
 
@@ -89,11 +89,10 @@ def evaluate_classes(
     settings = settings_from(ClassesSettings, settings)
     with results_claimed(model, output_dir) as folder:
         evaluated = load_model(model, output_dir)
-        recorded = model_in(model) if not teacher else None
-        name = teacher or (recorded and recorded.teacher)
+        name = str(teacher or recorded_teacher(model) or "")
         if not name:
             raise ValueError(f"model={str(model)!r} is compared with a teacher, and none is recorded: name --teacher")
-        beside = load_encoder(name := str(name))
+        beside = load_encoder(name)
         _check(evaluated.model, "model")
         _check(beside, "teacher")
         own, theirs = (names_of(one.config) for one in (evaluated.model, beside))

@@ -228,6 +228,12 @@ def model_in(source: str | Path) -> StudentIn | None:
     return found
 
 
+def recorded_teacher(source: str | Path) -> str | None:
+    """The teacher of the run that made a model, as it is recorded there."""
+    found = model_in(source)
+    return found.teacher if found else None
+
+
 def results_folder(source: str | Path, output_dir: str | Path | None = None) -> Path:
     """The folder of a model's results: beside it, or below the working folder for a Hub name; it may not exist yet."""
     if output_dir is not None:

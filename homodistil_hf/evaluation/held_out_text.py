@@ -43,6 +43,7 @@ from .evaluated_model import (
     load_model,
     model_in,
     model_name,
+    recorded_teacher,
     results_claimed,
 )
 from .fine_tuning import settings_from
@@ -246,8 +247,7 @@ def _found_teacher(
 ) -> PreTrainedModel | None:
     if teacher is not None:
         return load_encoder(str(teacher))
-    found = model_in(model)
-    recorded = found.teacher if found else None
+    recorded = recorded_teacher(model)
     if recorded is None:
         say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
         return None

@@ -13,25 +13,17 @@ from ..data.masking import IGNORED_LABEL
 from ..files.messages import first_of, join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
+RANKED_PAIRS = (
+    *(("query", "passage"), ("query", "document"), ("query", "text"), ("question", "passage")),
+    ("anchor", "positive"),
+)
+"""Pairs of columns that search engines score."""
 _PAIRS = (
     *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
     *(("text1", "text2"), ("text_a", "text_b"), ("text", "text_pair"), ("sentence_a", "sentence_b")),
-    *(
-        ("query", "passage"),
-        ("query", "document"),
-        ("query", "text"),
-        ("question", "passage"),
-        ("question", "context"),
-    ),
-    *(("question", "answer"), ("anchor", "positive"), ("first", "second")),
+    *RANKED_PAIRS,
+    *(("question", "context"), ("question", "answer"), ("first", "second")),
 )
-RANKED_PAIRS = frozenset(
-    (
-        *(("query", "passage"), ("query", "document"), ("query", "text"), ("question", "passage")),
-        ("anchor", "positive"),
-    )
-)
-"""Pairs of columns that search engines score."""
 _TEXTS = ("text", "sentence", "content", "review", "document", "tweet", "message", "comment", "query", "question")
 _WORDS = ("tokens", "words")
 CLASS_COLUMNS = (

@@ -114,14 +114,3 @@ def test_other_words_are_refused(word):
     with pytest.raises(ValueError, match="expected agreement or agreement_of_groups=SHARE, a share between 0 and 1"):
         least_of([word])
     assert least_of(["agreement=0.95"]) == {"agreement": 0.95}
-
-
-def test_impossible_counts_are_refused():
-    with pytest.raises(ValueError, match="num_changed=3 of num_rows=2; expected 0 to num_rows"):
-        largest_share(3, 2)
-    with pytest.raises(ValueError, match="confidence=1; expected a share between 0 and 1"):
-        largest_share(1, 2, confidence=1)
-    with pytest.raises(ValueError, match="changed has no row"):
-        guarantee([])
-    with pytest.raises(ValueError, match=r"groups\['language'\] has 1 values for 2 rows"):
-        guarantee([True, False], {"language": ["en"]})
