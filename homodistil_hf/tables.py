@@ -17,6 +17,7 @@ _COLUMNS = {
     "mlm_loss": ("MLM loss, nats", "{:.3f}"),
     "mlm_accuracy": ("MLM accuracy", "{:.1%}"),
     "agreement": ("as teacher", "{:.1%}"),
+    "pseudo_perplexity": ("pseudo-perplexity", "{:.3f}"),
     "task_loss": ("loss", "{:.3f}"),
     "task_accuracy": ("accuracy", "{:.1%}"),
     "micro_f1": ("micro F1", "{:.1%}"),

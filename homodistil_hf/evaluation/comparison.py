@@ -11,7 +11,7 @@ from typing import Any
 
 from ..export.facts import BENCHMARKS, read_export_facts
 from ..models.cost import COSTS
-from ..tables import Spread, markdown_table
+from ..tables import Spread, cell, markdown_table, table_cells
 from .evaluated_model import (
     DISCREPANCY,
     DISCREPANCY_METRICS,
@@ -21,19 +21,6 @@ from .evaluated_model import (
     read_summary,
     results_folder,
 )
-
-_HEADINGS = {
-    "num_parameters": "parameters",
-    "num_encoder_parameters": "without head",
-    "encoder_macs": "encoder MACs",
-    "size_bytes": "bytes",
-    "kl": "KL, nats",
-    "agreement": "agreement, %",
-    "mlm_loss": "MLM loss, nats",
-    "mlm_accuracy": "MLM accuracy, %",
-    "pseudo_perplexity": "pseudo-perplexity",
-}
-_PERCENTAGES = ("agreement", "mlm_accuracy")
 
 
 def compare(models: Sequence[str | Path], *, teacher: str | Path | None = None) -> dict[str, Any]:
@@ -91,16 +78,15 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
         `str`: a table and its notes; scores times 100, mean ± standard deviation over seeds.
     """
     rows, tasks, common = comparison["rows"], comparison["tasks"], comparison["common_tasks"]
-    known = [name for name in _HEADINGS if any(row.get(name) is not None for row in rows)]
-    columns = {_HEADINGS[name]: [_cell(name, row.get(name)) for row in rows] for name in known}
-    columns |= {task: [_score(row["tasks"].get(task)) for row in rows] for task in tasks}
+    (_, *headings), *lines = table_cells([{k: v for k, v in row.items() if v is not None} for row in rows])
+    columns = {task: [_score(row["tasks"].get(task)) for row in rows] for task in tasks}
     if common:
         columns[f"mean of {len(common)}"] = [_score(row["mean"]) for row in rows]
     if common and comparison["teacher"]:
-        columns["of teacher's, %"] = [_percent(row["kept_fraction"]) for row in rows]
-        columns["above constant, %"] = [_percent(row["kept_above_constant"]) for row in rows]
-    header = ["model", *columns]
-    lines = list(zip([row["name"] for row in rows], *columns.values(), strict=True))
+        columns["of teacher's"] = [cell(row["kept_fraction"], "{:.1%}") for row in rows]
+        columns["above constant"] = [cell(row["kept_above_constant"], "{:.1%}") for row in rows]
+    header = ["model", *headings, *columns]
+    lines = [[*line, *others] for line, *others in zip(lines, *columns.values(), strict=True)]
     table = markdown_table(header, lines, rules=["---", *["---:"] * (len(header) - 1)])
     about = []
     if tasks:
@@ -221,16 +207,6 @@ def _differing(conditions: Mapping[str, Mapping[str, Any]]) -> str:
             shown = "" if is_digest else ": " + ", ".join(f"{row} {value}" for row, value in values.items())
             notes.append(name.removesuffix("_sha256") + shown)
     return "; ".join(notes)
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None or name in _PERCENTAGES:
-        return _percent(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
-
-
-def _percent(fraction: float | None) -> str:
-    return "–" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def _score(entry: Mapping[str, Any] | None) -> str:

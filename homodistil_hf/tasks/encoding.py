@@ -21,7 +21,6 @@ from .questions import (
     QUESTION_FEATURES,
     WindowSizes,
     check_answers,
-    check_windows,
     labelled_inputs,
     windows_in_batches,
 )
@@ -66,7 +65,6 @@ def encode_rows(
     """
     if columns.kind == ANSWERS:
         sizes = windows or WindowSizes.within(max_length)
-        check_windows(sizes, tokenizer)
         questions = as_questions(rows, columns, argument)
         parts = [
             Dataset.from_list(
