@@ -274,8 +274,7 @@ def _texts(rows: Dataset, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
         return (single,) if is_sure else ()
     # nothing usual: the only column of strings that isn't named as labels are
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
-    usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
-    return tuple(others) if len(others) == 1 else tuple(usual[:1])
+    return tuple(others) if len(others) == 1 else ()
 
 
 def _others_with_text(rows: Dataset, read: Collection[str]) -> list[str]:
@@ -301,9 +300,10 @@ def _labels(
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or is_of_words(texts) else SPAN_COLUMNS
     found = [known[name] for name in usual if name in known]
     if kind in (LABELS, VALUES) and not found and any(name in known for name in wanted):
-        own = {name: name if name in rows.column_names else known.get(name.lower()) for name in names_of(config)}
-        repeated = {name for name, column in own.items() if name != column and column in own}
-        if lacking := [repr(name) for name, column in own.items() if column is None or name in repeated]:
+        names = names_of(config)
+        own = {name: name if name in rows.column_names else known.get(name.lower()) for name in names}
+        # of names that differ in case alone, each has its own column
+        if lacking := [repr(name) for name, column in own.items() if column is None or column in {*names} - {name}]:
             raise ValueError(
                 f"{argument} has columns of some of the model's labels, but lacks {join_some(lacking)}; add a column "
                 "for each, or drop all of them for a run without labels"
