@@ -224,7 +224,7 @@ def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
 
 
 def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
-    return [
+    results = [
         EvalResult(
             task_type=pipeline,
             dataset_type="held-out",
@@ -235,6 +235,23 @@ def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
         )
         for name, value in held_out_metrics(facts.get("evaluation", {})).items()
     ]
+    for name, task in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
+        is_squad = task["task"].startswith("squad")
+        about = f"{name}, mean of {len(task['seeds'])} fine-tunings"
+        results += [
+            EvalResult(
+                task_type="question-answering" if is_squad else "text-classification",
+                dataset_type=f"rajpurkar/{task['task']}" if is_squad else "nyu-mll/glue",
+                dataset_config=None if is_squad else task["task"],
+                dataset_name=name,
+                dataset_split="validation",
+                metric_type=metric,
+                metric_name=f"{_words(metric)} ({about})",
+                metric_value=values["mean"],
+            )
+            for metric, values in task["metrics"].items()
+        ]
+    return results
 
 
 def _title(facts: Mapping[str, Any]) -> str:

@@ -137,6 +137,12 @@ def test_a_card_states_evaluations(facts_of):
     ):
         assert row in card
     assert "Names that end in `_part` stand for a part of a task's rows." in card
+    results = yaml.safe_load(card.split("---")[1])["model-index"][0]["results"]
+    found = {(result["dataset"]["type"], result["dataset"].get("config")): result["metrics"] for result in results}
+    assert found["nyu-mll/glue", "rte"] == [
+        {"type": "accuracy", "value": 0.53125, "name": "accuracy (rte, mean of 3 fine-tunings)"}
+    ]
+    assert [metric["value"] for metric in found["rajpurkar/squad_v2", None]] == [20.5, 25.0]
     layers = {str(index) for index in range(len(UNEVEN.layers))}
     names = {"2", "1"}  # of squad_v2 and F1
     known = {*NUMBER.findall(card_template()), *known_numbers(facts), *layers, *names}
