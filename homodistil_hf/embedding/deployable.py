@@ -11,7 +11,7 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..deploy.deployable import Deployable, Outputs, compare_vectors
+from ..deploy.deployable import Deployable, Fidelity, Outputs, differences
 from ..deploy.folder import Deployment
 from ..deploy.graphs import write_graph
 from ..files.messages import first_line
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import missing_reason
 from .card import embedding_card
+from .metrics import agreement
 from .model import EmbeddingModel, folded, pooled
 from .reading import load_embedding_model
 
@@ -118,6 +119,28 @@ def embedding_deployable(model: str | Path | EmbeddingModel) -> Deployable:
         prepare=model.prepared,
         note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
     )
+
+
+def compare_vectors(expected: Sequence[Outputs], found: Sequence[Outputs]) -> Fidelity:
+    """Compare vectors of texts, under each name that both have; the worst counts.
+
+    Returns:
+        `fidelity`: mean cosine. `lowest_cosine`. `neighbours`: share of the three nearest other texts that are kept.
+        `largest_difference` and `distance` as in [`compare_answers`].
+    """
+    figures = []
+    for name in (name for name in expected[0] if name in found[0]):
+        one, other = (torch.stack([row[name].float().flatten() for row in rows]) for rows in (expected, found))
+        cosines = torch.cosine_similarity(one, other, dim=-1)
+        figures.append(
+            {
+                "fidelity": float(cosines.mean()),
+                "lowest_cosine": float(cosines.min()),
+                "neighbours": agreement(other, one, most_neighbours=3)["neighbours"],
+                **differences([(one, other)]),
+            }
+        )
+    return min(figures, key=lambda row: row["fidelity"])
 
 
 EMBEDDING = Deployment(embedding_deployable, embedding_card)

@@ -65,7 +65,12 @@ def pair_similarities(first_ND: torch.Tensor, second_ND: torch.Tensor, similarit
 
 
 def agreement(
-    student_ND: torch.Tensor, teacher_ND: torch.Tensor, *, has_own_space: bool = False, similarity: str = COSINE
+    student_ND: torch.Tensor,
+    teacher_ND: torch.Tensor,
+    *,
+    has_own_space: bool = False,
+    similarity: str = COSINE,
+    most_neighbours: int = NUM_NEIGHBOURS,
 ) -> dict[str, float]:
     """Compare the vectors of the same texts.
 
@@ -74,9 +79,10 @@ def agreement(
         teacher_ND: as many vectors; their channels may differ only if the student has a space of its own.
         has_own_space: whether the student's vectors are in another space.
         similarity: what neighbours are nearest by, of `SIMILARITIES`.
+        most_neighbours: how many nearest others of a text are compared.
 
     Returns:
-        `cosine`: mean over a text's two vectors. `neighbours`: share of a text's ten nearest others that both models
+        `cosine`: mean over a text's two vectors. `neighbours`: share of a text's nearest others that both models
         have, each in its own index. `neighbours_in_index`: the same with the student's vector looked up in the
         teacher's index. `spread`: standard deviation of similarities between texts, as a share of the teacher's, 0 for
         collapsed vectors. It is left out where all the teacher's similarities are equal, as with two texts. The result
@@ -94,7 +100,7 @@ def agreement(
     if len(student_ND) < 2:
         return {}
     student, teacher = (compared(vectors.double(), similarity) for vectors in (student_ND, teacher_ND))
-    num_neighbours = min(NUM_NEIGHBOURS, len(student) - 1)
+    num_neighbours = min(most_neighbours, len(student) - 1)
     is_one_space = student.shape == teacher.shape and not has_own_space
     # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
     shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)

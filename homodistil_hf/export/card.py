@@ -380,23 +380,24 @@ def _format_note(facts: Mapping[str, Any]) -> str:
 
 def _training(facts: Mapping[str, Any]) -> str:
     """Steps, passes and rows in a sentence, then what else is recorded."""
-    training, data = dict(facts.get("training") or {}), facts.get(DATA, {})
+    training, data = facts.get("training") or {}, facts.get(DATA, {})
     if not training:
         return "No record of the training run came with this export."
+    sentence = ""
     steps, passes, rows = training.get("num_steps"), training.get("num_epochs"), data.get("num_train_rows")
-    words = [f"Training took {cell(steps)} optimizer steps"] if is_int(steps) else []
-    if words and is_number(passes):
-        words.append(f"{passes:.2g} passes over {f'{rows:,}' if is_int(rows) else 'the'} rows")
-    if names := ", ".join(map(str, data.get("train", ()))):
-        words.append(f"{'of' if len(words) > 1 else 'It was trained on'} {plain_text(names)}")
+    if is_int(steps):
+        sentence = f"Training took {steps:,} optimizer steps"
+        sentence += f", {passes:.2g} passes" if is_number(passes) else ""
+        sentence += f" over {rows:,} rows" if is_int(rows) else ""
+        names = ", ".join(map(str, data.get("train", ())))
+        sentence += f" of {plain_text(names)}." if names else "."
     lines = "\n".join(
         f"- {plain_text(_words(name))}: {cell(value)}"
         for name, value in training.items()
         if name not in ("num_steps", "num_epochs", "method") and not name.startswith("kept_fraction")
         if value or not name.startswith(_SELDOM)
     )
-    sentence = ", ".join(words[:2]) + "".join(f" {word}" for word in words[2:])
-    return "\n\n".join(filter(None, (f"{sentence}." if words else "", lines)))
+    return "\n\n".join(filter(None, (sentence, lines)))
 
 
 def _settings_table(settings: Mapping[str, Any]) -> str:

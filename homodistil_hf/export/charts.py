@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ..files.strict_json import is_int
+from ..files.strict_json import fits
 
 Line = Sequence[tuple[float, float]]
 """Points (step, value)."""
@@ -136,8 +136,7 @@ def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:
     if not isinstance(plan, Mapping):
         return []
     layers = plan.get("layers") or [plan] * int(section.get("num_hidden_layers") or 0)
-    names = ("num_attention_heads", "head_dim", "intermediate_size")
-    if not all(isinstance(layer, Mapping) and all(is_int(layer.get(name)) for name in names) for layer in layers):
+    if not fits(layers, [dict.fromkeys(("num_attention_heads", "head_dim", "intermediate_size"), int)]):
         return []
     return [(layer["num_attention_heads"] * layer["head_dim"], layer["intermediate_size"]) for layer in layers]
 

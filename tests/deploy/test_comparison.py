@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from homodistil_hf.deploy.deployable import compare_answers, compare_vectors, some_positions
+from homodistil_hf.deploy.deployable import compare_answers, some_positions
 from homodistil_hf.deploy.proof import Workshop
 from homodistil_hf.deploy.runtimes import RuntimeProblem
+from homodistil_hf.embedding.deployable import compare_vectors
 
 
 def rows(*logits, name="logits"):
