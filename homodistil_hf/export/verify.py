@@ -1,7 +1,7 @@
 """Checks an export against its facts, and loads it in a fresh process that can't import this package.
 
-The export's logits are compared with the compact form's, loaded here, and with those of the student in memory, from
-its facts. `methods/formats.py` finds the check of each format.
+The export's logits there are compared with the compact form's, loaded here, and these with those of the student in
+memory, from its facts. `methods/formats.py` finds the check of each format.
 """
 
 import os
@@ -129,7 +129,7 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         num_tokens, tensors = load_fresh(folder, [auto_class, "AutoModel"], probe_inputs(exported.config))
     except ValueError as error:
         return replace(report, problems=(str(error),))
-    differences = _output_differences(compact, facts["probe"], tensors, auto_class)
+    differences = _output_differences(compact, tensors, auto_class)
     problems = list(difference_problems(differences, RELATIVE_TOLERANCE))
     if num_tokens > (most := exported.config.vocab_size):
         problems.append(f"tokenizer: expected at most vocab_size={most} tokens, found {num_tokens}")
@@ -252,21 +252,16 @@ def load_fresh(
 
 
 def _output_differences(
-    compact: PreTrainedModel, probe: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], auto_class: str
+    compact: PreTrainedModel, tensors: Mapping[str, torch.Tensor], auto_class: str
 ) -> dict[str, float]:
     inputs = probe_inputs(compact.config)
     with torch.no_grad():
         hidden_BTH = compact.base_model(**inputs).last_hidden_state
         logits = all_logits(compact(**inputs))
-    fresh, in_memory = tensors[f"{auto_class}.logits"], torch.tensor(probe["logits"])
-    differences = {
-        f"{auto_class}, logits of the compact form": relative_difference(fresh, logits),
-        f"{auto_class}, logits in memory": relative_difference(fresh.flatten()[probe["positions"]], in_memory),
-    }
+    compared = {f"{auto_class}, logits": (tensors[f"{auto_class}.logits"], logits)}
     for name in (auto_class, "AutoModel"):
-        difference = relative_difference(tensors[f"{name}.hidden"], hidden_BTH)
-        differences[f"{name}, hidden states of the compact form"] = difference
-    return differences
+        compared[f"{name}, hidden states"] = (tensors[f"{name}.hidden"], hidden_BTH)
+    return {f"{name} of the compact form": relative_difference(*pair) for name, pair in compared.items()}
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:

@@ -297,6 +297,5 @@ def test_other_results_of_the_process_are_found(export, forked_python, monkeypat
     names = [problem.split(": expected a relative difference")[0] for problem in report.problems]
     assert names == [
         "AutoModelForMaskedLM, logits of the compact form",
-        "AutoModelForMaskedLM, logits in memory",
         "AutoModel, hidden states of the compact form",
     ]
