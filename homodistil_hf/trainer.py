@@ -399,7 +399,8 @@ class HomoDistilTrainer(DistillationTrainer):
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
     """A sentence for the card on the layers that left."""
     start, end = args.pruning_window(LAYERS)
-    left = f"were phased out from {start:.0%} to {end:.0%} of the run" if end else "were removed before the first step"
-    others = "those with the lowest scores" if args.kept_layers is None else "the others"
+    when = f"between {start:.0%} and {end:.0%} of training" if start else f"during the first {end:.0%} of training"
+    left = f"were phased out {when}" if end else "were removed before the first step"
+    others = "the least important ones" if args.kept_layers is None else "the others"
     names = ", ".join(map(str, kept))
     return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {left}."

@@ -57,10 +57,8 @@ def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     assert facts["student"]["num_hidden_layers"] == 2
     assert facts["teacher"]["num_hidden_layers"] == 4
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert (
-        "It has 2 of the 4 layers that it began with (0, 3); the others were phased out from 0% to 30% of the run."
-        in card
-    )
+    began = "It has 2 of the 4 layers that it began with (0, 3)"
+    assert f"{began}; the others were phased out during the first 30% of training." in card
     assert verify_export(folder).problems == ()
 
 
@@ -95,7 +93,7 @@ def test_at_once_layers_go_before_the_first_step(trained):
     )
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["kept_fraction_layers"] for entry in logs] == [0.5, 0.5]
-    assert "those with the lowest scores were removed before the first step." in trainer.card.how
+    assert "the least important ones were removed before the first step." in trainer.card.how
 
 
 def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
@@ -190,8 +188,8 @@ def test_a_narrow_budget_leaves_layers_out_and_says_so(trained, caplog):
     with caplog.at_level("INFO", "homodistil_hf"):
         trainer = trained(model=make_teacher(num_hidden_layers=4), **settings)
     assert len(trainer.kept.layers) == 2
-    (told,) = [one.message for one in caplog.records if "fewer, wider ones end nearer" in one.message]
-    assert told.startswith("student='macs=0.25' plans 2 of 4 layers")
+    (told,) = [one.message for one in caplog.records if "fewer, wider layers end closer" in one.message]
+    assert told.startswith("student='macs=0.25' keeps 2 of 4 layers")
     assert told.endswith("'macs=0.25,layers=4' keeps all")
 
 

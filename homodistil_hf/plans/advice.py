@@ -119,9 +119,10 @@ def depth_reason(student: str | float, plan: WidthPlan, teacher: WidthPlan) -> s
     budget, is_shorter = share_as_budget(student), len(plan.layers) < len(teacher.layers)
     if not (is_shorter and isinstance(budget, str) and leaves_layers_open(budget)):
         return None
+    kept, whole = len(plan.layers), len(teacher.layers)
     return (
-        f"student={budget!r} plans {len(plan.layers)} of {len(teacher.layers)} layers: all would be so narrow that "
-        f"fewer, wider ones end nearer the teacher; '{budget},layers={len(teacher.layers)}' keeps all"
+        f"student={budget!r} keeps {kept} of {whole} layers: fewer, wider layers end closer to the teacher than "
+        f"{whole} narrow ones; '{budget},layers={whole}' keeps all"
     )
 
 

@@ -122,7 +122,7 @@ def check_words(words):
         known |= {f"--{entry.name}" for entry in fields(command_named(words[1]))}
         assert {word for word in words if word.startswith("--")} <= known, words
     else:
-        assert words[0] in ("pip", "hf", "tensorboard", "make"), words
+        assert words[0] in ("pip", "git", "hf", "tensorboard", "make"), words
 
 
 def shortened(name, words):

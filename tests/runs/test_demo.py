@@ -37,7 +37,7 @@ SENTENCE = "Return the number of bytes that are left in the buffer."
 
 def small(folder: Path, seed: int = 0) -> DemoSettings:
     """A demo of ten steps."""
-    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 8, "latency_rounds": 1}
+    settings = {"max_steps": 10, "batch_size": 4, "num_eval_blocks": 8}
     return DemoSettings(output_dir=str(folder), seed=seed, **settings)
 
 

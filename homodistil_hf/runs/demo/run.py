@@ -24,7 +24,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
 from ...export.export_folder import check_output
-from ...export.facts import CARD_FILE, LATENCY
+from ...export.facts import CARD_FILE, LATENCY, read_facts
 from ...export.outcome import outcome_line
 from ...export.report import write_report
 from ...files.checkpoints import last_verified
@@ -33,14 +33,12 @@ from ...files.provenance import version_facts
 from ...files.run_names import REPORT_FILE, RESULTS_FILE, TABLES
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
-from ...models.architectures import max_tokens
 from ...models.cost import MODEL_COSTS, model_facts
 from ...models.loading import load_encoder_config
 from ...models.tokenizers import save_tokenizer
 from ...models.widths import widths_of
 from ...plans.advice import depth_reason
 from ...plans.budgets import FEWER_LAYERS_BELOW
-from ...plans.latency.timing import LatencyGrid, compare_latencies
 from ...plans.resolve import resolve_plan
 from ...tables import format_table, table_cells
 from ...trainer import HomoDistilTrainer
@@ -62,16 +60,15 @@ _STUDENTS = {
 }
 """Student → its method, and words for it."""
 _MADE_BY = "homodistil demo"
-_LATENCY_BLOCKS = 16
 _NUM_PREDICTIONS = 3
-_LEGEND = f"""
+_LEGEND = """
 teacher: comes with the package. student: HomoDistil, pruned a little at a time while it is distilled.
 at_once: same widths and steps, pruned before the first step (method one_shot), so its first steps compute less.
 scratch: the same from random weights and without the teacher, so a step computes less.
 In so short a run both ways to prune end about as near; docs/results.md compares methods.
-encoder MACs: multiplications a token. latency: {_LATENCY_BLOCKS} blocks of text, median.
+encoder MACs: multiplications a token. latency: 8 blocks of text in torch; the students are of one shape.
 KL: how far predictions are from the teacher's, 0 is the same. MLM accuracy: share of masked words that are guessed.
-Both are of text that none of the four was trained on."""
+Both are measured on text that none of the four was trained on."""
 _SENTENCES = (
     "Return the [MASK] of the given string.",
     "If the file does not [MASK], an error is raised.",
@@ -90,7 +87,6 @@ class DemoSettings:
     batch_size: int = 32
     num_eval_blocks: int = 256
     student: str = "macs=0.25"
-    latency_rounds: int = 15
 
     def __post_init__(self) -> None:
         for name, value, least in (("max_steps", self.max_steps, 10), ("seed", self.seed, 0)):
@@ -124,16 +120,16 @@ def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> lis
     config = load_encoder_config(str(folder / "teacher"))
     plan = resolve_plan(settings.student, config, fewer_layers_below=FEWER_LAYERS_BELOW)
     widths = plan.to_json(of_layers=config.num_hidden_layers)  # the same of all three
-    if reason := depth_reason(settings.student, plan, widths_of(config)):
-        print(f"     {reason}")
     for number, (name, (_, words)) in enumerate(_STUDENTS.items(), start=2):
         print(f"{number}/4  {name}: {words}; {settings.student} of the teacher, {settings.max_steps} steps")
+        if number == 2 and (reason := depth_reason(settings.student, plan, widths_of(config))):
+            print(f"     {reason}")
         trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
-    print("4/4  loading the student with stock transformers in a fresh process, measuring latency")
+    print("4/4  loading the student with stock transformers in a fresh process")
     report = verify_export(folder / "student")
     if not report.ok:
         raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
-    rows = _rows(folder, trainers, num_rounds=settings.latency_rounds)
+    rows = _rows(folder, trainers)
     curves = {
         name: sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items())
         for name, trainer in trainers.items()
@@ -267,18 +263,16 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     return trainer
 
 
-def _rows(folder: Path, trainers: dict[str, DistillationTrainer], *, num_rounds: int) -> list[dict[str, Any]]:
+def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
     models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
-    length = max_tokens(models["teacher"].config)
-    grid = LatencyGrid([_LATENCY_BLOCKS], [length], ["torch"], with_head=True, num_rounds=num_rounds)
-    latencies = compare_latencies(models, grid)["cells"][0]["latency"]
+    latency = read_facts(folder / "student")[LATENCY]  # as the report has it; the students are of one shape
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
     measured["teacher"] = dict(trainers["student"].teacher_evaluation)
     return [
         {
             "name": name,
             **{cost: model_facts(model)[cost] for cost in MODEL_COSTS},
-            "latency_ms": round(latencies[name]["median_ms"], 3),
+            "latency_ms": latency["teacher_ms" if name == "teacher" else "student_ms"],
             **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
         }
         for name, model in models.items()
