@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import near_name, short_repr
 from ..models.cost import count_parameters, encoder_macs
-from ..models.widths import LARGEST_WIDTH, LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
+from ..models.widths import LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
@@ -253,21 +253,6 @@ def plan_for_latency(
     return found
 
 
-def nearest_macs_budget(fraction: float, teacher: WidthPlan, *, multiple: int = 8, plain: bool = False) -> str:
-    """Return the budget that asks for `fraction` of the teacher's encoder MACs, or the smallest that can be met.
-
-    Example:
-    ```python
-    >>> nearest_macs_budget(1 / 11, WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536)))
-    'macs=0.091'
-
-    ```
-    """
-    search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
-    smallest = search.macs_fraction(search.ends(search.proportional_plans())[0])
-    return f"macs={_rounded(max(fraction, smallest), math.ceil)}"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Search:
     """The uniform plans that a teacher can be pruned to and that its stock class holds.
@@ -294,10 +279,6 @@ class _Search:
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
                 raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
-        if not 1 <= self.multiple <= LARGEST_WIDTH:
-            nearest = 1 if self.multiple < 1 else LARGEST_WIDTH
-            raise ValueError(f"multiple={short_repr(self.multiple)} is no width to round to; nearest valid: {nearest}")
-
     @functools.cached_property
     def full(self) -> LayerWidths:
         """The widths that every layer of the teacher has."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,6 @@ from transformers import PreTrainedConfig
 from ..files.messages import near_name, short_repr
 from ..files.strict_json import parse_json, read_json
 from ..models.architectures import architecture_of
-from ..models.cost import encoder_macs
 from ..models.widths import (
     DEPTH_KEY,
     UNIFORM_KEYS,
@@ -35,7 +33,7 @@ from ..models.widths import (
     with_embedding,
     with_num_layers,
 )
-from .budgets import WIDTH_MULTIPLE, is_latency_budget, nearest_macs_budget, plan_for_budget, share_as_budget
+from .budgets import WIDTH_MULTIPLE, is_latency_budget, plan_for_budget, share_as_budget
 
 if TYPE_CHECKING:
     from .latency.budget import LatencyBudget
@@ -47,7 +45,6 @@ PRESETS = {
     "homobert-xsmall": WidthPlan.uniform(240, 12, LayerWidths(12, 20, 960)),
     "homobert-tiny": WidthPlan.uniform(224, 12, LayerWidths(8, 28, 896)),
 }
-BERT_BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
 _SHORT_PLAN = re.compile(r"\s*(?:(\d{1,6})x)?(\d{1,6})-(\d{1,6})x(\d{1,6})-(\d{1,6})\s*", re.ASCII)
 _KINDS_OF_STUDENT = (
     f"a student is a preset ({', '.join(PRESETS)}), a budget such as 'params=14M', 'macs=0.25' or 'latency_ms=5', "
@@ -118,9 +115,7 @@ def resolve_plan(
     if isinstance(student, str) and (short := _SHORT_PLAN.fullmatch(student)):
         keys = (DEPTH_KEY, *UNIFORM_KEYS)
         student = {key: int(number) for key, number in zip(keys, short.groups(), strict=True) if number}
-    if isinstance(student, str) and student in PRESETS:
-        plan = of_architecture(_preset_plan(student, teacher, multiple, plain=plain), teacher)
-    elif isinstance(student, str) and is_latency_budget(student):
+    if isinstance(student, str) and is_latency_budget(student):
         from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
 
         budget = LatencyBudget.parse(student)
@@ -129,7 +124,9 @@ def resolve_plan(
         settings: Any = {"multiple": multiple, "within": within, "plain": plain}
         plan = plan_for_budget(student, teacher_config, **settings, fewer_layers_below=fewer_layers_below)
     else:
-        plan = of_architecture(WidthPlan.from_dict(_written_plan(student), len(teacher.layers)), teacher)
+        preset = PRESETS.get(student) if isinstance(student, str) else None
+        plan = preset or WidthPlan.from_dict(_written_plan(student), len(teacher.layers))
+        plan = of_architecture(plan, teacher)
         check_plan(plan, teacher)
     if plain and plan.hidden_size != teacher.hidden_size:
         whole = dataclasses.replace(plan, hidden_size=teacher.hidden_size)
@@ -235,23 +232,6 @@ def _bounds(plan: WidthPlan, limit: WidthPlan) -> tuple[LayerWidths, ...]:
     return (functools.reduce(narrowest, limit.layers),) * len(plan.layers)
 
 
-def _preset_plan(name: str, teacher: WidthPlan, multiple: int, *, plain: bool) -> WidthPlan:
-    plan = PRESETS[name]
-    misfit = too_wide(plan, teacher)
-    if misfit is None and len(plan.layers) < len(teacher.layers):
-        misfit = f"has {len(plan.layers)} layers, its teacher has {len(teacher.layers)}"
-    if misfit is None and plain and plan.hidden_size != teacher.hidden_size:
-        misfit = f"has hidden_size={plan.hidden_size}, plain students keep their teacher's {teacher.hidden_size}"
-    if misfit is None:
-        return plan
-    fraction = encoder_macs(plan) / encoder_macs(BERT_BASE)
-    budget = nearest_macs_budget(fraction, teacher, multiple=multiple, plain=plain)
-    raise ValueError(
-        f"student={name!r} {misfit}; nearest valid: student={budget!r}, at least the preset's share of a BERT-base "
-        "encoder"
-    )
-
-
 def _is_json_text(student: str) -> bool:
     return student.lstrip().startswith("{")
 
@@ -261,9 +241,7 @@ def _written_plan(student: Any) -> Any:
         return student
     is_text = _is_json_text(student)
     if not is_text and not os.path.isfile(student):
-        folder = os.path.dirname(student) or "."
-        files = [str(path) for path in Path(folder).glob("*.json")] if os.path.isdir(folder) else []
-        near = near_name(student, [*PRESETS, *files])
+        near = near_name(student, PRESETS)
         nearest = "" if near is None else f"nearest valid: {near!r}; "
         raise ValueError(f"student={student[:200]!r} is unknown; {nearest}{_KINDS_OF_STUDENT}")
     try:
@@ -277,9 +255,9 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
 
     Example:
     ```python
-    >>> from homodistil_hf.plans.resolve import BERT_BASE, PRESETS
-    >>> names = ["homobert-base", "homobert-tiny"]
-    >>> check_family(names, [PRESETS[name] for name in names], BERT_BASE)
+    >>> from homodistil_hf.plans.resolve import PRESETS
+    >>> bert_base, names = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072)), ["homobert-base", "homobert-tiny"]
+    >>> check_family(names, [PRESETS[name] for name in names], bert_base)
 
     ```
     """
@@ -311,15 +289,5 @@ def member_folder(number: int, student: str) -> str:
 
     ```
     """
-    text = student.strip()
-    if text.startswith("{"):
-        widths = parse_json(text, "the plan")
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        text = (
-            "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS))
-            if set(widths) == set(UNIFORM_KEYS)
-            else f"widths-{digest}"
-        )
-    elif text.endswith(".json"):
-        text = Path(text).stem
-    return f"{number}-{_UNSAFE.sub('-', text).strip('.-')[:_LONGEST_NAME] or 'student'}"
+    name = Path(student).stem if student.endswith(".json") else student
+    return f"{number}-{_UNSAFE.sub('-', name).strip('.-')[:_LONGEST_NAME] or 'student'}"

@@ -9,7 +9,7 @@ from transformers import BertConfig
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.plans.budgets import nearest_macs_budget, plan_for_budget
+from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS, check_plan, too_wide
 
 
@@ -308,14 +308,3 @@ def test_a_multiple_that_leaves_no_plan_is_refused():
     with pytest.raises(ValueError, match="multiple=8 leaves no hidden size that splits into 1 heads of 4 or fewer"):
         plan_for_budget("macs=0.5", config)
     assert plan_for_budget("macs=0.1", config, multiple=1).hidden_size <= 4
-    for multiple in (0, -8):
-        with pytest.raises(ValueError, match=f"multiple={multiple} is no width to round to; nearest valid: 1"):
-            plan_for_budget("macs=0.5", BertConfig(), multiple=multiple)
-
-
-def test_the_nearest_macs_budget_is_one_that_can_be_met():
-    config = TEACHERS["six layers"]
-    assert nearest_macs_budget(1 / 11, widths_of(config)) == "macs=0.091"
-    assert nearest_macs_budget(1.0, widths_of(config)) == "macs=1"
-    unreachable = nearest_macs_budget(1e-9, widths_of(config))
-    assert plan_for_budget(unreachable, config).hidden_size == 8
