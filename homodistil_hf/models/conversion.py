@@ -445,19 +445,6 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
     return can_have and model.get_output_embeddings().weight is not model.get_input_embeddings().weight
 
 
-def check_stock_shapes(student: LayerwiseModel, plan: WidthPlan) -> None:
-    """Build the stock class that will hold a plan, without memory, and compare its shapes with the table's.
-
-    Raises:
-        ValueError: a setting of the configuration gives a parameter another shape.
-    """
-    plan = of_architecture(plan, widths_of(student.config)).padded()
-    config = stock_config(student.config, plan)
-    head, architecture = HEADS.get(type(student).__name__), architecture_of(student.config)
-    with torch.device("meta"):
-        check_shapes((head.stock if head else architecture.stock_encoder)(config))
-
-
 def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     """Return the stock configuration of a plan that needs no padding, and of a teacher's or student's settings."""
     widths, architecture = plan.layers[0], architecture_of(config)

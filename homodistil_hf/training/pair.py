@@ -28,7 +28,7 @@ from ..models.architectures.architecture import (
     TOKEN_CLASSIFICATION,
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import check_stock_shapes, refuse_no_model, to_student
+from ..models.conversion import refuse_no_model, to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import modules_of
@@ -170,7 +170,6 @@ def prepare(
         student = to_student(model, needs_head=needs_head, argument="model").float()
         _freeze_alike(student, model)
         plan = resolve(args, model.config)
-    check_stock_shapes(student, plan)
     if isinstance(teacher, str):
         teacher = load_encoder(teacher, token=args.hub_token)
     guide = to_student(student if teacher is None else teacher, needs_head=needs_head)

@@ -51,8 +51,8 @@ def formula_times(monkeypatch):
     [
         ({"batch_size": 0}, "batch_size=0 is too small; nearest valid: 1"),
         ({"length": 1}, "length=1 is too small; nearest valid: 2"),
-        ({"backend": "tensorrt"}, "backend='tensorrt' is unknown; expected one of 'torch', "),
-        ({"backend": "compiled"}, "backend='compiled' would compile every plan that is timed; nearest valid: 'torch'"),
+        ({"backend": "tensorrt"}, "backend='tensorrt' can't time plans; expected one of 'torch', 'onnx"),
+        ({"backend": "compiled"}, "backend='compiled' can't time plans; expected one of 'torch', 'onnxruntime'"),
     ],
 )
 def test_impossible_conditions_are_refused(values, message):
@@ -124,8 +124,7 @@ def test_budgets_are_read(text, budget):
         ("latency_ms=", "is no latency budget; expected for example"),
         ("latency_ms=0", "is no positive time; expected for example"),
         ("latency_ms=inf", "is no positive time; expected for example"),
-        ("latency_ms=5,latency_ms=6", "says something twice; expected for example"),
-        ("latency_ms=5,layers=4", "unknown condition 'layers'; fewer layers go with a share of the MACs, such as"),
+        ("latency_ms=5,layers=4", "unknown condition 'layers'; expected one of"),
         ("latency_ms=5,lenght=64", "has the unknown condition 'lenght'; nearest valid: 'length'"),
         ("latency_ms=5,length=many", "is no latency budget; expected for example"),
     ],
