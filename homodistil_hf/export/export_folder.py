@@ -17,11 +17,12 @@ from ..files.provenance import version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import as_stock_reads_it, remove_padding, to_stock, to_student
+from ..models.conversion import as_stock_reads_it, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import save_tokenizer, stored_tokenizer
 from ..models.widths import WidthPlan, widths_of
+from ..pruning.compaction import remove_padding
 from .facts import (
     CARD_FILE,
     FACTS_FILE,

@@ -24,15 +24,13 @@ from .architectures.architecture import (
     QUERY_KEY_VALUE,
     VALUE,
     Architecture,
-    Shapes,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim, whole_head_dim
 from .cost import check_shapes
 from .equality import relative_difference
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
 from .modes import evaluation_mode
-from .resizing import replace_parameters
-from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
+from .widths import LayerWidths, WidthPlan, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
@@ -225,11 +223,14 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place. A
     # class with a head size of its own needs no padding: its configuration names the frequencies.
     pairs = {} if plan.traits.has_free_heads else getattr(model.config, "rotary_pairs", None) or {}
+    kinds = plan.traits.rotary_kinds
     state |= scaled_queries(model, plan)
-    for index, (old, new) in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        state |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
+    for index, layers in enumerate(zip(widths.layers, plan.layers, strict=True)):
+        state |= _padded_layer(state, architecture, index, layers, pairs.get(kinds[index]) if kinds else None)
     # A table of distances has a column for each head.
-    state |= _resized_embeddings(state, architecture, (widths.widest, plan.widest))
+    for table in (name for name, dims in architecture.embeddings.items() if dims[1:] == (HEAD,)):
+        for name in {table, f"{architecture.prefix}.{table}"} & state.keys():
+            state[name] = _padded(state[name].T, (plan.widest.num_attention_heads,)).T.contiguous()
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
@@ -292,116 +293,44 @@ def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], *, sof
     model.config.softmax_head_dim = softmax_head_dim
 
 
-def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
-    """Cut off the padding of [`to_stock`], in place; logits stay the same.
-
-    The student has the uniform widths of `plan.padded()`.
-
-    Raises:
-        ValueError: the student has other widths, or a weight to be cut is not zero.
-    """
-    padded = widths_of(student.config)
-    plan = of_architecture(plan, padded)
-    if plan.padded() != padded:
-        raise ValueError(
-            f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
-        )
-    state, architecture = student.state_dict(), architecture_of(student.config)
-    tensors: dict[str, torch.Tensor] = {}
-    pairs = _pairs_that_count(state, architecture, padded, plan)
-    for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        tensors |= _resized_layer(state, architecture, index, (old, new), pairs.get(_kind(plan, index)))
-    tensors |= _resized_embeddings(state, architecture, (padded.widest, plan.widest))
-    # The state is cut on the side, and counted, before the student changes.
-    if lossy := [name for name, kept in tensors.items() if kept.count_nonzero() != state[name].count_nonzero()]:
-        raise ValueError(
-            f"plan={plan.to_json()} would cut weights that are not zero in {join_some(lossy)}; keep the padded widths"
-        )
-    student.note_units({f"query_key.{kind}": torch.tensor(kept) for kind, kept in pairs.items()})
-    replace_parameters(student, tensors, plan=plan)
-
-
-def _kind(plan: WidthPlan, layer: int) -> str:
-    """Return the kind of layers that share their rotary pairs with this one; empty without rotary positions."""
-    return plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else ""
-
-
-def _pairs_that_count(
-    state: dict[str, torch.Tensor], architecture: Architecture, padded: WidthPlan, plan: WidthPlan
-) -> dict[str, list[int]]:
-    """Return kind of layer → the rotary pairs that a narrower plan keeps, those in use before the others.
-
-    A padded head has zeros in the channels of pairs that were pruned, but its file doesn't name them.
-    """
-    used: dict[str, torch.Tensor] = {}
-    for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        if (kind := _kind(plan, index)) and new.head_dim < old.head_dim:
-            for name, dims in _layer_shapes(architecture, index).items():
-                if name in state and dims[0] == QUERY_KEY_VALUE:  # other classes need no padding
-                    # Rows are (query, key or value; head; half of the pair; pair): a pair is in use where any
-                    # query or key row of it is not zero, in any head of any layer of the kind.
-                    queries_keys = state[name].unflatten(0, (3, old.num_attention_heads, 2, -1))[:2]
-                    is_used = queries_keys.transpose(0, 3).flatten(1).any(1)
-                    used[kind] = used.get(kind, torch.zeros_like(is_used)) | is_used
-    sizes = dict(zip(plan.traits.rotary_kinds, plan.layers, strict=False))
-    # Stable, so that pairs in use come first and in their own order, and the rest fills up from the lowest.
-    best = {kind: mask.int().argsort(descending=True, stable=True) for kind, mask in used.items()}
-    return {kind: order[: sizes[kind].head_dim // 2].sort().values.tolist() for kind, order in best.items()}
-
-
-def _layer_shapes(architecture: Architecture, layer: int) -> Shapes:
-    """Return the shapes of a layer's parameters under both of their names, with the encoder's prefix and without."""
-    found = {f"{architecture.layers}.{layer}.{name}": dims for name, dims in architecture.layer.items()}
-    return found | {f"{architecture.prefix}.{name}": dims for name, dims in found.items()}
-
-
-def _resized_layer(
+def _padded_layer(
     state: dict[str, torch.Tensor],
     architecture: Architecture,
     layer: int,
     widths: tuple[LayerWidths, LayerWidths],
     pairs: list[int] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the parameters of a layer that have another size at other widths, cut or zero-padded.
+    """Return the parameters of a layer that have another size at larger widths, zero-padded.
 
     Args:
         state: all parameters by name.
         architecture: the table of shapes.
         layer: its index.
         widths: before and after.
-        pairs: places of the smaller heads' rotary pairs in the larger heads; None where channels have no places.
+        pairs: places of the heads' rotary pairs in the larger heads; None where channels have no places.
     """
-    # Every dimension with heads or neurons is brought to the front, resized there and brought back.
+    # Every dimension with heads or neurons is brought to the front, padded there and brought back.
     found: dict[str, torch.Tensor] = {}
-    present = {name: dims for name, dims in _layer_shapes(architecture, layer).items() if name in state}
-    for name, dims in present.items():
+    shapes = {f"{architecture.layers}.{layer}.{name}": dims for name, dims in architecture.layer.items()}
+    shapes |= {f"{architecture.prefix}.{name}": dims for name, dims in shapes.items()}
+    for name, dims in shapes.items():
         for dim, what in enumerate(dims):
-            if what in _BLOCKS:
+            if name in state and what in _BLOCKS:
                 rows = found.get(name, state[name]).transpose(0, dim)
-                found[name] = _resized_rows(rows, what, widths, pairs).transpose(0, dim).contiguous()
+                found[name] = _padded_rows(rows, what, widths, pairs).transpose(0, dim).contiguous()
     return found
-
-
-def _resized_embeddings(
-    state: dict[str, torch.Tensor], architecture: Architecture, widths: tuple[LayerWidths, LayerWidths]
-) -> dict[str, torch.Tensor]:
-    """Return the resized parameters outside the layers that have a column for each head."""
-    tables = [name for name, dims in architecture.embeddings.items() if dims[1:] == (HEAD,)]
-    names = [name for table in tables for name in (table, f"{architecture.prefix}.{table}") if name in state]
-    return {name: _resized(state[name].T, (widths[1].num_attention_heads,)).T.contiguous() for name in names}
 
 
 _BLOCKS = {QUERY: 1, VALUE: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
 """Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
 
 
-def _resized_rows(
+def _padded_rows(
     rows: torch.Tensor, what: str, widths: tuple[LayerWidths, LayerWidths], pairs: list[int] | None
 ) -> torch.Tensor:
-    """Resize rows of heads or neurons, block by block; queries and keys with `pairs` keep their rotary places.
+    """Pad rows of heads or neurons, block by block; queries and keys with `pairs` keep their rotary places.
 
-    Channel c of a head turns with channel c + slot/2, where slot is the larger head size. In `order`, the channels of
-    the kept pairs come first. So cutting is: reorder, then cut at the end; padding: pad at the end, then order back.
+    Channel c of a head turns with channel c + slot/2, where slot is the larger head size.
     """
     old, new = (
         (_BLOCKS[what], one.intermediate_size)
@@ -410,29 +339,19 @@ def _resized_rows(
         for one in widths
     )
     # (blocks, heads, channels, …), or (blocks, neurons, …)
-    blocks = rows.unflatten(0, old)
-    if what != QUERY_KEY_VALUE or pairs is None or old[-1] == new[-1]:
-        return _resized(blocks, new).flatten(0, len(new) - 1)
-    slot = max(old[-1], new[-1])
-    # kept pairs first, all their first halves before the second: c turns with c + half after the cut too
-    order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
-    # cutting: only queries and keys have places, values lose their last channels
-    if old[-1] == slot:
-        blocks = torch.cat([blocks[:2, :, order], blocks[2:]])
-    blocks = _resized(blocks, new)
-    # padding: every channel back into its place
-    if new[-1] == slot:
+    blocks = _padded(rows.unflatten(0, old), new)
+    if what == QUERY_KEY_VALUE and pairs is not None and old[-1] < (slot := new[-1]):
+        # the kept pairs' channels stand in front: every channel back into its place
+        order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
         blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
     return blocks.flatten(0, len(new) - 1)
 
 
-def _resized(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    """Cut or zero-pad the first dimensions at their ends."""
-    resized = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
-    # what both sizes have in common; the rest stays 0
-    window = tuple(slice(min(pair)) for pair in zip(resized.shape, tensor.shape, strict=True))
-    resized[window] = tensor[window]
-    return resized
+def _padded(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
+    """Zero-pad the first dimensions at their ends."""
+    padded = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
+    padded[tuple(map(slice, tensor.shape))] = tensor
+    return padded
 
 
 def has_own_decoder(model: PreTrainedModel) -> bool:

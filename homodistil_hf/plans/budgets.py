@@ -279,6 +279,7 @@ class _Search:
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
                 raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
+
     @functools.cached_property
     def full(self) -> LayerWidths:
         """The widths that every layer of the teacher has."""

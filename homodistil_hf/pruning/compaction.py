@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from ..files.messages import join_some
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import optimizer_places, put_parameter, set_widths
-from ..models.units import Group, Indices, UnitTensors, kept_indices
-from ..models.widths import WidthPlan
+from ..models.units import Group, Indices, UnitTensors, encoder_groups, head_group, kept_indices
+from ..models.widths import WidthPlan, of_architecture, widths_of
+from .scores import unit_sums
 
 Kept = tuple[UnitTensors, Indices]
 
@@ -73,3 +75,54 @@ def _sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.
     for dim, kept in sorted(indices.items()):
         tensor = tensor.index_select(dim, kept.to(tensor.device))
     return tensor
+
+
+@torch.no_grad()
+def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
+    """Cut off the padding of [`~models.conversion.to_stock`], in place; logits stay the same.
+
+    The student has the uniform widths of `plan.padded()`.
+
+    Raises:
+        ValueError: the student has other widths, or a weight that was cut is not zero.
+    """
+    padded = widths_of(student.config)
+    plan = of_architecture(plan, padded)
+    if plan.padded() != padded:
+        raise ValueError(
+            f"plan={plan.to_json()} pads to {plan.padded().to_json()}, but the student has {padded.to_json()}"
+        )
+    groups, kinds = encoder_groups(student), padded.traits.rotary_kinds
+    masks = {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
+    for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
+        channels = torch.arange(old.attention_size)
+        in_front = channels % old.head_dim < new.head_dim
+        is_kept = in_front & (channels // old.head_dim < new.num_attention_heads)
+        masks[head_group(groups, index)][new.num_attention_heads :] = False
+        masks[f"value_output.{index}"] = is_kept
+        masks[f"ffn.{index}"][new.intermediate_size :] = False
+        if not kinds:
+            masks[f"query_key.{index}"] = is_kept
+        else:
+            # a padded head has zeros in the channels of pairs that were pruned; then pairs go from the last one on
+            name = f"query_key.{kinds[index]}"
+            masks[name] = torch.zeros_like(masks[name])
+            masks[name][_in_use(student, groups[name])[: new.head_dim // 2]] = True
+    before = _num_nonzero(student)
+    compact(student, groups, masks, plan=plan)
+    after = _num_nonzero(student)
+    if lossy := [name for name, number in before.items() if after[name] != number]:
+        raise ValueError(
+            f"plan={plan.to_json()} would cut weights that are not zero in {join_some(lossy)}; keep the padded widths"
+        )
+
+
+def _num_nonzero(model: LayerwiseModel) -> dict[str, int]:
+    return {name: int(parameter.count_nonzero()) for name, parameter in model.named_parameters()}
+
+
+def _in_use(model: LayerwiseModel, group: Group) -> torch.Tensor:
+    """Return the units of a group, those with any weight that is not 0 before the others."""
+    weights = {name: (parameter, parameter) for name, parameter in model.named_parameters()}
+    sums = unit_sums(weights, {group.name: group}, lambda values, _: [value != 0 for value in values])[group.name]
+    return (sums > 0).int().argsort(descending=True, stable=True)

@@ -29,9 +29,10 @@ from homodistil_hf.models.architectures.modeling_homobert import (
     HomoBertForMaskedLM,
     HomoBertForSequenceClassification,
 )
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
+from homodistil_hf.pruning.compaction import remove_padding
 
 TEACHER_CLASSES = (
     BertForMaskedLM,

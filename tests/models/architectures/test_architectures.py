@@ -19,12 +19,12 @@ from tiny_architectures import (
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.models.architectures.architecture import PROJECTIONS
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.cost import count_parameters, model_facts, planned_facts
 from homodistil_hf.models.resizing import keep_layers
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import widths_of
-from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.compaction import compact, remove_padding
 from homodistil_hf.pruning.rotation import head_moments, rotate_heads
 
 pytestmark = [

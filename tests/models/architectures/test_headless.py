@@ -8,9 +8,9 @@ from tiny_architectures import UNEVEN, UNIFORM, plan_of, tiny_architecture_confi
 from tiny_models import randomized
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.widths import widths_of
-from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.compaction import compact, remove_padding
 
 pytestmark = pytest.mark.slow
 

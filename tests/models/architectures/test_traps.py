@@ -15,11 +15,11 @@ from tiny_architectures import UNEVEN, UNIFORM, VARIANTS, plan_of, tiny_architec
 
 from homodistil_hf import resolve_plan
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.conversion import remove_padding, to_stock, to_student
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.units import encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.pruning.compaction import compact, remove_padding
 
 
 def head_of(architecture, kind):
