@@ -21,7 +21,6 @@ from ..files.checkpoints import model_written
 from ..files.field_checks import setting
 from ..files.folders import check_writable, remove_folder
 from ..files.inside import refuse_link_out
-from ..files.messages import short_repr
 from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import fits, read_json_object, write_json
@@ -76,14 +75,6 @@ class OwnTaskSettings(FineTuningSettings):
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
     resume: bool = setting(False, "Go on with the run in output_dir; one that has ended gives its results again.")
-
-    def check_together(self) -> None:
-        """Also refuse more than two columns of text."""
-        super().check_together()
-        if len(self.text_columns) > 2:
-            raise ValueError(
-                f"text_columns={short_repr(self.text_columns)} are {len(self.text_columns)}; expected 1 or 2"
-            )
 
 
 def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -175,8 +166,6 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         say=say,
     )
     # train with it on all rows, measure, and write
-    num_steps = settings.num_steps(len(train), settings.batch_size)
-    say(f"training at learning rate {rate:g}: {num_steps:,} steps on {len(train):,} rows")
     trained = trained_on(train, training / "run", save_steps=_SAVE_STEPS, learning_rate=rate)
     results = {"metrics": measured(trained.model, dev), "learning_rate": rate, "num_steps": trained.num_steps}
     results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
@@ -184,9 +173,6 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     results |= {"time_s": round(time.perf_counter() - start, 1)}
     with model_written(folder / MODEL_FOLDER, remedy=_MAKE_ROOM) as unfinished:
         stock: Any = to_stock(trained.model) if isinstance(trained.model, LayerwiseModel) else trained.model
-        if task.names:
-            stock.config.id2label = dict(enumerate(task.names))
-            stock.config.label2id = {name: index for index, name in enumerate(task.names)}
         stock.save_pretrained(unfinished)
         save_tokenizer(evaluated.tokenizer, unfinished)
         write_json(folder / RESULTS_FILE, results)  # first: the model's folder says that all is done

@@ -13,11 +13,10 @@ from homodistil_hf.evaluation.task_runs import constant_score, load_metric, task
 from homodistil_hf.tasks.glue import GLUE_TASKS, TaskData
 
 GLUE_METRICS = {name: task.metrics for name, task in GLUE_TASKS.items()}
-CLASSIFICATION = [task for task in GLUE_METRICS if task != "stsb"]
 REFERENCE = {
-    "accuracy": lambda given, wanted: np.mean(np.asarray(given) == np.asarray(wanted)),
-    "f1": lambda given, wanted: metrics.f1_score(wanted, given, zero_division=0.0),
-    "matthews_correlation": lambda given, wanted: metrics.matthews_corrcoef(wanted, given),
+    "accuracy": metrics.accuracy_score,
+    "f1": lambda wanted, given: metrics.f1_score(wanted, given, zero_division=0.0),
+    "matthews_correlation": metrics.matthews_corrcoef,
 }
 
 
@@ -25,18 +24,10 @@ def computed(task, given, wanted):
     return load_metric(task).compute(predictions=given, references=wanted)
 
 
-@each("seed", range(3))
-@each("task", CLASSIFICATION)
-def test_classification_equals_scikit_learn(task, seed):
-    generator = np.random.default_rng(seed)
-    given, wanted = generator.integers(0, 3 if task == "mnli" else 2, (2, 57))
-    assert computed(task, given, wanted) == {name: REFERENCE[name](given, wanted) for name in GLUE_METRICS[task]}
-
-
-def test_similarity_by_hand():
-    results = computed("stsb", [1.0, 2.0, 3.0, 10.0], [1.0, 2.0, 4.0, 3.0])
-    # Deviations −3 −2 −1 6 and −1.5 −0.5 1.5 0.5: 7 / √(50 · 5). Ranks differ by 1 twice: 1 − 6·2 / (4·15).
-    assert results == pytest.approx({"pearson": 7 / 250**0.5, "spearmanr": 0.8})
+@each("task", [task for task in GLUE_METRICS if task != "stsb"])
+def test_classification_equals_scikit_learn(task):
+    given, wanted = np.random.default_rng(0).integers(0, 3 if task == "mnli" else 2, (2, 57))
+    assert computed(task, given, wanted) == {name: REFERENCE[name](wanted, given) for name in GLUE_METRICS[task]}
 
 
 def test_values_are_plain_numbers():
