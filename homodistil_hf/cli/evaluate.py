@@ -97,10 +97,14 @@ class Evaluate(Command):
         wanted = dict.fromkeys(task for name in self.task for task in groups.get(name, (name,)))
         named = {kind: [task for task in wanted if task in one.tasks] for kind, one in kinds.items()}
         chosen = {kind: tasks for kind, tasks in named.items() if tasks}
-        if self.teacher is not None and not any(kinds[kind].has_teacher for kind in chosen):
-            takers = [kind for kind, found in kinds.items() if found.has_teacher]
-            raise ValueError(f"--teacher is for {', '.join(takers)}, which --task does not name; drop it")
-        for kind, values in _settings(given, kinds, chosen).items():
+        # a flag that none of the chosen evaluations takes is an error
+        takes = {kind: {entry.name for entry in fields(one.settings)} for kind, one in kinds.items()}
+        takes = {kind: names | {"teacher"} if kinds[kind].has_teacher else names for kind, names in takes.items()}
+        for name in [*given, *(["teacher"] if self.teacher is not None else [])]:
+            having = [kind for kind, names in takes.items() if name in names]
+            if not set(having) & set(chosen):
+                raise ValueError(f"--{name} is for {', '.join(having)}, which --task does not name; drop it")
+        for kind, values in {kind: build(kinds[kind].settings, given) for kind in chosen}.items():
             asked = {"teacher": self.teacher} if kinds[kind].has_teacher else {"tasks": chosen[kind]}
             found = kinds[kind].evaluate(
                 self.model, **asked, settings=values, output_dir=self.output_dir, say=log_progress
@@ -141,15 +145,6 @@ def _groups(kinds: Mapping[str, _Kind]) -> dict[str, tuple[str, ...]]:
 def _task_names(kinds: Mapping[str, _Kind]) -> list[str]:
     groups = _groups(kinds)
     return [*groups["all"], *groups, *(kind for kind, found in kinds.items() if found.format)]
-
-
-def _settings(given: Mapping[str, Any], kinds: Mapping[str, _Kind], chosen: Iterable[str]) -> dict[str, Any]:
-    """Kind → its settings; a flag that none of the chosen ones has is an error."""
-    for name in given:
-        having = [kind for kind, found in kinds.items() if name in {entry.name for entry in fields(found.settings)}]
-        if not set(having) & set(chosen):
-            raise ValueError(f"--{name} is for {', '.join(having)}, which --task does not name; drop it")
-    return {kind: build(kinds[kind].settings, given) for kind in chosen}
 
 
 def _table(models: Sequence[str], teacher: str | None, output: str | None) -> str:
