@@ -7,7 +7,7 @@ without instructions for int8 products add two of them in 16 bits, which overflo
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,14 +155,13 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
     return [chosen, *(one for one in tried if one is not chosen)]
 
 
-def write_int8(source: Path, path: Path, kept_float: Sequence[str]) -> None:
-    """Write an int8 graph without a search; arguments as [`quantize`], `kept_float` are names of parts."""
+def write_int8(source: Path, path: Path) -> None:
+    """Write the graph all of whose products and tables are int8; arguments as [`quantize`]."""
     import onnx
 
     graph = onnx.load(source)
     _unshare_transposed(graph)
-    parts = _parts(graph)
-    _write(graph, path, {name for part in kept_float for name in parts.get(part, ())})
+    _write(graph, path, set())
 
 
 def _parts(graph: Any) -> dict[str, list[str]]:

@@ -84,13 +84,12 @@ class Workshop:
         """Place of a target's file."""
         return self.folder / TARGETS[target].file
 
-    def make(self, target: str, *, least: float = 0.0, kept_float: Sequence[str] | None = None) -> Path:
+    def make(self, target: str, *, least: float | None = None) -> Path:
         """The file of a target; written, with those that it is made from, unless it is there already.
 
         Args:
             target: a name of `TARGETS`.
-            least: bar of the search for an int8 graph.
-            kept_float: parts that stay float in an int8 graph; None: they are searched.
+            least: bar of the search for what stays float in an int8 graph; None: nothing does.
         """
         path = self.path(target)
         if path.exists():
@@ -104,8 +103,8 @@ class Workshop:
             write_half(source, path)
         elif target == "openvino":
             write_openvino(source, path)
-        elif kept_float is not None:
-            write_int8(source, path, kept_float)
+        elif least is None:
+            write_int8(source, path)
         else:
             self.ways = quantize(
                 source, path, lambda graph: self.compare(OnnxRuntime(self.deployable, graph)), least=least
@@ -171,8 +170,7 @@ def prove(
     ways = student.ways if target == "onnx-int8" else []
     beside = None
     if teacher is not None and num_rounds:
-        kept = ways[0].kept_float if ways else None
-        beside = kind(teacher.deployable, teacher.make(target, kept_float=kept))
+        beside = kind(teacher.deployable, teacher.make(target))
     row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
     row["is_written"] = found["fidelity"] >= least
     row["probe_distance"] = probe_distance(student.deployable, running)
@@ -252,7 +250,7 @@ def _prove_javascript(
                 row["figures"] = student.compare(running, only=student.deployable.fits)
                 beside = None
                 if teacher is not None and num_rounds and teacher.deployable.javascript is not None:
-                    teacher.make(graph, kept_float=student.ways[0].kept_float if student.ways else ())
+                    teacher.make(graph)
                     beside = TransformersJs(node, teacher.deployable, teacher.add_tokenizer(), dtype)
                 row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
             except RuntimeProblem as error:

@@ -45,11 +45,6 @@ _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"^name = .*$", re.MULTILINE)
 _MOST_CHARTS = 8
-_MAIN_TERMS = {
-    "loss_kl": "training: KL to the teacher",
-    "loss_vectors": "training: distance of vectors",
-    "loss_masked": "training: masked loss",
-}
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
 _PAGE_STYLE = """
@@ -72,7 +67,6 @@ table.words td:first-child{overflow-wrap:normal}
 pre{background:var(--box);padding:.8rem;border-radius:6px;overflow-x:auto;font-size:.85rem}
 code{background:var(--box);padding:.1em .3em;border-radius:4px;font-size:.9em}pre code{padding:0}
 @media(max-width:36rem){body{padding:1rem .8rem 3rem}td,th{white-space:normal!important;padding-right:.5rem}}
-details{margin:1rem 0}summary{cursor:pointer}
 """
 
 
@@ -182,16 +176,16 @@ def _charts(records: RunRecords) -> list[str]:
     runs = {part.folder.name: part for part in records.parts if part.logs} if not records.logs else {"": records}
     names = list(dict.fromkeys(name for run in runs.values() for name in run.names()))
     teacher = section_of(records.facts, "teacher_evaluation")
-    terms = {"loss": "training loss"} | {name: label for name, label in _MAIN_TERMS.items() if name in names}
-    loss = [line_chart(label, _lines(runs, name)) for name, label in terms.items()]
     kept = {name.removeprefix(_KEPT): records.line(name) for name in records.names() if name.startswith(_KEPT)}
-    charts = [*loss[:1], line_chart("kept of what it started from", kept, is_share=True), *loss[1:]]
+    charts = [
+        line_chart("training loss", _lines(runs, "loss")),
+        line_chart("kept of what it started from", kept, is_share=True),
+    ]
     held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         # no level for KL, of which the teacher has 0
-        level = teacher.get(name) if name != "kl" else None
+        level = teacher.get(name) if name != "kl" and is_number(teacher.get(name)) else None
         lines = _lines(runs, _EVAL + name)
-        level = level if is_number(level) else None
         charts.append(line_chart(f"held out: {metric_label(name)}", lines, level=level, is_share=is_share(name)))
     return list(filter(None, charts))[:_MOST_CHARTS]
 
@@ -214,9 +208,6 @@ def _how(records: RunRecords) -> str:
         parts.append(_paragraph(", ".join(filter(None, figures)) + "."))
     if changed := {name: value for name, value in changed.items() if value not in (None, "", [], {})}:
         parts.append(_section("Settings that differ from their defaults", _settings_table(changed), level=3))
-    if every := section_of(facts, "settings") or section_of(records.results, "settings"):
-        table = _settings_table(every)
-        parts.append(f"<details><summary>All {len(every)} settings</summary>\n{table}</details>\n")
     versions = section_of(facts, "versions") or section_of(records.results, "versions")
     if versions:
         parts.append(_paragraph("Written by " + ", ".join(f"{name} {of}" for name, of in versions.items()) + "."))

@@ -156,7 +156,6 @@ def test_curves_are_of_the_logs(run):
     assert titles == [
         "training loss",
         "kept of what it started from",
-        "training: KL to the teacher",
         "held out: KL to the teacher, nats a prediction",
         "held out: masked-word accuracy",
         "held out: masked-LM loss, nats a token",
