@@ -245,11 +245,6 @@ def test_who_may_not_push_is_told_what_to_do(hub, hub_client, folder, token, rea
     assert list(hub.repos) == ["me/small"]
 
 
-def test_a_hub_that_is_not_there(hub, hub_client, folder):
-    hub.faults.append(Fault("POST", "/validate-yaml", stop_after_bytes=0, times=99))
-    assert "the connection failed (RemoteProtocolError)" in hub_client.run(push, str(folder), "me/small").message
-
-
 def test_a_message_of_the_hub_is_passed_on_without_the_token(hub, hub_client, folder):
     hub.tokens[SENTINEL] = ("me", "write")
     hub.faults.append(Fault("POST", "/commit/", status=400, message=f"Bad token {SENTINEL} in Bearer {SENTINEL}"))

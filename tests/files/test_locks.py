@@ -13,7 +13,6 @@ import pytest
 from tiny_files import write_teacher
 
 from homodistil_hf.cli import main
-from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, is_model_done, model_written
 from homodistil_hf.files.folders import aside_name, write_text
 from homodistil_hf.files.locks import claimed, held, lock_beside, lock_in
@@ -141,16 +140,6 @@ def test_commands_refuse_a_folder_in_other_hands(words, tmp_path, capsys):
         assert main([*(str(places.get(word, word)) for word in words.split()), "--output_dir", str(folder)]) == 2
     assert f"run' {told}" in capsys.readouterr().err
     assert sorted(os.listdir(folder)) == [".lock", ".lock.pid"]  # of the killed process
-
-
-@pytest.mark.slow
-def test_an_export_refuses_a_folder_in_other_hands(teacher, tmp_path):
-    target = tmp_path / "to" / "student"
-    with in_other_hands(lock_beside(target)) as message, pytest.raises(ValueError, match=f"folder='.*' {message}"):
-        export_student(teacher, target)
-    assert not target.exists()
-    export_student(teacher, target)
-    assert os.listdir(tmp_path / "to") == ["student"]
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
