@@ -30,7 +30,6 @@ from ..models.widths import WidthPlan, widths_of
 from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns, num_labelled
 from ..tasks.encoding import (
     LEAST_ROWS,
-    check_number,
     check_rows,
     encode_rows,
     length_of_rows,
@@ -141,12 +140,11 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
 def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRows:
     split = run.train_split if argument == "train_data" else run.eval_split
     rows = load_rows(getattr(run, argument), split=split, argument=argument)
-    check_number(rows, argument, least=LEAST_ROWS)
     texts = listed_columns(run.text_column or None)
     columns = find_columns(
         rows, config, task_kind_of(config), text_columns=texts, label_column=run.label_column, argument=argument
     )
-    check_rows(rows, columns, argument)
+    check_rows(rows, columns, argument, least=LEAST_ROWS)
     return ReadRows(rows, columns, argument)
 
 

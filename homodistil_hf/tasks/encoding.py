@@ -99,7 +99,8 @@ def encode_rows(
 
 def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1) -> None:
     """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
-    check_number(rows, argument, least=least)
+    if len(rows) < least:
+        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
     for name in columns.texts:
         if not is_string(rows.features[name]) and not columns.are_words:
             raise ValueError(
@@ -117,12 +118,6 @@ def check_rows(rows: Dataset, columns: Columns, argument: str, *, least: int = 1
         if empty:
             rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
             raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
-
-
-def check_number(rows: Dataset, argument: str, *, least: int) -> None:
-    """Refuse, by a ValueError, fewer than `least` rows."""
-    if len(rows) < least:
-        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
 
 
 def as_questions(rows: Dataset, columns: Columns, argument: str) -> list[dict[str, Any]]:

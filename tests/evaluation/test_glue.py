@@ -32,7 +32,6 @@ from homodistil_hf.evaluation.fine_tuning import (
 from homodistil_hf.evaluation.task_runs import training_rows
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.heads import fastest_device, logits_of_rows, with_fresh_head
 from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_glue
 from homodistil_hf.tasks.held_out import keep_aside
@@ -203,15 +202,6 @@ def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model):
     mean = sum(rows["stsb"]["label"][:]) / NUM_TRAIN
     assert trained["stsb"].model.classifier.bias.tolist() == [pytest.approx(mean, rel=1e-6)]
     assert trained["rte"].model.classifier.bias.tolist() == pytest.approx([0.0, 0.0], abs=1e-20)
-
-
-def test_a_models_own_pooler_and_head_are_left_behind():
-    source = make_teacher("sequence_classification", num_labels=5)
-    classifier = with_fresh_head(source.base_model, 2, dropout=0.1, seed=0)
-    assert not torch.equal(classifier.base_model.pooler.dense.weight, source.base_model.pooler.dense.weight)
-    assert classifier.classifier.out_features == 2
-    student = with_fresh_head(to_student(make_teacher()).base_model, 2, dropout=0.1, seed=0)
-    assert torch.equal(student.base_model.pooler.dense.weight, classifier.base_model.pooler.dense.weight)
 
 
 def test_a_diverged_training_is_no_result(data_dir):

@@ -63,11 +63,6 @@ def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog):
     assert results["settings"]["max_length"] == 32
 
 
-def test_a_given_length_over_the_positions_is_refused(given):
-    with pytest.raises(ValueError, match="max_length=128 is over the model's positions=32; .* by --max_length 32 or"):
-        run(given, max_length=128)
-
-
 @each("is_of_sentences", [False, True])
 def test_an_encoder_without_a_head_gets_a_fresh_one_as_a_masked_one_does(given, tmp_path, is_of_sentences):
     encoder = BertForMaskedLM.from_pretrained(given["model"]).bert

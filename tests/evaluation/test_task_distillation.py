@@ -107,12 +107,6 @@ def test_what_is_wrong_is_told_before_training(given, changes, message):
         run(given, **changes)
 
 
-def test_a_model_is_not_overwritten(given, tmp_path):
-    (tmp_path / "out" / "model").mkdir(parents=True)
-    with pytest.raises(ValueError, match="holds model/ already; name another folder"):
-        run(given)
-
-
 def test_pairs_are_read_without_segments_by_a_model_of_one(tmp_path):
     """As a RoBERTa-like model that was saved as a BERT beside BERT's tokenizer."""
     model = make_teacher("sequence_classification", type_vocab_size=1)
