@@ -60,7 +60,6 @@ REPORTED = {
 """Kind → metrics of its labels that results report, beside KL and agreement."""
 
 _ANOTHER = "start from a student that was made from the teacher, or from the model that it was fine-tuned from"
-_FIRST_TOKENS = " (a word's first token has its tag, its other tokens don't count)"
 
 
 def check_inputs(settings: RunConfig) -> RunInputs:
@@ -90,9 +89,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     columns = train.columns
     of_scores = " (if it ranks pairs: method=reranker)" if kind == VALUES and config.num_labels == 1 else ""
     others = [name for name in train.rows.column_names if name not in columns.texts]
-    where = f" (if there are some in {join_some(others)}: label_column)" if others else ""
-    if columns.labels:
-        where = _FIRST_TOKENS if kind == TAGS else ""
+    has_others = others and not columns.labels
+    where = f" (if there are some in {join_some(others)}: label_column)" if has_others else ""
     log(f"{run.teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}")
     if run.start is not None:
         own = load_encoder_config(folder_of_start(run.start)[0], token=settings.training.hub_token, needs_head=False)

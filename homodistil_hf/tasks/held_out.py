@@ -51,6 +51,8 @@ def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[
     """Places of rows that are kept aside, and how they were drawn."""
     share = min(_FRACTION, _MOST / len(rows))
     draw = np.random.RandomState(_SEED)
+    if columns.kind == ANSWERS:
+        together = columns.texts[1]
     if together is not None:
         aside, how = _whole_groups(rows[together][:], share, draw), f"all rows of a {together!r} together"
     elif columns.kind == VALUES and columns.labels:
@@ -61,8 +63,6 @@ def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[
     elif columns.kind == LABELS and columns.labels:
         keys = [str(row) for row in zip(*(rows[name][:] for name in columns.labels), strict=True)]
         aside, how = _every_other(keys, share), "spread over their labels"
-    elif columns.kind == ANSWERS:
-        aside, how = _whole_groups(rows[columns.texts[1]][:], share, draw), "all questions of a context together"
     else:
         has_labels = columns.kind == CLASSES and bool(columns.labels)
         keys = [str(label) for label in rows[columns.labels[0]]] if has_labels else [""] * len(rows)
