@@ -149,10 +149,6 @@ EMBEDDING = Deployment(embedding_deployable, embedding_card)
 def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[str, dict[str, float]]:
     """Time models on one query at once, in turns; looking it up isn't in the times, its tokenizer is.
 
-    Args:
-        models: name → model.
-        queries: the first ones are timed.
-
     Returns:
         `(runtime, ms)`: `ONNX_RUNTIME`, or `TORCH` where the `[onnx]` extra is missing; name → median milliseconds.
     """

@@ -94,16 +94,13 @@ def export_embedding_model(
 
     Args:
         model: of [`student_model`].
-        folder: where to; created with its parents.
+        folder: where to; created with its parents, returned.
         teacher: of the student, or its section of earlier facts, for facts and card.
         facts: further facts of the run.
         has_own_space: whether its vectors are in another space than the teacher's, of whatever length.
         axes: `(N, D)`, where vectors are the teacher's along N axes; written to the folder, as they turn an index of
             the teacher's vectors into a shorter one.
         overwrite: replace an earlier export in the folder.
-
-    Returns:
-        `Path`: the folder.
 
     Raises:
         ValueError: a folder that is not free.
@@ -263,14 +260,7 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
 def export_embedding_from(
     folder: Path, output: str | Path, *, format: str = "standard", teacher: str | None = None, overwrite: bool = False
 ) -> Path:
-    """Write an export of an embedding model again, alone or beside its teacher.
-
-    Args:
-        folder: the export.
-        output: folder to write.
-        format: `standard`: alone. `pair`: beside its teacher, or beside another student of it, see [`export_pair`].
-        teacher: folder or Hub name of who encodes documents; a pair needs it.
-        overwrite: replace an earlier export in `output`.
+    """Write an export again: `standard`, or as `pair` beside its teacher, or beside another student of it.
 
     Raises:
         ValueError: another format, a pair without a teacher, or a teacher of another space.
@@ -336,15 +326,6 @@ def export_pair(
 
     `SentenceTransformer(folder)`, version 5 or later, has them as routes of a Router: `encode_query(…)` and
     `encode_document(…)`; `encode(…)` takes the query's.
-
-    Args:
-        query: the student.
-        document: the teacher, or a larger student of it, with vectors of the same length.
-        folder: where to; created with its parents.
-        overwrite: replace an earlier export in the folder.
-
-    Returns:
-        `Path`: the folder.
 
     Raises:
         ValueError: vectors of different lengths, or a folder that is not free.

@@ -82,10 +82,8 @@ _REFUSED = ("module_input_name", "module_output_name", "include_prompt", "use_re
 def default_activation(model: Any, *, token: str | None = None) -> str | None:
     """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
 
-    Args:
-        model: folder, Hub name, of which only settings are downloaded, or a loaded model, for which no Hub is asked:
-            the name that it was loaded by may be that of a folder which is no more.
-        token: of the Hub.
+    `model` is a folder or a Hub name. For a loaded model no Hub is asked: its name may be that of a folder which is no
+    more.
     """
     is_loaded = isinstance(model, PreTrainedModel)
     source = str(model.name_or_path if is_loaded else model)
@@ -240,16 +238,7 @@ def read_modules(file: Path) -> list[tuple[str, str]]:
 
 
 def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:
-    """Read and check the configuration of an encoder without a head.
-
-    Args:
-        folder: of the encoder.
-        label: first words of messages.
-        argument: the user's name for the model, in other messages.
-
-    Raises:
-        ValueError: an unknown encoder, or a setting that can't be used.
-    """
+    """Read and check the configuration of an encoder without a head, by a ValueError that begins with `label`."""
     values = config_values(folder, label)
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:

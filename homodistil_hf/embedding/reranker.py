@@ -231,14 +231,7 @@ def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
 
 @dataclass(frozen=True)
 class PairReader(RawReader):
-    """Reads pairs for a reranker.
-
-    Args:
-        config: of the model.
-        tokenizer: of the model.
-        length: tokens of a row at most.
-        num_proc: processes that tokenize.
-    """
+    """Reads pairs for a reranker of such a configuration and tokenizer, `length` tokens at most."""
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase

@@ -121,9 +121,7 @@ def retrieval_tasks(tasks: Sequence[EmbeddingTask]) -> list[RetrievalTask]:
 def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]:
     """Load all tasks in a folder: development rows of STS-B, MRPC, QQP, QNLI and SQuAD.
 
-    Args:
-        data_dir: folder as for evaluations on GLUE and SQuAD.
-        max_queries: rows of MRPC, QQP and retrieval at most, always the same.
+    Of MRPC, QQP and retrieval at most `max_queries` rows are taken, always the same.
 
     Raises:
         ValueError: no such folder, none of these in it, or unreadable rows.
@@ -190,17 +188,10 @@ def named_tasks(names: Sequence[str]) -> list[Any]:
 
 
 def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Run tasks with models.
-
-    Args:
-        tasks: of [`named_tasks`].
-        models: side → folder or Hub name, as `SentenceTransformer` takes it.
+    """Run tasks of [`named_tasks`] with models: side → folder or Hub name.
 
     Returns:
         `dict`: task → its main metric → side → score, the mean over subsets and splits.
-
-    Raises:
-        OSError: data or a model can't be read or fetched.
     """
     import mteb
     from sentence_transformers import SentenceTransformer

@@ -129,13 +129,7 @@ def tokenize_texts(
 
 @dataclass(frozen=True)
 class TextReader(RawReader):
-    """Reads texts in a column for an embedding model.
-
-    Args:
-        tokenizer: of the encoder.
-        length: tokens of a row at most.
-        prepare: applied to each paragraph first.
-    """
+    """Reads texts in a column for an embedding model, `length` tokens at most, each prepared first."""
 
     tokenizer: PreTrainedTokenizerBase
     length: int
@@ -146,8 +140,7 @@ class TextReader(RawReader):
         if not is_raw(rows) or not len(rows):
             return rows
         texts = only_text(rows, None, argument)
-        how: dict[str, Any] = {"max_length": self.length, "prepare": self.prepare}
-        table = tokenize_texts(texts, self.tokenizer, **how, argument=argument)
+        table = tokenize_texts(texts, self.tokenizer, max_length=self.length, prepare=self.prepare, argument=argument)
         table.info.description = texts.info.description
         return table
 

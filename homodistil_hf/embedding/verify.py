@@ -55,11 +55,7 @@ print(json.dumps(settings))
 
 
 def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], float | None]:
-    """Load an export with sentence-transformers in a fresh process, and compare.
-
-    Args:
-        folder: the export, its files already checked.
-        facts: content of `facts.json`.
+    """Load an export, its files already checked, with sentence-transformers in a fresh process, and compare.
 
     Returns:
         `(problems, difference)`: a line each; largest relative difference between found and stated vectors, None where
