@@ -84,8 +84,7 @@ class TeacherVectors:
     @property
     def documents(self) -> Dataset:
         """A table with the columns `text` and `vector`."""
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(self.vectors.numpy().reshape(-1)), self.dimension)
-        documents = Dataset(pa.table({"text": pa.array(self.texts), VECTOR: vectors}))
+        documents = Dataset.from_dict({"text": self.texts, VECTOR: self.vectors.numpy()})
         documents.info.description = self.columns
         return documents
 
@@ -195,10 +194,7 @@ def load_teacher_vectors(
     texts = _texts(table.data.column(column), f"{label}: column {column!r}")
     vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
     # a text's first row counts: services don't give the same vector twice
-    first: dict[str, int] = {}
-    for row, text in enumerate(texts):
-        first.setdefault(text, row)
-    kept = list(first.values())
+    kept = sorted({text: row for row, text in reversed(list(enumerate(texts)))}.values())
     if len(kept) < len(texts):
         logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
         texts, vectors = [texts[row] for row in kept], vectors[kept]

@@ -65,12 +65,6 @@ def test_other_vectors_and_settings_are_told(export):
     assert "query vectors: expected a relative difference of at most 0.0001, found 0.5" in problems[2]
 
 
-@pytest.mark.slow
-@needs_library
-def test_facts_are_short(export):
-    assert (export / "facts.json").stat().st_size < 20_000
-
-
 def test_files_come_first(export):
     (export / "1_Pooling" / "config.json").write_text("{}")
     (problem, *_) = verify_export(export).problems

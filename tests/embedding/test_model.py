@@ -32,10 +32,6 @@ def test_prompts_come_first_and_texts_are_cut(tmp_path):
     assert torch.allclose(plain.encode(["w5 w6 w9"]), model.encode(["w9"]))
 
 
-def test_text_may_be_empty(tmp_path):
-    assert load_embedding_model(make_sentence_folder(tmp_path / "model")).encode([""]).isfinite().all()
-
-
 def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_them(tmp_path):
     folder = make_sentence_folder(tmp_path / "x")
     model = load_embedding_model(folder)

@@ -19,7 +19,7 @@ from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 from homodistil_hf.embedding.vectors import TeacherVectors, load_teacher_vectors, tokenize_vectors
 from homodistil_hf.runs.config import parse_run
-from homodistil_hf.runs.kinds import method_for, run_kind_of
+from homodistil_hf.runs.kinds import run_kind_of
 
 DIMENSION = 48
 """More channels than the start's 32."""
@@ -90,17 +90,6 @@ def test_without_a_size_the_student_stays_as_its_start(config, tmp_path):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["evaluation"]["cosine"] > 0.5
     assert verify_export(tmp_path / "run" / "student").problems == ()
-
-
-@pytest.mark.slow
-def test_flags_say_it_all(config, tmp_path, capsys):
-    path = json.loads(Path(config()).read_text())
-    words = [f"--teacher_vectors={path['teacher_vectors']}", "--start", path["start"], "--use_cpu", "true"]
-    words += ["--output_dir", str(tmp_path / "flags"), "--max_steps", "2", "--report_to", "none"]
-    words += ["--student", "macs=0.5", "--width_multiple", "1", "--per_device_train_batch_size", "8"]
-    assert main(["distill", *words]) == 0
-    assert "SentenceTransformer(" in capsys.readouterr().out
-    assert method_for("", {"teacher_vectors": path["teacher_vectors"]}) == "embedding"
 
 
 def test_targets_are_those_of_a_run_with_the_teacher_itself(make_trainer, tmp_path):
