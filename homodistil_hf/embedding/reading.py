@@ -258,7 +258,8 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
                 raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {words}")
         return values
 
-    file = _transformer_file(encoder_folder)
+    files = [encoder_folder / name for name in _TRANSFORMER_FILES]
+    file = next((file for file in files if file.is_file()), files[0])
     own, shared = read(file), read(folder / SETTINGS_FILE)
     if (similarity := shared.get("similarity_fn_name")) not in (None, *SIMILARITIES):
         raise ValueError(
@@ -280,11 +281,6 @@ def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) 
         "similarity": similarity,
         "truncate_dim": cut,
     }
-
-
-def _transformer_file(folder: Path) -> Path:
-    found = (path for name in _TRANSFORMER_FILES if (path := folder / name).is_file())
-    return next(found, folder / TRANSFORMER_FILE)
 
 
 def _dense(folder: Path, label: str) -> Dense:
