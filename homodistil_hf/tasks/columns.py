@@ -274,7 +274,8 @@ def _texts(rows: Dataset, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
         return (single,) if is_sure else ()
     # nothing usual: the only column of strings that isn't named as labels are
     others = [column for name, column in strings.items() if name not in _LABEL_COLUMNS[kind]]
-    return tuple(others) if len(others) == 1 else ()
+    usual = [known[name] for name in _TEXTS if name in known]  # of another type, which `check_rows` refuses
+    return tuple(others) if len(others) == 1 else tuple(usual[:1])
 
 
 def _others_with_text(rows: Dataset, read: Collection[str]) -> list[str]:
