@@ -20,7 +20,6 @@ from ..files.tensors import WEIGHTS_FILE, load_tensors
 from .architectures.architecture import PROJECTIONS
 from .architectures.modeling_layerwise import LayerwiseModel
 from .conversion import as_stock_reads_it
-from .loading import MAX_LAYERS
 from .resizing import replace_parameters
 from .widths import DEPTH_KEY, WidthPlan, widths_of
 
@@ -46,10 +45,6 @@ def read_state(folder: str | Path) -> dict[str, Any]:
     state = read_json_object(path, label)
     if not fits(state, _STATE):
         raise ValueError(f"{label} holds a state that no run writes; take another checkpoint")
-    # only checked here: how many layers the student has is not known yet
-    for name in ("full", "plan"):
-        layers = state[name].get("layers")
-        WidthPlan.from_dict(state[name], len(layers) if isinstance(layers, list) else MAX_LAYERS)
     return state
 
 

@@ -197,7 +197,7 @@ def _latency(question: PlanQuestion, config: Any) -> dict[str, Any]:
     planned = plan_within(budget, config, multiple=multiple, plain=question.plain)
     facts = planned.facts(budget)
     if not question.no_measurement:
-        facts["measured"] = measure_plan(planned.plan, config, budget.conditions)
+        facts["measured"] = measure_plan(planned.plan, config, budget)
     return {"plan": planned.plan, "facts": facts}
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +80,11 @@ class TrimSource:
     is_task: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """All that decides on the result, for its record: names without this machine's paths, and a digest of all."""
-        values = {"revision": self.revision, "text_column": self.text_column, "split": self.split}
-        values |= {"model": self.model, "tokenizer": self.tokenizer, "vocabulary": self.vocabulary}
-        # of the names as they were given, before they are shortened
-        digest = hashlib.sha256(json.dumps([values, list(self.text)], sort_keys=True).encode()).hexdigest()
-        values |= {
-            name: value and public_name(value)
-            for name, value in values.items()
-            if name in ("model", "tokenizer", "vocabulary")
-        }
-        return values | {"text": [public_name(source) for source in self.text], "sha256": digest}
+        """What decides on the result, for its record: names without this machine's paths, and a digest of all."""
+        values = asdict(self) | {"token": None}
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        names = {"model": public_name(self.model), "vocabulary": public_name(self.vocabulary)}
+        return names | {"text": [public_name(source) for source in self.text], "sha256": digest}
 
 
 @dataclass(frozen=True)

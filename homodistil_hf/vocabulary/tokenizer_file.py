@@ -138,7 +138,7 @@ def _ids_around(processor: Any) -> set[int]:
         return set()
     several, tokens = processor.get("processors") or (), processor.get("special_tokens") or {}
     ids = set().union(*map(_ids_around, several), *(token["ids"] for token in tokens.values()))
-    return ids | {processor[name][1] for name in ("sep", "cls") if isinstance(processor.get(name), list | tuple)}
+    return ids | {processor[name][1] for name in ("sep", "cls") if isinstance(processor.get(name), list)}
 
 
 def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
@@ -153,7 +153,7 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
             name: token | {"ids": [new[old] for old in token["ids"]]} for name, token in tokens.items()
         }
     for name in ("sep", "cls"):
-        if isinstance(processor.get(name), list | tuple):
+        if isinstance(processor.get(name), list):
             token, old = processor[name]
             changes[name] = [token, new[old]]
     return processor | changes
@@ -176,8 +176,7 @@ def _pieces(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _merges(model: Mapping[str, Any]) -> list[_Pair]:
-    pairs = (tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"])
-    return [(pair[0], pair[1]) for pair in pairs]
+    return [(left, right) for left, right in model["merges"]]
 
 
 def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:

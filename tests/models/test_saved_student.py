@@ -118,9 +118,6 @@ NO_RUN = "pruning_state.json in folder=.* holds a state that no run writes; take
         ({"pruner": PRUNER | {"gates": 0}}, NO_RUN),
         ({"pruner": PRUNER | {"gates": {"value": 0.5}}}, NO_RUN),
         ({"pruner": PRUNER | {"gates": {"kept": [0], "value": "half"}}}, NO_RUN),
-        ({"plan": {"hidden_size": 0}}, "lacks num_attention_heads, intermediate_size"),
-        ({"full": FULL.to_dict() | {"hidden_size": -3}}, "hidden_size=-3 is not positive"),
-        ({"full": {"hidden_size": 8, "layers": 3}}, "layers=3; expected a list"),
     ],
 )
 def test_a_state_that_no_run_writes_is_refused(pruned, changes, message, tmp_path):

@@ -118,15 +118,6 @@ def test_ids_in_post_processors_padding_and_added_tokens_follow():
     assert [token["id"] for token in renumbered["added_tokens"]] == [1, 2, 3, 4, 5]
 
 
-def test_merges_may_be_written_as_words():
-    content = content_of("BPE")
-    model = content["model"]
-    as_words = content | {"model": model | {"merges": [" ".join(pair) for pair in model["merges"]]}}
-    kept = closed(content, range(300, 500))
-    assert closed(as_words, range(300, 500)) == kept
-    assert trimmed_tokenizer(as_words, kept) == trimmed_tokenizer(content, kept)
-
-
 def test_other_kinds_are_refused():
     words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="a")))
     with pytest.raises(ValueError, match="model of type 'WordLevel'; .* WordPiece, BPE, Unigram"):

@@ -10,7 +10,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,15 +35,17 @@ _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """Conditions of a measurement.
+class LatencyBudget:
+    """Largest milliseconds of one forward pass of a student's embeddings and encoder, and conditions of the pass.
 
     Args:
+        limit_ms: > 0.
         batch_size: sequences a forward pass, ≥ 1.
-        length: tokens a sequence, ≥ 2; default: 128, or the positions of the teacher of a [`LatencyBudget`].
+        length: tokens a sequence, ≥ 2; default: 128, or the positions of the teacher, see [`LatencyBudget.on`].
         backend: `"torch"` or `"onnxruntime"`, float32 on the CPU; installed.
     """
 
+    limit_ms: float
     batch_size: int = 1
     length: int | None = None
     backend: str = "torch"
@@ -57,14 +59,6 @@ class Conditions:
         if reason := missing_reason(self.backend):
             raise ValueError(f"backend={self.backend!r} can't be used here: {reason}")
 
-
-@dataclass(frozen=True)
-class LatencyBudget:
-    """Largest milliseconds, > 0, of one forward pass of a student's embeddings and encoder, and its conditions."""
-
-    limit_ms: float
-    conditions: Conditions = field(default_factory=Conditions)
-
     @classmethod
     def parse(cls, text: str) -> "LatencyBudget":
         """Read `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
@@ -75,7 +69,7 @@ class LatencyBudget:
         Example:
         ```python
         >>> LatencyBudget.parse("latency_ms=2.5,length=64")
-        LatencyBudget(limit_ms=2.5, conditions=Conditions(batch_size=1, length=64, backend='torch'))
+        LatencyBudget(limit_ms=2.5, batch_size=1, length=64, backend='torch')
 
         ```
         """
@@ -90,12 +84,12 @@ class LatencyBudget:
                     f"student={short_repr(text)} has the unknown condition {name!r}; {nearest_valid(name, _TYPES)}"
                 )
         conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
-        return cls(limit_ms, Conditions(**conditions))
+        return cls(limit_ms, **conditions)
 
     def on(self, config: PreTrainedConfig) -> "LatencyBudget":
         """The budget with the length of sequences that a teacher reads; see [`fitted_length`]."""
-        length = self.conditions.length or fitted_length(None, config, argument="length", owner="teacher")
-        return dataclasses.replace(self, conditions=dataclasses.replace(self.conditions, length=length))
+        length = self.length or fitted_length(None, config, argument="length", owner="teacher")
+        return dataclasses.replace(self, length=length)
 
 
 def _number(text: str, value: str, kind: type) -> Any:
@@ -117,7 +111,7 @@ class LatencyPlan:
 
     def facts(self, budget: LatencyBudget) -> dict[str, Any]:
         """Return the budget and the search's milliseconds as JSON values."""
-        conditions = dataclasses.asdict(budget.conditions)
+        conditions = {name: getattr(budget, name) for name in _TYPES}
         predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
         return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
 
@@ -130,38 +124,38 @@ def plan_within(
     Raises:
         ValueError: a budget out of reach, the message names the range; or a length above the teacher's positions.
     """
-    conditions, teacher = budget.on(config).conditions, widths_of(config)
+    budget, teacher = budget.on(config), widths_of(config)
 
     @functools.cache
     def measure(plan: WidthPlan) -> float:
         shape = config if plan == teacher else stock_config(config, plan)
-        return statistics.median(encoder_times({"plan": shape}, conditions, num_rounds=11, num_warmup=1)["plan"])
+        return statistics.median(encoder_times({"plan": shape}, budget, num_rounds=11, num_warmup=1)["plan"])
 
     logger.info("timing some ten encoders for student='latency_ms=%g', a minute or two", budget.limit_ms)
     plan = plan_for_latency(budget.limit_ms, config, measure=measure, multiple=multiple, plain=plain)
     return LatencyPlan(plan, measure(plan), measure(teacher))
 
 
-def measure_plan(plan: WidthPlan, config: PreTrainedConfig, conditions: Conditions) -> dict[str, Any]:
+def measure_plan(plan: WidthPlan, config: PreTrainedConfig, budget: LatencyBudget) -> dict[str, Any]:
     """Time an encoder of the plan and one of its teacher's widths in turns, both of random weights.
 
     Returns:
         JSON values: `latency` of `teacher` and `student` and `speed_up` of the student, see `figures`.
     """
     shapes = {"teacher": config, "student": stock_config(config, plan)}
-    found = figures(encoder_times(shapes, conditions))
+    found = figures(encoder_times(shapes, budget))
     return {"latency": found["latency"], "speed_up": found["speed_up"]["student"]}
 
 
 @torch.no_grad()
 def encoder_times(
-    shapes: Mapping[str, PreTrainedConfig], conditions: Conditions, **rounds: int
+    shapes: Mapping[str, PreTrainedConfig], budget: LatencyBudget, **rounds: int
 ) -> dict[str, list[float]]:
     """Time encoders of random weights in turns; the random state stays.
 
     Args:
         shapes: name → configuration of a teacher or student.
-        conditions: of every forward pass.
+        budget: has the conditions of every forward pass.
         rounds: settings of [`time_in_turns`].
 
     Returns:
@@ -173,7 +167,7 @@ def encoder_times(
             architecture = architecture_of(shape)
             is_student = isinstance(shape, architecture.student_config)
             encoder = architecture.student_encoder if is_student else architecture.stock_encoder
-            inputs = model_inputs(shape, conditions.batch_size, conditions.length or ROW_LENGTH)
+            inputs = model_inputs(shape, budget.batch_size, budget.length or ROW_LENGTH)
             module = FirstOutput(encoder(shape, **{"add_pooling_layer": False} if architecture.pooler else {}).eval())
-            passes[name] = functools.partial(make_runner(module, conditions.backend, inputs, Path(folder)), *inputs)
+            passes[name] = functools.partial(make_runner(module, budget.backend, inputs, Path(folder)), *inputs)
         return time_in_turns(passes, **rounds)

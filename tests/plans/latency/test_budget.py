@@ -17,7 +17,7 @@ from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.budgets import is_latency_budget, plan_for_budget, plan_for_latency
 from homodistil_hf.plans.latency import budget as planning
-from homodistil_hf.plans.latency.budget import Conditions, LatencyBudget, encoder_times, measure_plan, plan_within
+from homodistil_hf.plans.latency.budget import LatencyBudget, encoder_times, measure_plan, plan_within
 from homodistil_hf.runs.plan import format_planned_latency
 
 BASE = widths_of(BertConfig())
@@ -57,7 +57,7 @@ def formula_times(monkeypatch):
 )
 def test_impossible_conditions_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        Conditions(**values)
+        LatencyBudget(5.0, **values)
 
 
 # The search
@@ -108,8 +108,8 @@ def test_a_budget_out_of_reach_names_the_range_and_its_ends_can_be_met(limit_ms)
     ("text", "budget"),
     [
         ("latency_ms=5", LatencyBudget(5.0)),
-        (" latency_ms = 2.5 , length = 64 ", LatencyBudget(2.5, Conditions(length=64))),
-        ("latency_ms=1e1,backend=torch,batch_size=32", LatencyBudget(10.0, Conditions(batch_size=32))),
+        (" latency_ms = 2.5 , length = 64 ", LatencyBudget(2.5, length=64)),
+        ("latency_ms=1e1,backend=torch,batch_size=32", LatencyBudget(10.0, batch_size=32)),
     ],
 )
 def test_budgets_are_read(text, budget):
@@ -137,23 +137,23 @@ def test_what_is_no_budget_is_refused(text, message):
 def test_a_latency_budget_is_a_student_like_any_other(formula_times):
     plan = resolve_plan("latency_ms=20,length=64", BertConfig())
     assert plan == plan_for_latency(20.0, BertConfig(), measure=formula_ms)
-    assert {*formula_times} == {Conditions(length=64)}
+    assert {*formula_times} == {LatencyBudget(20.0, length=64)}
     assert len(formula_times) < 15
 
 
 def test_a_default_length_is_lowered_to_the_positions(formula_times):
     resolve_plan("latency_ms=0.24", tiny_config())
     resolve_plan("latency_ms=20", BertConfig())
-    assert list(dict.fromkeys(formula_times)) == [Conditions(length=32), Conditions(length=128)]
+    assert list(dict.fromkeys(formula_times)) == [LatencyBudget(0.24, length=32), LatencyBudget(20.0, length=128)]
 
 
 def test_a_chosen_plan_is_timed_beside_its_teacher(formula_times):
     config = tiny_config()
-    budget = LatencyBudget(0.24, Conditions(length=16))
+    budget = LatencyBudget(0.24, length=16)
     found = plan_within(budget, config)
     assert found.latency_ms == pytest.approx(formula_ms(found.plan))
     assert found.teacher_latency_ms == pytest.approx(formula_ms(widths_of(config)))
-    measured = measure_plan(found.plan, config, budget.conditions)
+    measured = measure_plan(found.plan, config, budget)
     assert {name: times["median_ms"] for name, times in measured["latency"].items()} == {
         "teacher": found.teacher_latency_ms,
         "student": found.latency_ms,
@@ -171,12 +171,13 @@ def test_encoders_of_plans_are_timed(architecture):
     config = tiny_architecture_config(architecture)
     student = stock_config(config, resolve_plan("macs=0.5", config, multiple=4))
     random_state = torch.get_rng_state()
-    times = encoder_times({"teacher": config, "student": student}, Conditions(2, 8), num_rounds=2, num_warmup=0)
+    budget = LatencyBudget(5.0, batch_size=2, length=8)
+    times = encoder_times({"teacher": config, "student": student}, budget, num_rounds=2, num_warmup=0)
     assert {name: len(rounds) for name, rounds in times.items()} == {"teacher": 2, "student": 2}
     assert min(map(min, times.values())) > 0
     assert torch.equal(torch.get_rng_state(), random_state)
     with pytest.raises(ValueError, match="length=64 is above the model's positions="):
-        encoder_times({"teacher": config}, Conditions(length=64))
+        encoder_times({"teacher": config}, LatencyBudget(5.0, length=64))
 
 
 # The command
