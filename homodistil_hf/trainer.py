@@ -185,7 +185,7 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def _average_gate_gradient(self) -> None:
         """DDP averages the gradients of parameters alone; collective where layers have numbers to be scored."""
-        if self.pruner.gates is not None and (gradient := self.pruner.gates.gradient) is not None:
+        if self.pruner.gates is not None and (gradient := self.pruner.gates.numbers.grad) is not None:
             gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
 
     def end_step(self) -> None:
@@ -339,7 +339,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 num_scored += 1
             self.model.zero_grad(set_to_none=True)
             if self.pruner.gates is not None:
-                self.pruner.gates.forget_gradient()
+                self.pruner.gates.numbers.grad = None
         if num_seen and not num_scored:
             raise FloatingPointError(
                 f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "

@@ -19,7 +19,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import strtobool
 
 from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
-from .files.messages import near_name, nearest_valid, short_repr
+from .files.messages import near_name, short_repr
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
@@ -130,11 +130,8 @@ def trial_settings(args: _Arguments, values: Mapping[str, Any]) -> _Arguments:
     Raises:
         ValueError: a name of no setting, or a value that can't work.
     """
-    types = {entry.name: entry.type for entry in fields(args) if entry.init}
-    for name in values:
-        if name not in types:
-            raise ValueError(f"hp_space names {name!r}, which is no setting; {nearest_valid(name, types)}")
-    return replace(args, **{name: int(value) if types[name] is int else value for name, value in values.items()})
+    whole = {entry.name for entry in fields(args) if entry.type is int}
+    return replace(args, **{name: int(value) if name in whole else value for name, value in values.items()})
 
 
 @dataclass
@@ -284,11 +281,6 @@ class ExactArguments(TrainingArguments):
     def rows_per_step(self) -> int:
         """The global batch: rows an optimizer step, over all micro-batches and ranks."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    @property
-    def follows_pruning(self) -> bool:
-        """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
-        return False
 
     @property
     def device(self) -> torch.device:

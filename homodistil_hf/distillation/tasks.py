@@ -94,10 +94,6 @@ class Task:
         # type and number first: no device waits for these
         for name in self.required_labels:
             labels = inputs[name]
-            if not isinstance(labels, torch.Tensor):
-                raise ValueError(
-                    f"a batch has {name} in a {type(labels).__name__}; expected a tensor: change the data_collator"
-                )
             if self.has_classes and labels.is_floating_point():
                 raise ValueError(
                     f"{name} of type {labels.dtype} don't fit a task of single classes; set config.problem_type of "

@@ -12,8 +12,6 @@ from torch import nn
 
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False) -> torch.dtype:
     """Return the type of the teacher's matrix products.
@@ -32,7 +30,8 @@ def resolve_teacher_dtype(name: str, device: torch.device, *, fp16: bool = False
     ```
     """
     if name != "auto":
-        return DTYPES[name]
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
     if fp16:
         return torch.float16
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
@@ -73,10 +72,6 @@ class FrozenTeacher:
         self.exact.to(device)
         self.fast.to(device)
         return self
-
-    def compile(self, **settings: Any) -> None:
-        """Compile the fast form with `settings` of `torch.compile`; each input shape compiles at its first pass."""
-        self.fast.compile(**settings)
 
     @torch.inference_mode()
     def __call__(self, *, exact: bool = False, **inputs: Any) -> Any:

@@ -128,8 +128,6 @@ class _DecodedTerms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        if ctx.gradients is None:
-            raise RuntimeError("the gradients of these terms have been given away; compute the terms again")
         scale = _common_scale(grad_ce, grad_kl, ctx.weights)
         gradients, ctx.gradients = zip(ctx.gradients, ctx.dtypes, strict=True), None
         # In the parameter's type first: a half type could not hold a small gradient times a small scale.

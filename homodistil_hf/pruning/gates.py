@@ -71,15 +71,6 @@ class LayerGates:
         group = Group(LAYERS, LAYERS, len(self.numbers), (Slice(_PARAMETER, 0),))
         return {_PARAMETER: self.numbers}, {LAYERS: group}
 
-    @property
-    def gradient(self) -> torch.Tensor | None:
-        """∂L/∂g after backward; None if nothing asks for it. Ranks average it by hand."""
-        return self.numbers.grad
-
-    def forget_gradient(self) -> None:
-        """Before a step: drop the gradient of the last one, which may have been skipped."""
-        self.numbers.grad = None
-
     def choose(self, scores_L: torch.Tensor) -> tuple[int, ...]:
         """Keep the layers with the best scores, ties to the lower index; return them."""
         # layers that must stay win every comparison
@@ -94,7 +85,7 @@ class LayerGates:
         self.kept = check_kept(kept, self.num_kept, len(self.numbers), bound=self.bound)
         # layers that are chosen are scored no more
         self.numbers.requires_grad_(False)
-        self.forget_gradient()
+        self.numbers.grad = None
         self.move_to(value)
 
     def move_to(self, value: float) -> None:

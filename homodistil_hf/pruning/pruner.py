@@ -95,7 +95,7 @@ class Pruner:
         """
         if self.gates is None or self.gates.are_removed:
             return
-        self.gates.forget_gradient()
+        self.gates.numbers.grad = None  # of the last step, which may have been skipped
         progress = schedule.progress(step)
         if self.gates.kept is None and any(progress.values()):
             kept = self.gates.choose(self.scores.state.pop(LAYERS))

@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -295,7 +296,7 @@ class DistillationTrainer(ExactTrainer):
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
-            pair.teacher.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
+            pair.teacher.fast.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self._look_at_collator()
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
@@ -656,10 +657,12 @@ class DistillationTrainer(ExactTrainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Create the repository of the run, on the main process."""
-        from .publishing import create_repo
+        from ..export.hub import ensure_repo
 
         if self.is_world_process_zero():
-            self.hub_model_id = create_repo(self.args, token=token, private=private)
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            private = self.args.hub_private_repo if private is None else private
+            self.hub_model_id = ensure_repo(name, private=private, token=token or self.args.hub_token)
 
     def push_to_hub(
         self,
@@ -684,17 +687,24 @@ class DistillationTrainer(ExactTrainer):
         # an earlier push may still read the folder that is written next
         self._finish_current_push()
         push = self._student_push(
-            commit_message or "End of training", token=token, revision=revision, private=private, tags=tags
+            commit_message or "End of training",
+            token=token,
+            revision=revision,
+            private=private,
+            tags=[tags] if isinstance(tags, str) else tags,
         )
         return push() if blocking else HfApi().run_as_future(push)
 
     def _student_push(self, commit_message: str, **settings: Any) -> Callable[[], Any]:
-        """Write the export that is to be pushed, and return the push; settings as [`student_push`]."""
-        from .publishing import student_push
+        """Write the export that is to be pushed, and return the push; settings as [`push_export`], None: the run's."""
+        from ..export.hub import push_export
+        from .publishing import where_to_push
 
         folder = Path(self.args.output_dir) / "student"
         self.write_export(folder, "standard", False)
-        return student_push(folder, self.hub_model_id, self.args, commit_message=commit_message, **settings)
+        given = {name: value for name, value in settings.items() if value is not None}
+        where = where_to_push(self.args) | given
+        return partial(push_export, folder, self.hub_model_id, commit_message=commit_message, **where)
 
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a complete checkpoint, and the student in it once it is finished, while training goes on."""

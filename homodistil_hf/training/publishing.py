@@ -13,8 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -25,7 +24,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..export.hub import commit_to, ensure_repo, push_export
+from ..export.hub import commit_to
 from ..files.checkpoints import MANIFEST_NAME, STAGING_NAME, manifest_problem
 from ..files.folders import publish, remove_folder
 from ..files.hub_errors import hub_errors, persistently
@@ -48,22 +47,6 @@ _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)
 _LEFT_BEHIND = "training_args.bin"
 
 
-def create_repo(args: TrainingArguments, *, token: str | None, private: bool | None) -> str:
-    """Create the run's repository if it is missing, and return its `user/name`; None means the run's setting."""
-    name = args.hub_model_id or Path(args.output_dir or "").absolute().name
-    private = args.hub_private_repo if private is None else private
-    return ensure_repo(name, private=private, token=token or args.hub_token)
-
-
-def student_push(
-    folder: Path, repo_id: str, args: TrainingArguments, *, tags: str | Sequence[str] = (), **settings: Any
-) -> Push:
-    """The push of an export, without doing it; settings as [`push_export`], None means the run's setting."""
-    changed = {name: value for name, value in settings.items() if value is not None}
-    tags = [tags] if isinstance(tags, str) else tags
-    return partial(push_export, folder, repo_id, tags=tags, **_where(args) | changed)
-
-
 def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -> list[Push]:
     """The push of a complete checkpoint, without doing it; none if `hub_strategy` pushes no checkpoints."""
     if args.hub_strategy not in _WITH_CHECKPOINTS:
@@ -83,7 +66,7 @@ def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -
 
     def push() -> None:
         try:
-            push_checkpoint(linked, repo_id, path_in_repo=in_repo, **_where(args))
+            push_checkpoint(linked, repo_id, path_in_repo=in_repo, **where_to_push(args))
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -119,7 +102,8 @@ def push_aside(
     return PushInProgress(jobs)
 
 
-def _where(args: TrainingArguments) -> dict[str, Any]:
+def where_to_push(args: TrainingArguments) -> dict[str, Any]:
+    """The run's token, branch and visibility, as pushes take them."""
     return {"token": args.hub_token, "revision": args.hub_revision, "private": args.hub_private_repo}
 
 

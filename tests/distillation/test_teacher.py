@@ -124,7 +124,7 @@ def test_a_teacher_never_learns(dtype):
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 def test_a_compiled_teacher_says_the_same():
     plain, compiled = make_frozen(dtype=torch.bfloat16), make_frozen(dtype=torch.bfloat16)
-    compiled.compile(backend="aot_eager")
+    compiled.fast.compile(backend="aot_eager")
     inputs = unlabelled(make_batch())
     torch.testing.assert_close(compiled(**inputs).logits, plain(**inputs).logits)
     assert compiled.fast._compiled_call_impl is not None

@@ -87,7 +87,7 @@ def test_the_score_is_that_of_the_number(student):
                 ends.append(student(**unlabelled(make_batch()))[0].square().mean().item())
                 gates.numbers[index] = 1.0
         slope = (ends[0] - ends[1]) / (2 * step)
-        assert float(gates.gradient[index]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+        assert float(gates.numbers.grad[index]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 def test_in_between_it_is_the_mean_of_input_and_output(student):
@@ -190,7 +190,7 @@ def test_layers_have_scores_until_they_are_chosen():
     pruner = make_pruner()
     backward(pruner)
     pruner.score(smoothing=0.0)
-    products = (pruner.gates.numbers * pruner.gates.gradient).abs().detach()
+    products = (pruner.gates.numbers * pruner.gates.numbers.grad).abs().detach()
     torch.testing.assert_close(pruner.scores.state[LAYERS], products / products.mean())
     assert pruner.state_tensors()[LAYERS].shape == (4,)
     best = tuple(sorted(products.topk(2).indices.tolist()))

@@ -53,9 +53,7 @@ def test_a_trial_is_judged_by_the_student_that_it_leaves(make_trainer, tmp_path)
 
 def test_wrong_searches_are_refused(make_trainer):
     trainer = make_trainer(max_steps=2)
-    with pytest.raises(ValueError, match="^hp_space names 'learning_rat', which is no setting; nearest valid: 'learn"):
+    with pytest.raises(ValueError, match="^learning_rat=0.001 is no setting; nearest valid: learning_rate"):
         trainer.hyperparameter_search(lambda trial: {"learning_rat": 1e-3}, n_trials=1)
     with pytest.raises(ValueError, match="^student='macs=2'"):
         make_trainer().hyperparameter_search(lambda trial: {"student": "macs=2"}, n_trials=1)
-    with pytest.raises(ValueError, match="^metrics=.'eval_a_kl'. hold none of eval_kl, eval_loss; pass compute_obj"):
-        default_objective({"eval_a_kl": 1.0})
