@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.data_loader import DataLoaderAdapter
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_compiled_module
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
@@ -39,6 +40,7 @@ from ..models.conversion import as_stock_reads_it
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments, trial_settings
 from .evaluation_loop import default_objective, evaluations_in, gathered
+from .lowered import LoweredMatrices
 from .progress import ShortProgress
 from .ranks import WholeBatches, lay_out_buckets
 from .row_checks import check_kind, checked_batch
@@ -92,6 +94,7 @@ class ExactTrainer(Trainer):
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
+        self._lowered: LoweredMatrices | None = None
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
         if not args.verbose:
@@ -194,7 +197,8 @@ class ExactTrainer(Trainer):
         gradients are not finite is skipped: `step_log.num_bad_steps_in_row` is above 0 then. After `max_bad_steps` of
         them in a row it raises.
         """
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with self._lowered_matrices():
+            loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients:
             return loss
         norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
@@ -223,6 +227,14 @@ class ExactTrainer(Trainer):
                 f"{self.run_folder.last_good_before(step - in_row + 1)}"
             )
         return loss
+
+    def _lowered_matrices(self) -> AbstractContextManager[None]:
+        """Matrices in bfloat16 for a micro-batch; not where wrappers hold the model's own parameters."""
+        if not self.args.bf16 or self.model_wrapped is not self.model or is_compiled_module(self.model):
+            return nullcontext()
+        if self._lowered is None or self._lowered.model is not self.model:
+            self._lowered = LoweredMatrices(self.model, torch.bfloat16)
+        return self._lowered.in_place()
 
     def check_finite(self) -> None:
         """Refuse, by a FloatingPointError, a run that ended with weights or gradients that are not finite."""
