@@ -134,12 +134,15 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     # Then the slices: the table names the meaning of every dimension of every parameter, the maps the groups that
     # divide a dimension of that meaning. Projections are no part of an architecture; they divide along `hidden`.
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
+    # layers that are alike share their maps, so that their units are added up together
+    shared: dict[bytes, UnitMap] = {}
     for name in names:
         dims, layer = shapes.get(name, _PROJECTION)
         maps = outer.maps if layer is None else outer.maps | layers[layer].maps
         for dim, what in enumerate(dims):
             for group, units in maps.get(what, {}).items():
-                slices[group].append(Slice(name, dim, units))
+                same = units and shared.setdefault(units.unit_of_index.numpy().tobytes(), units)
+                slices[group].append(Slice(name, dim, same))
     return {name: Group(name, kind, number, tuple(slices[name])) for name, (kind, number) in sizes.items()}
 
 

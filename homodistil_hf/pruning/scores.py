@@ -7,8 +7,8 @@ An accelerator waits for launches, a CPU for memory. So an accelerator takes all
 a few rows at a time, so their importances stay in the cache.
 """
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -18,6 +18,7 @@ from ..models.units import Group, Indices, UnitMap, UnitTensors, sums_along
 Parameters = Mapping[str, torch.Tensor]
 Groups = Mapping[str, Group]
 Pairs = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+Dims = Mapping[str, set[int]]
 Importance = Callable[[list[torch.Tensor], list[torch.Tensor]], list[torch.Tensor]]
 _LEAST_MEAN = 1e-30
 CPU_CHUNK_ELEMENTS = 1 << 18
@@ -151,44 +152,69 @@ def unit_sums(
     if chunk_elements is None:
         is_on_cpu = all(first.device.type == "cpu" for first, _ in named.values())
         chunk_elements = CPU_CHUNK_ELEMENTS if is_on_cpu else 0
-    # names and their tensors, a list for each side of the pairs
-    portions: Iterable[tuple[list[str], list[list[torch.Tensor]]]]
     if chunk_elements:
-        portions = (
-            ([name], [[side[rows]] for side in pair])
-            for name, pair in named.items()
-            for rows in row_slices(pair[0], chunk_elements)
-        )
+        sums = _sums_in_chunks(named, dims, importance, chunk_elements)
     else:
-        portions = [(list(named), [list(side) for side in zip(*named.values(), strict=True)])]
+        sums = _sums_at_once(named, dims, importance)
+    return _sums_of_units(groups, sums)
+
+
+def _sums_in_chunks(
+    pairs: Pairs, dims: Dims, importance: Importance, chunk_elements: int
+) -> dict[tuple[str, int], torch.Tensor]:
+    """Sum importances along each dimension, a few rows of one parameter at a time."""
     by_chunk: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for names, (firsts, seconds) in portions:
-        for name, value in zip(names, importance(firsts, seconds), strict=True):
+    for name, pair in pairs.items():
+        for rows in row_slices(pair[0], chunk_elements):
+            (value,) = importance([pair[0][rows]], [pair[1][rows]])
             for dim in dims[name]:
                 by_chunk.setdefault((name, dim), []).append(sums_along(value, dim))
     # Rows follow each other along dimension 0; along the others every chunk has a share.
-    sums = {
+    return {
         (name, dim): chunks[0] if len(chunks) == 1 else torch.cat(chunks) if dim == 0 else torch.stack(chunks).sum(0)
         for (name, dim), chunks in by_chunk.items()
     }
+
+
+def _sums_at_once(pairs: Pairs, dims: Dims, importance: Importance) -> dict[tuple[str, int], torch.Tensor]:
+    """The same of all parameters at once: those of one shape, as in all layers, are summed by one operation."""
+    firsts, seconds = (list(side) for side in zip(*pairs.values(), strict=True)) if pairs else ([], [])
+    alike: dict[Any, dict[str, torch.Tensor]] = {}
+    for name, value in zip(pairs, importance(firsts, seconds), strict=True):
+        alike.setdefault((value.shape, tuple(sorted(dims[name]))), {})[name] = value
+    sums: dict[tuple[str, int], torch.Tensor] = {}
+    for (_, of_shape), values in alike.items():
+        # (parameters, …) → (parameters, indices of the dimension)
+        stacked = torch.stack(list(values.values()))
+        for dim in of_shape:
+            others = [other for other in range(1, stacked.dim()) if other != dim + 1]
+            rows = stacked.sum(others, dtype=torch.float32) if others else stacked.float()
+            sums |= {(name, dim): row for name, row in zip(values, rows.unbind(), strict=True)}
+    return sums
+
+
+def _sums_of_units(groups: Groups, sums: Mapping[tuple[str, int], torch.Tensor]) -> UnitTensors:
+    """Add up what lies in all slices of each group; groups of like slices, as in all layers, are added up together."""
     device = next((of_dim.device for of_dim in sums.values()), None)
-    return {name: _sums_of_units(group, sums, device) for name, group in groups.items()}
-
-
-def _sums_of_units(
-    group: Group, sums: Mapping[tuple[str, int], torch.Tensor], device: torch.device | None
-) -> torch.Tensor:
-    """Add up what lies in all slices of a group; slices with the same map from index to unit are stacked first."""
-    by_map: dict[UnitMap | None, list[torch.Tensor]] = {}
-    for piece in group.slices:
-        if (piece.parameter, piece.dim) in sums:
-            by_map.setdefault(piece.units, []).append(sums[piece.parameter, piece.dim])
-    # (slices, indices) → (slices, units, indices of a unit) → (units)
-    totals = [
-        torch.stack(rows).sum(0) if units is None else units.by_unit(torch.stack(rows), group.num_units).sum((0, 2))
-        for units, rows in by_map.items()
-    ]
-    return functools.reduce(torch.add, totals) if totals else torch.zeros(group.num_units, device=device)
+    # number of units, and map from index to unit → how many slices have it
+    alike: dict[Any, dict[str, dict[UnitMap | None, list[torch.Tensor]]]] = {}
+    for name, group in groups.items():
+        by_map: dict[UnitMap | None, list[torch.Tensor]] = {}
+        for piece in group.slices:
+            if (piece.parameter, piece.dim) in sums:
+                by_map.setdefault(piece.units, []).append(sums[piece.parameter, piece.dim])
+        shape = tuple((units, len(rows)) for units, rows in by_map.items())
+        alike.setdefault((group.num_units, shape), {})[name] = by_map
+    found: UnitTensors = {}
+    for (num_units, shape), members in alike.items():
+        total = torch.zeros(len(members), num_units, device=device)
+        for units, num_slices in shape:
+            # (groups · slices, indices) → (groups, slices, units, indices of a unit) → (groups, units)
+            rows = torch.stack([row for by_map in members.values() for row in by_map[units]])
+            by_unit = rows[:, :, None] if units is None else units.by_unit(rows, num_units)
+            total += by_unit.view(len(members), num_slices, num_units, -1).sum((1, 3))
+        found |= dict(zip(members, total.unbind(), strict=True))
+    return {name: found[name] for name in groups}
 
 
 def _with_gradients(parameters: Parameters) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -23,14 +23,14 @@ class LoweredMatrices:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
         self.model, self.dtype = model, dtype
-        self._exact: list[nn.Parameter] = []
-        self._lowered: list[nn.Parameter] = []
+        self._exact: list[torch.Tensor] = []
+        self._lowered: list[torch.Tensor] = []
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within the block linear layers have the copies; behind it gradients are those of the exact weights."""
         places = self._places()
-        exact = [parameter for _, _, parameter in places]
+        exact: list[torch.Tensor] = [parameter for _, _, parameter in places]
         # pruning replaces parameters
         if len(exact) != len(self._exact) or any(map(_differ, exact, self._exact)):
             self._exact = exact
@@ -39,7 +39,7 @@ class LoweredMatrices:
             with torch.no_grad():
                 torch._foreach_copy_(self._lowered, exact)
         for (module, name, _), lowered in zip(places, self._lowered, strict=True):
-            module._parameters[name] = lowered
+            module._parameters[name] = lowered  # type: ignore[assignment]
         try:
             yield
         finally:
@@ -60,15 +60,19 @@ class LoweredMatrices:
 
     @torch.no_grad()
     def _raise_gradients(self) -> None:
-        pairs = [(exact, low) for exact, low in zip(self._exact, self._lowered, strict=True) if low.grad is not None]
-        raised = [torch.empty_like(exact) for exact, _ in pairs]
+        pairs = [
+            (exact, low, low.grad)
+            for exact, low in zip(self._exact, self._lowered, strict=True)
+            if low.grad is not None
+        ]
+        raised = [torch.empty_like(exact) for exact, _, _ in pairs]
         if pairs:
-            torch._foreach_copy_(raised, [low.grad for _, low in pairs])
-        for (exact, low), gradient in zip(pairs, raised, strict=True):
+            torch._foreach_copy_(raised, [gradient for _, _, gradient in pairs])
+        for (exact, low, _), gradient in zip(pairs, raised, strict=True):
             # of further micro-batches of a step
             exact.grad = gradient if exact.grad is None else exact.grad.add_(gradient)
             low.grad = None
 
 
-def _differ(one: nn.Parameter, other: nn.Parameter) -> bool:
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one is not other or one.shape != other.shape
