@@ -133,9 +133,12 @@ def find_columns(
     """
     for name in text_columns:
         check_named(rows, name, argument, "text_columns")
+    labels = listed_columns(label_column)
+    for name in labels:
+        check_named(rows, name, argument, "label_column")
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
-    texts = tuple(text_columns) or _texts(rows, kind, listed_columns(label_column))
+    texts = tuple(text_columns) or _texts(rows, kind, labels)
     shown = first_of(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
     if kind == ANSWERS and len(texts) != 2:
         raise ValueError(
@@ -149,9 +152,7 @@ def find_columns(
             f"the column to {usual}"
         )
     if label_column is not None:
-        labels = listed_columns(label_column)
         for name in labels:
-            check_named(rows, name, argument, "label_column")
             if name in texts:
                 raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
         return Columns(kind, texts, labels)

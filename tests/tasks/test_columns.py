@@ -94,6 +94,12 @@ def test_columns_are_named():
             {"label_column": "lbael"},
             "lacks the column label_column='lbael'; expected one of 'text'",
         ),
+        (
+            CLASSES,
+            {"sentence": ONE, "label": [1]},
+            {"label_column": "labels"},
+            "lacks the column label_column='labels'; nea",
+        ),
         (CLASSES, {"text": ONE}, {"text_columns": ["txt"]}, "lacks the column text_columns='txt'; nearest valid: 'te"),
         (CLASSES, {"a": ONE, "b": ONE, "c": ONE}, {"text_columns": ["a", "b", "c"]}, "two of a pair"),
         (TAGS, {"a": [1]}, {}, "none surely with tokens, or a text with spans"),

@@ -278,7 +278,7 @@ def filter_scores(
                 stopping=settings.stopping,
             )
             end = "" if masking.is_converged else ", where they were stopped"
-            logger.info("%s: %d updates of the masking%s", name, masking.num_iterations, end)
+            logger.debug("%s: %d updates of the masking%s", name, masking.num_iterations, end)
             score_F *= _normalized(masking.coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
         if "d2" in settings.ranking:
             score_F *= _normalized(statistics.activations[name], settings.d2_normalization)
