@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plots import draw
 from benchmarks.results.advice import advice_points
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, PRUNED_FIRST, SCRATCH, TOKENS, Results, setting_of
@@ -25,7 +26,6 @@ from benchmarks.sweep.cells import TEACHER
 from benchmarks.sweep.folder import read_records, trained, write_records
 from benchmarks.sweep.tables import Record, in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
-from homodistil_hf.runs.plots import draw
 from homodistil_hf.tables import Spread
 
 PAGE = Path("docs/results.md")

@@ -1,15 +1,15 @@
-"""Plots of a sweep: discrepancy over training, quality against parameters and tokens; `runs/plots.py` draws them.
+"""Plots of a sweep: discrepancy over training, quality against parameters and tokens.
 
-`tables.py` finds the cells of a variant.
+`tables.py` finds the cells of a variant, `benchmarks/plots.py` draws.
 """
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from benchmarks.plots import Points, draw
 from benchmarks.sweep.cells import Choice
 from benchmarks.sweep.folder import trained
 from benchmarks.sweep.tables import Record, chosen, over_seeds
-from homodistil_hf.runs.plots import Points, draw
 from homodistil_hf.tables import Spread
 
 _HEADROOM = 1.15

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from benchmarks.plots import can_plot
 from benchmarks.sweep import worker
 from benchmarks.sweep.cells import TEACHER, Cell, Sweep, read_sweep, select_cells
 from benchmarks.sweep.folder import (
@@ -39,7 +40,6 @@ from benchmarks.sweep.training import check_cells, check_evaluations
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.locks import holder
 from homodistil_hf.runs.config import setting_names
-from homodistil_hf.runs.plots import can_plot
 from homodistil_hf.runs.settings import Log
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest
 

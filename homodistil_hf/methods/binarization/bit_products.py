@@ -28,7 +28,6 @@ SOURCE = Path(__file__).with_suffix(".c")
 _TILE = 16  # outputs beside each other, as in the C file
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _COMPILERS = ("cc", "gcc", "clang")
-_COMPILER_SECONDS = 60
 
 
 def multiply_bits(model: PreTrainedModel) -> bool:
@@ -44,24 +43,17 @@ def multiply_bits(model: PreTrainedModel) -> bool:
     layers: list[Any] = [module for module in model.modules() if type(module).__name__ == PackedLinear.__name__]
     if not layers:
         logger.warning("model=%s has no packed layers, so there are no bits to multiply", type(model).__name__)
-    library = compiled() if layers else None
-    if library is None:
+    if not layers or compiled() is None:
         return False
     for layer in layers:
-        layer.multiply = BitProduct(library, layer)
+        layer.multiply = BitProduct(layer)
     return True
 
 
 class BitProduct:
-    """The product of one packed layer.
+    """The product of one packed layer, whose bits are laid out anew, once: `(⌈O / 16⌉, W, 16)` words."""
 
-    Args:
-        library: what [`compiled`] returns.
-        layer: its bits are laid out anew, once: `(⌈O / 16⌉, W, 16)` words.
-    """
-
-    def __init__(self, library: ctypes.CDLL, layer: PackedLinear):
-        self.library = library
+    def __init__(self, layer: PackedLinear):
         signs_OI = unpack(layer.packed.cpu(), layer.in_features)
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
         # bit 1 for +1 and 0 for −1, 64 inputs a word: (O, I) → (O, W, 64), with zeros behind the last input
@@ -83,7 +75,7 @@ class BitProduct:
         step = 2 if quantizer.is_sign else 1
         num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
         # C computes x / scale − offset in float32; of another type it gets the result, with (0, 1) as offset and scale
-        scaling: tuple[Any, Any] = (quantizer.offset, quantizer.scale)
+        scaling: tuple[Any, Any] = (quantizer.offset.detach(), quantizer.scale.detach())
         if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
             scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
         values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
@@ -93,37 +85,19 @@ class BitProduct:
         spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
         # x → u, bit by bit
-        self.library.pack_values(
-            _address(values_RI),
-            _address(planes_KRW),
-            _address(spoilt_R),
-            *_longs(num_rows, self.num_inputs),
-            num_bits,
-            int(quantizer.is_sign),
-            *_floats(quantizer.low, quantizer.high, *scaling),
+        library = _library()
+        library.pack_values(
+            *_addresses(values_RI, planes_KRW, spoilt_R),
+            *(num_rows, self.num_inputs, num_bits, int(quantizer.is_sign)),
+            *(quantizer.low, quantizer.high, *map(float, scaling)),
         )
         # low · S + step · Σ_k 2ᵏ (2 count(u_k & w) − count(u_k)), times scale, plus bias
-        self.library.multiply_bits(
-            *map(_address, (planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO)),
-            *_longs(num_rows, self.num_outputs, self.num_words),
-            num_bits,
-            *_floats(quantizer.low, step, scale),
+        library.multiply_bits(
+            *_addresses(planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO),
+            *(num_rows, self.num_outputs, self.num_words, num_bits),
+            *(quantizer.low, step, float(scale.detach())),
         )
         return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Leave the library out: it is loaded again, or compiled, where this is unpickled or copied."""
-        return _restored, ({name: value for name, value in vars(self).items() if name != "library"},)
-
-
-def _restored(state: dict[str, Any]) -> BitProduct | None:
-    """Undo `BitProduct.__reduce__`; None, as before [`multiply_bits`], where nothing can be compiled."""
-    library = compiled()
-    if library is None:
-        return None
-    product = BitProduct.__new__(BitProduct)
-    vars(product).update(state, library=library)
-    return product
 
 
 def compiled() -> ctypes.CDLL | None:
@@ -142,37 +116,26 @@ def _library() -> ctypes.CDLL:
         named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
     except ValueError as error:
         raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
-    problem = OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
-    # with threads first; a time-out rules out the compiler, another error these flags alone
-    for compiler in (words for words in named if words and shutil.which(words[0])):
+    compiler = next((words for words in named if words and shutil.which(words[0])), None)
+    if compiler is None:
+        raise OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
+    # a library stays loaded without its file
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "bit_products.so"))
         for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
-            # A library stays loaded without its file. Words go into a file, as children of a compiler that was ended
-            # would hold a pipe open.
-            with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+", errors="replace") as said:
-                path = Path(folder, "bit_products.so")
-                words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", str(path)]
-                to_file: Any = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": said}
-                try:
-                    subprocess.run(words, check=True, timeout=_COMPILER_SECONDS, **to_file)
-                    return ctypes.CDLL(str(path))
-                except subprocess.TimeoutExpired:
-                    problem = OSError(f"{shlex.join(compiler)} is not done after {_COMPILER_SECONDS} seconds")
-                    break
-                except subprocess.CalledProcessError as error:
-                    said.seek(0)
-                    problem = OSError(said.read()[-500:].strip() or f"{words[0]} ended with status {error.returncode}")
-                except OSError as error:
-                    problem = error
-    raise problem
+            words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", path]
+            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            if done.returncode == 0:
+                break
+        else:
+            said = done.stdout[-500:].strip()
+            raise OSError(said or f"{compiler[0]} ended with status {done.returncode}")
+        library = ctypes.CDLL(path)
+    address, count, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+    library.pack_values.argtypes = [address] * 3 + [count] * 2 + [ctypes.c_int] * 2 + [number] * 4
+    library.multiply_bits.argtypes = [address] * 6 + [count] * 3 + [ctypes.c_int] + [number] * 3
+    return library
 
 
-def _address(tensor: torch.Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _longs(*values: int) -> list[ctypes.c_long]:
-    return [ctypes.c_long(value) for value in values]
-
-
-def _floats(*values: float | torch.Tensor) -> list[ctypes.c_float]:
-    return [ctypes.c_float(float(value.detach() if isinstance(value, torch.Tensor) else value)) for value in values]
+def _addresses(*tensors: torch.Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]

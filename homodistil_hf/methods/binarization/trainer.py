@@ -4,13 +4,13 @@ L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, le
 This file trains one stage; `stages.py` chains them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
@@ -36,13 +36,7 @@ class BinarizationTrainer(ExactTrainer):
         model: what is trained, made by [`to_binary`].
         args: the settings, which are copied.
         teacher_model: what `model` was made from: same head, layers and hidden size; float, or of more bits.
-        train_dataset: tokenized rows; labels are not used.
-        eval_dataset: rows held out.
-        processing_class: tokenizer; saved with checkpoints.
-        data_collator: as in `transformers.Trainer`.
-        compute_metrics: as in `transformers.Trainer`.
-        callbacks: as in `transformers.Trainer`.
-        optimizers: as in `transformers.Trainer`.
+        kwargs: as in `transformers.Trainer`; labels of `train_dataset` are not used.
 
     Raises:
         ValueError: a teacher of other layers, hidden size or labels, or of several labels a row.
@@ -54,30 +48,9 @@ class BinarizationTrainer(ExactTrainer):
     args: BinarizationArguments
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        args: BinarizationArguments,
-        *,
-        teacher_model: PreTrainedModel,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: Any = None,
-        data_collator: Any = None,
-        compute_metrics: Callable[..., Any] | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        self, model: PreTrainedModel, args: BinarizationArguments, *, teacher_model: PreTrainedModel, **kwargs: Any
     ):
-        super().__init__(
-            model,
-            own_arguments(args, BinarizationArguments),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            data_collator=data_collator,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-        )
+        super().__init__(model, own_arguments(args, BinarizationArguments), **kwargs)
         self.run_folder = RunFolder(self.args)
         self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
         for name in ("num_hidden_layers", "hidden_size", "num_labels"):

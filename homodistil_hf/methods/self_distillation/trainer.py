@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from datasets import IterableDataset
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback, TrainingArguments, ViTMAEConfig
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, ViTMAEConfig
 
 from ...data.masking import MaskedLMCollator, masking_collator
 from ...files.field_checks import refuse_without_part, setting
@@ -106,8 +106,7 @@ class SelfDistillTrainer(ExactTrainer):
         eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
         data_collator: default: [`MaskedLMCollator`] or [`MaskedImageCollator`].
-        callbacks: as in `transformers.Trainer`.
-        optimizers: as in `transformers.Trainer`.
+        kwargs: as in `transformers.Trainer`.
 
     Raises:
         ValueError: another kind of model, a teacher that can't be compared with it, empty or foreign data.
@@ -128,8 +127,7 @@ class SelfDistillTrainer(ExactTrainer):
         eval_dataset: Any = None,
         processing_class: Any = None,
         data_collator: Any = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
+        **kwargs: Any,
     ):
         args = own_arguments(args, SelfDistillationArguments)
         check_launch(args)
@@ -147,15 +145,7 @@ class SelfDistillTrainer(ExactTrainer):
             _check_pair(teacher_model, model)
             self.teacher = teacher_model.eval().requires_grad_(False).to(args.device)
         self.run_folder = RunFolder(args)
-        super().__init__(
-            model,
-            args,
-            processing_class=processing_class,
-            data_collator=data_collator,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            **data,
-        )
+        super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **data, **kwargs)
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predictions and rows of a batch, int64 `(2,)`."""

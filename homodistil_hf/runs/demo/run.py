@@ -6,10 +6,7 @@ a demo that was stopped goes on when it is started again.
 """
 
 import dataclasses
-import os
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -46,12 +43,10 @@ from ...training.distillation_trainer import DistillationTrainer
 from ...training.progress import ShortProgress
 from ...training.run_folder import existing_files, folder_claimed
 from ..kinds import trainer_named
-from ..plots import Curve, can_plot, plot_discrepancy
 from .text import read_documents, source_files
 
 TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
-PLOT_FILE = "discrepancy.png"
 _TRAINING_FOLDER = "training"
 _STUDENTS = {
     "student": ("homodistil", "HomoDistil, pruned a little at a time"),
@@ -144,7 +139,7 @@ def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> lis
     write_report(of_student, folder / "student", output=folder / REPORT_FILE)
     # until here a demo that is stopped goes on from its checkpoints
     remove_folder(folder / _TRAINING_FOLDER)
-    _print_outcome(folder, rows, curves)
+    _print_outcome(folder, rows)
     print(f"all in {folder}/, {time.perf_counter() - start:,.0f} s\n\n{verdict(rows)}\n{folder / REPORT_FILE}\n")
     print(next_steps(folder))
     return rows
@@ -165,16 +160,11 @@ def verdict(rows: list[dict[str, Any]]) -> str:
 
 def next_steps(folder: Path) -> str:
     """Three lines: use this student, choose a size for a model of one's own, and distil that."""
-    # how this interpreter is called from here, in an active environment or not
-    python = "python"
-    if shutil.which(python) != sys.executable:
-        is_inside = Path(sys.executable).is_relative_to(Path.cwd())
-        python = shlex.quote(os.path.relpath(sys.executable) if is_inside else sys.executable)
     use = f"from transformers import pipeline; print(pipeline('fill-mask', '{folder}/student')('{_SENTENCES[0]}'))"
     return (
-        f'use this student:   {python} -c "{use}"\n'
-        f"size up your own:   {python} -m homodistil_hf plan --teacher YOUR_MODEL --student macs=0.25\n"
-        f"distil your model:  {python} -m homodistil_hf distill --teacher YOUR_MODEL --student macs=0.25"
+        f'use this student:   python -c "{use}"\n'
+        f"size up your own:   homodistil plan --teacher YOUR_MODEL --student macs=0.25\n"
+        f"distil your model:  homodistil distill --teacher YOUR_MODEL --student macs=0.25"
         " --train_data 'YOUR_TEXT/*.txt' --max_steps 1000 --output_dir runs/mine"
     )
 
@@ -279,7 +269,7 @@ def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[s
     ]
 
 
-def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str, Curve]) -> None:
+def _print_outcome(folder: Path, rows: list[dict[str, Any]]) -> None:
     print(f"\n{format_table(rows)}\n{_LEGEND}\n")
     fills = {}
     for name in ("teacher", "student"):
@@ -289,7 +279,3 @@ def _print_outcome(folder: Path, rows: list[dict[str, Any]], curves: Mapping[str
         for name, fill in fills.items():
             words = [guess["token_str"] for guess in fill(sentence, top_k=_NUM_PREDICTIONS)]
             print(f"  {name.ljust(8)} {', '.join(words)}")
-    if can_plot():
-        print(f"\nKL over the steps: {plot_discrepancy(curves, folder / PLOT_FILE)}")
-    else:
-        print(f"\nno {PLOT_FILE}: plots need matplotlib, pip install 'homodistil-hf[report]'")

@@ -68,16 +68,5 @@ def test_a_file_that_can_not_be_started_is_told(compiler, caplog):
     assert "No such file" in caplog.text
 
 
-def test_one_compiler_that_hangs_does_not_keep_from_the_next(monkeypatch, compiler, tmp_path, caplog):
-    compiler("exec sleep 1000")
-    monkeypatch.setattr(bit_products, "_COMPILER_SECONDS", 0.5)
-    assert compiled() is None
-    assert "is not done after 0.5 seconds" in caplog.text
-    monkeypatch.delenv("CC")
-    monkeypatch.setattr(bit_products, "_COMPILERS", (str(tmp_path / "own-cc"), REAL))
-    monkeypatch.setattr(bit_products, "_COMPILER_SECONDS", 5)
-    assert compiled() is not None
-
-
 def test_a_process_compiles_once():
     assert compiled() is compiled() is not None

@@ -1,4 +1,4 @@
-"""Plots of the KL to the teacher, one line a student: over the steps, or against anything else that has numbers.
+"""Plots of the KL to the teacher, one line a variant: over the steps, or against anything else that has numbers.
 
 Means, with a bar of one standard deviation. Drawing needs the `[report]` extra, see [`can_plot`].
 """
@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ..tables import Spread
+from homodistil_hf.tables import Spread
 
-Curve: TypeAlias = Sequence[tuple[int, float]]
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 
 _KL = "held-out KL to the teacher, nats a masked token"
@@ -26,12 +25,6 @@ _NAME_HEIGHT = 0.06  # of the picture's, so that names don't touch
 def can_plot() -> bool:
     """Whether the `[report]` extra is installed."""
     return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot_discrepancy(curves: Mapping[str, Curve], path: str | Path) -> Path:
-    """Draw the held-out KL to the teacher, nats, over the steps of several students: name → (step, KL) in order."""
-    points = {name: [(step, Spread.of([kl])) for step, kl in curve] for name, curve in curves.items()}
-    return draw(points, Path(path), xlabel="optimizer step")
 
 
 def draw(points: Points, file: Path, *, xlabel: str, top: float | None = None) -> Path:
