@@ -6,9 +6,7 @@ finds the documents, masking.py masks tokens.
 """
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,17 +257,16 @@ def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) ->
     batch_size = _batch_size(documents, packer.text_column)
     # no more processes than batches, whose number is rounded up
     num_proc = min(num_proc or 1, max(1, -(-len(documents) // batch_size)))
-    with _single_threaded_tokenizers(num_proc):
-        blocks = documents.map(
-            packer,
-            batched=True,
-            batch_size=batch_size,
-            input_columns=[packer.text_column],
-            remove_columns=documents.column_names,
-            features=packer.features,
-            num_proc=num_proc if num_proc > 1 else None,
-            desc=f"Tokenizing into blocks of {packer.max_seq_length}",
-        )
+    blocks = documents.map(
+        packer,
+        batched=True,
+        batch_size=batch_size,
+        input_columns=[packer.text_column],
+        remove_columns=documents.column_names,
+        features=packer.features,
+        num_proc=num_proc if num_proc > 1 else None,
+        desc=f"Tokenizing into blocks of {packer.max_seq_length}",
+    )
     if len(blocks) == 0:
         num_tokens = sum(len(packer.encode(batch[packer.text_column])) for batch in documents.iter(batch_size))
         raise _too_short(num_tokens, packer)
@@ -285,20 +282,6 @@ def _batch_size(documents: Dataset, text_column: str) -> int:
         )
     mean_bytes = pyarrow.compute.mean(pyarrow.compute.binary_length(documents.data.column(text_column))).as_py()
     return max(1, round(_BATCH_SIZE_BYTES / max(mean_bytes or 1.0, 1.0)))
-
-
-@contextmanager
-def _single_threaded_tokenizers(num_proc: int) -> Iterator[None]:
-    """Switch threads and warnings about forks off for several processes, unless the user has set the variable."""
-    name = "TOKENIZERS_PARALLELISM"
-    if num_proc == 1 or name in os.environ:
-        yield
-        return
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def _stream_rows(documents: IterableDataset, packer: TextPacker) -> Iterator[dict[str, Any]]:

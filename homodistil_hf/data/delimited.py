@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -111,7 +110,8 @@ def check_cells(file: Path, label: str) -> int:
 
 def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
     """The number of the line that a row begins in, and its cells; empty lines are none."""
-    with _opened(file) as opened, _cells_of_any_size():
+    csv.field_size_limit(sys.maxsize)  # cells may be of any size
+    with _opened(file) as opened:
         # pandas takes a line of blanks for an empty one
         filled = (line if line.strip() else "\n" for line in opened)
         lines, begun = csv.reader(filled, quoting=quoting, strict=True, **_separation(file)), 1
@@ -152,12 +152,3 @@ def parsed_cell(cell: str) -> Any:
 
 def _opened(file: Path) -> TextIO:
     return file.open(encoding="utf-8-sig", errors="replace", newline="")
-
-
-@contextmanager
-def _cells_of_any_size() -> Iterator[None]:
-    before = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

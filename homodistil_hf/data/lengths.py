@@ -74,19 +74,20 @@ def _order(lengths: Sequence[int], batch_size: int, draw: random.Random) -> list
     num_whole = len(order) // batch_size * batch_size
     batches: list[list[int]] = []
     for start in range(0, num_whole, chunk):
-        batches += _batches(order[start : min(start + chunk, num_whole)], lengths, batch_size)
+        batches += batches_by_length(order[start : min(start + chunk, num_whole)], lengths, batch_size)
     draw.shuffle(batches)
     return [index for batch in batches for index in batch] + order[num_whole:]
 
 
-def _batches(order: list[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+def batches_by_length(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cut rows, named by their places, into batches of like length."""
     ranked = sorted(order, key=lambda index: lengths[index])
     return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
 
 
 def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
     lengths = [len(ids) for ids in rows["input_ids"]]
-    *whole, last = _batches(list(range(len(lengths))), lengths, batch_size)
+    *whole, last = batches_by_length(list(range(len(lengths))), lengths, batch_size)
     # the chunk's own lengths decide, so a resumed stream gets the same order without any state
     random.Random(f"{seed} {lengths}").shuffle(whole)
     # `last` at the end, as a batch that isn't full would shift all behind it

@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..models.tokenizers import check_padding, check_vocabulary, rows_of_texts
+from .lengths import batches_by_length
 
 
 def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
@@ -72,9 +73,8 @@ def padded_batches(
 ) -> list[dict[str, torch.Tensor]]:
     """Draw some of the tokenized rows, and pad those of like length together; arguments of [`unlabeled_batches`]."""
     lengths = [len(tokens) for tokens in encoded["input_ids"]]
-    order = sorted(_drawn_indices(len(lengths), num_rows or len(lengths), seed), key=lambda index: lengths[index])
-    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    chosen = _drawn_indices(len(lengths), num_rows or len(lengths), seed)
     return [
         dict(tokenizer.pad({name: [encoded[name][index] for index in batch] for name in encoded}, return_tensors="pt"))
-        for batch in batches
+        for batch in batches_by_length(chosen, lengths, batch_size)
     ]

@@ -91,13 +91,12 @@ _SPLIT_WORDS = {
 
 def local_files(source: str, split: str, label: str) -> list[Path]:
     """Return the files of a `source`; none if it is the name of a Hub data set."""
-    if not source.strip() or "\0" in source:
-        problem = "has a NUL in its path" if source.strip() else "is empty"
-        raise ValueError(f"{label} {problem}; expected a file, folder, glob or Hub data set")
+    if not source.strip():
+        raise ValueError(f"{label} is empty; expected a file, folder, glob or Hub data set")
     path = Path(os.path.expanduser(source))  # pathlib's raises where there is no such user
     if path.is_dir():
         return _folder_files(path, split, label)
-    files = [path] if path.is_file() else _globbed(path, label)
+    files = [path] if path.is_file() else _globbed(path)
     files = [file for file in files if file.is_file()]
     is_path = source.startswith((".", "~", "/")) or path.suffix.lower() in _OTHER_FILE_SUFFIXES | set(_READERS)
     if not files and not is_path and _HUB_NAME.fullmatch(source):
@@ -115,22 +114,14 @@ def local_files(source: str, split: str, label: str) -> list[Path]:
     return _readable(files, label)
 
 
-def _globbed(pattern: Path, label: str) -> list[Path]:
+def _globbed(pattern: Path) -> list[Path]:
     """Return the files that match, each once; below `**`, links to folders are not followed: they may be circular."""
     start = next((index for index, part in enumerate(pattern.parts) if glob.has_magic(part)), None)
     if start is None:
         return []
     root, rest = Path(*pattern.parts[:start]), pattern.parts[start:]
     files = list(root.glob("/".join(rest if rest[-1] != "**" else (*rest, "*"))))
-    return sorted(files) if _is_hidden(rest) else _shown(files, root, label)
-
-
-def _shown(files: list[Path], root: Path, label: str) -> list[Path]:
-    """Leave out the hidden ones of files below a folder, and name those of text in one line."""
-    hidden = {file: file.relative_to(root) for file in files if _is_hidden(file.relative_to(root).parts)}
-    if names := [str(name) for name in hidden.values() if name.suffix.lower() in _READERS]:
-        logger.info("%s: hidden files are left out: %s", label, join_some(names))
-    return sorted(file for file in files if file not in hidden)
+    return sorted(file for file in files if _is_hidden(rest) or not _is_hidden(file.relative_to(root).parts))
 
 
 def _is_hidden(parts: Iterable[str]) -> bool:
@@ -150,7 +141,7 @@ def _folder_files(folder: Path, split: str, label: str) -> list[Path]:
     # records of `save_to_disk`, and what `map` leaves beside its data, are no text
     found = [file for file in found if file.name not in _OF_SAVED_SETS]
     found = [file for file in found if file.suffix != ".arrow" or not file.name.startswith(("cache-", "tmp"))]
-    files = _shown(found, folder, label)
+    files = sorted(file for file in found if not _is_hidden(file.relative_to(folder).parts))
     if not files:
         holds = f", it holds {join_some(others)}" if others else ""
         raise ValueError(f"{label} is a folder without text; expected {_EXPECTED} below it{holds}")

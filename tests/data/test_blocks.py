@@ -1,7 +1,6 @@
 """Blocks of documents: exact, cached, the same from tables and streams, on several ranks and in several workers."""
 
 import itertools
-import os
 
 import datasets
 import numpy as np
@@ -121,13 +120,11 @@ def test_only_the_end_of_each_batch_is_lost(tokenizer, texts, monkeypatch):
 
 @pytest.mark.slow
 def test_several_processes_give_the_same_blocks(tokenizer, texts, monkeypatch):
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     monkeypatch.setattr(data, "_batch_size", lambda documents, text_column: 5)
     one = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH)
     two = tokenize_to_blocks(table(texts), tokenizer, max_seq_length=LENGTH, num_proc=2)
     assert ids_of(one) == ids_of(two)
     assert list(two["example_id"]) == list(range(len(one)))
-    assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
 @pytest.fixture

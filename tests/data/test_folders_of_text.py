@@ -114,19 +114,6 @@ def test_underscores_hide_nothing_but_folders_of_systems(tmp_path, caplog, name)
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("pattern", ["", "/**/*.txt", "/**"])
-def test_what_is_hidden_is_named_in_one_line(tmp_path, caplog, pattern):
-    for name in (".b.txt", ".git/c.txt", "__MACOSX/a.txt", "y/__pycache__/d.txt"):
-        write(tmp_path / "x" / name, "no")
-    write(tmp_path / "x" / ".git" / "HEAD", "no text at all")
-    write(tmp_path / "x" / "a.txt", "one")
-    with caplog.at_level("INFO", logger="homodistil_hf.data.sources"):
-        assert texts(f"{tmp_path}/x{pattern}") == ["one"]
-    (line,) = caplog.messages
-    assert line.startswith(f"train_data='{tmp_path}/x{pattern}': ")
-    assert line.endswith(": hidden files are left out: .b.txt, .git/c.txt, __MACOSX/a.txt and 1 more")
-
-
 @BOTH
 def test_folders_of_save_to_disk_are_read(tmp_path, streaming):
     rows = datasets.Dataset.from_dict({"n": [1, 2, 3], "text": ["one", None, "two"]})
