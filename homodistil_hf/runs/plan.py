@@ -13,7 +13,7 @@ from typing import Any
 
 from ..files.messages import Log
 from ..files.model_files import model_file
-from ..files.settings import checked_values, setting_types, split_config
+from ..files.settings import split_config
 from ..models.architectures import HEADS
 from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, config_values, load_encoder_config
@@ -40,13 +40,13 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
         OSError: a file or a Hub repository can't be read.
     """
     values: dict[str, Any] = {}
-    _check_time(question)
     if question.num_tokens is not None:
         check_num_tokens(question.num_tokens)
-    if question.config is not None:
-        values = split_config([question.config])[0]
-        question = _with_widths_of(question, question.config)
-        _check_time(question)
+    if question.time:
+        values = _timed_settings(question)
+        # the file's widths are planned where no flag names others
+        widths = ("student", "plain", "width_multiple")
+        question = replace(question, **{name: values[name] for name in widths if name in values})
     config, method = _teacher_config(question)
     architecture, widths = config.architectures[0], widths_of(config)
     # an embedding model's encoder has no head, and a task's predicts no words
@@ -63,8 +63,6 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
     if question.time:
         from .timing import time_run
 
-        names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
-        values |= {name: value for name in names if (value := getattr(question, name))}
         timing = time_run(values, log, num_tokens=num_tokens)
     plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, method)
 
@@ -120,33 +118,19 @@ def _trimming(question: PlanQuestion, log: Log) -> Any:
     return plan_trimming(source, log, sizes=_SIZES)
 
 
-def _check_time(question: PlanQuestion) -> None:
-    if question.time and (question.latency_ms is not None or is_latency_budget(question.student)):
+def _timed_settings(question: PlanQuestion) -> dict[str, Any]:
+    """Settings of the run that is timed: those of its file, and the flags, which override them."""
+    values = {} if question.config is None else split_config([question.config])[0]
+    names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
+    values |= {name: value for name in names if (value := getattr(question, name))}
+    if question.latency_ms is not None or is_latency_budget(values.get("student")):
         raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
-
-
-def _with_widths_of(question: PlanQuestion, file: str) -> PlanQuestion:
-    """The question with the widths of a run's file where no flag names them."""
-    from ..training_args import DistillationArguments
-    from .settings import RunArguments
-
-    values, _, label = split_config([file])
-    names = {"plain", "width_multiple", "student", "start"}
-    of_widths: dict[str, Any] = {name: value for name, value in values.items() if name in names}
-    if isinstance(of_widths.get("student"), dict | list):
-        of_widths["student"] = json.dumps(of_widths["student"])
-    widths = checked_values(of_widths, setting_types(RunArguments, DistillationArguments), label)
-    start, student = widths.get("start"), question.student
-    if start is not None and student is not None:
-        raise ValueError(f"--student={student} beside start={start!r} of {file}: drop --student")
-    if start is None and student is None:
-        student = widths.get("student")
-        if student is None:
-            raise ValueError(f"--student is not given, and {file} names neither student nor start; name one")
-    multiple = widths.get("width_multiple") if question.width_multiple is None else question.width_multiple
-    return replace(
-        question, student=student, plain=question.plain or widths.get("plain", False), width_multiple=multiple
-    )
+    if "student" not in values and "start" not in values:
+        raise ValueError(f"--student is not given, and {question.config} names neither student nor start; name one")
+    if question.student is not None and "start" in values:
+        start = f"start={values['start']!r} of {question.config}"
+        raise ValueError(f"--student={question.student} beside {start}: drop --student")
+    return values
 
 
 def _teacher_config(question: PlanQuestion) -> tuple[Any, str | None]:

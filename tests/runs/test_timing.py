@@ -178,7 +178,7 @@ def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
     ("words", "message"),
     [
         (["--time"], "give --time with --train_data or --config"),
-        (["--time", "--config", "x", "--student", "latency_ms=5"], "name it by --student, without latency_ms"),
+        (["--time", "--train_data", "x", "--student", "latency_ms=5"], "name it by --student, without latency_ms"),
         (["--train_data", "x"], "give --time with --train_data or --config"),
         (["--time", "--config", "x", "--vocabulary", "keep=9", "--text", "y"], "trim first"),
     ],
