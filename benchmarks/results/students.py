@@ -17,8 +17,8 @@ from benchmarks.results.sweep_models import other_axes
 from benchmarks.sweep.cells import TEACHER, Sweep, read_sweep
 from benchmarks.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
 from benchmarks.sweep.tables import Record, chosen, in_order, seed_of
+from benchmarks.sweep.training import setting_names
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.runs.config import setting_names
 
 GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""

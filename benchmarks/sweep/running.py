@@ -36,10 +36,9 @@ from benchmarks.sweep.folder import (
 )
 from benchmarks.sweep.plots import plot_sweep
 from benchmarks.sweep.tables import in_order, sweep_table
-from benchmarks.sweep.training import check_cells, check_evaluations
+from benchmarks.sweep.training import check_cells, check_evaluations, setting_names
 from homodistil_hf.files.folders import write_text
 from homodistil_hf.files.locks import holder
-from homodistil_hf.runs.config import setting_names
 from homodistil_hf.runs.settings import Log
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest
 

@@ -33,6 +33,7 @@ from homodistil_hf.files.folders import remove_folder, write_text
 from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.run_names import STUDENT_FOLDER
+from homodistil_hf.files.settings import setting_types
 from homodistil_hf.files.strict_json import fits, is_int, read_json_object
 from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.cost import COSTS
@@ -61,6 +62,13 @@ _CLOCK_FILE = "clock.json"
 _MOST_DIGITS = 20  # of a step
 
 TASKS = "tasks"
+
+
+def setting_names() -> set[str]:
+    """Name every setting that a run on masked words has with one method or another."""
+    kind = run_kind_named(MASKED_WORDS_RUN)
+    methods = [name for name in METHODS if name not in KINDS]
+    return {name for method in methods for name in setting_types(*kind.settings_classes(method))}
 
 
 def run_settings(cell: Cell, output_dir: str, **others: Any) -> RunConfig:

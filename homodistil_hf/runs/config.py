@@ -18,14 +18,10 @@ from ..plans.budgets import share_as_budget
 from ..plans.resolve import member_folder
 from ..training_args import UNSUPPORTED
 from .kinds import (
-    KINDS,
-    MASKED_WORDS_RUN,
-    METHODS,
     Kind,
     StudentKind,
     method_for,
     run_kind_for,
-    run_kind_named,
     trainer_named,
 )
 from .settings import RunArguments, RunConfig
@@ -50,13 +46,6 @@ def parse_run(words: Sequence[str]) -> RunConfig:
 def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
     """Make the settings of a run from values and flags at hand; messages begin with `label`, as [`parse_run`]."""
     method, kind = _method_and_kind(values, flags)
-    return settings_of(method, kind, values, label, flags=flags)
-
-
-def settings_of(
-    method: str, kind: Kind, values: Mapping[str, Any], label: str, *, flags: Sequence[str] = ()
-) -> RunConfig:
-    """Make the settings of a run by a method and of a kind; as [`run_of`]."""
     if kind.forget is not None:
         kind.forget()
     if isinstance(kind, StudentKind) and isinstance(student := values.get("student"), dict | list):
@@ -90,13 +79,6 @@ def help_of(words: Sequence[str]) -> str:
     refused = {name for one in kinds for name in getattr(one, "no_part", ())} | UNSUPPORTED.keys()
     refused |= {*kind.unused} if words else set()
     return _parser(method, kind, shown_names=setting_types(*kinds).keys() - refused).format_help()
-
-
-def setting_names() -> set[str]:
-    """Name every setting that a run on masked words has with one method or another."""
-    kind = run_kind_named(MASKED_WORDS_RUN)
-    methods = [name for name in METHODS if name not in KINDS]
-    return {name for method in methods for name in setting_types(*kind.settings_classes(method))}
 
 
 def _parser(method: str, kind: Kind, **options: Any) -> SettingsParser:

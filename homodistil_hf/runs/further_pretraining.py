@@ -18,7 +18,7 @@ from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import parse_json, write_json
 from ..methods.self_distillation.rounds import check_folder, run_identity, self_distill
 from ..tables import aligned_lines, cell
-from .config import settings_of
+from .config import run_of
 from .kinds import Kind
 from .masked_words import load_blocks, masked_lm_inputs
 from .settings import Log, RunArguments, RunConfig
@@ -114,9 +114,10 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
     # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
     decided = {
+        "method": METHOD,
         "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),
         "resume_from_checkpoint": training.resume_from_checkpoint,
         "overwrite_output_dir": training.overwrite_output_dir,
         "hub_token": training.hub_token,
     }
-    return settings_of(METHOD, KIND, shared | values | decided, "further_pretraining")
+    return run_of(shared | values | decided, "further_pretraining")

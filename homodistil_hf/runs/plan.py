@@ -45,8 +45,8 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
     if question.time:
         values = _timed_settings(question)
         # the file's widths are planned where no flag names others
-        widths = ("student", "plain", "width_multiple")
-        question = replace(question, **{name: values[name] for name in widths if name in values})
+        planned_names = ("student", "plain", "width_multiple")
+        question = replace(question, **{name: values[name] for name in planned_names if name in values})
     config, method = _teacher_config(question)
     architecture, widths = config.architectures[0], widths_of(config)
     # an embedding model's encoder has no head, and a task's predicts no words

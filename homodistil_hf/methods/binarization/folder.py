@@ -27,12 +27,12 @@ from ...export.verify import (
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
 from ...files.provenance import version_facts
-from ...files.strict_json import fits, is_int, write_json
+from ...files.strict_json import fits, write_json
 from ...files.tensors import WEIGHTS_FILE, check_weights
 from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
-from ...models.architectures.modeling_binarybert import BinaryBertConfig, PackedEmbedding, PackedLinear
+from ...models.architectures.modeling_binarybert import BinaryBertConfig
 from ...models.cost import count_parameters
 from ...models.equality import relative_difference
 from ...models.loading import checked_config, config_values, load_weights
@@ -46,9 +46,6 @@ CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, mode
 """Modelling files that are copied to every folder."""
 BITS = "activation_bits"
 """The entry of a stage's metrics that is a setting."""
-LARGEST = 1.05
-"""Largest size of the weights, as a share of their bits and floats."""
-
 IN_MEMORY_TOLERANCE = 0.1
 """Relative difference from the logits in memory: on another processor an activation may get its other bit."""
 
@@ -94,7 +91,6 @@ def export_packed(
             "facts_version": FACTS_VERSION,
             "format": PACKED,
             "size_bytes": size,
-            "least_bytes": least_bytes(packed),
             "auto_class": auto_class,
             "student": {"size_bytes": size},
             "versions": version_facts(),
@@ -149,20 +145,6 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     )
 
 
-def least_bytes(packed: PreTrainedModel) -> int:
-    """Bytes of the weights: bits / 8 of each binarized row, rounded up, and four for each value that stays float."""
-    bits = sum(
-        module.out_features * -(-module.in_features // 8)
-        if isinstance(module, PackedLinear)
-        else module.num_embeddings * -(-module.embedding_dim // 8)
-        for module in packed.modules()
-        if isinstance(module, PackedLinear | PackedEmbedding)
-    )
-    # bits are the uint8 tensors, all others float32
-    floats = sum(tensor.numel() for tensor in packed.state_dict().values() if tensor.dtype != torch.uint8)
-    return bits + 4 * floats
-
-
 def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
     """Largest difference from the logits in memory, by the largest of those or 1; infinite where they don't match.
 
@@ -194,14 +176,6 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         or list(file_problems(folder, facts))
         or list(code_problems(folder, facts, files=CODE, auto_map=auto_map_of(facts["auto_class"])))
     )
-    if not problems:
-        # a matrix that stayed float would make the file many times as large as its bits; 8 bytes with the header's
-        # length, little-endian, the header, the tensors
-        with (folder / WEIGHTS_FILE).open("rb") as content:
-            size = (folder / WEIGHTS_FILE).stat().st_size - 8 - int.from_bytes(content.read(8), "little")
-        least = facts.get("least_bytes")
-        if not is_int(least) or size > LARGEST * least:
-            problems = [f"{WEIGHTS_FILE}: expected at most {LARGEST:g} × {short_repr(least)} bytes, found {size}"]
     if problems:
         return VerifyReport(folder, tuple(problems))
     name, label = facts["auto_class"], f"folder={str(folder)!r}"

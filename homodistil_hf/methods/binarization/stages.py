@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.utils import CONFIG_NAME
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...evaluation.fine_tuning import encoded_rows, task_metrics, training_arguments
@@ -23,15 +22,15 @@ from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
-from ...files.field_checks import setting
+from ...files.field_checks import refuse_without_part, setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ...files.settings import differing
-from ...files.strict_json import read_json_object, write_json
+from ...files.strict_json import write_json
 from ...files.tensors import WEIGHTS_FILE
-from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertConfig
+from ...models.architectures.modeling_binarybert import ACTIVATION_BITS
 from ...models.heads import collator_of
 from ...training.ranks import refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
@@ -103,11 +102,6 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
     with folder_claimed(settings.output_dir, is_main=True):
         start = time.perf_counter()
-        config = Path(settings.model, CONFIG_NAME)
-        if config.is_file() and read_json_object(config, str(config)).get("model_type") == BinaryBertConfig.model_type:
-            raise ValueError(
-                f"model={short_repr(settings.model)} is of bits already; name the float model that it was made from"
-            )
         keep_datasets_here()
         evaluated = load_model(settings.model)
         settings = with_length(settings, evaluated)

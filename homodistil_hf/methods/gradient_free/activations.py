@@ -134,7 +134,7 @@ def ffn_statistics(
     with ExitStack() as hooks:
         for name in names:
             hooks.enter_context(second_linear(student, name).register_forward_pre_hook(partial(add, name)))
-        for index, batch in enumerate(batches):
+        for batch in batches:
             inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
             # places of the tokens among those of all rows; None: there is no padding
             kept, mask_BT = None, batch.get("attention_mask")
@@ -144,9 +144,6 @@ def ffn_statistics(
                 student.base_model(**inputs)
             sums_A += torch.cat([of_batch[name] for name in names]).cpu()
             seen += num_tokens(batch)
-            # a line for each tenth of the batches
-            if (index + 1) * 10 // len(batches) > index * 10 // len(batches):
-                logger.info("forward passes: %s of %s tokens", f"{seen:,}", f"{total:,}")
     averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
     # sums were of squares: the root comes after the mean
     if average == "norm":

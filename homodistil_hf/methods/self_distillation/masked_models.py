@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEForPreTraining
+from transformers import PreTrainedModel, ViTMAEForPreTraining
 
 from ...data.masking import IGNORED_LABEL, SeededMasks, row_counter
 from ...files.messages import short_repr
@@ -100,20 +100,6 @@ class MaskedPatches:
             return encoder(pixel_values=inputs["pixel_values"], noise=noise_BP).last_hidden_state
         finally:
             model.config.mask_ratio = ratio
-
-
-def least_parameters(config: PreTrainedConfig) -> int:
-    """Weights of the matrices of a `ViTMAEForPreTraining`, fewer than all of its parameters."""
-    height, width = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
-    # of encoder and decoder: positions P·H, and in each layer attention's 4·H² and the FFN's 2·H·F
-    num_patches = (height // config.patch_size) * (width // config.patch_size)
-    return sum(
-        num_patches * hidden_size + num_layers * (4 * hidden_size**2 + 2 * hidden_size * intermediate_size)
-        for hidden_size, num_layers, intermediate_size in (
-            (config.hidden_size, config.num_hidden_layers, config.intermediate_size),
-            (config.decoder_hidden_size, config.decoder_num_hidden_layers, config.decoder_intermediate_size),
-        )
-    )
 
 
 Modality: TypeAlias = MaskedWords | MaskedPatches

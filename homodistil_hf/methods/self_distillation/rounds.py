@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -36,7 +37,7 @@ from ...models.loading import (
 from ...training.ranks import on_every_rank
 from ...training.run_folder import check_free, check_output_dir, check_same_identity, existing_files, folder_claimed
 from ...training_args import with_settings
-from .masked_models import IMAGE_CLASS, check_class, least_parameters
+from .masked_models import IMAGE_CLASS, check_class
 from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
 
 RUN_FILE = "self_distillation.json"
@@ -139,7 +140,9 @@ def load_initial(name: str, *, revision: str | None = None, token: str | None = 
         return load_encoder(name, config=config, revision=revision, token=token, argument="model")
     label = f"model={short_repr(name)}"
     if Path(name).is_dir():
-        check_weights(name, least_parameters(config), label)
+        with torch.device("meta"):
+            num_parameters = ViTMAEForPreTraining(config).num_parameters()
+        check_weights(name, num_parameters, label)
     remedy = "take the checkpoint of the masked auto-encoder, with its decoder"
     return load_weights(ViTMAEForPreTraining, name, config, label=label, revision=revision, token=token, remedy=remedy)
 

@@ -9,8 +9,7 @@ import pytest
 from tiny_files import write_teacher
 
 from benchmarks.sweep.cells import Cell, read_sweep
-from benchmarks.sweep.training import check_cells, run_settings
-from homodistil_hf.runs.config import setting_names
+from benchmarks.sweep.training import check_cells, run_settings, setting_names
 
 SWEEPS = sorted((Path(__file__).parents[3] / "examples" / "sweeps").rglob("*.json"))
 SETTING_NAMES = setting_names() - {"method"}

@@ -13,10 +13,9 @@ from transformers import BertForMaskedLM
 from benchmarks.sweep import training
 from benchmarks.sweep.cells import Cell, read_sweep, select_cells
 from benchmarks.sweep.folder import SweepFolder, read_record, state_of
-from benchmarks.sweep.training import run_cell, run_settings
+from benchmarks.sweep.training import run_cell, run_settings, setting_names
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import sorted_checkpoints
-from homodistil_hf.runs.config import setting_names
 from homodistil_hf.runs.student import make_trainer
 
 PAPER = Path(__file__).parents[3] / "examples" / "sweeps" / "paper"

@@ -128,8 +128,7 @@ def listed_anew(folder, *names):
 def test_what_is_damaged_is_told(folder):
     change_json(folder / "facts.json", auto_class="AutoModelForCausalLM")
     assert problem_of(folder).startswith("facts.json: expected auto_class, found 'AutoModelForCausalLM'")
-    change_json(folder / "facts.json", auto_class="AutoModelForSequenceClassification", least_bytes=10)
-    assert problem_of(folder).startswith("model.safetensors: expected at most 1.05 × 10 bytes")
+    change_json(folder / "facts.json", auto_class="AutoModelForSequenceClassification")
     (folder / "extra.bin").write_bytes(b"x")
     assert "unexpected pickle" in problem_of(folder)
 

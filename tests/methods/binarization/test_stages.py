@@ -217,11 +217,8 @@ def test_chains_that_would_fail_late_are_refused_early(rows, tmp_path, monkeypat
     run = tmp_path / "run"
     Dataset.from_dict({"text": ["w5"] * 9, "label": [0, 1, 2] * 3}).to_parquet(tmp_path / "three.parquet")
     three = dict.fromkeys(("train_data", "eval_data"), str(tmp_path / "three.parquet"))
-    bits = to_binary(AutoModelForSequenceClassification.from_pretrained(rows["model"]), activation_bits=1)
-    bits.save_pretrained(tmp_path / "bits")
     for changes, message in (
         (three, "train_data: column 'label' has the label '?2'? .*; the model has the classes 0 … 1; correct or drop"),
-        ({"model": str(tmp_path / "bits")}, "is of bits already"),
         ({"output_dir": rows["model"], "resume": True}, "is not empty; it holds no chain"),
         ({"output_dir": rows["train_data"]}, "is a file; name a folder"),
     ):
