@@ -28,6 +28,11 @@ from .settings import RunArguments, RunConfig
 
 SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
 """Settings that decide how a run is started, and are none of the run itself."""
+_COUNT_WHEN_NAMED = (
+    *("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
+    *("eval_strategy", "logging_strategy", "logging_steps"),
+)
+"""Settings that are given also with their default: other kinds of run have another one, or choose one by the rows."""
 _OF_ROWS = ("train_data", "text_columns", "teacher_vectors")
 """Settings of several words that decide on the kind of run."""
 
@@ -63,7 +68,7 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
     # what makes this run: values that are no defaults, or whose default another kind of run changes
     given = differing(merged, *kind.settings_classes(method))
-    given |= {name: named[name] for name in kind.counts_when_named if name in named}
+    given |= {name: named[name] for name in _COUNT_WHEN_NAMED if name in named}
     # none of how it is started, and no access token, which is a secret
     given = {name: given[name] for name in given if name not in SETTINGS_OF_ONE_CALL and not name.endswith("token")}
     if "method" in merged:  # also where it is the default: another method may be found for the same teacher

@@ -267,7 +267,6 @@ KIND = StudentKind(
     rows=read_rows,
     training=training_of,
     models=models_of,
-    counts_when_named=("logging_strategy", "logging_steps"),
     summary=summary,
     of_members=of_members,
     arguments=EmbeddingRunArguments,

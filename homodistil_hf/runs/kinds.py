@@ -66,7 +66,6 @@ class Kind:
         arguments: dataclass of teacher and text; if it isn't a [`RunArguments`], it holds all settings of the run.
         unused: fields of `arguments` that have no part in such a run.
         place: what refuses these, for messages; default: the method.
-        counts_when_named: settings that are `given` also with their field's default, as such a run has another one.
         forget: drops models that are kept between the members of a chain.
     """
 
@@ -75,7 +74,6 @@ class Kind:
     arguments: Any = RunArguments
     unused: tuple[str, ...] = ()
     place: str | None = None
-    counts_when_named: tuple[str, ...] = ()
     forget: Callable[[], None] | None = None
 
     def check(self, run: Any) -> None:

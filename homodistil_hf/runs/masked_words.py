@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping
+from functools import partial
 from textwrap import indent
 from typing import Any, TypeAlias
 
@@ -169,22 +170,9 @@ def load_blocks(
             label = f"{argument}={given}" if given else f"the held-out part of train_data={run.train_data}"
             raise ValueError(f"{label}: {error}{'' if given else ', or name eval_data'}") from error
 
-    eval_documents = None
-    if run.eval_data:
-        eval_documents = load_text(
-            run.eval_data,
-            text_column=run.text_column,
-            split=run.eval_split,
-            line_by_line=run.line_by_line,
-            argument="eval_data",
-        )
-    documents = load_text(
-        run.train_data,
-        text_column=run.text_column,
-        split=run.train_split,
-        streaming=run.streaming,
-        line_by_line=run.line_by_line,
-    )
+    read = partial(load_text, text_column=run.text_column, line_by_line=run.line_by_line)
+    eval_documents = read(run.eval_data, split=run.eval_split, argument="eval_data") if run.eval_data else None
+    documents = read(run.train_data, split=run.train_split, streaming=run.streaming)
     if eval_documents is None:
         documents, eval_documents, held_out = hold_out(documents)
         log(f"eval_data is not set: {held_out} of train_data are held out")
@@ -205,9 +193,4 @@ KIND = StudentKind(
     models=load_models,
     summary=summary,
     unused=("train_prompts", "train_weights"),
-    # their defaults are others in `task.py`; that a teacher of the Hub is fine-tuned is known only later
-    counts_when_named=(
-        *("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
-        *("eval_strategy", "logging_strategy", "logging_steps"),
-    ),
 )

@@ -122,7 +122,6 @@ KIND = StudentKind(
     rows=read_rows,
     training=training_of,
     models=models_of,
-    counts_when_named=("logging_strategy", "logging_steps"),
     summary=partial(summary_with, partial(library_lines, "CrossEncoder", 'print(model.predict([("…", "…")]))')),
     unused=(*UNUSED, "train_prompts", "vocabulary", "start", "streaming"),
     forget=_loaded.cache_clear,

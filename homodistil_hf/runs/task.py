@@ -244,5 +244,4 @@ KIND = StudentKind(
     summary=summary,
     unused=(*masked_words.KIND.unused, "packing", "line_by_line", "streaming", "further_pretraining"),
     place="a teacher that is fine-tuned for a task",
-    counts_when_named=masked_words.KIND.counts_when_named,
 )

@@ -22,7 +22,7 @@ from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
-from ...files.field_checks import refuse_without_part, setting
+from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
