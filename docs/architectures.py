@@ -6,7 +6,7 @@ python docs/architectures.py
 from pathlib import Path
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.architectures.architecture import EMBEDDING, Architecture
+from homodistil_hf.models.architectures.architecture import EMBEDDING, KEY, MASKED_LM, QUESTION_ANSWERING, Architecture
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.tables import markdown_table
 
@@ -26,14 +26,20 @@ def row(architecture: Architecture) -> tuple[str, ...]:
 
 def _pruned(architecture: Architecture) -> list[str]:
     pruned = ["hidden channels", "FFN neurons" if not architecture.is_gated else "gated FFN neurons"]
-    pruned.append("heads, the same in all layers" if architecture.shares_heads else "heads")
-    pruned.append("rotary pairs, the same in layers of a type" if architecture.is_rotary else "channels of heads")
+    heads = "heads with the key and value that they share" if _is_grouped(architecture) else "heads"
+    pruned.append("heads, the same in all layers" if architecture.shares_heads else heads)
+    alike = "all layers" if architecture.has_free_heads else "layers of a type"
+    pruned.append(f"rotary pairs, the same in {alike}" if architecture.is_rotary else "channels of heads")
     if any(EMBEDDING in dims for dims in architecture.embeddings.values()):
         pruned.append("embedding channels, where a projection follows them")
     return pruned
 
 
 def _export(architecture: Architecture) -> list[str]:
+    if architecture.heads_divide:
+        return ["any head size; the hidden size a multiple of the number of heads, or more heads of zeros"]
+    if architecture.has_free_heads:
+        return ["any heads of any size"]
     if architecture.is_rotary:
         return ["the hidden size a multiple of the teacher's head size; padded to it"]
     return ["heads × head size = hidden size, or padded to it"]
@@ -43,11 +49,21 @@ def _absent(architecture: Architecture) -> list[str]:
     absent = []
     if architecture.scores_have_positions:
         absent.append("`attention_weight`")
-    if architecture.attention is None:
+    if architecture.attention is None or _is_grouped(architecture):
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
+    elif architecture.is_rotary:
+        absent.append("`rotate_heads`, TinyBERT")
+    known = {head.kind for head in architecture.heads}
+    absent += [
+        words for kind, words in ((MASKED_LM, "masked words"), (QUESTION_ANSWERING, "answers")) if kind not in known
+    ]
     if architecture is not BERT:
         absent.append("`bit`")
     return absent
+
+
+def _is_grouped(architecture: Architecture) -> bool:
+    return any(KEY in dims for dims in architecture.layer.values())
 
 
 def page_text() -> str:

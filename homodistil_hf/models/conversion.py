@@ -16,8 +16,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..files.messages import first_line, join_some
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, max_tokens
 from .architectures.architecture import (
+    ATTENDED,
     GATE,
     HEAD,
+    KEY,
     NEURON,
     PROJECTIONS,
     QUERY,
@@ -321,7 +323,7 @@ def _padded_layer(
     return found
 
 
-_BLOCKS = {QUERY: 1, VALUE: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
+_BLOCKS = {QUERY: 1, KEY: 1, VALUE: 1, ATTENDED: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
 """Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
 
 
@@ -332,10 +334,12 @@ def _padded_rows(
 
     Channel c of a head turns with channel c + slot/2, where slot is the larger head size.
     """
+    # as many queries share a key and a value as these have fewer rows
+    shared = max(1, _BLOCKS[what] * widths[0].attention_size // len(rows))
     old, new = (
         (_BLOCKS[what], one.intermediate_size)
         if what in (NEURON, GATE)
-        else (_BLOCKS[what], one.num_attention_heads, one.head_dim)
+        else (_BLOCKS[what], one.num_attention_heads // shared, one.head_dim)
         for one in widths
     )
     # (blocks, heads, channels, …), or (blocks, neurons, …)
@@ -378,8 +382,10 @@ def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     if plan.embedding_size is not None:
         values["embedding_size"] = plan.embedding_size
     if architecture.has_free_heads:
-        if widths.attention_size != plan.hidden_size:
+        if widths.attention_size != plan.hidden_size or hasattr(architecture.stock_config, "head_dim"):
             values["head_dim"] = widths.head_dim
+        if hasattr(architecture.stock_config, "num_key_value_heads"):
+            values["num_key_value_heads"] = widths.num_attention_heads // plan.traits.queries_per_key
         for pairs in (getattr(config, "rotary_pairs", None) or {}).values():  # of one kind of layers
             values["rope_parameters"] = _frequencies_of(pairs, values["rope_parameters"], config)
     return architecture.stock_config(**values, **_runtime_settings(config))

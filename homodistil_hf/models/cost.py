@@ -8,7 +8,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .architectures import HEADS, architecture_of
-from .architectures.architecture import EMBEDDING, GATE, HEAD, HIDDEN, NEURON, QUERY, QUERY_KEY_VALUE, VALUE, Shapes
+from .architectures.architecture import (
+    ATTENDED,
+    EMBEDDING,
+    GATE,
+    HEAD,
+    HEAD_CHANNEL,
+    HIDDEN,
+    KEY,
+    NEURON,
+    QUERY,
+    QUERY_KEY_VALUE,
+    VALUE,
+    Shapes,
+)
 from .widths import LayerWidths, WidthPlan, of_architecture, widths_of
 
 if TYPE_CHECKING:
@@ -88,14 +101,16 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
 
 def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
     """Return the meaning of a dimension's indices → their number, for the dimensions that are widths."""
+    of_keys = widths.attention_size // plan.traits.queries_per_key
     return {
         HIDDEN: plan.hidden_size,
         EMBEDDING: plan.embedding_size or plan.hidden_size,
         HEAD: widths.num_attention_heads,
-        QUERY: widths.attention_size,
+        HEAD_CHANNEL: widths.head_dim,
+        **dict.fromkeys((QUERY, ATTENDED), widths.attention_size),
+        **dict.fromkeys((KEY, VALUE), of_keys),
         QUERY_KEY_VALUE: 3 * widths.attention_size,
         GATE: 2 * widths.intermediate_size,
-        VALUE: widths.attention_size,
         NEURON: widths.intermediate_size,
     }
 
@@ -105,7 +120,8 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
 
     Linear layers and the two attention products are included; embeddings, heads, biases, LayerNorm and softmax are
     not. With hidden size \\(d\\), attention size \\(a_l\\), FFN size \\(f_l\\) and \\(n\\) tokens:
-    \\(\sum_l 4 d a_l + 2 d f_l + 2 n a_l\\).
+    \\(\sum_l 4 d a_l + 2 d f_l + 2 n a_l\\). Gated FFNs have \\(3 d f_l\\), and attention whose keys and values are
+    shared by \\(g\\) queries \\((2 + 2/g) d a_l\\).
 
     Example:
     ```python
@@ -115,7 +131,7 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
     ```
     """
     return sum(
-        4 * plan.hidden_size * layer.attention_size
+        2 * plan.hidden_size * (layer.attention_size + layer.attention_size // plan.traits.queries_per_key)
         + plan.traits.ffn_matrices * plan.hidden_size * layer.intermediate_size
         + 2 * sequence_length * layer.attention_size
         for layer in plan.layers

@@ -93,9 +93,12 @@ def start_at_mean(classifier: PreTrainedModel, labels: Sequence[float]) -> None:
     """Let a regression begin with the mean label as its answer, instead of 0.
 
     An output bias moves by about a learning rate a step. Before the answers are right on average, the error hardly
-    depends on the row; a short fine-tuning of a narrow model may never get beyond that.
+    depends on the row; a short fine-tuning of a narrow model may never get beyond that. A head without biases, as
+    transformers gives decoders, begins with 0.
     """
-    head_linears(classifier)[-1].bias.data.fill_(float(np.mean(labels)))
+    bias = head_linears(classifier)[-1].bias
+    if bias is not None:
+        bias.data.fill_(float(np.mean(labels)))
 
 
 @torch.inference_mode()

@@ -15,10 +15,13 @@ from transformers import PreTrainedConfig
 from ..files.messages import first_of
 from .architectures import HEADS, architecture_of
 from .architectures.architecture import (
+    ATTENDED,
     EMBEDDING,
     GATE,
     HEAD,
+    HEAD_CHANNEL,
     HIDDEN,
+    KEY,
     NEURON,
     PROJECTIONS,
     QUERY,
@@ -87,7 +90,8 @@ class Group:
 
     Args:
         name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}` (of rotary positions: `query_key.{kind}`,
-            pairs of channels of all layers of a kind), `value_output.{l}` or `ffn.{l}`.
+            pairs of channels of all layers of a kind), `value_output.{l}` or `ffn.{l}`. Where queries share keys and
+            values, a unit of `head.{l}` is a key and a value head with its queries, and others are channels of these.
         kind: `hidden`, `attention` or `ffn`; groups of a kind share one pruning window.
         num_units: units in the model as it is now, ≥ 1.
         slices: all places that lose a dropped unit at once.
@@ -156,25 +160,31 @@ class _Units(NamedTuple):
 def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: int, kind: str | None) -> _Units:
     """Return the groups of one layer; layers of a `kind` share their rotary positions and lose the same pairs."""
     num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
-    num_channels = num_heads * head_dim
+    shared = architecture.queries_per_key(widths)
+    num_groups, num_channels = num_heads // shared, num_heads // shared * head_dim
     head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
     head = "head" if architecture.shares_heads else head
     query_key = query_key if kind is None else f"query_key.{kind}"
-    head_of_channel = UnitMap(torch.arange(num_channels) // head_dim)
     # a channel is a unit; where channels turn, a pair of them is, the same one in every head
     sizes = {
-        head: ("attention", num_heads),
+        head: ("attention", num_groups),
         query_key: ("attention", num_channels if kind is None else head_dim // 2),
         value_output: ("attention", num_channels),
         ffn: ("ffn", architecture.num_neurons(widths)),
     }
+    # channels of keys and values, and for each channel of a query the one that it shares with its group
+    channels, of_queries = torch.arange(num_channels), torch.arange(num_channels * shared)
+    grouped = of_queries // (shared * head_dim) * head_dim + of_queries % head_dim
     # with rotary positions channel c of a head belongs to the pair of c and c + head_dim/2
-    channels = torch.arange(num_channels)
     turned = channels if kind is None else channels % head_dim % (head_dim // 2)
     # a dropped head takes its queries, keys and values along
+    of_head, of_query_head = UnitMap(channels // head_dim), UnitMap(grouped // head_dim)
     maps: dict[str, dict[str, UnitMap | None]] = {
-        QUERY: {head: head_of_channel, query_key: None if kind is None else UnitMap(turned)},
-        VALUE: {head: head_of_channel, value_output: None},
+        QUERY: {head: of_query_head, query_key: UnitMap(turned[grouped]) if kind or shared > 1 else None},
+        KEY: {head: of_head, query_key: UnitMap(turned)},
+        VALUE: {head: of_head, value_output: None},
+        ATTENDED: {head: of_query_head, value_output: UnitMap(grouped)},
+        HEAD_CHANNEL: {} if kind is None else {query_key: UnitMap(turned[:head_dim])},
         NEURON: {ffn: None},
     }
     present = {what for dims in architecture.layer.values() for what in dims}

@@ -58,6 +58,9 @@ class Traits:
             positions); `None` where any size will do.
         has_free_heads (`bool`): Whether the stock class has heads of any size, so that they needn't fill the hidden
             size.
+        heads_divide (`bool`): Whether the number of its free heads divides the hidden size all the same.
+        queries_per_key (`int`): Query heads that share a key and a value head and leave together: numbers of heads are
+            its multiples.
         rotary_kinds (`tuple[str, ...]`): With a slot, the kind of each layer; layers of a kind lose the same pairs of
             channels. Empty where heads stay whole.
         ffn_matrices (`int`): Matrices of an FFN between hidden channels and neurons: 2, or 3 where it is gated.
@@ -65,6 +68,8 @@ class Traits:
 
     head_slot: int | None = None
     has_free_heads: bool = False
+    heads_divide: bool = False
+    queries_per_key: int = 1
     rotary_kinds: tuple[str, ...] = ()
     ffn_matrices: int = 2
 
@@ -161,7 +166,8 @@ class WidthPlan:
         """Whether the stock class has these widths: layers alike, heads that are free or fill hidden size and slot."""
         layer = self.layers[0]
         fills = self.traits.head_slot in (None, layer.head_dim) and layer.attention_size == self.hidden_size
-        return self.is_uniform and (self.traits.has_free_heads or fills)
+        divides = not self.traits.heads_divide or self.hidden_size % layer.num_attention_heads == 0
+        return self.is_uniform and (divides if self.traits.has_free_heads else fills)
 
     @property
     def widest(self) -> LayerWidths:
@@ -172,7 +178,8 @@ class WidthPlan:
         """Return the uniform plan of the stock model that holds this plan.
 
         FFN neurons are padded up to the widest layer, and so are heads and their channels where the stock class has a
-        head size of its own. Other classes derive it from the hidden size. So heads and head channels are padded up to
+        head size of its own; further heads where their number must divide the hidden size. Other classes derive the
+        head size from the hidden size. So heads and head channels are padded up to
         the smallest number of heads that divides the hidden size and gives every layer room. A plan that already has
         this form is returned unchanged.
 
@@ -186,16 +193,17 @@ class WidthPlan:
             ValueError: No number of heads divides the hidden size with room for all layers.
         """
         widest = self.widest
-        if self.traits.has_free_heads:
+        if self.traits.has_free_heads and not self.traits.heads_divide:
             return dataclasses.replace(self, layers=(widest,) * len(self.layers))
-        num_heads = _num_fitting_heads(self.hidden_size, widest, slot=self.traits.head_slot)
+        num_heads = _num_fitting_heads(self.hidden_size, widest, self.traits)
         if num_heads is None:
+            size = "" if self.traits.has_free_heads else f" of at least head_dim={widest.head_dim}"
             raise ValueError(
                 f"student hidden_size={self.hidden_size} cannot be split into at least {widest.num_attention_heads} "
-                f"heads of at least head_dim={widest.head_dim}, as the stock class needs; "
+                f"heads{size}, as the stock class needs; "
                 f"nearest valid plan: {nearest_paddable(self).to_json(of_layers=of_layers)}"
             )
-        head_dim = self.hidden_size // num_heads
+        head_dim = widest.head_dim if self.traits.has_free_heads else self.hidden_size // num_heads
         layer = LayerWidths(num_heads, head_dim, widest.intermediate_size)
         return dataclasses.replace(self, layers=(layer,) * len(self.layers))
 
@@ -228,7 +236,7 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
         if head_dim is None and hidden_size % num_heads:
             raise ValueError(
                 f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; expected a "
-                f"config with head_dim, or one of {_nearest_multiples(hidden_size, num_heads)} hidden channels"
+                f"config with head_dim, or one of {nearest_multiples(hidden_size, num_heads)} hidden channels"
             )
         widths.append(LayerWidths(num_heads, head_dim or hidden_size // num_heads, architecture.num_neurons(layer)))
     # a student's heads may have lost channels; its softmax scale still has the teacher's head size
@@ -236,6 +244,8 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
     traits = Traits(
         head_slot=slot if architecture.is_rotary else None,
         has_free_heads=architecture.has_free_heads,
+        heads_divide=architecture.heads_divide,
+        queries_per_key=architecture.queries_per_key(layers[0]),
         rotary_kinds=architecture.rotary_kinds(config),
         ffn_matrices=3 if architecture.is_gated else 2,
     )
@@ -266,9 +276,22 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
 
     Either the hidden size shrinks until the heads fit, or the heads shrink until they fit the hidden size; the one
     that gives up the smaller share of its width is taken. Where heads have a slot, the hidden size becomes a multiple.
+    Numbers of heads become multiples of the queries that share a key.
     """
     if plan.traits.has_free_heads:
-        return plan
+        shared = plan.traits.queries_per_key
+        layers = tuple(
+            dataclasses.replace(layer, num_attention_heads=max(1, layer.num_attention_heads // shared) * shared)
+            for layer in plan.layers
+        )
+        widest = dataclasses.replace(plan, layers=layers).widest
+        # of the number of heads itself where all below are too small
+        sizes = (
+            size
+            for size in range(plan.hidden_size, 0, -1)
+            if not plan.traits.heads_divide or _num_fitting_heads(size, widest, plan.traits)
+        )
+        return dataclasses.replace(plan, hidden_size=next(sizes, widest.num_attention_heads), layers=layers)
     widest = plan.widest
     # Heads with a slot can't shrink.
     if slot := plan.traits.head_slot:
@@ -284,7 +307,7 @@ def nearest_paddable(plan: WidthPlan) -> WidthPlan:
     narrowed = max(shrunk, key=_total_attention_size)
     # Shrink the hidden size: the largest that some number of heads divides with room for the widest layer.
     hidden_sizes = range(plan.hidden_size, widest.attention_size - 1, -1)
-    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest)), 0)
+    hidden_size = next((size for size in hidden_sizes if _num_fitting_heads(size, widest, plan.traits)), 0)
     # Compare kept shares, attention's and the hidden size's, multiplied crosswise to stay with whole numbers.
     if _total_attention_size(narrowed) * plan.hidden_size >= hidden_size * _total_attention_size(plan):
         return narrowed
@@ -301,12 +324,14 @@ def kept_fractions(kept: WidthPlan, full: WidthPlan) -> dict[str, float]:
     }
 
 
-def _num_fitting_heads(hidden_size: int, widest: LayerWidths, *, slot: int | None = None) -> int | None:
+def _num_fitting_heads(hidden_size: int, widest: LayerWidths, traits: Traits) -> int | None:
+    numbers = [number for number in _divisors(hidden_size) if number >= widest.num_attention_heads]
+    if traits.has_free_heads:
+        return min((number for number in numbers if number % traits.queries_per_key == 0), default=None)
     fitting = (
-        num_heads
-        for num_heads in _divisors(hidden_size)
-        if num_heads >= widest.num_attention_heads and hidden_size // num_heads >= widest.head_dim
-        if slot in (None, hidden_size // num_heads)
+        number
+        for number in numbers
+        if hidden_size // number >= widest.head_dim and traits.head_slot in (None, hidden_size // number)
     )
     return min(fitting, default=None)
 
@@ -350,7 +375,7 @@ def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPla
     if "head_dim" not in values and hidden_size % num_heads:
         raise ValueError(
             f"student hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; nearest valid: "
-            f"{_nearest_multiples(hidden_size, num_heads)}"
+            f"{nearest_multiples(hidden_size, num_heads)}"
         )
     layer = _read_widths({"head_dim": hidden_size // num_heads, **values}, "student")
     return WidthPlan(hidden_size, (layer,) * num_layers, _embedding_size(values))
@@ -387,7 +412,8 @@ def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:
     return LayerWidths(**{key: _positive_integer(values[key], f"{where} {key}") for key in LAYER_KEYS})
 
 
-def _nearest_multiples(number: int, divisor: int) -> str:
+def nearest_multiples(number: int, divisor: int) -> str:
+    """Return the multiples of a divisor below and above a number, in words."""
     below = number // divisor * divisor
     return f"{below}, {below + divisor}" if below else str(divisor)
 

@@ -24,7 +24,7 @@ from transformers import PreTrainedConfig
 
 from ..files.messages import near_name, short_repr
 from ..models.cost import count_parameters, encoder_macs
-from ..models.widths import LayerWidths, WidthPlan, narrowest, widths_of, with_embedding
+from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_multiples, widths_of, with_embedding
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
@@ -279,6 +279,12 @@ class _Search:
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
                 raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
+        shared = self.teacher.traits.queries_per_key
+        if self.num_attention_heads and self.num_attention_heads % shared:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads}, but {shared} heads of this teacher share a key and "
+                f"leave together; nearest valid: {nearest_multiples(self.num_attention_heads, shared)}"
+            )
 
     @functools.cached_property
     def full(self) -> LayerWidths:
@@ -359,10 +365,8 @@ class _Search:
         # numbers that divide the hidden size, into heads of the slot if there is one, no wider than allowed
         choices = [
             num_heads
-            for num_heads in range(1, self.limit.num_attention_heads + 1)
-            if self.num_attention_heads in (None, num_heads)
-            if self.teacher.traits.has_free_heads
-            or (self.teacher.traits.head_slot in (None, hidden_size // num_heads) and hidden_size % num_heads == 0)
+            for num_heads in self._numbers_of_heads(hidden_size)
+            if self.teacher.traits.has_free_heads or self.teacher.traits.head_slot in (None, hidden_size // num_heads)
             if self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
         ]
 
@@ -374,16 +378,26 @@ class _Search:
 
         return min(choices, key=preference, default=None)
 
+    def _numbers_of_heads(self, hidden_size: int, *, padded: bool = False) -> list[int]:
+        traits = self.teacher.traits
+        all_divide = traits.heads_divide or not (traits.has_free_heads or padded)
+        return [
+            number
+            for number in range(traits.queries_per_key, self.limit.num_attention_heads + 1, traits.queries_per_key)
+            if self.num_attention_heads in (None, number) and not (all_divide and hidden_size % number)
+        ]
+
     def _uniform(self, hidden_size: int, layer: LayerWidths) -> WidthPlan:
         layers = (layer,) * (self.layers or len(self.teacher.layers))
         return dataclasses.replace(self.teacher, hidden_size=hidden_size, layers=layers, embedding_size=None)
 
     def _head_dim(self, hidden_size: int, num_heads: int) -> int:
         """Return the channels of a head: all that fit, or for narrow attention its share, a multiple of 4."""
-        room = hidden_size // num_heads
-        traits = self.teacher.traits
+        room, traits = hidden_size // num_heads, self.teacher.traits
         if traits.has_free_heads:
-            size = max(1, round(self.attention * room / 4)) * 4
+            # of a teacher whose attention is wider than its hidden size, the same share
+            wider = max(1.0, self.full.attention_size / self.teacher.hidden_size)
+            size = max(1, round(self.attention * wider * room / 4)) * 4
             return min(size, self.limit.head_dim) if traits.rotary_kinds else self.limit.head_dim
         # heads fill the hidden size, if attention is not to be narrower or no rotary pair may go
         if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
@@ -424,11 +438,10 @@ class _PlainSearch(_Search):
         whole = self.limit.head_dim
         # whole heads alone where no rotary pair may go
         head_dims = [whole] if slot and not pairs else [*range(4, whole, 4), whole]
-        shapes = itertools.product(range(1, self.limit.num_attention_heads + 1), head_dims)
+        numbers = self._numbers_of_heads(self.teacher.hidden_size, padded=True)
         layers = [
             LayerWidths(num_heads, head_dim, self._ffn_size(round(self._wanted(num_heads * head_dim) / self.multiple)))
-            for num_heads, head_dim in shapes
-            if self.num_attention_heads in (None, num_heads)
+            for num_heads, head_dim in itertools.product(numbers, head_dims)
         ]
         layers.sort(key=lambda layer: (layer.attention_size, layer.intermediate_size))
         return [self._uniform(self.teacher.hidden_size, layer) for layer in layers]

@@ -27,6 +27,7 @@ from ..models.widths import (
     LayerWidths,
     WidthPlan,
     narrowest,
+    nearest_multiples,
     nearest_paddable,
     of_architecture,
     widths_of,
@@ -141,7 +142,12 @@ def resolve_plan(
 
 def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
     """Refuse embedding sizes and uneven heads that the architecture's classes can't have."""
-    architecture = architecture_of(config)
+    architecture, shared = architecture_of(config), plan.traits.queries_per_key
+    if other := next((layer for layer in plan.layers if layer.num_attention_heads % shared), None):
+        raise ValueError(
+            f"student num_attention_heads={other.num_attention_heads}, but {shared} heads of this teacher share a key "
+            f"and leave together; nearest valid: {nearest_multiples(other.num_attention_heads, shared)}"
+        )
     if plan.embedding_size is not None:
         if architecture.embedding_size(config) is None:
             raise ValueError(

@@ -26,9 +26,9 @@ def scheduled_plan(
     """Return the widths that the schedule asks for now, between `target` and `kept`.
 
     Every width falls from full to target with its kind's progress, rounded to the nearest step. A step is a multiple
-    of hidden channels or FFN neurons, one head, one channel of a head, or a pair of rotary channels. So a choice of
-    masks removes at most one step more than the schedule since the choice before. The last cut is no larger than the
-    others. The target itself is reached exactly.
+    of hidden channels or FFN neurons, one head or those that share a key, one channel of a head, or a pair of rotary
+    channels. So a choice of masks removes at most one step more than the schedule since the choice before. The last
+    cut is no larger than the others. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.
@@ -47,9 +47,10 @@ def scheduled_plan(
 
     # channels that turn leave in pairs
     channels = 2 if target.traits.rotary_kinds else 1
+    heads = target.traits.queries_per_key
     layers = [
         LayerWidths(
-            width("attention", most.num_attention_heads, least.num_attention_heads, now.num_attention_heads),
+            width("attention", most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, heads),
             width("attention", most.head_dim, least.head_dim, now.head_dim, channels),
             width("ffn", most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
         )
@@ -93,7 +94,8 @@ def choose_masks(scores: UnitTensors, masks: UnitTensors, *, plan: WidthPlan) ->
         chosen["embedding"] = best_units(cpu_scores["embedding"], masks["embedding"], plan.embedding_size)
     for index, widths in enumerate(plan.layers):
         head, ffn = head_group(masks, index), f"ffn.{index}"
-        chosen[head] = best_units(cpu_scores[head], masks[head], widths.num_attention_heads)
+        num_units = widths.num_attention_heads // plan.traits.queries_per_key
+        chosen[head] = best_units(cpu_scores[head], masks[head], num_units)
         # Channels compete inside their head only, and only in heads that stay: a layer's heads share one head size.
         by_head = (len(chosen[head]), -1)
         query_key = [] if plan.traits.rotary_kinds else [f"query_key.{index}"]

@@ -421,7 +421,11 @@ class DistillationTrainer(ExactTrainer):
         """
         if masks is not None:
             # compose the choices: a mask over the present heads picks among their indices in the teacher
-            self.kept_heads = [heads[masks[head_group(masks, layer)]] for layer, heads in enumerate(self.kept_heads)]
+            shared = self.full.traits.queries_per_key
+            self.kept_heads = [
+                heads[masks[head_group(masks, layer)].repeat_interleave(shared)]
+                for layer, heads in enumerate(self.kept_heads)
+            ]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

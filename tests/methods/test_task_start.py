@@ -8,7 +8,7 @@ import torch
 from commands import error_of
 from rows import each
 from task_rows import KINDS, assert_goes_on, rows_of_kind, trained_in_python, write_kind, write_started
-from tiny_architectures import OTHERS, UNIFORM, plan_of, tiny_architecture_teacher
+from tiny_architectures import UNIFORM, of_every_masked_lm, plan_of, tiny_architecture_teacher
 from tiny_files import assert_same_weights, own_cache, write_config, write_teacher
 from tiny_trainers import QUARTER
 from transformers import AutoConfig
@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_refused(general, tmp_path, monkeypatch, case):
     assert not Path(settings["output_dir"]).exists()
 
 
-@pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
+@of_every_masked_lm
 def test_a_general_model_of_every_architecture_gets_its_teachers_head(make_trainer, architecture):
     """`tests/evaluation/test_architectures.py` has the fresh heads of every kind."""
     plan = plan_of(architecture, UNIFORM)

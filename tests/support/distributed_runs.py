@@ -18,7 +18,7 @@ from datasets import Dataset
 from methods_here import SAME_HEADS, merged_cases
 from ranks import free_port, launched_as
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
-from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_architectures import MASKED_LMS, tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER, tiny_trainer
 from torch.multiprocessing import ProcessContext, start_processes
@@ -63,7 +63,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "model": partial(tiny_architecture_teacher, architecture, architecture.heads[0]),
         "max_steps": 6,
     }
-    for architecture in OTHERS
+    for architecture in MASKED_LMS
 }
 SHARED |= ARCHITECTURES
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""

@@ -176,6 +176,11 @@ def zeroed_copy(student: LayerwiseModel, masks: UnitTensors) -> LayerwiseModel:
         if isinstance(norm, nn.LayerNorm):
             kept = next(masks[name] for name in ("hidden", "embedding") if len(masks[name]) == len(norm.weight))
             norm.forward = partial(_norm_of_kept, norm, kept)
+        elif type(norm).__name__.endswith("RMSNorm"):
+            # over hidden channels, or over those of a head, which are two of every pair
+            is_hidden = len(norm.weight) == len(masks["hidden"])
+            kept = masks["hidden"] if is_hidden else masks["query_key.all"].repeat(2)
+            norm.forward = partial(_rms_norm_of_kept, norm, kept)
     return zeroed
 
 
@@ -185,6 +190,12 @@ def _norm_of_kept(norm: nn.LayerNorm, kept: torch.Tensor, x: torch.Tensor) -> to
     indices = kept.nonzero().flatten()
     bias = 0.0 if norm.bias is None else norm.bias[kept]
     return torch.zeros_like(x).index_copy(-1, indices, normed * norm.weight[kept] + bias)
+
+
+def _rms_norm_of_kept(norm: nn.Module, kept: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    x = x.masked_fill(~kept, 0.0)
+    mean_square = x.square().sum(-1, keepdim=True) / kept.sum()
+    return norm.weight * x / (mean_square + norm.variance_epsilon).sqrt()
 
 
 def slow_logits(

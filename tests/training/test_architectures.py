@@ -4,9 +4,8 @@ import pytest
 from rows import each
 from run_traces import logs_of
 from students import logits_of, make_batch
-from tiny_architectures import FAMILIES, masked_lm_teacher, of_every_architecture, tiny_architecture_teacher
+from tiny_architectures import FAMILIES, masked_lm_teacher, of_every_masked_lm, rows_for, tiny_architecture_teacher
 from tiny_models import GRADUAL
-from torch.utils.data import default_collate
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import export_student, verify_export
@@ -16,7 +15,7 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 pytestmark = pytest.mark.slow
 
 
-@of_every_architecture
+@of_every_masked_lm
 def test_the_student_starts_equal_to_its_teacher(trained, architecture):
     weights = {"attention_weight": 0.0 if architecture.scores_have_positions else 1.0, "mlm_weight": 0.5}
     trainer = trained(model=masked_lm_teacher(architecture), max_steps=1, rotate_heads=False, **GRADUAL | weights)
@@ -27,9 +26,9 @@ def test_the_student_starts_equal_to_its_teacher(trained, architecture):
     assert len(others) == 3 + (not architecture.scores_have_positions)
 
 
-@of_every_architecture
+@of_every_masked_lm
 def test_a_plain_student_keeps_the_hidden_size(trained, architecture, tmp_path):
-    settings = {"student": "compact_macs=0.7", "plain": True, "width_multiple": 4}
+    settings = {"student": "compact_macs=0.5", "plain": True, "width_multiple": 4}
     trainer = trained(model=masked_lm_teacher(architecture), max_steps=1, **settings)
     layer = trainer.kept.layers[0]
     assert trainer.kept == trainer.plan
@@ -53,14 +52,11 @@ def test_a_modernbert_of_smaller_heads_is_exported(trained, tmp_path):
 @each("head", "heads")
 def test_every_head_learns_from_a_teacher_of_its_task(trained, architecture, head, config):
     kind = head.kind.name
-    batch = make_batch(kind, num_rows=8)
-    rows = [{name: tensor[index] for name, tensor in batch.items()} for index in range(8)]
-    data = {"train_dataset": rows, "eval_dataset": rows, "data_collator": default_collate}
     trainer = trained(
         model=tiny_architecture_teacher(architecture, head, **config),
         max_steps=4,
         per_device_train_batch_size=4,
-        **(data if kind != "masked_lm" else {}),
+        **rows_for(head),
     )
     assert trainer.kept == trainer.plan
     assert logits_of(trainer.model.eval(), make_batch(kind)).isfinite().all()
@@ -86,7 +82,7 @@ def test_a_discriminator_learns_which_tokens_were_replaced(make_trainer, tmp_pat
     assert "AutoModelForPreTraining" in card
 
 
-@of_every_architecture
+@of_every_masked_lm
 def test_bfloat16_changes_little(trained, architecture):
     def first_terms(**settings):
         trainer = trained(model=masked_lm_teacher(architecture), max_steps=2, **settings)

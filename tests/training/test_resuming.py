@@ -12,7 +12,7 @@ import torch
 from methods_here import SAME_HEADS, merged_cases, student_of
 from resumed_runs import Run, method
 from run_traces import POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
-from tiny_architectures import OTHERS, tiny_architecture_teacher
+from tiny_architectures import MASKED_LMS, rows_for, tiny_architecture_teacher
 from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from transformers import DataCollatorForTokenClassification, Trainer
 
@@ -25,9 +25,9 @@ ONE_LAYER = SAME_HEADS | {"num_hidden_layers": 1}
 
 def distilling_an_architecture(make_trainer: Any, folder: Path, *, name: str, **settings: Any) -> Trainer:
     architecture = ARCHITECTURES[name]
-    attention_weight = 0.0 if architecture.scores_have_positions else 1.0
-    terms = {"attention_weight": attention_weight, "mlm_weight": 0.5}
-    return make_trainer(model=tiny_architecture_teacher(architecture, architecture.heads[0]), **terms | settings)
+    head, attention_weight = architecture.heads[0], 0.0 if architecture.scores_have_positions else 1.0
+    terms = {"attention_weight": attention_weight} | ({"mlm_weight": 0.5} if architecture in MASKED_LMS else {})
+    return make_trainer(model=tiny_architecture_teacher(architecture, head), **rows_for(head) | terms | settings)
 
 
 def distilling_a_tagger(make_trainer: Any, folder: Path, **settings: Any) -> Trainer:
@@ -104,7 +104,8 @@ RUNS: dict[str, Run] = {
         distilling_a_tagger,
         steps=(4, 8),
     ),
-    **{name: architecture(name) for name in (one.model_type for one in OTHERS)},
+    **{name: architecture(name) for name in (one.model_type for one in MASKED_LMS)},
+    "qwen3": architecture("qwen3"),
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in KINDS},
@@ -132,4 +133,4 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, tmp_path, name):
 
 def test_every_method_and_architecture_has_a_run():
     assert METHODS.keys() - {"homodistil"} <= RUNS.keys()
-    assert {architecture.model_type for architecture in OTHERS} <= RUNS.keys()
+    assert {architecture.model_type for architecture in MASKED_LMS} <= RUNS.keys()

@@ -6,7 +6,7 @@ from methods_here import SAME_HEADS
 from run_traces import SaveAt
 from safetensors.torch import load_file, save_file
 from students import logits_of
-from tiny_architectures import tiny_architecture_teacher
+from tiny_architectures import rows_for, tiny_architecture_teacher
 
 from homodistil_hf import export_student
 from homodistil_hf.export.facts import probe_inputs
@@ -61,7 +61,13 @@ def test_a_stock_class_gives_the_students_logits_or_no_model(model_type, trained
     for name, student in students.items():
         run = tmp_path / name
         trainer = trained(
-            model=teacher, student=student, max_steps=1, output_dir=str(run), callbacks=[SaveAt(1)], width_multiple=4
+            model=teacher,
+            student=student,
+            max_steps=1,
+            output_dir=str(run),
+            callbacks=[SaveAt(1)],
+            width_multiple=4,
+            **rows_for(head),
         )
         assert trainer.kept == trainer.plan
         trainer.save_model(str(run / "saved"))

@@ -21,6 +21,8 @@ PROJECTIONS = "projections"
 HIDDEN, EMBEDDING, QUERY, VALUE, NEURON, HEAD = "hidden", "embedding", "query", "value", "neuron", "head"
 QUERY_KEY_VALUE, GATE = "query_key_value", "gate"
 """Three blocks of heads behind each other, and two of neurons."""
+KEY, ATTENDED, HEAD_CHANNEL = "key", "attended", "head_channel"
+"""Where queries share keys and values, these are fewer: rows of keys, inputs of the output; and of one head alone."""
 
 Shapes: TypeAlias = Mapping[str, tuple[str, ...]]
 """Parameter → the meaning of the indices of each of its dimensions."""
@@ -164,7 +166,7 @@ def heads(
     name: str,
     modeling: str,
     *,
-    masked_lm: Shapes,
+    masked_lm: Shapes | None,
     untied: Shapes,
     classifier: Shapes,
     labels: Shapes = LABELS,
@@ -175,15 +177,19 @@ def heads(
     Args:
         name: beginning of the names of its stock classes.
         modeling: module of the student classes.
-        masked_lm: parameters of the masked-LM head.
+        masked_lm: parameters of the masked-LM head; None where the stock library has no such head.
         untied: further parameters where its decoder is not the table of words.
         classifier: parameters of the head that classifies sequences, a pooler's included.
         labels: parameters of the head that classifies tokens.
         answers: parameters of the head that marks answers; None where the stock library has no such head.
     """
-    shapes = {MASKED_LM: masked_lm, SEQUENCE_CLASSIFICATION: classifier, TOKEN_CLASSIFICATION: labels}
-    if answers is not None:
-        shapes[QUESTION_ANSWERING] = answers
+    known = {
+        MASKED_LM: masked_lm,
+        SEQUENCE_CLASSIFICATION: classifier,
+        TOKEN_CLASSIFICATION: labels,
+        QUESTION_ANSWERING: answers,
+    }
+    shapes = {kind: found for kind, found in known.items() if found is not None}
     stock = {kind: f"{name}For{kind.auto_class.removeprefix('AutoModelFor')}" for kind in shapes}
     return tuple(
         Head(kind, stock[kind], f"Homo{stock[kind]}", modeling, found, untied if kind is MASKED_LM else {})
@@ -224,6 +230,8 @@ class Architecture:
         first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether attention uses rotary position embeddings.
         has_free_heads: whether the stock configuration has a `head_dim`, so that heads needn't fill the hidden size.
+        heads_divide: whether it wants their number to divide the hidden size all the same.
+        queries_per_key: configuration → query heads that share a key and a value head, and leave together.
         rotary_kinds: function of a configuration; returns each layer's type of attention. Layers of one type share
             their frequencies, so they lose the same pairs of channels. Empty if no pair may be dropped (scaled
             frequencies), or without rotary positions.
@@ -260,6 +268,8 @@ class Architecture:
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     is_rotary: bool = False
     has_free_heads: bool = False
+    heads_divide: bool = False
+    queries_per_key: Callable[[PreTrainedConfig], int] = lambda config: 1
     rotary_kinds: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
     is_gated: bool = False
     is_pre_norm: bool = False
@@ -379,6 +389,11 @@ class Architecture:
             raise ValueError(
                 f"a {self.model_type} has queries, keys and values in one matrix, which can't be compared or rotated; "
                 "choose a method and loss weights without attention"
+            )
+        if (shared := self.queries_per_key(model.config)) > 1:
+            raise ValueError(
+                f"this {self.model_type} has a key for every {shared} queries, which can't be compared or rotated one "
+                "by one; choose a method and loss weights without attention"
             )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
         return [module.get_submodule(name) for name in self.attention]

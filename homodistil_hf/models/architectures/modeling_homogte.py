@@ -1,8 +1,5 @@
 """GTE with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from torch.nn import functional as F
 from transformers import GteConfig
@@ -28,8 +25,6 @@ class GteLayers(RotaryLayers):
 
     config_class = HomoGteConfig
     rotary_class = kept_pairs(GteRotaryEmbedding)
-    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.gate_proj": 1, "mlp.up_proj": 1}
-    out_of_ffn = "mlp.down_proj"
 
 
 class HomoGteModel(GteLayers, GteModel):

@@ -30,10 +30,16 @@ class ModernBertLayers(RotaryLayers):
     rotary_class = kept_pairs(ModernBertRotaryEmbedding, scales=True)
     attention_path = "attn"
     into_attention: ClassVar[Mapping[str, int]] = {"attn.Wqkv": 3}
+    keys_and_values = ()
     out_of_attention = "attn.Wo"
     into_ffn: ClassVar[Mapping[str, int]] = {"mlp.Wi": 2}
     out_of_ffn = "mlp.Wo"
     queries = ()
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The type of each layer, as their frequencies differ."""
+        return list(self.config.layer_types)
 
 
 class HomoModernBertModel(ModernBertLayers, ModernBertModel):

@@ -1,7 +1,6 @@
 """Nomic BERT with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import NomicBertConfig
@@ -32,8 +31,6 @@ class NomicBertLayers(RotaryLayers):
 
     config_class = HomoNomicBertConfig
     rotary_class = kept_pairs(NomicBertRotaryEmbedding)
-    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.gate_proj": 1, "mlp.up_proj": 1}
-    out_of_ffn = "mlp.down_proj"
 
 
 class HomoNomicBertModel(NomicBertLayers, NomicBertModel):

@@ -82,10 +82,28 @@ class RotaryConfig(LayerwiseConfig):
             config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
 
 
+class GroupedConfig(RotaryConfig):
+    """Mixin in front of a configuration of Llama's layout, whose queries may share keys; see [`RotaryConfig`]."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Read settings; an encoder reads a text once, so it keeps no keys and values for later."""
+        super().__post_init__(**kwargs)
+        self.use_cache = False
+
+    def validate_architecture(self) -> None:
+        """Allow any number of heads; some stock classes want it to divide the hidden size."""
+
+
 def layer_head_dim(layer_config: PreTrainedConfig) -> int:
     """Return the channels of one head, by a stock configuration or one element of a student's `per_layer_config`."""
     head_dim = getattr(layer_config, "head_dim", None)
     return head_dim or layer_config.hidden_size // layer_config.num_attention_heads
+
+
+def queries_per_key(layer_config: PreTrainedConfig) -> int:
+    """Return the query heads that share a key and a value head in a layer."""
+    num_heads = layer_config.num_attention_heads
+    return num_heads // (getattr(layer_config, "num_key_value_heads", None) or num_heads)
 
 
 def layer_config(config: PreTrainedConfig, layer: int) -> PreTrainedConfig:
@@ -110,6 +128,10 @@ def write_widths(config: PreTrainedConfig, hidden_size: int, layers: list[dict[s
     for name in ("hidden_size", *getattr(config, "like_hidden_size", ())):
         setattr(config, name, hidden_size)
     named = [{width_name(config, width): value for width, value in layer.items()} for layer in layers]
+    # as many queries as before share a key
+    if num_keys := getattr(config, "num_key_value_heads", None):
+        shared = config.num_attention_heads // num_keys
+        named = [layer | {"num_key_value_heads": max(1, layer["num_attention_heads"] // shared)} for layer in named]
     # the first layer's as plain attributes; where layers differ, overrides for every layer besides
     for name, value in named[0].items():
         setattr(config, name, value)
@@ -142,6 +164,10 @@ class LayerwiseModel(PreTrainedModel):
         ("attention.self.query", "attention.self.key", "attention.self.value"), 1
     )
     """Linear layer → number of outputs as a multiple of heads × head size."""
+    keys_and_values: ClassVar[tuple[str, ...]] = ()
+    """Those among them whose outputs several queries may share."""
+    head_norms: ClassVar[tuple[str, ...]] = ()
+    """Norms over the channels of a head."""
     out_of_attention: ClassVar[str] = "attention.output.dense"
     into_ffn: ClassVar[Mapping[str, int]] = {"intermediate.dense": 1}
     out_of_ffn: ClassVar[str] = "output.dense"
@@ -154,6 +180,8 @@ class LayerwiseModel(PreTrainedModel):
         # layers of the right sizes in place. Memory for the wide stock layers is never taken.
         narrow = copy.deepcopy(config)
         write_widths(narrow, config.hidden_size, [{"num_attention_heads": 1, "head_dim": 1, "intermediate_size": 1}])
+        # some heads look their encoder up by its configuration's class: the stock one, which comes behind the mixins
+        narrow.__class__ = next(kind for kind in type(config).__mro__ if not issubclass(kind, LayerwiseConfig))
         super().__init__(narrow, *args, **kwargs)
         # the stock constructor chose the attention for the narrow copy
         config._attn_implementation = narrow._attn_implementation
@@ -174,6 +202,7 @@ class LayerwiseModel(PreTrainedModel):
         ffn = getattr(widths, width_name(widths, "intermediate_size"))
         # linear layer → (inputs, outputs)
         sizes = {name: (hidden, times * attention) for name, times in self.into_attention.items()}
+        sizes |= dict.fromkeys(self.keys_and_values, (hidden, attention // queries_per_key(widths)))
         sizes |= {name: (hidden, times * ffn) for name, times in self.into_ffn.items()}
         sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
         present = dict(layer.named_modules())
@@ -181,6 +210,8 @@ class LayerwiseModel(PreTrainedModel):
             if name in present:  # a configuration may switch some off
                 kind = ScaledLinear if self.scales_queries and name in self.queries else nn.Linear
                 layer.set_submodule(name, kind(inputs, outputs, bias=present[name].bias is not None))
+        for name in self.head_norms:
+            present[name].weight = nn.Parameter(torch.ones(layer_head_dim(widths)))
         self.set_layer_widths(layer, widths)
 
     def build_shared(self, config: Any) -> None:
@@ -210,6 +241,7 @@ class LayerwiseModel(PreTrainedModel):
             **dict.fromkeys(("num_attention_heads", "n_heads"), num_heads),
             **dict.fromkeys(("attention_head_size", "head_dim"), head_dim),
             "all_head_size": num_heads * head_dim,
+            "num_key_value_groups": queries_per_key(widths),
             "scaling": softmax_head_dim**-0.5,
         }
         attention = layer.get_submodule(self.attention_path)
@@ -239,8 +271,16 @@ class RotaryLayers(LayerwiseModel):
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), 1
     )
+    keys_and_values: ClassVar[tuple[str, ...]] = ("self_attn.k_proj", "self_attn.v_proj")
     out_of_attention = "self_attn.o_proj"
+    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.gate_proj": 1, "mlp.up_proj": 1}
+    out_of_ffn = "mlp.down_proj"
     queries: ClassVar[tuple[str, ...]] = ("self_attn.q_proj",)
+
+    @property
+    def layer_kinds(self) -> list[str]:
+        """The type of each layer; layers of a type share the frequencies of their rotary positions."""
+        return [ALL_LAYERS] * self.config.num_hidden_layers
 
     def build_shared(self, config: Any) -> None:
         """Compute the frequencies of positions."""
@@ -253,7 +293,7 @@ class RotaryLayers(LayerwiseModel):
             ValueError: the configuration's pairs don't fit its head size.
         """
         num_pairs, kept = whole_head_dim(self.config) // 2, self.config.rotary_pairs or {}
-        for index, kind in enumerate(layer_kinds(self.config)):
+        for index, kind in enumerate(self.layer_kinds):
             pairs, head_dim = kept.get(kind, range(num_pairs)), layer_head_dim(layer_config(self.config, index))
             if 2 * len(pairs) != head_dim or not set(pairs) <= set(range(num_pairs)):
                 raise ValueError(
@@ -269,7 +309,7 @@ class RotaryLayers(LayerwiseModel):
     def note_units(self, units: Mapping[str, torch.Tensor]) -> None:
         """Note in the configuration which of its pairs stay."""
         pairs = dict(self.config.rotary_pairs or {})
-        for kind in sorted(set(layer_kinds(self.config))):
+        for kind in sorted(set(self.layer_kinds)):
             # kept counts among the present pairs, the configuration among the teacher's
             if (kept := units.get(f"query_key.{kind}")) is not None:
                 before = pairs.get(kind, range(whole_head_dim(self.config) // 2))
@@ -304,12 +344,7 @@ def kept_pairs(stock_class: Any, *, scales: bool = False) -> Any:
 
 
 ALL_LAYERS = "all"
-"""Type of the layers of a configuration without types."""
-
-
-def layer_kinds(config: Any) -> list[str]:
-    """Return the type of each layer; layers of a type share the frequencies of their rotary positions."""
-    return list(getattr(config, "layer_types", None) or [ALL_LAYERS] * config.num_hidden_layers)
+"""Type of all layers where it makes no difference to their rotary positions."""
 
 
 def whole_head_dim(config: Any) -> int:

@@ -8,7 +8,7 @@ from .architecture import ANSWERS, HIDDEN, LABELS, NEURON, QUERY, VALUE, Archite
 from .roberta import CLASSIFIER, MLM_SHAPES, UNTIED
 
 _ALL_LAYERS = "all"  # as in modeling_layerwise.py, which imports more than a plan needs
-_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 _EMBEDDINGS = {
     "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
     "embeddings.token_type_embeddings.weight": ("type_vocab_size", HIDDEN),
@@ -17,7 +17,7 @@ _EMBEDDINGS = {
 
 
 def _layer(*, has_biases: bool, ffn: Shapes) -> Shapes:
-    query, key, value, output = _ATTENTION
+    query, key, value, output = ATTENTION
     return {
         **linear(query, QUERY, HIDDEN, bias=has_biases),
         **linear(key, QUERY, HIDDEN, bias=has_biases),
@@ -52,7 +52,7 @@ def _architecture(title: str, model_type: str, name: str, *, prefix: str, **more
         encoder_name=f"{name}Model",
         embeddings=_EMBEDDINGS,
         layers="layers",
-        attention=_ATTENTION,
+        attention=ATTENTION,
         pooler=linear("pooler.dense", HIDDEN, HIDDEN),
         surplus=(f"{prefix}.pooler.",),
         rotates=lambda config: False,

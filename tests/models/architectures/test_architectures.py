@@ -11,6 +11,7 @@ from tiny_architectures import (
     FAMILIES,
     UNEVEN,
     UNIFORM,
+    dtype_of,
     plan_of,
     tiny_architecture_config,
     tiny_architecture_teacher,
@@ -35,8 +36,10 @@ of_every_head = each("head", "heads")
 PLANS = (UNIFORM, UNEVEN)
 
 
-def student_of(architecture, head, dtype=torch.float64, **config):
-    return to_student(tiny_architecture_teacher(architecture, head, **config)).to(dtype).eval()
+def student_of(architecture, head, dtype=None, **config):
+    return (
+        to_student(tiny_architecture_teacher(architecture, head, **config)).to(dtype or dtype_of(architecture)).eval()
+    )
 
 
 @of_every_head
@@ -73,9 +76,9 @@ def test_masked_compacted_saved_and_stock_give_the_same_logits(architecture, hea
     assert_same_logits(logits_of(stock, inputs), expected)
     for name, model in (("compact", student), ("standard", stock)):
         model.save_pretrained(tmp_path / name)
-        loaded = type(model).from_pretrained(tmp_path / name, dtype=torch.float64).eval()
+        loaded = type(model).from_pretrained(tmp_path / name, dtype=student.dtype).eval()
         assert_same_logits(logits_of(loaded, inputs), expected)
-    again = to_student(stock).double().eval()
+    again = to_student(stock).to(student.dtype).eval()
     remove_padding(again, plan)
     assert_same_logits(logits_of(again, inputs), expected)
 
@@ -96,7 +99,7 @@ def test_each_kind_of_unit_can_go_alone(architecture, heads, config, widths, tmp
     if "embedding_size" in widths and full.embedding_size is None:
         pytest.skip("has no embedding channels of their own")
     # Smaller heads are scaled by rotary positions, which are of float32 whatever the model is.
-    dtype = torch.float32 if architecture.is_rotary and "head_dim" in widths else torch.float64
+    dtype = torch.float32 if architecture.is_rotary and "head_dim" in widths else dtype_of(architecture)
     student, inputs = student_of(architecture, head, dtype, **config), make_batch(head.kind.name)
     outer = {name: value for name, value in widths.items() if name in ("hidden_size", "embedding_size")}
     layer = dataclasses.replace(full.layers[0], **{name: widths[name] for name in widths.keys() - outer.keys()})
@@ -128,7 +131,7 @@ def test_formulas_count_what_there_is(architecture, head, config, plan):
 @of_every_head
 def test_every_parameter_has_its_units(architecture, head, config):
     student = student_of(architecture, head, **config)
-    student.add_module(PROJECTIONS, Projections(32, 32, num_hidden_layers=2).double())
+    student.add_module(PROJECTIONS, Projections(32, 32, num_hidden_layers=2))
     groups = encoder_groups(student)
     named = {piece.parameter for group in groups.values() for piece in group.slices}
     outside = {name for name, _ in student.named_parameters()} - named
@@ -192,7 +195,7 @@ def test_a_decoder_of_its_own_stays_its_own(architecture, head, config):
         pytest.skip("of masked-LM models")
     if not config.get("legacy", architecture.model_type != "deberta-v2"):
         pytest.skip("its decoder is the table of words itself")
-    teacher = tiny_architecture_teacher(architecture, head, **config, tie_word_embeddings=False)
+    teacher = tiny_architecture_teacher(architecture, head, **config | {"tie_word_embeddings": False})
     student, inputs = to_student(teacher), make_batch()
     assert_same_logits(logits_of(student, inputs), logits_of(teacher, inputs))
     before = copy.deepcopy(student)

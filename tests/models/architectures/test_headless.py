@@ -4,7 +4,7 @@ import pytest
 import torch
 from rows import each
 from students import assert_same_logits, make_batch, masked, zeroed_copy
-from tiny_architectures import UNEVEN, UNIFORM, plan_of, tiny_architecture_config
+from tiny_architectures import UNEVEN, UNIFORM, dtype_of, plan_of, tiny_architecture_config
 from tiny_models import randomized
 
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -26,9 +26,13 @@ def states_of(model, inputs):
 @each("plan", [UNIFORM, UNEVEN])
 def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, plan, tmp_path):
     torch.manual_seed(1)
-    teacher = randomized(architecture.stock_encoder(tiny_architecture_config(architecture))).double().eval()
+    teacher = (
+        randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+        .to(dtype_of(architecture))
+        .eval()
+    )
     inputs, plan = make_batch(), plan_of(architecture, plan)
-    student = to_student(teacher, needs_head=False).double().eval()
+    student = to_student(teacher, needs_head=False).to(teacher.dtype).eval()
     assert type(student) is architecture.student_encoder
     assert_same_logits(states_of(student, inputs), states_of(teacher, inputs))
     groups, masks = masked(student, plan)
@@ -40,10 +44,10 @@ def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, pla
     assert type(stock) is architecture.stock_encoder
     assert_same_logits(states_of(stock, inputs), expected)
     stock.save_pretrained(tmp_path)
-    loaded, info = type(stock).from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
+    loaded, info = type(stock).from_pretrained(tmp_path, dtype=teacher.dtype, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert_same_logits(states_of(loaded.eval(), inputs), expected)
-    again = to_student(stock, needs_head=False).double().eval()
+    again = to_student(stock, needs_head=False).to(teacher.dtype).eval()
     remove_padding(again, plan)
     assert_same_logits(states_of(again, inputs), expected)
