@@ -41,7 +41,7 @@ EMBEDDERS = {
     "mpnet quarter": ("1/4", "quarter of mpnet"),
 }
 """Run of retrieval.py → share of the encoder's MACs, and its name in the record of speed."""
-HEADER = ["teacher", "encoder MACs", "kept", "MB", "× faster, ONNX", "minutes"]
+HEADER = ["teacher", "encoder MACs", "kept", "MB", "ms, ONNX", "× faster, ONNX", "minutes"]
 
 Point = tuple[float, float]
 Points = Mapping[str, list[Point]]
@@ -60,7 +60,8 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             for task, side, label in (("stsb", "student", "STS-B"), ("qnli_part", "asymmetric", "retrieval"))
         )
         seconds = statistics.fmean(row["time_s"] for row in runs)
-        cells.append(_cells(name, share, kept, _sizes(runs[0]), seconds, retrieval.times_faster(speed, student, name)))
+        times = [speed["processor_time"][one]["median_ms"] for one in (student, name)]
+        cells.append(_cells(name, share, kept, _sizes(runs[0]), seconds, times))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share in ("1/4", "1/8"):
         shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned", {})
@@ -70,22 +71,23 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             kept = f"{_kept(runs, 'student', 'teacher'):.1%} of SST-2's accuracy"
             plans = resolve_plan(shape, teacher), widths_of(teacher)
             sizes = [planned_facts(teacher, "BertForSequenceClassification", plan)["size_bytes"] for plan in plans]
-            seconds, faster = statistics.fmean(row["seconds"] for row in runs), _speed_ups()[shape]
-            cells.append(_cells("a classifier, 3,000 rows", share, kept, sizes, seconds, faster))
+            seconds = statistics.fmean(row["seconds"] for row in runs)
+            cells.append(_cells("a classifier, 3,000 rows", share, kept, sizes, seconds, _milliseconds(shape)))
     share, variant = "1/4", GRADUAL["1/4"]
     # those that were fine-tuned and trained on a processor
     seeds = {one["seed"] for one in _fine_tuned(variant, "by the teacher")}
     runs = [one for one in _records("sizes") if one["variant"] == variant and one["settings"]["seed"] in seeds]
     runs = [one for one in runs if "gpu" not in one["machine"]]
     seconds = statistics.fmean(record["seconds"] - record["evaluation_seconds"] for record in runs)
-    kept, faster = f"{_glue(variant):.1%} of five GLUE tasks", _speed_ups()[SHAPES[share]]
-    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, _sizes(runs[0]), seconds, faster))
+    kept, times = f"{_glue(variant):.1%} of five GLUE tasks", _milliseconds(SHAPES[share])
+    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, _sizes(runs[0]), seconds, times))
     return {"known": markdown_table(HEADER, cells)}
 
 
-def _cells(teacher: str, share: str, kept: str, sizes: list[int], seconds: float, faster: float) -> list[str]:
-    megabytes = " of ".join(f"{size / 1e6:.0f}" for size in sizes)
-    return [teacher, share, kept, megabytes, f"{faster:.1f}", f"{seconds / 60:.0f}"]
+def _cells(teacher: str, share: str, kept: str, sizes: list[int], seconds: float, times: list[float]) -> list[str]:
+    """A row; sizes in bytes and times in ms are those of the student, and of its teacher."""
+    megabytes, milliseconds = (" of ".join(f"{one:.0f}" for one in pair) for pair in ([s / 1e6 for s in sizes], times))
+    return [teacher, share, kept, megabytes, milliseconds, f"{times[1] / times[0]:.1f}", f"{seconds / 60:.0f}"]
 
 
 def _sizes(run: Mapping[str, Any]) -> list[int]:
@@ -115,6 +117,13 @@ def _fine_tuned(variant: str, way: str) -> list[dict[str, Any]]:
 def _records(sweep: str) -> list[dict[str, Any]]:
     found = read_json_rows(RESULTS / f"{sweep}.jsonl", sweep)
     return [record for record in found if record["status"] == "done"]
+
+
+def _milliseconds(shape: str) -> list[float]:
+    """Median ms of a shape and of its teacher; those of the sizes have the last word."""
+    records = [read_json(RESULTS / f"{name}_latency.json", name) for name in ("student", "baselines")]
+    times = next(record["processor_time"] for record in records if shape in record["processor_time"])
+    return [times[name]["median_ms"] for name in (shape, "teacher")]
 
 
 def _speed_ups() -> dict[str, float]:
