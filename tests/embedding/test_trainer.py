@@ -27,6 +27,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.embedding.reading import load_embedding_model
 from homodistil_hf.embedding.texts import tokenize_texts
 from homodistil_hf.embedding.trainer import fit_dense, vector_error
+from homodistil_hf.models.architectures import ARCHITECTURES
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +200,42 @@ def test_sentence_transformers_reads_an_export(make_embedding_trainer, forked_py
         "max_seq_length": 12,
         "modules": ["Transformer", "Pooling", "Dense", "Normalize"],  # with the teacher's own in it
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "shared", "student"),
+    [
+        ("qwen3", {"pooling": "lasttoken", "padding_side": "left"}, "16-2x4-32"),
+        ("eurobert", {"pooling": "mean"}, "24-2x8-32"),
+        ("mistral", {"pooling": "lasttoken", "padding_side": "left"}, "macs=0.5"),
+    ],
+)
+def test_sentence_transformers_reads_an_export_of_llamas_layout(
+    make_embedding_trainer, forked_python, tmp_path, name, shared, student
+):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(1)
+    encoder = randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+    prompts = {"query": "w5 w6 ", "document": ""}
+    folder = make_sentence_folder(tmp_path / "model", encoder=encoder, prompts=prompts, **shared)
+    config = json.loads((folder / "config.json").read_text())
+    # public embedding models of these types were saved as decoders
+    config["architectures"] = [f"{architecture.encoder_name.removesuffix('Model')}ForCausalLM"]
+    (folder / "config.json").write_text(json.dumps(config))
+    trainer = make_embedding_trainer(folder, student=student, width_multiple=4, max_steps=3)
+    trainer.train()
+    exported = trainer.export(tmp_path / "student")
+    assert verify_export(exported).problems == ()
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(exported)]
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
+    assert found["difference"] < 1e-5
+    assert found["prompts"] == prompts
+    stock = load_embedding_model(exported)
+    assert type(stock.encoder) is architecture.stock_encoder
+    assert stock.encoder.config.num_key_value_heads * 2 == stock.encoder.config.num_attention_heads
+    assert stock.tokenizer.padding_side == shared.get("padding_side", "right")
+    assert_same_vectors(trainer, stock)
 
 
 @pytest.mark.parametrize("layers", [1, [1]])
