@@ -17,8 +17,9 @@ from .rotary import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 
 _BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBERT, ELECTRA, MPNET, DEBERTA)
 _ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, LLAMA, MISTRAL, QWEN3)
-# older versions of transformers lack some, GTE before 5.15
-ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if hasattr(transformers, one.config_name)}
+# older versions of transformers lack some, GTE before 5.15; its list of names imports none of them
+_NAMES = frozenset(dir(transformers))
+ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if one.config_name in _NAMES}
 MODEL_TYPES = tuple(
     name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
 )
