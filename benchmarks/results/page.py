@@ -17,6 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked_pages import with_whole_spreads
 from benchmarks.plots import draw
 from benchmarks.results.advice import advice_points
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
@@ -55,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
         collect(options.collect)
     tables = Tables(Results.read(FOLDER, SWEEPS))
     draw_all(tables)
-    PAGE.write_text(page_text(tables), encoding="utf-8")
+    PAGE.write_text(with_whole_spreads(page_text(tables)), encoding="utf-8")
     points = to_json(TEACHER_WORDS, advice_points(tables.results))
     ADVICE_FILE.write_text(json.dumps(points, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
