@@ -5,6 +5,7 @@ head, fewer layers. Its student would compute the stock function. So parameters 
 loading.py reads folders, export/export_folder.py writes them.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +28,7 @@ from .architectures.architecture import (
     VALUE,
     Architecture,
 )
-from .architectures.modeling_layerwise import LayerwiseModel, layer_head_dim, whole_head_dim
+from .architectures.modeling_layerwise import LayerwiseModel, each_rope, layer_head_dim, whole_head_dim
 from .cost import check_shapes
 from .equality import relative_difference
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
@@ -36,7 +37,9 @@ from .widths import LayerWidths, WidthPlan, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
-_STUDENT_ONLY_KEYS = ("head_dim", "softmax_head_dim", "rotary_pairs", "rotary_head_dim", "per_layer_config")
+_SCALES = ("softmax_head_dim", "scale_hidden_size")
+"""Sizes of the teacher by whose roots a student divides or multiplies."""
+_STUDENT_ONLY_KEYS = (*_SCALES, "head_dim", "rotary_pairs", "rotary_head_dim", "per_layer_config")
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _TOLERANCE = 1e-3
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
@@ -240,9 +243,10 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Tensor]:
-    """Return the query parameters of a student as a stock class of a plan's head sizes needs them, copied.
+    """Return the query parameters of a student as a stock class of a plan's widths needs them, copied.
 
-    The head size sets the stock class's softmax scale; scaled queries make up for it.
+    The head size sets the stock class's softmax scale; scaled queries make up for it. So does a scaled table of words
+    where the hidden size sets its factor.
     """
     architecture = architecture_of(model.config)
     layers_path = f"{architecture.prefix_of(HEADS.get(type(model).__name__))}{architecture.layers}"
@@ -252,6 +256,10 @@ def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Te
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
         queries = tuple(f"{layers_path}.{index}.{name}." for name in model.queries)
         scaled |= {name: value * factor for name, value in model.named_parameters() if name.startswith(queries)}
+    if (whole := getattr(model.config, "scale_hidden_size", None)) not in (None, plan.hidden_size):
+        table = model.get_input_embeddings().weight
+        factor = (whole / plan.hidden_size) ** 0.5
+        scaled |= {name: value * factor for name, value in model.named_parameters() if value is table}
     return scaled
 
 
@@ -269,30 +277,39 @@ def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.
     """
     is_student = isinstance(model, LayerwiseModel) and model.config.model_type in MODEL_TYPES
     plan = widths_of(model.config) if is_student else None
+    scales = {name: getattr(model.config, name, None) for name in _SCALES} if plan else {}
     # nothing to scale: no student, shapes that the stock class refuses, or its scale already
-    if plan is None or not plan.is_stock or model.config.softmax_head_dim in (None, plan.layers[0].head_dim):
+    if plan is None or not plan.is_stock or scales.items() <= (stock := _stock_scales(plan, scales)).items():
         yield {}
         return
-    softmax_head_dim, scaled = model.config.softmax_head_dim, scaled_queries(model, plan)
+    scaled = scaled_queries(model, plan)
     rope = getattr(model.config, "rope_parameters", None)
     # copies, as dividing by the factor again would round
     exact = {name: model.get_parameter(name).detach().clone() for name in scaled}
     try:
-        _put_queries(model, scaled, softmax_head_dim=plan.layers[0].head_dim)
+        _put_queries(model, scaled, stock)
         if rope is not None:
             model.config.rope_parameters = stock_config(model.config, plan).rope_parameters
         yield exact
     finally:
         if rope is not None:
             model.config.rope_parameters = rope
-        _put_queries(model, exact, softmax_head_dim=softmax_head_dim)
+        _put_queries(model, exact, scales)
+
+
+def _stock_scales(plan: WidthPlan, scales: Mapping[str, int | None]) -> dict[str, int | None]:
+    """Return the sizes that a stock class scales by, for those that a student names."""
+    sizes = zip(_SCALES, (plan.layers[0].head_dim, plan.hidden_size), strict=True)
+    return {name: size if scales[name] else None for name, size in sizes}
 
 
 @torch.no_grad()
-def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], *, softmax_head_dim: int) -> None:
+def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], scales: Mapping[str, int | None]) -> None:
     for name, values in queries.items():
         model.get_parameter(name).copy_(values)
-    model.config.softmax_head_dim = softmax_head_dim
+    for name, size in scales.items():
+        if size is not None:
+            setattr(model.config, name, size)
 
 
 def _padded_layer(
@@ -387,11 +404,12 @@ def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
         if hasattr(architecture.stock_config, "num_key_value_heads"):
             values["num_key_value_heads"] = widths.num_attention_heads // plan.traits.queries_per_key
         for pairs in (getattr(config, "rotary_pairs", None) or {}).values():  # of one kind of layers
-            values["rope_parameters"] = _frequencies_of(pairs, values["rope_parameters"], config)
+            rope = functools.partial(_frequencies_of, pairs, config=config)
+            values["rope_parameters"] = each_rope(values["rope_parameters"], rope)
     return architecture.stock_config(**values, **_runtime_settings(config))
 
 
-def _frequencies_of(pairs: list[int], rope: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
+def _frequencies_of(pairs: list[int], rope: dict[str, Any], *, config: PreTrainedConfig) -> dict[str, Any]:
     """Return the setting by which a stock class turns the channels of some pairs as the teacher does.
 
     A head of d' channels turns pair i with θ^(−2i/d'), a teacher's of d channels its pair j with θ^(−2j/d).

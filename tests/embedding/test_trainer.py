@@ -208,6 +208,7 @@ def test_sentence_transformers_reads_an_export(make_embedding_trainer, forked_py
         ("qwen3", {"pooling": "lasttoken", "padding_side": "left"}, "16-2x4-32"),
         ("eurobert", {"pooling": "mean"}, "24-2x8-32"),
         ("mistral", {"pooling": "lasttoken", "padding_side": "left"}, "macs=0.5"),
+        ("gemma3_text", {"pooling": "mean", "dense": 40}, "16-2x4-32"),
     ],
 )
 def test_sentence_transformers_reads_an_export_of_llamas_layout(

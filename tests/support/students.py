@@ -195,6 +195,8 @@ def _norm_of_kept(norm: nn.LayerNorm, kept: torch.Tensor, x: torch.Tensor) -> to
 def _rms_norm_of_kept(norm: nn.Module, kept: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     x = x.masked_fill(~kept, 0.0)
     mean_square = x.square().sum(-1, keepdim=True) / kept.sum()
+    if hasattr(norm, "eps"):  # Gemma's weights count from 1
+        return (1.0 + norm.weight) * x / (mean_square + norm.eps).sqrt()
     return norm.weight * x / (mean_square + norm.variance_epsilon).sqrt()
 
 

@@ -24,6 +24,9 @@ _MORE: dict[str, dict[str, Any]] = {
     "llama": _GROUPED | {"attention_bias": True, "mlp_bias": True},
     "mistral": _GROUPED | {"sliding_window": 8},
     "qwen3": _GROUPED | {"head_dim": 8, "attention_bias": True},
+    "gemma3_text": _GROUPED
+    | {"head_dim": 8, "query_pre_attn_scalar": 16, "sliding_window": 8, "use_bidirectional_attention": True}
+    | {"sliding_window_pattern": 2},
     "deberta-v2": _DEBERTA
     | {"position_buckets": 8, "share_att_key": True, "position_biased_input": False, "legacy": False},
 }
@@ -43,6 +46,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"head_dim": 16, "attention_bias": False, "num_key_value_heads": 4, "use_sliding_window": True}
         | {"sliding_window": 4, "max_window_layers": 1, "is_causal": False},
     ),
+    "gemma3-causal": ("gemma3_text", {"use_bidirectional_attention": False, "attention_bias": True, "head_dim": 16}),
     "gte-without-segments": ("gte", {"type_vocab_size": 0}),
     "ernie-with-tasks": ("ernie", {"use_task_id": True}),
     "electra-without-projection": ("electra", {"embedding_size": 32}),

@@ -9,14 +9,14 @@ from .deberta import DEBERTA
 from .distilbert import DISTILBERT
 from .electra import ELECTRA
 from .ernie import ERNIE
-from .llama import EUROBERT, LLAMA, MISTRAL, QWEN3
+from .llama import EUROBERT, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN3
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
 from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, XLM_ROBERTA
 from .rotary import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 
 _BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBERT, ELECTRA, MPNET, DEBERTA)
-_ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, LLAMA, MISTRAL, QWEN3)
+_ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, LLAMA, MISTRAL, QWEN3, GEMMA3_TEXT)
 # older versions of transformers lack some, GTE before 5.15; its list of names imports none of them
 _NAMES = frozenset(dir(transformers))
 ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if one.config_name in _NAMES}

@@ -169,7 +169,7 @@ def heads(
     masked_lm: Shapes | None,
     untied: Shapes,
     classifier: Shapes,
-    labels: Shapes = LABELS,
+    labels: Shapes | None = LABELS,
     answers: Shapes | None = ANSWERS,
 ) -> tuple[Head, ...]:
     """Return the heads of an architecture, masked language first.
@@ -180,7 +180,7 @@ def heads(
         masked_lm: parameters of the masked-LM head; None where the stock library has no such head.
         untied: further parameters where its decoder is not the table of words.
         classifier: parameters of the head that classifies sequences, a pooler's included.
-        labels: parameters of the head that classifies tokens.
+        labels: the same for the head that classifies tokens.
         answers: parameters of the head that marks answers; None where the stock library has no such head.
     """
     known = {

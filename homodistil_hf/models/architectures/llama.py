@@ -1,4 +1,4 @@
-"""EuroBERT; Llama, Mistral and Qwen3 as encoders: RMSNorms come first, queries may share keys, FFNs are gated."""
+"""EuroBERT; Llama, Mistral, Qwen3, Gemma as encoders: RMSNorms come first, queries may share keys, FFNs are gated."""
 
 from typing import Any
 
@@ -15,6 +15,7 @@ from .architecture import (
     VALUE,
     Architecture,
     Head,
+    Shapes,
     biases,
     heads,
     linear,
@@ -32,6 +33,9 @@ _FFN = {
     **linear("mlp.up_proj", NEURON, HIDDEN),
     **linear("mlp.down_proj", HIDDEN, NEURON),
 }
+_HEAD_NORMS = {f"self_attn.{name}_norm.weight": (HEAD_CHANNEL,) for name in "qk"}
+_LABELS = linear("score", "num_labels", HIDDEN)
+_REMEDY = "it is a decoder: train it as {}ForSequenceClassification first, or take an embedding model"
 _NORMS = {"input_layernorm.weight": (HIDDEN,), "post_attention_layernorm.weight": (HIDDEN,)}
 
 
@@ -56,10 +60,7 @@ def _architecture(title: str, model_type: str, name: str, **more: Any) -> Archit
         encoder_name=f"{name}Model",
         **{
             "heads": _scores(name, modeling),
-            "refused": {
-                f"{name}ForCausalLM": f"it is a decoder: train it as {name}ForSequenceClassification first, or take an"
-                " embedding model"
-            },
+            "refused": {f"{name}ForCausalLM": _REMEDY.format(name)},
             "layer": {**_LINEARS, **_FFN, **_NORMS},
             "mlm_entries": (),
             **more,
@@ -82,7 +83,7 @@ def _architecture(title: str, model_type: str, name: str, **more: Any) -> Archit
     )
 
 
-def _scores(name: str, modeling: str) -> tuple[Head, ...]:
+def _scores(name: str, modeling: str, *, labels: Shapes | None = _LABELS) -> tuple[Head, ...]:
     """Return the heads of transformers' decoders that fit encoders."""
     return heads(
         name,
@@ -90,7 +91,7 @@ def _scores(name: str, modeling: str) -> tuple[Head, ...]:
         masked_lm=None,
         untied={},
         classifier=linear("score", "num_labels", HIDDEN, bias=False),
-        labels=linear("score", "num_labels", HIDDEN),
+        labels=labels,
         answers=None,
     )
 
@@ -117,11 +118,22 @@ QWEN3 = _architecture(
     "Qwen3",
     "qwen3",
     "Qwen3",
+    layer={**_LINEARS, **_HEAD_NORMS, **_FFN, **_NORMS},
+)
+GEMMA3_TEXT = _architecture(
+    "Gemma 3",
+    "gemma3_text",
+    "Gemma3Text",
+    heads=_scores("Gemma3Text", f"{__package__}.modeling_homogemma3_text", labels=None),
+    refused={"Gemma3ForCausalLM": _REMEDY.format("Gemma3Text")},
     layer={
         **_LINEARS,
-        "self_attn.q_norm.weight": (HEAD_CHANNEL,),
-        "self_attn.k_norm.weight": (HEAD_CHANNEL,),
+        **_HEAD_NORMS,
         **_FFN,
         **_NORMS,
+        "pre_feedforward_layernorm.weight": (HIDDEN,),
+        "post_feedforward_layernorm.weight": (HIDDEN,),
     },
+    width_names={"hidden_act": "hidden_activation"},
+    heads_divide=True,
 )

@@ -8,7 +8,7 @@ compact exports as remote code. models/units.py groups the parameters, pruning/ 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -78,8 +78,21 @@ class RotaryConfig(LayerwiseConfig):
     def leave_stock_frequencies(self) -> None:
         """Take the teacher's frequencies again where a saved student has those that its stock class needs."""
         config: Any = self
-        if self.rotary_pairs and (config.rope_parameters or {}).get("rope_type") == "longrope":
-            config.rope_parameters = {"rope_type": "default", "rope_theta": config.rope_parameters["rope_theta"]}
+        if self.rotary_pairs:
+            config.rope_parameters = each_rope(config.rope_parameters, _plain_rope)
+
+
+def each_rope(parameters: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Change the frequencies of all layers, or of every type of layers that has some of its own."""
+    if "rope_type" in parameters:
+        return change(parameters)
+    return {kind: change(of_kind) if of_kind else of_kind for kind, of_kind in parameters.items()}
+
+
+def _plain_rope(parameters: dict[str, Any]) -> dict[str, Any]:
+    if parameters["rope_type"] != "longrope":
+        return parameters
+    return {"rope_type": "default", "rope_theta": parameters["rope_theta"]}
 
 
 class GroupedConfig(RotaryConfig):
@@ -336,7 +349,8 @@ def kept_pairs(stock_class: Any, *, scales: bool = False) -> Any:
             """Return the frequencies, `(pairs,)` float32, and the factor of queries and keys."""
             of_type = {} if layer_type is None else {"device": device, "layer_type": layer_type}
             frequencies, factor = stock_class.compute_default_rope_parameters(config, **of_type)
-            if not (kept := (config.rotary_pairs or {}).get(layer_type or ALL_LAYERS)):
+            pairs = config.rotary_pairs or {}
+            if not (kept := pairs.get(layer_type) or pairs.get(ALL_LAYERS)):
                 return frequencies, factor
             return frequencies[kept], factor * (len(kept) / len(frequencies)) ** (0.25 if scales else 0)
 

@@ -39,7 +39,8 @@ def _gated(*, has_bias: bool) -> Shapes:
 
 def rotary_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
     """Return the type of each layer, as layers of a type share their frequencies; empty if frequencies are scaled."""
-    is_plain = config.rope_parameters["rope_type"] == "default"
+    rope = config.rope_parameters
+    is_plain = all(kind["rope_type"] == "default" for kind in ([rope] if "rope_type" in rope else rope.values()))
     return (_ALL_LAYERS,) * config.num_hidden_layers if is_plain else ()
 
 

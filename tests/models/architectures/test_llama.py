@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from students import assert_same_logits, logits_of, make_batch, sliced
-from tiny_architectures import UNEVEN, plan_of, tiny_architecture_config, tiny_architecture_teacher
+from tiny_architectures import UNEVEN, UNIFORM, plan_of, tiny_architecture_config, tiny_architecture_teacher
 
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import stock_config, to_stock, to_student
@@ -23,7 +23,7 @@ def grouped_student(name="llama", **config):
     return to_student(tiny_architecture_teacher(architecture, architecture.heads[0], **config)).eval()
 
 
-@pytest.mark.parametrize("name", ["eurobert", "llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["eurobert", "llama", "mistral", "qwen3", "gemma3_text"])
 def test_a_key_and_the_queries_that_share_it_leave_together(name):
     student = grouped_student(name)
     layer = student.base_model.layers[0].self_attn
@@ -66,7 +66,7 @@ def test_a_pair_of_channels_leaves_queries_keys_and_their_norms():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["eurobert", "llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["eurobert", "llama", "mistral", "qwen3", "gemma3_text"])
 def test_padding_on_either_side_changes_no_state(name, side):
     student = grouped_student(name)
     sliced(student, plan_of(ARCHITECTURES[name], UNEVEN))
@@ -78,6 +78,19 @@ def test_padding_on_either_side_changes_no_state(name, side):
         alone = student.base_model(ids).last_hidden_state
         padded = student.base_model(tokens, attention_mask=mask).last_hidden_state[mask.bool()]
     torch.testing.assert_close(padded[None], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_keep_their_scale_and_a_stock_table_makes_up_for_it():
+    student = grouped_student("gemma3_text")
+    table = student.get_input_embeddings()
+    whole = table.weight.clone()
+    masks = sliced(student, plan_of(ARCHITECTURES["gemma3_text"], UNIFORM))
+    assert float(table.embed_scale) == pytest.approx(32**0.5)
+    assert torch.equal(table.weight, whole[:, masks["hidden"]])
+    stock = to_stock(student).get_input_embeddings()
+    assert float(stock.embed_scale) == pytest.approx(16**0.5)
+    ids = torch.arange(12)
+    torch.testing.assert_close(stock(ids), table(ids))
 
 
 def test_scaled_frequencies_keep_heads_whole():
@@ -136,6 +149,12 @@ PUBLIC = {
         _QWEN3_EMBEDDING | {"num_hidden_layers": 28, "intermediate_size": 3072, "vocab_size": 151_669},
         28 * (1024 * (2 * 2048 + 2 * 1024) + 3 * 1024 * 3072 + 2 * 128 * 2048),
     ),
+    "EmbeddingGemma-300m": (
+        "gemma3_text",
+        {"hidden_size": 768, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 24}
+        | {"intermediate_size": 1152, "vocab_size": 262_144, "use_bidirectional_attention": True},
+        24 * (768 * (2 * 768 + 2 * 256) + 3 * 768 * 1152 + 2 * 128 * 768),
+    ),
     "Llama-3.2-1B": (
         "llama",
         _LLAMA | {"num_hidden_layers": 16, "vocab_size": 128_256},
@@ -158,9 +177,8 @@ def test_plans_of_public_sizes_are_stock_shapes(name, sizes, macs):
         assert encoder_macs(plan) / macs == pytest.approx(float(budget.partition("=")[2]), rel=0.03)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma3_text"])
 def test_decoders_are_refused_by_name(name, tmp_path):
-    config = tiny_architecture_config(ARCHITECTURES[name])
-    decoder = f"{ARCHITECTURES[name].encoder_name.removesuffix('Model')}ForCausalLM"
+    config, (decoder,) = tiny_architecture_config(ARCHITECTURES[name]), ARCHITECTURES[name].refused
     with pytest.raises(ValueError, match=f"class {decoder} is not supported; .* it is a decoder: train it as "):
         to_student(getattr(transformers, decoder)(config))

@@ -1,0 +1,62 @@
+"""Gemma 3 as an encoder of text, with widths of its own in every layer; travels in compact exports as remote code."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Gemma3TextConfig
+from transformers.models.gemma3.modeling_gemma3 import (
+    Gemma3RotaryEmbedding,
+    Gemma3TextForSequenceClassification,
+    Gemma3TextModel,
+)
+
+from .modeling_layerwise import GroupedConfig, RotaryLayers, kept_pairs
+
+
+class HomoGemma3TextConfig(GroupedConfig, Gemma3TextConfig):
+    """Configuration of a Gemma 3 whose layers may differ in width; see [`GroupedConfig`].
+
+    Args:
+        scale_hidden_size (`int`, *optional*):
+            Embeddings are multiplied by its root. It stays the teacher's hidden size while ``hidden_size`` shrinks.
+            Default: ``hidden_size``.
+    """
+
+    model_type = "homogemma3_text"
+    head_dim: int = 256
+    scale_hidden_size: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Read settings; a stock configuration's hidden size is also that of its scale."""
+        super().__post_init__(**kwargs)
+        self.scale_hidden_size = self.scale_hidden_size or self.hidden_size
+
+
+class Gemma3TextLayers(RotaryLayers):
+    """Gemma's linear layers, its norms of queries and keys, frequencies of two kinds, the scale of its embeddings."""
+
+    config_class = HomoGemma3TextConfig
+    rotary_class = kept_pairs(Gemma3RotaryEmbedding)
+    head_norms = ("self_attn.q_norm", "self_attn.k_norm")
+    queries = ()  # their scale is a setting of its own
+
+    def set_layer_widths(self, layer: nn.Module, widths: Any) -> None:
+        """Set the head count and size of a layer's attention; its softmax scale depends on neither."""
+        super().set_layer_widths(layer, widths)
+        layer.get_submodule(self.attention_path).scaling = widths.query_pre_attn_scalar**-0.5
+
+    def set_shared_widths(self) -> None:
+        """Compute the frequencies of positions, and set the scale of embeddings."""
+        super().set_shared_widths()
+        table = self.get_input_embeddings()
+        table.scalar_embed_scale = self.config.scale_hidden_size**0.5
+        table.embed_scale = nn.Buffer(torch.full_like(table.embed_scale, table.scalar_embed_scale), persistent=False)
+
+
+class HomoGemma3TextModel(Gemma3TextLayers, Gemma3TextModel):
+    """The encoder."""
+
+
+class HomoGemma3TextForSequenceClassification(Gemma3TextLayers, Gemma3TextForSequenceClassification):
+    """Classification or regression of whole sequences, by their last token."""
