@@ -42,8 +42,8 @@ RESULTS = Path("docs/results/operations.json")
 SHAPE = {"hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 192}
 SHAPE |= {"vocab_size": 1200, "max_position_embeddings": 32}
 _MANY = 1 << 60
-NUM_PIECES = 5
-"""Of the loss over the vocabulary: those of 256 × 128 tokens, 15 % of them predicted, of 30,522 words."""
+NUM_PREDICTIONS, NUM_WORDS = 4915, 30_522
+"""Of 256 × 128 tokens, 15 % of them predicted: the loss over the vocabulary is cut into as many pieces as there."""
 _WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::unique2", "aten::equal"}
 """Operations whose results the host must know before it goes on, if their inputs are on a GPU."""
 _ALLOCATIONS = ("aten::empty", "aten::new_empty", "aten::empty_like", "aten::empty_strided", "aten::new_empty_strided")
@@ -133,12 +133,16 @@ def as_on_a_gpu(num_predictions: int, vocab_size: int) -> Iterator[None]:
         with torch.autocast("cpu", enabled=False):
             return layer_norm(states.float(), shape, weight, bias, eps)
 
-    piece = -(-num_predictions // NUM_PIECES) * vocab_size
+    # numbers and bytes at a time, by as much fewer as there are fewer predictions and words
+    share = num_predictions * vocab_size / (NUM_PREDICTIONS * NUM_WORDS)
+    piece, logits = share * vocabulary_loss.OTHER_CHUNK_ELEMENTS, share * vocabulary_loss.LOGITS_BYTES
     with ExitStack() as stack:
         stack.enter_context(patch.object(F, "layer_norm", of_float32))
         stack.enter_context(patch.object(scores, "CPU_CHUNK_ELEMENTS", 0))
         stack.enter_context(patch.object(losses, "CPU_CHUNK_ELEMENTS", _MANY))
-        stack.enter_context(patch.dict(vocabulary_loss.CHUNK_ELEMENTS, {"cpu": piece}))
+        stack.enter_context(patch.dict(losses.LAYERS_ELEMENTS, {"cpu": losses.OTHER_LAYERS_ELEMENTS}))
+        stack.enter_context(patch.dict(vocabulary_loss.CHUNK_ELEMENTS, {"cpu": round(piece)}))
+        stack.enter_context(patch.object(vocabulary_loss, "LOGITS_BYTES", round(logits)))
         yield
 
 

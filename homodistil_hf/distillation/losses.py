@@ -7,6 +7,7 @@ Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions
 words).
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,13 @@ import torch
 from torch.nn import functional as F
 
 from ..data.masking import UNKNOWN_VALUE
-from ..models.chunks import row_slices
+from ..models.chunks import row_slices, slices
 
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Hidden states or attention scores that are compared at a time on a CPU."""
+LAYERS_ELEMENTS = {"cpu": 0}
+OTHER_LAYERS_ELEMENTS = 1 << 28
+"""Hidden states of several layers that are compared at a time: 1 GB in float32; on a CPU one layer's."""
 
 
 def prediction_terms(
@@ -143,38 +147,78 @@ def hidden_error(
 
     ```
     """
+    return _errors_of(teacher_BTH, projected_BTH, token_mask_BT, is_relative=is_relative, leading=0)
+
+
+def _errors_of(
+    teacher_BTH: torch.Tensor,
+    projected_BTH: torch.Tensor,
+    token_mask_BT: torch.Tensor | None,
+    *,
+    is_relative: bool,
+    leading: int,
+) -> torch.Tensor:
+    """[`hidden_error`], of states with `leading` dimensions in front that stay."""
     mask_BT1 = None if token_mask_BT is None else token_mask_BT[..., None]
     # both sides by the root mean square of the teacher's state, so the error is a share of its square
     if is_relative:
         squares_BT1 = teacher_BTH.to(exact_dtype(teacher_BTH)).square().mean(-1, keepdim=True)
         shares_BT1 = squares_BT1.clamp(min=torch.finfo(torch.float32).tiny).rsqrt().to(teacher_BTH.dtype)
         teacher_BTH, projected_BTH = teacher_BTH * shares_BT1, projected_BTH * shares_BT1
-    return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1) / teacher_BTH.shape[-1]
+    return _SquaredError.apply(projected_BTH, teacher_BTH, mask_BT1, leading) / teacher_BTH.shape[-1]
+
+
+def hidden_errors(
+    teacher: Sequence[torch.Tensor],
+    projected: Sequence[torch.Tensor],
+    token_mask_BT: torch.Tensor | None = None,
+    *,
+    is_relative: bool = False,
+) -> list[torch.Tensor]:
+    """[`hidden_error`] of several layers, float32 or float64 scalars.
+
+    A CPU waits for memory, so it takes one layer after the other. An accelerator waits for launches, so it takes
+    several layers at once.
+    """
+    pairs = list(zip(teacher, projected, strict=True))
+    most = LAYERS_ELEMENTS.get(projected[0].device.type, OTHER_LAYERS_ELEMENTS) if pairs else 0
+    errors: list[torch.Tensor] = []
+    for layers in slices(len(pairs), most // projected[0].numel() if pairs else 1):
+        targets, states = zip(*pairs[layers], strict=True)
+        if len(states) == 1:
+            errors.append(hidden_error(targets[0], states[0], token_mask_BT, is_relative=is_relative))
+        else:
+            stacked = torch.stack(targets), torch.stack(states)
+            errors += _errors_of(*stacked, token_mask_BT, is_relative=is_relative, leading=1)
+    return errors
 
 
 class _SquaredError(torch.autograd.Function):
-    """Σ (a − b)² over the mask; saves the difference alone, in the type of a, which its gradient has anyway."""
+    """Σ (a − b)² over the mask, one sum for each index of the leading dimensions.
+
+    It saves the difference alone, in the type of a, which its gradient has anyway.
+    """
 
     @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None, leading: int) -> torch.Tensor:
         kept = torch.empty_like(a)
-        total = torch.zeros((), dtype=exact_dtype(b), device=a.device)
-        for rows in row_slices(a, CPU_CHUNK_ELEMENTS):
+        total = torch.zeros(a.shape[:leading], dtype=exact_dtype(b), device=a.device)
+        for rows in row_slices(a, CPU_CHUNK_ELEMENTS) if leading == 0 else [slice(None)]:
             # subtracted in the exact type; only the copy for the gradient is rounded
             difference = a[rows].to(total.dtype) - b[rows]
             if mask is not None:
                 difference *= mask[rows]
             kept[rows] = difference
             # squared norms of rows, without a tensor of all squares
-            total += torch.linalg.vector_norm(difference, dim=-1).square_().sum()
+            total += torch.linalg.vector_norm(difference, dim=-1).square_().flatten(leading).sum(-1)
         ctx.save_for_backward(kept)
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (difference,) = ctx.saved_tensors
         # d Σ (a − b)² / da = 2·(a − b); masked differences are 0
-        return difference * (2 * grad), None, None
+        return difference * (2 * grad).view(*grad.shape, *[1] * (difference.dim() - grad.dim())), None, None, None
 
 
 def cosine_error(
@@ -223,7 +267,7 @@ def attention_error(
     mask_B1TT = None
     if token_mask_BT is not None:
         mask_B1TT = token_mask_BT[:, None, :, None] * token_mask_BT[:, None, None, :]
-    return _SquaredError.apply(student_BNTT, teacher_BNTT, mask_B1TT) / teacher_BNTT.shape[1]
+    return _SquaredError.apply(student_BNTT, teacher_BNTT, mask_B1TT, 0) / teacher_BNTT.shape[1]
 
 
 def attention_scores(

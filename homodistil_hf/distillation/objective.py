@@ -20,7 +20,7 @@ from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import matched_layers
 from .attention_recorder import AttentionRecorder, Recorded
-from .losses import attention_error, attention_scores, hidden_error
+from .losses import attention_error, attention_scores, hidden_error, hidden_errors
 from .tasks import Inputs, task_of
 from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
@@ -219,11 +219,9 @@ class DistillationLoss:
         with self.autocast():
             if self.weights["hidden"]:
                 # state 0 is the embeddings', so layer i ends in state i + 1
-                layers = zip(self.matched_layers, projections.hidden, student[1:], strict=True)
-                of_layers = [
-                    hidden_error(teacher[i + 1], project(states), mask_BT, is_relative=self._is_pre_norm)
-                    for i, project, states in layers
-                ]
+                projected = [project(states) for project, states in zip(projections.hidden, student[1:], strict=True)]
+                targets = [teacher[i + 1] for i in self.matched_layers]
+                of_layers = hidden_errors(targets, projected, mask_BT, is_relative=self._is_pre_norm)
                 errors["hidden"] = self._sum("hidden", of_layers)
             if self.weights["embedding"]:
                 errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)

@@ -22,8 +22,8 @@ LOGITS_BYTES = 1 << 28
 CHUNK_ELEMENTS = {"cpu": 1 << 18}
 """Logits that are held in float32 at a time, four such temporaries: on a CPU few enough for its cache."""
 
-OTHER_CHUNK_ELEMENTS = 1 << 25
-"""The same on other devices, where every chunk costs the start of some kernels."""
+OTHER_CHUNK_ELEMENTS = 1 << 26
+"""The same on other devices, where every chunk costs the start of some kernels: `LOGITS_BYTES` in bfloat16."""
 
 
 class Decoder(NamedTuple):

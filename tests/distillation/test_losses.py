@@ -7,10 +7,12 @@ from students import make_batch, unlabelled
 from tiny_models import make_teacher
 
 from homodistil_hf.data.masking import UNKNOWN_VALUE
+from homodistil_hf.distillation import losses
 from homodistil_hf.distillation.losses import (
     attention_error,
     attention_scores,
     hidden_error,
+    hidden_errors,
     multi_label_terms,
     prediction_terms,
     regression_terms,
@@ -259,3 +261,22 @@ def test_relative_errors_are_those_of_tokens_brought_to_one_size():
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
     parts = [hidden_error(teacher[b : b + 1], projected[b : b + 1], mask[b : b + 1], is_relative=True) for b in (0, 1)]
     assert float(sum(parts).detach()) == pytest.approx(float(found.detach()), rel=1e-12)  # whatever is in the batch
+
+
+@pytest.mark.parametrize("is_relative", [False, True])
+@pytest.mark.parametrize("num_at_once", [2, 3, 5])
+def test_layers_that_are_compared_at_once_have_the_errors_and_gradients_of_each(monkeypatch, num_at_once, is_relative):
+    teacher, mask = [normal(2, 6, 8, seed=i) for i in range(5)], torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
+    factors = torch.arange(1.0, 6.0)  # as of layers that leave
+
+    def of_all() -> tuple[torch.Tensor, torch.Tensor]:
+        states = normal(5, 2, 6, 8, seed=9).requires_grad_()
+        found = torch.stack(hidden_errors(teacher, list(states), mask, is_relative=is_relative))
+        (factors * found).sum().backward()
+        return found.detach(), states.grad
+
+    one_by_one = of_all()
+    monkeypatch.setitem(losses.LAYERS_ELEMENTS, "cpu", num_at_once * 2 * 6 * 8)
+    for found, expected in zip(of_all(), one_by_one, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert hidden_errors([], []) == []
