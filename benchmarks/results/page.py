@@ -56,7 +56,7 @@ def main(words: Sequence[str] | None = None) -> None:
         collect(options.collect)
     tables = Tables(Results.read(FOLDER, SWEEPS))
     draw_all(tables)
-    PAGE.write_text(with_whole_spreads(page_text(tables)), encoding="utf-8")
+    PAGE.write_text(page_text(tables), encoding="utf-8")
     points = to_json(TEACHER_WORDS, advice_points(tables.results))
     ADVICE_FILE.write_text(json.dumps(points, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -85,17 +85,15 @@ class _Slots:
 def page_text(tables: Tables) -> str:
     """The words of the page with their figures."""
     results = tables.results
-    return wrapped(
-        _WORDS.read_text(encoding="utf-8").format(
-            tables=_Slots(tables),
-            min_seeds=MIN_SEEDS,
-            confidence=f"{CONFIDENCE:.0%}",
-            runs=_all_runs(results),
-            sweeps="; ".join(map(_sweep, results.sweeps.values(), results.records.values())),
-            commands="\n".join(f"    python -m benchmarks.results.{command}" for command in commands(results))
-            or NOT_RUN,
-        )
+    words = _WORDS.read_text(encoding="utf-8").format(
+        tables=_Slots(tables),
+        min_seeds=MIN_SEEDS,
+        confidence=f"{CONFIDENCE:.0%}",
+        runs=_all_runs(results),
+        sweeps="; ".join(map(_sweep, results.sweeps.values(), results.records.values())),
+        commands="\n".join(f"    python -m benchmarks.results.{command}" for command in commands(results)) or NOT_RUN,
     )
+    return with_whole_spreads(wrapped(words))
 
 
 def wrapped(text: str) -> str:

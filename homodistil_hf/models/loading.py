@@ -408,5 +408,7 @@ def check_config_values(values: Mapping[str, Any], config_class: type[PreTrained
     layers = (values.get("per_layer_config") or {}).values()
     for name, value in (item for holder in (values, *layers) for item in holder.items()):
         most = MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
-        if name.endswith(_SIZES) and is_int(value) and not 0 <= value <= most:  # 0 may switch something off
+        sizes = [size for size in (value if isinstance(value, list) else [value]) if is_int(size)]
+        # 0 may switch something off
+        if name.endswith(_SIZES) and not all(0 <= size <= most for size in sizes):
             raise ValueError(f"{label} has {name}={short_repr(value)}; expected a whole number from 1 to {most}")

@@ -295,5 +295,10 @@ def member_folder(number: int, student: str) -> str:
 
     ```
     """
-    name = Path(student).stem if student.endswith(".json") else student
+    name = Path(student).stem if student.endswith(".json") else student.strip()
+    if name.startswith("{"):
+        widths = parse_json(name, "the plan")
+        is_uniform = set(widths) == set(UNIFORM_KEYS)
+        # short for one of layers that are alike
+        name = "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS)) if is_uniform else f"{len(name)}-widths"
     return f"{number}-{_UNSAFE.sub('-', name).strip('.-')[:_LONGEST_NAME] or 'student'}"

@@ -73,7 +73,8 @@ def _order_is_measured(settings, lines, results):
     """By the labels, of the teacher too, on every page that the run writes."""
     said = "rows: texts in 'query' and 'passage', labels in 'relevance', which the order is measured by"
     assert lines[0].endswith(said)
-    assert lines[1].endswith(" of 48 rows of train_data are kept aside, all rows of a 'query' together")
+    assert " of 48 rows of train_data='" in lines[1]
+    assert lines[1].endswith("rows.parquet' are kept aside, all rows of a 'query' together")
     folder = Path(settings["output_dir"])
     facts, summary = read_facts(folder / "student"), _summary_of(settings, results)
     for model, section in zip(results["models"], ("teacher_evaluation", "evaluation"), strict=True):

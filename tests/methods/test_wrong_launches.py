@@ -63,7 +63,7 @@ OF_TEXT: dict[str, tuple[Any, str]] = {
 }
 EVERY_KIND: dict[str, tuple[Any, str]] = {
     "no file": ({"train_data": "./none.csv"}, "train_data='./none.csv' does not exist; expected a file, .*, .csv,"),
-    "too few rows": (3, "train_data has 3 rows; expected 8 or more"),
+    "too few rows": (3, "has 3 rows; expected 8 or more"),
     "no rows": (0, "is an empty data set (0 bytes in 1 files); expected text in them"),
     "a broken line": (b'{"text": "w7"}\n{"text": "w', "line 2 is no JSON: .*; mend that line"),
     "another column of texts": ({"text_columns": "txet"}, "lacks the column text_columns='txet'; "),
@@ -163,14 +163,14 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         ),
         "another column of texts": (
             {"text_columns": ["query", "pasage"]},
-            "train_data lacks the column text_columns='pasage'; nearest valid: 'passage'",
+            "lacks the column text_columns='pasage'; nearest valid: 'passage'",
         ),
         "a side of numbers": (each(passage=7), "column 'passage' holds int64; expected a text a row"),
-        "empty passages": (each(passage=""), "train_data: no pair of two texts; name other text_columns or"),
+        "empty passages": (each(passage=""), "has 48 rows without 'passage', the first is row 1"),
         "fewer than a step": ({"per_device_train_batch_size": 512}, "fewer than the 512 of a step; lower per_device"),
         "another column of labels": (
             {"method": "reranker", "label_column": "clicks"},
-            "train_data lacks the column label_column='clicks'; expected one of",
+            "lacks the column label_column='clicks'; expected one of",
         ),
         "labels in words": (
             each(relevance="yes"),
