@@ -48,7 +48,10 @@ class LoweredMatrices:
             self._raise_gradients()
 
     def _places(self) -> list[tuple[nn.Module, str, nn.Parameter]]:
-        """Return module, name and parameter of what autocast would copy, trained and in one place alone."""
+        """Return module, name and parameter of what autocast would copy, trained and in one place alone.
+
+        A parameter with hooks stays in its place, or they would never see its gradient.
+        """
         tables = {id(module.weight) for module in self.model.modules() if isinstance(module, nn.Embedding)}
         return [
             (module, name, parameter)
@@ -56,6 +59,7 @@ class LoweredMatrices:
             if type(module) in (nn.Linear, ScaledLinear)
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad and id(parameter) not in tables
+            if not (parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
         ]
 
     @torch.no_grad()

@@ -51,3 +51,12 @@ def test_weights_come_back_after_an_error():
     with pytest.raises(RuntimeError, match="in the middle"), LoweredMatrices(model, torch.bfloat16).in_place():
         raise RuntimeError("in the middle")
     assert model.weight is exact
+
+
+def test_hooks_of_a_parameter_see_its_gradient():
+    model, seen = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), []
+    model[0].weight.register_hook(seen.append)
+    model[1].weight.register_post_accumulate_grad_hook(lambda weight: seen.append(weight.grad))
+    with LoweredMatrices(model, torch.bfloat16).in_place(), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.ones(1, 4)).float().sum().backward()
+    assert {tuple(gradient.shape) for gradient in seen} == {(3, 4), (2, 3)}
