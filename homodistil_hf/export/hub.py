@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, metadata_load
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, repocard
 from huggingface_hub.utils import validate_repo_id
-from yaml import YAMLError
 
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
@@ -31,10 +30,10 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
     try:
         if name_or_path and Path(name_or_path).is_dir():
             file = Path(name_or_path) / CARD_FILE
-            header = metadata_load(file) if file.is_file() else None
+            header = repocard.metadata_load(file) if file.is_file() else None
         else:
             header = HfApi().model_info(name_or_path, timeout=_HUB_TIMEOUT_S).card_data
-    except (OSError, ValueError, HTTP_ERROR, YAMLError) as error:
+    except (OSError, ValueError, HTTP_ERROR, repocard.yaml.YAMLError) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         header = None
     licence, stated = (header.get(name) if header else None for name in ("license", "language"))
