@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _LENGTH_TOLERANCE = 1e-2
 """Lengths of vectors that differ from 1 by less are 1: services round, and compute in lower types."""
+_SAME = 0.99
+"""Least cosine of two vectors of one text: services don't give the same one twice."""
 _VECTOR_FILES = (".parquet", ".arrow", ".json", ".jsonl")
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -181,7 +183,7 @@ def load_teacher_vectors(
 
     Raises:
         ValueError: a missing column, texts that are empty, vectors that are missing, of different lengths, not finite,
-            too large or 0.
+            too large or 0, or two different ones of one text.
         OSError: a file can't be read.
     """
     names = [str(name) for name in ([sources] if isinstance(sources, str | Path) else sources)]
@@ -193,8 +195,19 @@ def load_teacher_vectors(
     check_columns(table.column_names, [column, VECTOR], label, remedy=remedy)
     texts = _texts(table.data.column(column), f"{label}: column {column!r}")
     vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
-    # a text's first row counts: services don't give the same vector twice
-    kept = sorted({text: row for row, text in reversed(list(enumerate(texts)))}.values())
+    # a text's first row counts
+    first: dict[str, int] = {}
+    for row, text in enumerate(texts):
+        if (earlier := first.setdefault(text, row)) == row:
+            continue
+        one, other = vectors[earlier].astype(float), vectors[row].astype(float)
+        # cosine below `_SAME`, without a division
+        if one @ other < _SAME * np.linalg.norm(one) * np.linalg.norm(other):
+            raise ValueError(
+                f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
+                f"{row}; they are of two models, or of two prompts: keep one kind"
+            )
+    kept = list(first.values())
     if len(kept) < len(texts):
         logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
         texts, vectors = [texts[row] for row in kept], vectors[kept]

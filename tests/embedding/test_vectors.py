@@ -97,6 +97,10 @@ NOT_FINITE = "has a number that is missing, too large or not finite in row 1; en
         ({"text": ["a", " "], "vector": [[1.0], [2.0]]}, "column 'text' has no text in row 1; leave such rows out"),
         ({"text": ["a", None], "vector": [[1.0], [2.0]]}, "column 'text' has no text in row 1; leave such rows out"),
         ({"text": [1, 2], "vector": [[1.0], [2.0]]}, "column 'text' holds values of type int64; expected texts"),
+        (
+            {"text": ["a", "b", "a"], "vector": [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]},
+            "has two different vectors of one text, 'a', in the rows 0 and 2; they are of two models, or of two",
+        ),
     ],
 )
 def test_bad_vectors_are_refused_in_words(tmp_path, columns, message):
