@@ -44,7 +44,7 @@ _NOT_SHOWN = ("output_dir", "token", "hub_token", "push_to_hub_token")
 _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"^name = .*$", re.MULTILINE)
-_MOST_CHARTS = 8
+_MOST_CHARTS, _MOST_POINTS = 8, 400
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
 _PAGE_STYLE = """
@@ -277,11 +277,13 @@ class RunRecords:
         return file.read_text(encoding="utf-8", errors="replace") if file and file.is_file() else ""
 
     def line(self, name: str) -> Line:
-        """The values of a log by step, without those that are no finite numbers."""
+        """The values of a log by step, without those that are no finite numbers; a long one is thinned."""
         values = {entry["step"]: entry[name] for entry in self.logs if is_int(entry.get("step")) and name in entry}
-        return sorted(
+        points = sorted(
             (step, float(value)) for step, value in values.items() if is_number(value) and abs(value) < math.inf
         )
+        # from the last one backwards, so that a run's end is shown
+        return points[:: -max(1, len(points) // _MOST_POINTS)][::-1]
 
     def names(self) -> list[str]:
         """The names of all values in the logs, each once."""

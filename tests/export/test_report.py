@@ -163,6 +163,14 @@ def test_curves_are_of_the_logs(run):
     assert read_records(run).line("kept_fraction_ffn") == [(10, 1.0), (20, 0.5)]
 
 
+def test_a_long_run_has_a_short_page_with_its_last_value(tmp_path):
+    logs = [{"step": step, "loss": 1 / step} for step in range(1, 50_001)]
+    run = write(tmp_path / "run", facts=FACTS, logs=logs)
+    line = read_records(run).line("loss")
+    assert (len(line), line[-1]) == (400, (50_000, 1 / 50_000))
+    assert len(write_report(run).read_text()) < 30_000
+
+
 def test_runtimes_have_a_table(tmp_path):
     text = report_of(read_records(write(tmp_path / "run", facts=FACTS | {"runtimes": RUNTIMES})))
     assert "<h2>Runtimes</h2>" in text
