@@ -1,6 +1,6 @@
 """The kind of run of embedding models: the student learns the vectors of texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -34,7 +34,6 @@ from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
 from ..models.widths import widths_of
-from ..tables import aligned_lines
 from ..training.pair import resolve_student
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import check_stream, set_length, summary_with
@@ -253,21 +252,12 @@ def held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[
     return [text for part in parts for text in (part["text"][:most] if is_given else some_paragraphs(part, most))]
 
 
-def summary(results: Mapping[str, Any], output_dir: str) -> str:
-    """Describe how a run ended, how its student is used, and who may encode queries for which index."""
-    lines = partial(library_lines, "SentenceTransformer", 'print(model.encode(["…"]).shape)')
-    text = summary_with(lines, results, output_dir)
-    for title, (headings, rows) in space_tables(results.get(SPACE, {})):
-        text += "\n\n" + "\n".join([title, *aligned_lines([headings, *rows])])
-    return text
-
-
 KIND = StudentKind(
     inputs=check_inputs,
     rows=read_rows,
     training=training_of,
     models=models_of,
-    summary=summary,
+    summary=partial(summary_with, partial(library_lines, "SentenceTransformer", 'print(model.encode(["…"]).shape)')),
     of_members=of_members,
     arguments=EmbeddingRunArguments,
     unused=(*UNUSED, "label_column"),

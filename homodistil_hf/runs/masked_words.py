@@ -13,10 +13,11 @@ from ..data.blocks import repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
 from ..data.read_line import read_line
 from ..files.messages import short_repr
+from ..files.run_names import TABLES
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run
-from ..tables import format_table
+from ..tables import aligned_lines, format_table
 from ..training.learning_rate import measured_learning_rate
 from ..training_args import with_settings
 from .kinds import Rows, RunInputs, StudentKind, trainer_named
@@ -62,15 +63,10 @@ def load_models(settings: RunConfig, inputs: RunInputs) -> tuple[None, PreTraine
     return None, load_encoder(run.teacher, config=inputs.config, revision=run.teacher_revision, token=token)
 
 
-def summary(results: Mapping[str, Any], output_dir: str) -> str:
-    """Describe how a run ended, and how its student is loaded."""
-    return summary_with(_loading_lines, results, output_dir)
-
-
 def summary_with(
     loading_lines: Callable[[str, Mapping[str, Any]], str], results: Mapping[str, Any], output_dir: str
 ) -> str:
-    """Describe how a run ended; `loading_lines` makes Python that loads the student in a folder, with the results."""
+    """Describe how a run ended, with tables that it left; `loading_lines`: folder of a student, results → Python."""
     folder = output_dir.rstrip("/")
     students = [f"{folder}/{member['folder']}/student" for member in results.get("members", ())]
     others = "".join(f"\n  {student}" for student in students[:-1])
@@ -82,12 +78,15 @@ def summary_with(
         names = [shlex.quote(name) for name in (folder, f"{folder}-compact")]
         command = f"homodistil export {names[0]} --format compact --output {names[1]}"
         padding = f"\nThe student is padded to its stock class; without padding ({costs}):\n\n  {command}\n"
-    return f"""
+    text = f"""
 {format_table(results["models"])}
 {padding}
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
 {indent(loading_lines(student, results), "  ")}""" + (f"\n\nThe others, loaded alike:\n{others}" if others else "")
+    for table in results.get(TABLES, ()):
+        text += "\n\n" + "\n".join([table["title"], *aligned_lines([table["headings"], *table["rows"]])])
+    return text
 
 
 def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
@@ -191,6 +190,6 @@ KIND = StudentKind(
     rows=read_rows,
     training=training_of,
     models=load_models,
-    summary=summary,
+    summary=partial(summary_with, _loading_lines),
     unused=("train_prompts", "train_weights"),
 )

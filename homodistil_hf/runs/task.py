@@ -167,11 +167,6 @@ def load_models(settings: RunConfig, inputs: RunInputs) -> tuple[PreTrainedModel
     return small, masked_words.load_models(settings, inputs)[1]
 
 
-def summary(results: Mapping[str, Any], output_dir: str) -> str:
-    """Describe how a run ended, and how its student is used."""
-    return masked_words.summary_with(_loading_lines, results, output_dir)
-
-
 def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
     config = load_encoder_config(student, argument="student")
     kind = task_kind_of(config)
@@ -241,7 +236,7 @@ KIND = StudentKind(
     rows=read_rows,
     training=training_of,
     models=load_models,
-    summary=summary,
+    summary=partial(masked_words.summary_with, _loading_lines),
     unused=(*masked_words.KIND.unused, "packing", "line_by_line", "streaming", "further_pretraining"),
     place="a teacher that is fine-tuned for a task",
 )
