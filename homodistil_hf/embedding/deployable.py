@@ -7,10 +7,10 @@ pooling that is linear in the tokens gives the same vector when the map comes be
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
+import itertools
 import logging
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from ..deploy.folder import Deployment
 from ..deploy.graphs import write_graph
 from ..files.messages import first_line
 from ..models.onnx_graphs import onnx_session
-from ..plans.latency.timing import missing_reason
+from ..plans.latency.timing import Pass, missing_reason, time_in_turns
 from .card import embedding_card
 from .metrics import agreement
 from .model import EmbeddingModel, folded, pooled
@@ -33,7 +33,7 @@ from .reading import load_embedding_model
 
 logger = logging.getLogger(__name__)
 ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
-_NUM_TIMED = 40
+_NUM_ROUNDS = 14
 Encode = Callable[[list[str]], torch.Tensor]
 
 LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
@@ -163,17 +163,14 @@ def query_ms(models: Mapping[str, EmbeddingModel], queries: list[str]) -> tuple[
     return TORCH, _medians(passes, queries)
 
 
-def _medians(passes: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
-    durations_ms: dict[str, list[float]] = {name: [] for name in passes}
-    for encode in passes.values():
-        encode(queries[:1])  # the first pass sets memory up
-    # a slow moment of the machine hits all models alike, if they take turns
-    for query in queries[:_NUM_TIMED]:
-        for name, encode in passes.items():
-            since = time.perf_counter()
-            encode([query])
-            durations_ms[name].append(1000 * (time.perf_counter() - since))
-    return {name: round(statistics.median(taken), 3) for name, taken in durations_ms.items()}
+def _medians(encoders: Mapping[str, Encode], queries: list[str]) -> dict[str, float]:
+    def next_query(encode: Encode) -> Pass:
+        texts = itertools.cycle(queries)
+        return lambda: encode([next(texts)])
+
+    passes = {name: next_query(encode) for name, encode in encoders.items()}
+    taken = time_in_turns(passes, num_rounds=_NUM_ROUNDS, num_warmup=1, rest_s=0.0)
+    return {name: round(statistics.median(durations), 3) for name, durations in taken.items()}
 
 
 def graph_encoder(model: EmbeddingModel, folder: Path) -> Encode:
