@@ -165,7 +165,7 @@ def test_rows_state_what_the_models_are(demo):
         assert 0 <= row["mlm_accuracy"] <= 1
     teacher, student, at_once, scratch = rows
     assert teacher["kl"] == 0.0
-    assert student["kl"] > 0.0
+    assert 1e-4 < student["kl"] < scratch["kl"]
     assert student["encoder_macs"] == at_once["encoder_macs"] == scratch["encoder_macs"]
     assert student["encoder_macs"] == pytest.approx(teacher["encoder_macs"] / 4, rel=0.1)
 
@@ -177,15 +177,6 @@ def test_the_verdict_is_of_ratios():
         "student: 4× smaller, 2.5× faster here, keeps 80 % of masked-word accuracy\n"
         "the same size from scratch: keeps 20 % of masked-word accuracy"
     )
-
-
-@pytest.mark.slow
-def test_curves_start_where_they_must(demo):
-    curves = json.loads((demo / "demo.json").read_text())["curves"]
-    assert [[step for step, _ in curve] for curve in curves.values()] == 3 * [list(range(11))]
-    for name in ("student", "at_once"):
-        assert curves[name][0][1] == pytest.approx(0.0, abs=1e-5)
-        assert 1e-4 < curves[name][-1][1] < curves["scratch"][-1][1] < curves["scratch"][0][1]
 
 
 @pytest.mark.slow
@@ -227,8 +218,6 @@ def test_what_sigterm_stopped_goes_on_to_the_same_students(demo, tmp_path, caplo
     assert len(seen) == 30 - (7 + 6 + 10)
     for name in MODELS:
         assert_same_weights(demo / name, again / name)
-    curves = [json.loads((folder / "demo.json").read_text())["curves"] for folder in (demo, again)]
-    assert curves[0] == curves[1]
     assert sorted(os.listdir(demo)) == sorted(os.listdir(again))
 
 

@@ -26,7 +26,6 @@ from ...export.outcome import outcome_line
 from ...export.report import write_report
 from ...files.checkpoints import last_verified
 from ...files.folders import check_writable, remove_folder
-from ...files.provenance import version_facts
 from ...files.run_names import REPORT_FILE, RESULTS_FILE, TABLES
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
@@ -125,14 +124,7 @@ def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> lis
     if not report.ok:
         raise ValueError(f"folder={str(folder / 'student')!r} is not what it should be: {'; '.join(report.problems)}")
     rows = _rows(folder, trainers)
-    curves = {
-        name: sorted((step, metrics["kl"]) for step, metrics in trainer.evaluations.items())
-        for name, trainer in trainers.items()
-    }
-    time_s = round(time.perf_counter() - start, 1)
-    facts = {"settings": dataclasses.asdict(settings), "curves": curves, "time_s": time_s, "versions": version_facts()}
     write_json(folder / RESULTS_FILE, rows)
-    write_json(folder / MARKER_FILE, {"made_by": _MADE_BY, **facts})
     headings, *cells = table_cells(rows)
     of_student = folder / _TRAINING_FOLDER / "student"
     write_json(of_student / RESULTS_FILE, {TABLES: [{"title": "All four", "headings": headings, "rows": cells}]})
