@@ -14,27 +14,17 @@ from safetensors.torch import load_file
 from ..export.facts import CARD_FILE, FACTS_FILE
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ..files.inside import stays_inside
-from ..files.messages import short_repr
-from ..files.strict_json import fits, read_json_object
+from ..files.messages import first_line, short_repr
+from ..files.strict_json import read_json_object
 from ..models.equality import relative_difference
 from ..models.loading import MODULES_FILE
-from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, ROUTES, TRANSFORMER_KEYS
+from .folder import ACTIVATION_TYPES, MODULE_KINDS, MODULE_TYPE, ROUTER_FILE, TRANSFORMER_KEYS
 from .reading import TRANSFORMER_FILE, encoder_config, read_modules
 
 _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""
 VECTOR_TOLERANCE = 1e-4
 """Largest difference of a channel, as a share of the largest channel or of 1."""
-_SHAPE = {
-    "probe": {"texts": [str], "channels": [int], "vectors": {...: [[int | float]]}},
-    "settings_of_vectors": {
-        "max_seq_length": int,
-        "prompts": {...: str},
-        "default_prompt_name": str | None,
-        "similarity_fn_name": str | None,
-    },
-}
-"""What facts hold, as [`fits`] takes it."""
 
 _FRESH_PROCESS = """
 import json, sys
@@ -61,8 +51,6 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         `(problems, difference)`: a line each; largest relative difference between found and stated vectors, None where
         no vectors were found.
     """
-    if problems := list(_shape_problems(facts)):
-        return problems, None
     if importlib.util.find_spec("sentence_transformers") is None:
         return ["sentence-transformers is not installed; pip install 'homodistil-hf[embeddings]'"], None
     version = importlib.metadata.version("sentence-transformers")
@@ -130,22 +118,16 @@ def module_problems(folder: Path) -> Iterator[str]:
         yield f"modules: {error}"
 
 
-def _shape_problems(facts: Mapping[str, Any]) -> Iterator[str]:
-    if not fits(facts, _SHAPE) or set(facts["probe"]["vectors"]) not in ({ROUTES[0]}, set(ROUTES)):
-        found = {name: facts.get(name) for name in _SHAPE}
-        yield f"{FACTS_FILE}: expected texts, channels, vectors and settings, found {short_repr(found)}"
-        return
-    texts, channels = facts["probe"]["texts"], facts["probe"]["channels"]
-    sizes = {(len(vectors), *map(len, vectors)) for vectors in facts["probe"]["vectors"].values()}
-    if not texts or min(channels, default=-1) < 0 or sizes != {(len(texts), *[len(channels)] * len(texts))}:
-        yield f"{FACTS_FILE} probe: expected channels, and for each text, a number for each of them"
-
-
 def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Check an embedding model or a pair: files first, then the vectors in sentence-transformers."""
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     problems = list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE)))
     problems = problems or list(code_problems(folder, facts)) or list(module_problems(folder))
-    problems, difference = (problems, None) if problems else vector_problems(folder, facts)
+    difference = None
+    if not problems:
+        try:
+            problems, difference = vector_problems(folder, facts)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:  # facts of another shape
+            problems = [f"{FACTS_FILE}: its probe can't be compared: {first_line(error)}"]
     return VerifyReport(folder, tuple(problems), difference, compared="vectors")

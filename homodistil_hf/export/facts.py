@@ -6,7 +6,6 @@ export_folder.py writes the file, card.py puts the facts in words.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from ..files.strict_json import fits, read_json
 from ..models.architectures import HEADS, max_tokens
 from ..models.cost import COSTS, planned_facts
 from ..models.widths import widths_of
-from .method_card import MethodCard
 
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
@@ -45,23 +43,11 @@ of its rows, and what those of a task predict; held-out metrics of the student a
 machine of the run; the card's texts on the training method; later results of `homodistil evaluate`: `tasks`,
 `discrepancy`, `guarantee`."""
 
-_SPREAD = {"mean": int | float, "std": int | float | None}
-_TASK: dict[str, Any] = {
-    **{"task": str, "num_train_rows": int, "num_available_rows": int, "seeds": list, "conditions": dict},
-    **{"scores": [int | float], "metrics": {...: _SPREAD}, "score": _SPREAD},
-}
-
 _BOUNDED = {"num_rows": int, "num_changed": int, "agreement": int | float, "at_least": int | float}
 _GUARANTEE = _BOUNDED | {"confidence": int | float, "groups": {...: {...: _BOUNDED}}}
 _SHAPES: dict[str, Any] = {
     **dict.fromkeys(("student", "forms", "cost_fractions", "files", "versions", *RUN_SECTIONS), dict),
     "probe": {"logits": [float]},
-    DATA: {"train?": [str], "held_out?": [str], "kind?": str, "text_columns?": [str]},
-    BENCHMARKS: {
-        "tasks?": {...: _TASK},
-        "discrepancy?": {"eval_data?": [str]},
-        f"{GUARANTEE}?": {...: _GUARANTEE},
-    },
 }
 """Section → what cards, checks and tables of models read of it."""
 
@@ -125,14 +111,11 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     Access tokens and folders of this machine are left out; of other paths that exist here the last part is kept.
 
     Raises:
-        ValueError: an unknown section, or texts for the card that are incomplete.
+        ValueError: an unknown section.
     """
     sections = dict(facts or {})
-    for name, section in sections.items():
-        if name not in RUN_SECTIONS:
-            raise ValueError(f"facts has the unknown section {short_repr(name)}; {nearest_valid(name, RUN_SECTIONS)}")
-        if not isinstance(section, Mapping):
-            raise ValueError(f"facts[{name!r}]={short_repr(section)} is no mapping; expected names and plain values")
+    for name in sections.keys() - {*RUN_SECTIONS}:
+        raise ValueError(f"facts has the unknown section {short_repr(name)}; {nearest_valid(name, RUN_SECTIONS)}")
     for section in ("settings", CHANGED):
         sections[section] = {
             name: _without_folders(value)
@@ -140,13 +123,8 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
             if not name.endswith("token") and name not in _PRIVATE_SETTINGS
         }
     text = json.dumps({name: section for name, section in sections.items() if section}, default=_plain)
-    sections = json.loads(text, parse_constant=lambda word: str(float(word)))  # JSON has no nan and no inf
-    if not _is_card(card := sections.get(CARD_SECTION, {})):
-        raise ValueError(
-            f"facts[{CARD_SECTION!r}]={short_repr(card)}; expected what a method's card says: "
-            f"{', '.join(entry.name for entry in fields(MethodCard))}"
-        )
-    return sections
+    found: dict[str, Any] = json.loads(text, parse_constant=lambda word: str(float(word)))  # JSON has no nan or inf
+    return found
 
 
 def section_of(facts: Mapping[str, Any], name: str) -> Mapping[str, Any]:
