@@ -28,7 +28,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.facts import LATENCY
 from ..export.method_card import MethodCard
 from ..files.field_checks import ROW_LENGTH, setting
-from ..files.messages import first_of, short_repr
+from ..files.messages import short_repr
 from ..files.strict_json import parse_json
 from ..homodistil_args import LAYER_SETTINGS, AtOnceArguments
 from ..methods.fewer_layers import Layers, start_shallow
@@ -382,11 +382,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
                 plan = widths_of(encoder.config)
         # three starts: an earlier student, the encoder with all layers, the encoder with some
         if self.earlier_student is not None:
-            if args.layers is not None:
-                raise ValueError(
-                    f"layers={short_repr(args.layers)}: a student that starts as another one has that one's; leave "
-                    "it out"
-                )
             return self.earlier_student, encoder, plan
         if args.layers is None:
             return encoder, None, plan
@@ -428,8 +423,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for name, parameter in self.model.named_parameters():
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
-        if self.target is not None:
-            check_columns_of(train_dataset=self.train_dataset, eval_dataset=self.eval_dataset)
 
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""
@@ -603,17 +596,6 @@ def check_for_vectors(args: EmbeddingDistilArguments) -> None:
             "plain=True makes students without a Dense, but one has to lead to the vectors of teacher_vectors; leave "
             "it out"
         )
-
-
-def check_columns_of(**data: Any) -> None:
-    """Refuse, by a ValueError, tables of rows without vectors."""
-    for name, rows in data.items():
-        for table in rows.values() if isinstance(rows, dict) else [rows]:
-            if VECTOR not in (getattr(table, "column_names", None) or [VECTOR]):
-                raise ValueError(
-                    f"{name} has the columns {first_of(table.column_names)}, but not {VECTOR!r}; make rows by "
-                    "tokenize_vectors"
-                )
 
 
 def check_output(output: str | int, model: EmbeddingModel) -> None:

@@ -18,17 +18,6 @@ _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 34
 _LEGEND_HEIGHT = 16
 
-STYLE = """
-svg{font:12px system-ui,sans-serif;max-width:100%;height:auto;--ink:#1f2328;--faint:#d0d7de;--whole:#d8dee4;
---c0:#0b62c4;--c1:#b3500b;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a}
-@media(prefers-color-scheme:dark){svg{--ink:#e6edf3;--faint:#373e47;--whole:#343b44;
---c0:#58a6ff;--c1:#f0883e;--c2:#3fb950;--c3:#bc8cff;--c4:#f778ba;--c5:#9198a1}}
-svg text{fill:var(--ink)}svg .title{font-weight:600}
-svg .grid{stroke:var(--faint);stroke-width:1}svg .line{fill:none;stroke-width:2;stroke-linejoin:round}
-svg .level{fill:none;stroke-width:1.5;stroke-dasharray:5 4;stroke:var(--c5)}svg .whole{fill:var(--whole)}
-"""
-"""Rules of all pictures."""
-
 
 def line_chart(
     title: str,

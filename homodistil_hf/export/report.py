@@ -1,8 +1,8 @@
 """`report.html` of a run: one file without scripts, fonts or pictures from elsewhere, made of the run's records.
 
 A run writes settings, results, logs and the facts of its student into its folder; nothing is loaded here. A chain of
-sizes, rounds and stages have a folder each in that of the run. Records of older runs may lack some. `outcome.py` makes
-the first table, `charts.py` draws.
+sizes, rounds and stages have a folder each in that of the run, which may lack some records. `outcome.py` makes the
+first table, `charts.py` draws, `report.css` has the looks of page and pictures.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from ..files.run_names import (
     run_of_model,
 )
 from ..files.strict_json import fits, is_int, is_number, read_json
-from .charts import STYLE, Line, line_chart, width_charts
+from .charts import Line, line_chart, width_charts
 from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
 from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
 from .runtimes import runtime_cells, runtime_rows
@@ -47,27 +48,6 @@ _HERE = re.compile(r"^name = .*$", re.MULTILINE)
 _MOST_CHARTS, _MOST_POINTS = 8, 400
 _PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
-_PAGE_STYLE = """
-:root{color-scheme:light dark;--text:#1f2328;--soft:#57606a;--back:#fff;--box:#f6f8fa;--rule:#d0d7de;--good:#1a7f37}
-@media(prefers-color-scheme:dark){:root{--text:#e6edf3;--soft:#9198a1;--back:#0d1117;--box:#151b23;--rule:#30363d;
---good:#3fb950}}
-*{box-sizing:border-box}body{margin:0 auto;padding:1.5rem 1rem 4rem;max-width:64rem;background:var(--back);
-color:var(--text);font:16px/1.5 system-ui,sans-serif}h1{font-size:1.6rem;line-height:1.25;margin:0 0 .5rem;
-overflow-wrap:anywhere}h2{font-size:1.2rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1.2rem 0 .4rem}
-p{margin:.5rem 0;max-width:48rem;overflow-wrap:anywhere}.note{color:var(--soft);font-size:.85rem}
-.won{font-size:1.15rem;font-weight:600;color:var(--good)}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-size:.9rem}th,td{padding:.3rem .8rem .3rem 0;text-align:right;
-border-bottom:1px solid var(--rule);font-variant-numeric:tabular-nums;white-space:nowrap}
-th{font-weight:600;white-space:normal;vertical-align:bottom}
-th:first-child,td:first-child{text-align:left;white-space:normal;min-width:7rem}
-table.words td,table.words th{text-align:left;white-space:normal;overflow-wrap:anywhere}
-table.words td:first-child{overflow-wrap:normal}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));gap:1.2rem 2rem}
-.grid svg{width:100%}
-pre{background:var(--box);padding:.8rem;border-radius:6px;overflow-x:auto;font-size:.85rem}
-code{background:var(--box);padding:.1em .3em;border-radius:4px;font-size:.9em}pre code{padding:0}
-@media(max-width:36rem){body{padding:1rem .8rem 3rem}td,th{white-space:normal!important;padding-right:.5rem}}
-"""
 
 
 def write_report(folder: str | Path, student: str | Path | None = None, *, output: str | Path | None = None) -> Path:
@@ -142,10 +122,11 @@ def report_of(records: RunRecords) -> str:
         _section("Next", _next(records)),
     ]
     heading = escape(title or records.folder.resolve().name)
+    style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width,initial-scale=1">\n'
-        f"<title>{heading}</title>\n<style>{_PAGE_STYLE}{STYLE}</style>\n</head>\n"
+        f"<title>{heading}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<h1>{heading}</h1>\n{''.join(parts)}</body>\n</html>\n"
     )
 

@@ -26,7 +26,7 @@ from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import fits, read_json_object, write_json
+from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -62,20 +62,14 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
     plans = [one.plan.to_dict(of_layers=one.config.num_hidden_layers) for one in inputs]
     state = recorded or _identity(settings) | {"plans": plans, "finished": []}
     on_every_rank(lambda: _write_start(settings, state, is_new=recorded is None) if is_main else None)
-    try:
-        for number, member in enumerate(members):
-            if member.folder.name not in state["finished"]:
-                previous = members[number - 1] if number else None
-                origin = previous.given["student"] if previous else "the teacher"
-                log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
-                _train_member(member, inputs[number], log, previous=previous.folder if previous else None)
-                state["finished"].append(member.folder.name)
-                on_every_rank(lambda: write_json(settings.folder / FAMILY_FILE, state) if is_main else None)
-    except (ValueError, OSError):
-        if is_main and not any(member.folder.exists() for member in members):  # it was refused
-            for name in (FAMILY_FILE, SETTINGS_FILE):
-                (settings.folder / name).unlink(missing_ok=True)
-        raise
+    for number, member in enumerate(members):
+        if member.folder.name not in state["finished"]:
+            previous = members[number - 1] if number else None
+            origin = previous.given["student"] if previous else "the teacher"
+            log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
+            _train_member(member, inputs[number], log, previous=previous.folder if previous else None)
+            state["finished"].append(member.folder.name)
+            on_every_rank(lambda: write_json(settings.folder / FAMILY_FILE, state) if is_main else None)
     if not is_main:
         return {}
     results = _results(settings)
@@ -167,12 +161,6 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
         )
     state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
     check_same_identity(output_dir, state, _identity(settings))
-    if not fits(state, {"plans": [dict], "finished": [str]}) or len(state["plans"]) != len(settings.members):
-        raise ValueError(
-            f"{FAMILY_FILE} in output_dir={output_dir!r} holds plans={short_repr(state.get('plans'))} and finished="
-            f"{short_repr(state.get('finished'))}; expected a plan of each of {len(settings.members)} students and "
-            "names of folders: mend it, or start anew in another folder"
-        )
     files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
     finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
     state["finished"] = [folder.name for folder in finished if all((folder / name).is_file() for name in files)]

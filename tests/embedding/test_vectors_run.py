@@ -136,22 +136,6 @@ def test_the_loss_is_the_distance_to_the_rows_vectors(make_trainer, tmp_path, te
     )
 
 
-def test_rows_without_vectors_are_refused(make_trainer, tmp_path, teacher):
-    start = load_embedding_model(make_sentence_folder(tmp_path / "start"))
-    rows = tokenize_vectors(teacher.documents, start.tokenizer, max_length=12)
-    with pytest.raises(
-        ValueError, match=r"^eval_dataset has the columns input_ids, but not 'vector'; make rows by tok"
-    ):
-        make_trainer(
-            model=start,
-            teacher_model=teacher,
-            trainer_class=EmbeddingDistilTrainer,
-            train_dataset=rows,
-            eval_dataset=rows.remove_columns("vector"),
-            student=QUARTER,
-        )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["teacher", 7])
 def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, output):

@@ -1,6 +1,5 @@
 """Facts of a run and of an export that is written again: what is refused, what stays true of another format."""
 
-
 import pytest
 from tiny_models import UNEVEN, UNIFORM, random_student
 

@@ -5,7 +5,6 @@ from datasets import Dataset
 from transformers import BertConfig
 
 from homodistil_hf.data.delimited import check_cells
-from homodistil_hf.embedding.trainer import check_columns_of
 from homodistil_hf.files.messages import first_of
 from homodistil_hf.tasks.columns import Columns, find_columns
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS
@@ -38,7 +37,6 @@ def _cells(folder):
             "expected a number for each",
         ),
         (lambda _: check_data({"train_dataset": WIDE}, None, BertConfig()), "tokenize it first"),
-        (lambda _: check_columns_of(train_dataset=WIDE), "make rows by tokenize_vectors"),
     ],
 )
 def test_a_long_list_or_text_does_not_hide_what_to_do(tmp_path, read, remedy):

@@ -283,22 +283,3 @@ def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_pat
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"plans": True}, "^family.json in output_dir=.* holds plans=True"),
-        ({"plans": []}, "expected a plan of each of 3 students"),
-        ({"finished": 1.5}, "holds plans=.* and finished=1.5"),
-    ],
-)
-def test_a_record_edited_by_hand_is_told(whole, folder, change, message):
-    run, _ = whole
-    before = (run / "family.json").read_text()
-    (run / "family.json").write_text(json.dumps(json.loads(before) | change))
-    try:
-        with pytest.raises(ValueError, match=message):
-            distil(folder, run, resume_from_checkpoint="last")
-    finally:
-        (run / "family.json").write_text(before)
