@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -311,54 +312,17 @@ def rows_to_run(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 # The texts
 
-_SENTENCES = (
-    "The cat sat on the mat.",
-    "Stock markets fell on Tuesday after the central bank's announcement.",
-    "How do I reset my password?",
-    "She opened the letter with trembling hands and read it twice.",
-    "Water boils at 100 degrees Celsius at sea level.",
-    "The committee rejected the proposal by a narrow margin.",
-    "I would not recommend this restaurant to anyone.",
-    "A wonderful film, warm and funny from beginning to end.",
-    "The enzyme catalyses the first step of the reaction.",
-    "Trains to the coast are delayed by up to forty minutes.",
-    "In 1969 two people walked on the moon for the first time.",
-    "Please send the signed contract by Friday.",
-    "The children built a castle of sand near the pier.",
-    "Rust prevents data races at compile time.",
-    "My back has been hurting since I moved the piano.",
-    "The orchestra played the second movement far too fast.",
-    "What is the capital of Australia?",
-    "Heavy rain is expected in the north tonight.",
-    "The battery lasts about nine hours under normal use.",
-    "He never apologised for what he had said that evening.",
-    "Mix the flour, the eggs and a pinch of salt.",
-    "The court ruled that the law was unconstitutional.",
-    "Two goals in the last five minutes turned the match.",
-    "Whales are mammals, although they live in the sea.",
-)
-_OTHERS = (
-    "",
-    "ok",
-    "!!! ??? ...",
-    "Straßenbahn, café, naïve, Ærø",
-    "Москва — столица России.",
-    "北京是中国的首都。",
-    "東京は日本の首都です。",
-    "القاهرة عاصمة مصر.",
-    "दिल्ली भारत की राजधानी है।",
-    "for (int i = 0; i < n; ++i) { sum += a[i] * b[i]; }",
-    "www.example.com/a?b=1&c=%20d",
-    "C1=CC=C(C=C1)C(=O)O",
-)
+_TEXTS_FILE, _NUM_SENTENCES = "texts.txt", 24
 _LONG = "More than any model reads. " * 600
 
 
 def own_rows() -> list[Row]:
     """The package's own texts, pairs of neighbours: 24 sentences, each with its neighbour, other kinds, long ones."""
-    joined = [f"{one} {other}" for one, other in zip(_SENTENCES, (*_SENTENCES[1:], _SENTENCES[0]), strict=True)]
-    paragraphs = [" ".join(_SENTENCES[start : start + 6]) for start in range(0, len(_SENTENCES), 6)]
-    return _paired([*_SENTENCES, *joined, *_OTHERS, *paragraphs, _LONG])
+    lines = resources.files(__package__).joinpath(_TEXTS_FILE).read_text(encoding="utf-8").splitlines()
+    sentences, others = lines[:_NUM_SENTENCES], lines[_NUM_SENTENCES:]
+    joined = [f"{one} {other}" for one, other in zip(sentences, [*sentences[1:], sentences[0]], strict=True)]
+    paragraphs = [" ".join(sentences[start : start + 6]) for start in range(0, len(sentences), 6)]
+    return _paired([*sentences, *joined, "", *others, *paragraphs, _LONG])
 
 
 def rows_of_file(file: str | Path) -> list[Row]:
