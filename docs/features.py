@@ -20,7 +20,7 @@ FEATURES = {
     "architectures, loading, copying, costs": "models",
     "text, blocks, masking": "data",
     "tasks of fine-tuned teachers": "tasks runs/task.py",
-    "widths, budgets, `plan`": "plans cli/plan.py runs/plan.py runs/plan_question.py runs/timing.py",
+    "widths, budgets, `plan`": "plans cli/plan.py runs/plan.py runs/timing.py",
     "latency": "plans/latency cli/latency.py",
     "exports, card, report, `verify`, `push`": "export cli/export.py cli/report.py methods/formats.py",
     "files, settings, tables": "files tables.py",

@@ -23,14 +23,15 @@ from ..plans.budgets import FEWER_LAYERS_BELOW, LATENCY_BUDGET, WIDTH_MULTIPLE, 
 from ..plans.resolve import resolve_plan
 from ..tables import format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
-from .plan_question import PlanQuestion
 
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
 
 
-def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
+def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
     """Plan, and time what is to be timed; `log` gets warnings and lines of progress.
+
+    `question` holds the flags of `cli/plan.py`, which are checked there.
 
     Returns:
         The facts for machines, and the same in words.
@@ -108,7 +109,7 @@ def answer(question: PlanQuestion, log: Log) -> tuple[dict[str, Any], str]:
     return costs, "\n\n".join(filter(None, lines))
 
 
-def _trimming(question: PlanQuestion, log: Log) -> Any:
+def _trimming(question: Any, log: Log) -> Any:
     """The plan of trimming the teacher's vocabulary, a `TrimPlan`, where the question names one."""
     if question.vocabulary is None:
         return None
@@ -118,7 +119,7 @@ def _trimming(question: PlanQuestion, log: Log) -> Any:
     return plan_trimming(source, log, sizes=_SIZES)
 
 
-def _timed_settings(question: PlanQuestion) -> dict[str, Any]:
+def _timed_settings(question: Any) -> dict[str, Any]:
     """Settings of the run that is timed: those of its file, and the flags, which override them."""
     values = {} if question.config is None else split_config([question.config])[0]
     names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
@@ -133,7 +134,7 @@ def _timed_settings(question: PlanQuestion) -> dict[str, Any]:
     return values
 
 
-def _teacher_config(question: PlanQuestion) -> tuple[Any, str | None]:
+def _teacher_config(question: Any) -> tuple[Any, str | None]:
     """Configuration of the teacher's encoder, and the method for a teacher that several modules make up."""
     teacher, revision = question.teacher, question.teacher_revision
     if not Path(teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
@@ -150,7 +151,7 @@ def _teacher_config(question: PlanQuestion) -> tuple[Any, str | None]:
     return load_encoder_config(teacher, revision=revision), method
 
 
-def _plan_of(question: PlanQuestion, config: Any, method: str | None) -> WidthPlan:
+def _plan_of(question: Any, config: Any, method: str | None) -> WidthPlan:
     least = FEWER_LAYERS_BELOW
     if method is not None:
         from .kinds import trainer_named
@@ -162,7 +163,7 @@ def _plan_of(question: PlanQuestion, config: Any, method: str | None) -> WidthPl
     )
 
 
-def _latency(question: PlanQuestion, config: Any) -> dict[str, Any]:
+def _latency(question: Any, config: Any) -> dict[str, Any]:
     """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""
     conditions = {"batch_size": question.batch_size, "length": question.length, "backend": question.backend}
     given = {name: value for name, value in conditions.items() if value is not None}
