@@ -233,10 +233,7 @@ def checkpoint_student(
     # its widths are possible as they are, so no scores are needed
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
-    try:
-        kept_layers = state["pruner"]["gates"]["kept"] if fades else None
-        pruner = Pruner(student, target, full=full, kept_layers=kept_layers, **state["pruner"]["settings"])
-        pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
-    except (LookupError, TypeError) as error:
-        raise ValueError(f"{label} has a pruning state that can't be used ({error}); take another one") from error
+    kept_layers = state["pruner"]["gates"]["kept"] if fades else None
+    pruner = Pruner(student, target, full=full, kept_layers=kept_layers, **state["pruner"]["settings"])
+    pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     return narrowed_copy(pruner, format=format), state

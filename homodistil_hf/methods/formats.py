@@ -18,8 +18,8 @@ from ..models.loading import MODULES_FILE
 
 _VERIFIERS = {
     "packed": "homodistil_hf.methods.binarization.folder:verify_packed",
-    "sentence-transformers": "homodistil_hf.embedding.verify:verify_embedding",
-    "sentence-transformers pair": "homodistil_hf.embedding.verify:verify_embedding",
+    "sentence-transformers": "homodistil_hf.embedding.folder:verify_embedding",
+    "sentence-transformers pair": "homodistil_hf.embedding.folder:verify_embedding",
 }
 """Format in `facts.json` → what verifies the folder; the core verifies all others."""
 _DEPLOYMENTS = {

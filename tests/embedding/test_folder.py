@@ -9,13 +9,12 @@ import pytest
 import torch
 from commands import error_of
 from rows import each
-from safetensors.torch import save
 from tiny_embeddings import make_sentence_folder, write
 from tiny_files import change_json
 from tiny_models import randomized, tiny_config
 from transformers import BertModel
 
-import homodistil_hf.embedding.verify
+import homodistil_hf.embedding.folder
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.folder import export_embedding_model, export_pair
 from homodistil_hf.embedding.reading import load_embedding_model
@@ -80,7 +79,7 @@ def no_process(monkeypatch):
     def refuse(*args):
         raise AssertionError("a fresh process was started")
 
-    monkeypatch.setattr(homodistil_hf.embedding.verify, "run_fresh", refuse)
+    monkeypatch.setattr(homodistil_hf.embedding.folder, "run_fresh", refuse)
 
 
 def as_a_forger_leaves_it(folder, file, **values):
@@ -218,14 +217,8 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
     )
 
 
-@each(
-    ("content", "message"),
-    [
-        (b"\0", "is cut off or no safetensors"),
-        (save({"other": torch.ones(5)}), "has no matrix axes"),
-        (save({"axes": torch.ones(5)}), "has no matrix axes"),
-    ],
-)
-def test_damaged_axes_are_named(export, tmp_path, capsys, content, message):
-    (export / "axes.safetensors").write_bytes(content)
-    assert message in error_of(capsys, "export", str(export), "--output", str(tmp_path / "again"))
+def test_damaged_axes_are_named(export, tmp_path, capsys):
+    (export / "axes.safetensors").write_bytes(b"\0")
+    assert "is cut off or no safetensors" in error_of(
+        capsys, "export", str(export), "--output", str(tmp_path / "again")
+    )

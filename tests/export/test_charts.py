@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 from rows import each
 
-from homodistil_hf.export.charts import line_chart, width_charts
+from homodistil_hf.export.report import line_chart, width_charts
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 TEACHER = {"plan": PLAN, "num_hidden_layers": 2}
