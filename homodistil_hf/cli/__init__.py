@@ -1,14 +1,12 @@
 """The command line `homodistil`: a file for each command; this file finds the command and prints errors."""
 
 import argparse
-import ast
 import ctypes
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -150,11 +148,7 @@ def _parser() -> RaisingParser:
     )
     parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
-    for name, path in COMMANDS.items():
-        # the docstring of its class, without importing the file
-        module, _, class_name = path.partition(":")
-        tree = ast.parse(Path(__file__).with_name(f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
-        found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == class_name)
-        text = str(ast.get_docstring(found))
+    for name in COMMANDS:
+        text = command_named(name).__doc__
         commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
     return parser

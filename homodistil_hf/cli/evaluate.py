@@ -74,15 +74,12 @@ class Evaluate(Command):
             raise ValueError(f"output={self.output!r} has the suffix {suffix!r}; expected .md or .json")
         if self.output is not None:
             check_writable_file(self.output, f"output={self.output!r}")
-        if self.compare and (self.model or self.task):
-            raise ValueError(
-                f"--compare only reads results: drop MODEL={self.model!r} and --task, or run it afterwards"
-            )
         if not self.compare and not (self.model and self.task):
             raise ValueError(f"MODEL={self.model!r}, --task={self.task}: name both, or --compare MODEL …")
         for name in given if self.compare else ():
             if name not in ("compare", "teacher", "output"):
-                raise ValueError(f"--compare only reads results: drop --{name}, or run the evaluation afterwards")
+                flag_or_place = f"MODEL={self.model!r} and --task" if name in ("model", "task") else f"--{name}"
+                raise ValueError(f"--compare only reads results: drop {flag_or_place}, or run it afterwards")
 
     def measure(self, kinds: Mapping[str, _Kind], given: Mapping[str, Any]) -> int:
         """Run the evaluations that the tasks name, and print a table."""

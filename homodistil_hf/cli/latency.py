@@ -19,10 +19,10 @@ class Latency(Command):
     teacher: str | None = flag(
         "Hub name or folder to compare with (default: as the run of one FOLDER recorded it)", default=None
     )
-    batch_sizes: list[int] | None = flag("sequences a forward pass (default: 1 32)", default=None)
-    lengths: list[int] | None = flag("tokens a sequence (default: 16 128)", default=None)
-    backends: list[str] | None = flag("ways to run them (default: torch compiled onnxruntime)", default=None)
-    rounds: int | None = flag("timed passes of every model (default: 15)", default=None)
+    batch_sizes: tuple[int, ...] = flag("sequences a forward pass", default=(1, 32))
+    lengths: tuple[int, ...] = flag("tokens a sequence", default=(16, 128))
+    backends: tuple[str, ...] = flag("ways to run them", default=("torch", "compiled", "onnxruntime"))
+    rounds: int = flag("timed passes of every model", default=15)
     with_head: bool = flag("time whole models; default: without their heads", default=False)
     output: str | None = flag("write all numbers as JSON", default=None, metavar="FILE")
 
@@ -36,14 +36,7 @@ class Latency(Command):
         show_logs()
         if self.output is not None:
             check_writable_file(self.output, f"output={self.output!r}")
-        asked = {
-            "batch_sizes": self.batch_sizes,
-            "lengths": self.lengths,
-            "backends": self.backends,
-            "num_rounds": self.rounds,
-        }
-        given = {name: value for name, value in asked.items() if value is not None}
-        grid = LatencyGrid(**given, with_head=self.with_head)  # type: ignore[arg-type]
+        grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.with_head, self.rounds)
         models = {name: load_encoder(name, argument="folder") for name in self.folders}
         if self.teacher is not None:
             models = {self.teacher: load_encoder(self.teacher, argument="teacher")} | models

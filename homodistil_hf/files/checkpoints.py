@@ -96,30 +96,22 @@ def manifest_problem(folder: Path) -> str | None:
 def last_checkpoint(
     output_dir: str | Path, *, skip: Path | None = None, before_step: int | None = None
 ) -> Path | None:
-    """Return the newest complete checkpoint of a run other than `skip`, of a step below `before_step`."""
-    examined = _examined(output_dir, skip, before_step)
-    return next((checkpoint for checkpoint, problem in examined if problem is None), None)
-
-
-def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
-    """Return the newest complete checkpoint of a run, verified here and therefore not again by the caller.
+    """Return the newest complete checkpoint of a run other than `skip`, of a step below `before_step`.
 
     A warning names each damaged one that is passed over.
     """
-    for checkpoint, problem in _examined(output_dir):
-        if problem is None:
-            return VerifiedCheckpoint(checkpoint)
-        logger.warning("%s can't be used and is passed over: %s", checkpoint, problem)
+    for checkpoint in sorted_checkpoints(output_dir):
+        if checkpoint != skip and (before_step is None or _step_of(checkpoint) < before_step):
+            if (problem := manifest_problem(checkpoint)) is None:
+                return checkpoint
+            logger.warning("%s can't be used and is passed over: %s", checkpoint, problem)
     return None
 
 
-def _examined(
-    output_dir: str | Path, skip: Path | None = None, before_step: int | None = None
-) -> Iterator[tuple[Path, str | None]]:
-    """Yield the checkpoints that [`last_checkpoint`] may return, newest first, each with its problem."""
-    for checkpoint in sorted_checkpoints(output_dir):
-        if checkpoint != skip and (before_step is None or _step_of(checkpoint) < before_step):
-            yield checkpoint, manifest_problem(checkpoint)
+def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
+    """Return the result of [`last_checkpoint`], which the caller need not verify again."""
+    checkpoint = last_checkpoint(output_dir)
+    return None if checkpoint is None else VerifiedCheckpoint(checkpoint)
 
 
 @contextmanager

@@ -11,8 +11,6 @@ Log: TypeAlias = "Callable[[str], None]"
 """Takes lines for the user."""
 
 _LONGEST_LINE, _LONGEST_NAME = 1000, 120
-
-
 _MOST_NAMES = 12
 _RENAMED = {
     "group_by_length": ("train_sampling_strategy",),

@@ -29,7 +29,7 @@ from .cost import count_parameters
 from .widths import WidthPlan, widths_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 MODULES_FILE = "modules.json"
 """Lists the modules of a model of which an encoder is one; sentence-transformers writes it."""

@@ -16,7 +16,6 @@ from ..files.messages import short_repr
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _KINDS = ("WordPiece", "BPE", "Unigram")
-_Pair = tuple[str, str]
 
 
 def token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
@@ -125,7 +124,7 @@ def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict
         model["vocab"] = {piece: new[old] for piece, old in model["vocab"].items() if old in new}
     if model["type"] == "BPE":
         # a merge stays where its parts and its result do, in the old order
-        model["merges"] = [list(pair) for pair in _merges(model) if {*pair, "".join(pair)} <= model["vocab"].keys()]
+        model["merges"] = [pair for pair in model["merges"] if {*pair, "".join(pair)} <= model["vocab"].keys()]
     trimmed = {**tokenizer, "added_tokens": added, "model": model}
     trimmed["post_processor"] = _renumbered(tokenizer.get("post_processor"), new)
     if padding := tokenizer.get("padding"):
@@ -175,16 +174,12 @@ def _pieces(model: Mapping[str, Any]) -> dict[str, int]:
     return dict(model["vocab"])
 
 
-def _merges(model: Mapping[str, Any]) -> list[_Pair]:
-    return [(left, right) for left, right in model["merges"]]
-
-
 def _bpe_needs(model: Mapping[str, Any]) -> Callable[[int], set[int]]:
     """Return id → a token and all tokens that merges make on the way to it, which its neighbours don't change."""
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise ValueError("tokenizer.json has a BPE model with a prefix or suffix of pieces, which can't be trimmed")
     vocabulary = model["vocab"]
-    ranks = {pair: rank for rank, pair in enumerate(_merges(model))}
+    ranks = {tuple(pair): rank for rank, pair in enumerate(model["merges"])}
     pieces = {old: piece for piece, old in vocabulary.items()}
 
     def needs(token: int) -> set[int]:

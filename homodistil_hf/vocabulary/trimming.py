@@ -98,11 +98,6 @@ def trim_tokenizer(
     if unknown := set(kept) - set(ids.values()):
         raise ValueError(f"kept={short_repr(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
     chosen = closed(content, {*kept, *required.difference(spare)}, spare=spare)
-    if chosen[-1] >= config.vocab_size:
-        raise ValueError(
-            f"tokenizer has the id {chosen[-1]}, but the model's vocab_size={config.vocab_size}; use the tokenizer "
-            "that was saved with the model"
-        )
     try:
         backend = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen)))
     except Exception as error:  # tokenizers raise nothing more special

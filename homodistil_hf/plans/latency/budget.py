@@ -29,7 +29,7 @@ from .timing import FirstOutput, figures, make_runner, missing_reason, model_inp
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {"batch_size": int, "length": int, "backend": str}
+_CONDITIONS: dict[str, Any] = {"batch_size": int, "length": int, "backend": str}
 _BACKENDS = ("torch", "onnxruntime")  # torch would have to compile every plan that is timed
 _EXAMPLE = "latency_ms=5,batch_size=1,length=128,backend=torch"
 
@@ -73,32 +73,25 @@ class LatencyBudget:
 
         ```
         """
-        pairs = (part.partition("=") for part in text.replace(" ", "").split(","))
-        values = {name: value for name, _, value in pairs}
-        limit_ms = _number(text, values.pop(LATENCY_BUDGET, ""), float)
+        label, values = f"student={short_repr(text)}", {}
+        for part in text.replace(" ", "").split(","):
+            name, _, value = part.partition("=")
+            kind = float if name == LATENCY_BUDGET else _CONDITIONS.get(name)
+            if kind is None:
+                raise ValueError(f"{label} has the unknown condition {name!r}; {nearest_valid(name, _CONDITIONS)}")
+            try:
+                values[name] = kind(value)
+            except ValueError as error:
+                raise ValueError(f"{label} is no latency budget; expected for example {_EXAMPLE!r}") from error
+        limit_ms = values.pop(LATENCY_BUDGET, 0.0)
         if not (math.isfinite(limit_ms) and limit_ms > 0):
-            raise ValueError(f"student={short_repr(text)} is no positive time; expected for example {_EXAMPLE!r}")
-        for name in values:
-            if name not in _TYPES:
-                raise ValueError(
-                    f"student={short_repr(text)} has the unknown condition {name!r}; {nearest_valid(name, _TYPES)}"
-                )
-        conditions: dict[str, Any] = {name: _number(text, value, _TYPES[name]) for name, value in values.items()}
-        return cls(limit_ms, **conditions)
+            raise ValueError(f"{label} is no positive time; expected for example {_EXAMPLE!r}")
+        return cls(limit_ms, **values)
 
     def on(self, config: PreTrainedConfig) -> "LatencyBudget":
         """The budget with the length of sequences that a teacher reads; see [`fitted_length`]."""
         length = self.length or fitted_length(None, config, argument="length", owner="teacher")
         return dataclasses.replace(self, length=length)
-
-
-def _number(text: str, value: str, kind: type) -> Any:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise ValueError(
-            f"student={short_repr(text)} is no latency budget; expected for example {_EXAMPLE!r}"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -111,9 +104,10 @@ class LatencyPlan:
 
     def facts(self, budget: LatencyBudget) -> dict[str, Any]:
         """Return the budget and the search's milliseconds as JSON values."""
-        conditions = {name: getattr(budget, name) for name in _TYPES}
+        conditions = dataclasses.asdict(budget)
+        limit_ms = conditions.pop("limit_ms")
         predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
-        return {"limit_ms": budget.limit_ms, "conditions": conditions, "predicted_ms": predicted}
+        return {"limit_ms": limit_ms, "conditions": conditions, "predicted_ms": predicted}
 
 
 def plan_within(

@@ -140,12 +140,6 @@ class FirstOutput(nn.Module):
         return self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
 
 
-def check_backend(backend: str) -> None:
-    """Refuse an unknown backend."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; {nearest_valid(backend, BACKENDS)}")
-
-
 def missing_reason(backend: str) -> str | None:
     """Return what a backend lacks on this machine and how to install it; None if it lacks nothing."""
     if backend == "compiled":
@@ -232,7 +226,8 @@ class LatencyGrid:
 
     def __post_init__(self) -> None:
         for backend in self.backends:
-            check_backend(backend)
+            if backend not in BACKENDS:
+                raise ValueError(f"backend={backend!r} is unknown; {nearest_valid(backend, BACKENDS)}")
         for name, minimum in (("batch_sizes", 1), ("lengths", 2)):
             values = list(getattr(self, name))
             if not values or min(values) < minimum:
@@ -256,8 +251,6 @@ def compare_latencies(
         tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
         `speed_up`, by model as [`figures`] gives them.
     """
-    if not models:
-        raise ValueError("models={} holds no model; name at least one")
     modules = {name: FirstOutput(model if grid.with_head else model.base_model) for name, model in models.items()}
     limits = {name: max_tokens(model.config) for name, model in models.items()}
     onnx_runners: dict[str, Runner] = {}  # made once, they serve all shapes

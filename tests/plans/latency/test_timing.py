@@ -16,7 +16,6 @@ from homodistil_hf.plans.latency import timing
 from homodistil_hf.plans.latency.timing import (
     FirstOutput,
     LatencyGrid,
-    check_backend,
     check_equal,
     compare_latencies,
     figures,
@@ -150,11 +149,6 @@ def test_other_outputs_than_torch_are_refused(error):
     check_equal(module, lambda *inputs: module(*inputs) * (1 + 1e-6), inputs, "onnxruntime")
     with pytest.raises(ValueError, match=r"backend='onnxruntime' gives other outputs than torch, by .*at most 1e-04"):
         check_equal(module, lambda *inputs: module(*inputs) * (1 + error), inputs, "onnxruntime")
-
-
-def test_an_unknown_backend_names_the_nearest():
-    with pytest.raises(ValueError, match="backend='onnx' is unknown; nearest valid: 'onnxruntime'"):
-        check_backend("onnx")
 
 
 def test_a_missing_extra_is_named(monkeypatch, tmp_path):
