@@ -207,8 +207,6 @@ def tokenize_to_blocks(
                 f"tokenizer {type(tokenizer).__name__} has no {word} token ({token}), which every block needs; "
                 "use the tokenizer that was saved with the teacher"
             )
-    if num_proc is not None and num_proc < 1:
-        raise ValueError(f"num_proc={num_proc} is no number of processes; expected 1 or more, or None")
     packer = TextPacker(tokenizer, max_seq_length, text_column, packing)
     if not isinstance(dataset, IterableDataset):
         return _pack_table(dataset, packer, num_proc)

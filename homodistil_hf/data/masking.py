@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..files.messages import short_repr
+from ..models.tokenizers import check_vocabulary
 
 IGNORED_LABEL = -100  # what torch's cross entropy skips
 UNKNOWN_CLASS = -101
@@ -114,11 +115,7 @@ class MaskedLMCollator(SeededMasks):
         self.pad_token_id: int | None = tokenizer.pad_token_id
         self._unmaskable_ids_S = unmaskable_ids(tokenizer)
         self._random_ids = np.array(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
-        if len(self._random_ids) == 0:
-            raise ValueError(
-                f"tokenizer {type(tokenizer).__name__} has {len(tokenizer)} tokens, all special ones, so there "
-                "is no word to put in another's place; use the tokenizer that was saved with the teacher"
-            )
+        check_vocabulary(tokenizer)  # a chosen token may be replaced by any word
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch and mask rows.

@@ -49,6 +49,25 @@ _MAX_SIZE = 1 << 24
 _SIZES = ("size", "dim", "heads", "embeddings", "channels", "labels", "layers")
 """Last words of the settings that memory is taken for before any weight is read."""
 _ATTENTIONS = (None, "eager", "sdpa")  # others may be code to download
+# Setting → a check, and words for the values that pass it.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
+    "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
+    "architectures": (lambda value: value is None or fits(value, [str]), "a list of class names"),
+    "transformers_weights": (lambda value: value is None, "none: weights have their usual names"),
+    "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
+    "per_layer_config": (
+        lambda value: value is None or fits(value, {...: {...: int}}),
+        "an object: layer number → width → whole number",
+    ),
+    "rotary_pairs": (
+        lambda value: (
+            value is None
+            or (fits(value, {...: [int]}) and all(pairs == sorted(set(pairs)) for pairs in value.values()))
+        ),
+        "an object: type of layer → rising whole numbers",
+    ),
+}
 
 
 def plain_name(model: Any) -> Any:
@@ -154,7 +173,18 @@ def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: 
             f"transformers' own class would ignore; choose a checkpoint of the stock class"
         )
     label = f"{label}: {CONFIG_NAME}"
-    check_config_values(values, kind, label)
+    for name, value in values.items():
+        if callable(getattr(kind, name, None)):  # every key becomes an attribute
+            raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
+        if name in _RULES and not _RULES[name][0](value):
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
+    layers = (values.get("per_layer_config") or {}).values()
+    for name, value in (item for holder in (values, *layers) for item in holder.items()):
+        most = MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
+        sizes = [size for size in (value if isinstance(value, list) else [value]) if is_int(size)]
+        # 0 may switch something off
+        if name.endswith(_SIZES) and not all(0 <= size <= most for size in sizes):
+            raise ValueError(f"{label} has {name}={short_repr(value)}; expected a whole number from 1 to {most}")
     try:
         config = kind.from_dict({name: value for name, value in values.items() if name not in OUTPUT_KEYS})
         if kind.model_type in MODEL_TYPES:
@@ -264,7 +294,7 @@ def load_weights(
         raise ValueError(f"{label}: its weights are unreadable ({reason}); copy or download them again") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    refuse_loading_problems(info, model, label, optional=optional, remedy=remedy)
+    _refuse_misfits(info, model, label, optional, remedy)
     refuse_nonfinite(model, label)
     return model
 
@@ -283,21 +313,10 @@ def refuse_nonfinite(model: nn.Module, label: str) -> None:
             )
 
 
-def refuse_loading_problems(
-    info: Mapping[str, Any],
-    model: PreTrainedModel,
-    label: str,
-    *,
-    optional: str | tuple[str, ...] = (),
-    remedy: str = _MISSING_HEAD,
+def _refuse_misfits(
+    info: Mapping[str, Any], model: PreTrainedModel, label: str, optional: str | tuple[str, ...], remedy: str
 ) -> None:
-    """Refuse a model whose files hold other weights than its configuration describes, by the likely reason.
-
-    `info` is `output_loading_info` of `from_pretrained`; the others are those of [`load_weights`].
-
-    Raises:
-        ValueError: weights are missing, of other shapes, or those of adapters.
-    """
+    """Refuse files of other weights than the configuration describes, by the likely reason."""
     missing = sorted(name for name in info["missing_keys"] if not name.startswith(optional))
     unexpected = sorted(info["unexpected_keys"])
     shapes = {name: (tuple(found), tuple(wanted)) for name, found, wanted in info["mismatched_keys"]}
@@ -308,12 +327,16 @@ def refuse_loading_problems(
             "and save model.merge_and_unload()"
         )
     if shapes:
-        name = min(shapes)
-        found, wanted = shapes[name]
+        remedy = f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
+        # if the head alone differs, and by one number of labels, that is the number it was trained with
+        has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
+        numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
+        if has_head and len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
+            remedy = f"its head has {min(numbers)} labels: give id2label and label2id as many names as that"
+        name, (found, wanted) = min(shapes.items())
+        more = f" (and {len(shapes) - 1} more like it)" if len(shapes) > 1 else ""
         raise ValueError(
-            f"{label} holds {name} of the shape {found}, its {CONFIG_NAME} describes {wanted}"
-            f"{f' (and {len(shapes) - 1} more like it)' if shapes.keys() - {name} else ''}; "
-            f"{_remedy_for_shapes(shapes, model)}"
+            f"{label} holds {name} of the shape {found}, its {CONFIG_NAME} describes {wanted}{more}; {remedy}"
         )
     # a wrapper's prefix stands before every name, so one missing name finds it
     prefixes = {name.removesuffix(one) for one in missing[:1] for name in unexpected if name.endswith(f".{one}")}
@@ -327,15 +350,6 @@ def refuse_loading_problems(
         raise ValueError(
             f"{label} has no weights for {join_some(missing)}, which {type(model).__name__} needs; {remedy}"
         )
-
-
-def _remedy_for_shapes(shapes: Mapping[str, tuple[Any, Any]], model: PreTrainedModel) -> str:
-    # if the head alone differs, and by one number of labels, that is the number it was trained with
-    has_head, base = model.base_model is not model, f"{model.base_model_prefix}."
-    numbers = {found[0] for found, wanted in shapes.values() if wanted[:1] == (model.config.num_labels,)}
-    if has_head and len(numbers) == 1 and not any(name.startswith(base) for name in shapes):
-        return f"its head has {min(numbers)} labels: give id2label and label2id as many names as that"
-    return f"mend {CONFIG_NAME}, or take the one that was saved with these weights"
 
 
 def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
@@ -371,44 +385,3 @@ def refuse_config(config: PreTrainedConfig, argument: str = "teacher") -> None:
             f"{argument} config has position_embedding_type={short_repr(positions)}; transformers' BERT only has "
             f"'absolute': choose a model trained with it"
         )
-
-
-# Setting → a check, and words for the values that pass it.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
-    "_attn_implementation": (lambda value: value in _ATTENTIONS, "eager or sdpa"),
-    "architectures": (lambda value: value is None or fits(value, [str]), "a list of class names"),
-    "transformers_weights": (lambda value: value is None, "none: weights have their usual names"),
-    "quantization_config": (lambda value: value is None, "none: only unquantized weights can be pruned"),
-    "per_layer_config": (
-        lambda value: value is None or fits(value, {...: {...: int}}),
-        "an object: layer number → width → whole number",
-    ),
-    "rotary_pairs": (
-        lambda value: (
-            value is None
-            or (fits(value, {...: [int]}) and all(pairs == sorted(set(pairs)) for pairs in value.values()))
-        ),
-        "an object: type of layer → rising whole numbers",
-    ),
-}
-
-
-def check_config_values(values: Mapping[str, Any], config_class: type[PreTrainedConfig], label: str) -> None:
-    """Refuse the content of a `config.json` before transformers makes a configuration of it.
-
-    Raises:
-        ValueError: a size is out of bounds, or a key would take the place of a method.
-    """
-    for name, value in values.items():
-        if callable(getattr(config_class, name, None)):  # every key becomes an attribute
-            raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
-        if name in _RULES and not _RULES[name][0](value):
-            raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")
-    layers = (values.get("per_layer_config") or {}).values()
-    for name, value in (item for holder in (values, *layers) for item in holder.items()):
-        most = MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
-        sizes = [size for size in (value if isinstance(value, list) else [value]) if is_int(size)]
-        # 0 may switch something off
-        if name.endswith(_SIZES) and not all(0 <= size <= most for size in sizes):
-            raise ValueError(f"{label} has {name}={short_repr(value)}; expected a whole number from 1 to {most}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..files.messages import short_repr
@@ -69,16 +69,6 @@ def needs_of(tokenizer: Mapping[str, Any]) -> Callable[[int], set[int]]:
     return lambda token: {token} if token in added else needs(token)
 
 
-def closed(tokenizer: Mapping[str, Any], wanted: Iterable[int], *, spare: Collection[int] = ()) -> list[int]:
-    """Return the wanted ids, the ids that always stay, and the ids that both are merged from, ascending.
-
-    `spare` ids, of [`spare_characters`], stay only if they are wanted.
-    """
-    needs = needs_of(tokenizer)
-    always = required_ids(tokenizer).difference(spare)
-    return sorted(set().union(*(needs(token) for token in {*wanted, *always})))
-
-
 def spare_characters(tokenizer: Mapping[str, Any], seen: Iterable[int]) -> set[int]:
     """Return the single characters that a text doesn't have, where a character without a piece can still be read.
 
@@ -111,7 +101,7 @@ def fallback_of(tokenizer: Mapping[str, Any]) -> str | None:
 def trimmed_tokenizer(tokenizer: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """Leave out tokens, and number the others anew.
 
-    `kept` ids are ascending and closed under [`closed`]; the new id of a token is its index there.
+    `kept` ids are ascending, with all that they need by [`needs_of`]; the new id of a token is its index there.
     """
     new = {old: number for number, old in enumerate(kept)}
     added = [token | {"id": new[token["id"]]} for token in tokenizer["added_tokens"] or ()]

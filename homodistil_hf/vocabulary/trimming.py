@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..files.messages import first_line, short_repr
 from ..models.architectures import HEADS, architecture_of
 from ..models.conversion import has_own_decoder
-from .tokenizer_file import closed, needs_of, required_ids, token_ids, trimmed_tokenizer
+from .tokenizer_file import needs_of, required_ids, token_ids, trimmed_tokenizer
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 _ROWS = "vocab_size"
@@ -94,10 +94,10 @@ def trim_tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """Do the tokenizer's part of [`trim_vocabulary`] for a configuration; also return the ids that stay."""
     content = tokenizer_content(tokenizer)
-    ids, required, _ = candidates(tokenizer, config)
+    ids, required, needs = candidates(tokenizer, config)
     if unknown := set(kept) - set(ids.values()):
         raise ValueError(f"kept={short_repr(sorted(unknown))} are ids that the tokenizer doesn't have; leave them out")
-    chosen = closed(content, {*kept, *required.difference(spare)}, spare=spare)
+    chosen = sorted(set().union(*map(needs, {*kept, *required.difference(spare)})))
     try:
         backend = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen)))
     except Exception as error:  # tokenizers raise nothing more special

@@ -300,17 +300,15 @@ def test_lengths_at_the_limits_work(texts):
 
 
 @pytest.mark.parametrize(
-    ("settings", "tokens", "message"),
+    ("tokens", "message"),
     [
-        ({"num_proc": 0}, {}, "num_proc=0 is no number of processes; expected 1 or more"),
-        ({"num_proc": -2}, {}, "num_proc=-2 is no number of processes; expected 1 or more"),
-        ({}, {"cls_token": None}, r"^tokenizer .* has no .*\(cls_token\), which every block needs"),
-        ({}, {"sep_token": None}, r"^tokenizer .* has no .*\(sep_token\), which every block needs"),
+        ({"cls_token": None}, r"^tokenizer .* has no .*\(cls_token\), which every block needs"),
+        ({"sep_token": None}, r"^tokenizer .* has no .*\(sep_token\), which every block needs"),
     ],
 )
-def test_impossible_settings_and_tokenizers_without_block_borders_are_refused(texts, settings, tokens, message):
+def test_tokenizers_without_block_borders_are_refused(texts, tokens, message):
     with pytest.raises(ValueError, match=message):
-        tokenize_to_blocks(table(texts), make_tokenizer(**tokens), max_seq_length=LENGTH, **settings)
+        tokenize_to_blocks(table(texts), make_tokenizer(**tokens), max_seq_length=LENGTH)
 
 
 def test_matching_tokenizers_pass(tokenizer, caplog):

@@ -11,7 +11,6 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from homodistil_hf.vocabulary.tokenizer_file import (
-    closed,
     fallback_of,
     needs_of,
     required_ids,
@@ -29,6 +28,11 @@ texts = st.lists(st.one_of(st.sampled_from(WORDS), st.text(max_size=6)), max_siz
 
 def content_of(kind):
     return tokenizer_content(trained_tokenizer(kind))
+
+
+def closed(content, wanted, spare=()):
+    """The wanted ids and those that always stay, with all that they are merged from."""
+    return sorted(set().union(*map(needs_of(content), {*wanted, *required_ids(content).difference(spare)})))
 
 
 def trimmed(kind, wanted):
