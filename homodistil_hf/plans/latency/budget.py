@@ -73,7 +73,8 @@ class LatencyBudget:
 
         ```
         """
-        label, values = f"student={short_repr(text)}", {}
+        label = f"student={short_repr(text)}"
+        values: dict[str, Any] = {}
         for part in text.replace(" ", "").split(","):
             name, _, value = part.partition("=")
             kind = float if name == LATENCY_BUDGET else _CONDITIONS.get(name)
