@@ -17,8 +17,7 @@ from ..files.messages import first_line
 from ..files.provenance import machine_facts
 from ..files.strict_json import write_json
 from .deployable import Deployable, model_with_head
-from .proof import GRAPHS, Workshop, limit_length, own_rows, prove, rows_of_file
-from .targets import TARGETS, check_targets, row_problems
+from .proof import GRAPHS, TARGETS, Workshop, check_targets, limit_length, own_rows, prove, row_problems, rows_of_file
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
-from ..deploy.proof import graph_problems, rows_to_run, skipped_graphs
-from ..deploy.targets import row_problems
+from ..deploy.proof import graph_problems, row_problems, rows_to_run, skipped_graphs
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.runtimes import runtime_rows
