@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.sweep.cells import METRICS, TEACHER, Cell
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 from homodistil_hf.files.folders import write_text
-from homodistil_hf.files.locks import holder
+from homodistil_hf.files.locks import held
 from homodistil_hf.files.messages import short_repr
 from homodistil_hf.files.strict_json import fits, is_int, parse_json, read_json_object
 
@@ -81,8 +81,10 @@ def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> st
         evaluations are missing), `"failed"`, `"impossible"`, `"stopped"` (has a checkpoint to go on with) or
         `"waiting"`.
     """
-    if holder(folder.lock(cell)) is not None:
-        return "running"
+    if folder.lock(cell).is_file():
+        with held(folder.lock(cell)) as is_free:
+            if not is_free:
+                return "running"
     record, marker = read_record(folder.record(cell)), folder.run(cell) / CELL_FILE
     # a cell that has no record yet may have begun with other settings, which its marker holds
     begun = record or {}

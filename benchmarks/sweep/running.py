@@ -38,7 +38,6 @@ from benchmarks.sweep.plots import plot_sweep
 from benchmarks.sweep.tables import in_order, sweep_table
 from benchmarks.sweep.training import check_cells, check_evaluations, setting_names
 from homodistil_hf.files.folders import write_text
-from homodistil_hf.files.locks import holder
 from homodistil_hf.runs.settings import Log
 from homodistil_hf.training.sigterm import EXIT_STATUS, StopRequest
 
@@ -112,7 +111,7 @@ def run_sweep(run: SweepRun, log: Log, *, overwrite: bool = False) -> int:
             if stop.is_made:
                 stop.leave()
     for cell in to_do:
-        log(f"{_place(run, cell)} {cell.name}: left to {holder(run.folder.lock(cell)) or 'another process'}")
+        log(f"{_place(run, cell)} {cell.name}: left to another process")
     return sum(run.state(cell) == FAILED for cell in run.cells)
 
 

@@ -102,17 +102,6 @@ def is_of_a_lock(name: str) -> bool:
     return name.startswith(".") and name.endswith((LOCK_SUFFIX, HOLDER_SUFFIX))
 
 
-def holder(lock_file: Path) -> str | None:
-    """Words for the process that holds a lock; None where the lock is free."""
-    if not lock_file.is_file():
-        return None
-    try:
-        with FileLock(lock_file).acquire(blocking=False):
-            return None
-    except Timeout:
-        return _holder_in(lock_file)
-
-
 def _holder_in(lock_file: Path) -> str:
     with suppress(OSError, ValueError):  # it has not said its number yet
         pid, host = lock_file.with_suffix(HOLDER_SUFFIX).read_text(encoding="utf-8").split()
