@@ -30,9 +30,8 @@ from .architectures.architecture import (
 )
 from .architectures.modeling_layerwise import LayerwiseModel, each_rope, layer_head_dim, whole_head_dim
 from .cost import check_shapes
-from .equality import relative_difference
+from .equality import evaluation_mode, relative_difference
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
-from .modes import evaluation_mode
 from .widths import LayerWidths, WidthPlan, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")

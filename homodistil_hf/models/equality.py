@@ -1,6 +1,8 @@
-"""Whether two models are the same: a digest of weights and settings, and the difference of outputs."""
+"""Whether two models are the same: a digest of weights and settings, and the difference of outputs without dropout."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -29,3 +31,16 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
         return float("inf")
     largest = max(1.0, float(expected.abs().max()))
     return float((found - expected).abs().max()) / largest
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every part of a model into evaluation mode, and restore each part's mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # One by one: a frozen part inside a model that trains stays in evaluation mode.
+        for module, training in modes.items():
+            module.training = training

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
-from ..models.modes import evaluation_mode
+from ..models.equality import evaluation_mode
 from ..models.widths import WidthPlan
 
 _RANK_TOLERANCE, _ROUNDING = 1e-6, 1e-13

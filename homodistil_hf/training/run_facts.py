@@ -13,7 +13,7 @@ from transformers.trainer_utils import has_length
 from ..files.provenance import machine_facts
 from ..files.settings import differing
 from ..models.architectures import max_tokens
-from ..models.modes import evaluation_mode
+from ..models.equality import evaluation_mode
 from ..plans.latency.timing import figures, model_inputs, time_in_turns
 from ..training_args import ExactArguments
 

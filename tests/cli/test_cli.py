@@ -1,10 +1,7 @@
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
 
 import pytest
@@ -131,15 +128,6 @@ def test_wrong_flags_are_told_with_a_remedy(words, message, capsys):
 def test_a_switch_leaves_the_next_word_alone(tmp_path, capsys):
     told = error_of(capsys, "export", "--overwrite", tmp_path / "nowhere", "--output", tmp_path / "student")
     assert str(tmp_path / "nowhere") in told
-
-
-@pytest.mark.slow
-def test_module_is_the_command():
-    command = [sys.executable, "-m", "homodistil_hf", "plan", "--teacher", "nowhere/at all", "--student", "macs=0.5"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert done.returncode == 2
-    assert "homodistil: error: " in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 # settings

@@ -26,8 +26,7 @@ from ...files.provenance import machine_facts
 from ...models.architectures import max_tokens
 from ...models.compiling import compiling_problem
 from ...models.cost import encoder_macs
-from ...models.equality import relative_difference
-from ...models.modes import evaluation_mode
+from ...models.equality import evaluation_mode, relative_difference
 from ...models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from ...models.widths import widths_of
 from ...tables import aligned_lines
