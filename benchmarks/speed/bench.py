@@ -23,7 +23,7 @@ from benchmarks.speed.growth import format_growth, run_growth
 from benchmarks.speed.measure import run_bench
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import draw_parts, format_bench
-from homodistil_hf.cli import keep_memory
+from homodistil_hf.cli import tune_process
 
 RESULTS = Path("docs/results/speed.json")
 # Shapes, batch and steps of examples/configs/wikibooks_quarter.json, pruned gradually.
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write all numbers as JSON")
     parser.add_argument("--chart", type=Path, help="draw the parts of a step (needs matplotlib)")
     settings, options = parser.parse_args_into_dataclasses(args=words)
-    keep_memory()  # as the command line does, for all variants
+    tune_process()  # as the command line does, for all variants
     logging.getLogger("transformers").setLevel(logging.ERROR)
     for case in options.cases:
         print(f"\n# {case}\n", flush=True)

@@ -10,15 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.sweep.running import prepare_sweep, run_sweep, write_table
-from homodistil_hf.cli import keep_memory, share_cores
+from homodistil_hf.cli import tune_process
 from homodistil_hf.training.sigterm import ending_cleanly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, or list the cells; status 1 if one failed, 2 for an error, 130 after an interrupt, 143 after SIGTERM."""
     given = _parser().parse_args(arguments)
-    keep_memory()
-    share_cores()
+    tune_process()
     try:
         with ending_cleanly():
             return _run(given)

@@ -54,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             it at once.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    keep_memory()
-    share_cores()
+    tune_process()
     # a log has a line for each evaluation, and no bars
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -86,12 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def keep_memory() -> None:
-    """Spare this process and its children most page faults of large tensors (docs/performance.md).
+def tune_process() -> None:
+    """Spare this process and its children most page faults of large tensors, and threads that spin while they wait.
 
     On Linux torch then asks for large pages. glibc keeps freed blocks for the next tensor, up to 2 GB at the end of
-    its heap. Variables that are set already keep their values.
+    its heap. Beside one busy process, spinning costs many times more than sleep. Variables that are set already keep
+    their values (docs/performance.md).
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read by OpenMP once, when torch is loaded
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch once, at its first allocation
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
@@ -100,14 +101,6 @@ def keep_memory() -> None:
         if name not in os.environ:  # glibc has read those that are
             mallopt(option, value)
             os.environ[name] = str(value)
-
-
-def share_cores() -> None:
-    """Let threads that wait for others sleep instead of spin: beside one busy process, spinning costs many times more.
-
-    OpenMP reads the variable once, when torch is loaded (docs/performance.md). A value that is set already stays.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def out_of_memory(error: Exception) -> str:

@@ -1,6 +1,5 @@
 """`homodistil demo` and `homodistil cache`, the two commands that take no model."""
 
-import logging
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -22,8 +21,7 @@ class Demo(Command):
         with importing():
             from ..runs.demo.run import DemoSettings, run_demo
 
-        show_logs()
-        logging.getLogger("homodistil_hf").setLevel(logging.WARNING)  # its own lines are enough
+        show_logs(is_main_process=False)  # warnings alone: its own lines are enough
         run_demo(DemoSettings(**asdict(self)))
         return 0
 

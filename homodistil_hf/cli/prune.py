@@ -1,6 +1,5 @@
 """`homodistil prune`: a smaller model without training; `methods/gradient_free` makes it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,15 +27,11 @@ class Prune(SettingsCommand):
         from ..methods.gradient_free.pruned_folder import prune_to_folder
 
         facts = prune_to_folder(settings, log_progress, overwrite=self.overwrite)
-        print(format_costs(facts))
+        # of an uneven student also the stock class that it is padded to
+        forms = facts["forms"] or {"compact": facts["student"]}
+        rows = {"model": facts["teacher"], "pruned": forms["compact"], _PADDED: forms.get("padded")}
+        print(format_table([{**costs, "name": name} for name, costs in rows.items() if costs]))
         code = " (needs trust_remote_code)" if facts["format"] == "compact" else ""
         written = f"{facts['format']} export{code} written to {settings.output_dir}"
         print("; ".join(filter(None, (outcome_line(facts), written))))
         return 0
-
-
-def format_costs(facts: Mapping[str, Any]) -> str:
-    """Lay out the costs of a model, of what is left of it, and of that as the stock class; from an export's facts."""
-    forms = facts["forms"] or {"compact": facts["student"]}
-    rows = {"model": facts["teacher"], "pruned": forms["compact"], _PADDED: forms.get("padded")}
-    return format_table([{**costs, "name": name} for name, costs in rows.items() if costs])

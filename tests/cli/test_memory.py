@@ -40,9 +40,9 @@ def test_large_pages_and_sleeping_threads_unless_the_user_says_otherwise(name, g
 
 _FAULTS_OF_A_SECOND_BLOCK = """
 import resource
-from homodistil_hf.cli import keep_memory
+from homodistil_hf.cli import tune_process
 if {tuned}:
-    keep_memory()
+    tune_process()
 faults = []
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
