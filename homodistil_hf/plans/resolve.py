@@ -120,7 +120,7 @@ def resolve_plan(
         from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
 
         budget = LatencyBudget.parse(student)
-        plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple, plain=plain).plan
+        plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple, plain=plain)[0]
     elif isinstance(student, str) and "=" in student and not _is_json_text(student) and not student.endswith(".json"):
         settings: Any = {"multiple": multiple, "within": within, "plain": plain}
         plan = plan_for_budget(student, teacher_config, **settings, fewer_layers_below=fewer_layers_below)

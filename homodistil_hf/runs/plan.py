@@ -179,11 +179,10 @@ def _latency(question: Any, config: Any) -> dict[str, Any]:
 
     budget = LatencyBudget.parse(student).on(config)
     multiple = WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
-    planned = plan_within(budget, config, multiple=multiple, plain=question.plain)
-    facts = planned.facts(budget)
+    plan, facts = plan_within(budget, config, multiple=multiple, plain=question.plain)
     if not question.no_measurement:
-        facts["measured"] = measure_plan(planned.plan, config, budget)
-    return {"plan": planned.plan, "facts": facts}
+        facts["measured"] = measure_plan(plan, config, budget)
+    return {"plan": plan, "facts": facts}
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:

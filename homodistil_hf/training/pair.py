@@ -78,7 +78,7 @@ def resolve_student(
         if args.process_index != 0:
             return None
         recorded = recorded_plan(args, config)
-        return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain).plan
+        return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain)[0]
 
     def measure(budget: "LatencyBudget") -> WidthPlan:
         if not starts_with_all_layers:

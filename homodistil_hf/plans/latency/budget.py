@@ -95,26 +95,14 @@ class LatencyBudget:
         return dataclasses.replace(self, length=length)
 
 
-@dataclass(frozen=True)
-class LatencyPlan:
-    """A plan, its milliseconds as the search found them and its teacher's; heads × head size is the hidden size."""
-
-    plan: WidthPlan
-    latency_ms: float
-    teacher_latency_ms: float
-
-    def facts(self, budget: LatencyBudget) -> dict[str, Any]:
-        """Return the budget and the search's milliseconds as JSON values."""
-        conditions = dataclasses.asdict(budget)
-        limit_ms = conditions.pop("limit_ms")
-        predicted = {"student": self.latency_ms, "teacher": self.teacher_latency_ms}
-        return {"limit_ms": limit_ms, "conditions": conditions, "predicted_ms": predicted}
-
-
 def plan_within(
     budget: LatencyBudget, config: PreTrainedConfig, *, multiple: int = 8, plain: bool = False
-) -> LatencyPlan:
+) -> tuple[WidthPlan, dict[str, Any]]:
     """Find the largest plan for a teacher's configuration that stays within a budget on this machine.
+
+    Returns:
+        The plan, whose heads × head size is the hidden size; and as JSON values the budget and the milliseconds of
+        student and teacher as the search found them.
 
     Raises:
         ValueError: a budget out of reach, the message names the range; or a length above the teacher's positions.
@@ -128,7 +116,10 @@ def plan_within(
 
     logger.info("timing some ten encoders for student='latency_ms=%g', a minute or two", budget.limit_ms)
     plan = plan_for_latency(budget.limit_ms, config, measure=measure, multiple=multiple, plain=plain)
-    return LatencyPlan(plan, measure(plan), measure(teacher))
+    conditions = dataclasses.asdict(budget)
+    limit_ms = conditions.pop("limit_ms")
+    predicted_ms = {"student": measure(plan), "teacher": measure(teacher)}
+    return plan, {"limit_ms": limit_ms, "conditions": conditions, "predicted_ms": predicted_ms}
 
 
 def measure_plan(plan: WidthPlan, config: PreTrainedConfig, budget: LatencyBudget) -> dict[str, Any]:

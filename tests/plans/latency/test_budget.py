@@ -150,18 +150,15 @@ def test_a_default_length_is_lowered_to_the_positions(formula_times):
 def test_a_chosen_plan_is_timed_beside_its_teacher(formula_times):
     config = tiny_config()
     budget = LatencyBudget(0.24, length=16)
-    found = plan_within(budget, config)
-    assert found.latency_ms == pytest.approx(formula_ms(found.plan))
-    assert found.teacher_latency_ms == pytest.approx(formula_ms(widths_of(config)))
-    measured = measure_plan(found.plan, config, budget)
-    assert {name: times["median_ms"] for name, times in measured["latency"].items()} == {
-        "teacher": found.teacher_latency_ms,
-        "student": found.latency_ms,
-    }
-    assert measured["speed_up"]["ratio"] == found.teacher_latency_ms / found.latency_ms
-    text = format_planned_latency(found.facts(budget) | {"measured": measured})
+    plan, facts = plan_within(budget, config)
+    found = facts["predicted_ms"]
+    assert found == pytest.approx({"student": formula_ms(plan), "teacher": formula_ms(widths_of(config))})
+    measured = measure_plan(plan, config, budget)
+    assert {name: times["median_ms"] for name, times in measured["latency"].items()} == found
+    assert measured["speed_up"]["ratio"] == found["teacher"] / found["student"]
+    text = format_planned_latency(facts | {"measured": measured})
     assert "(batch 1, length 16, torch, float32), budget 0.24 ms" in text
-    assert f"predicted: student {found.latency_ms:.2f} ms, teacher {found.teacher_latency_ms:.2f} ms" in text
+    assert f"predicted: student {found['student']:.2f} ms, teacher {found['teacher']:.2f} ms" in text
     assert f"measured:  student {measured['latency']['student']['median_ms']:.2f} ms" in text
 
 
