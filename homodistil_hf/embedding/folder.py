@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..export.export_folder import check_target, facts_held, written_aside
+from ..export.export_folder import check_target, facts_held, plain_classes, written_aside
 from ..export.facts import (
     BENCHMARKS,
     CARD_FILE,
@@ -262,7 +262,8 @@ def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> di
     for one in folders:
         one.mkdir(exist_ok=True)
     encoder: Any = model.encoder
-    encoder.save_pretrained(folders[0])
+    with plain_classes(type(encoder), type(encoder.config)):
+        encoder.save_pretrained(folders[0])
     save_tokenizer(model.tokenizer, folders[0])
     read = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
     write_json(folders[0] / TRANSFORMER_FILE, read)

@@ -114,7 +114,7 @@ def export_student(
         "probe": probe_facts(student),
     }
     with written_aside(target, overwrite=overwrite) as aside:
-        with as_stock_reads_it(exported):
+        with plain_classes(type(exported), type(exported.config)), as_stock_reads_it(exported):
             exported.save_pretrained(aside)
         if format == "compact":
             for file in architecture_of(student.config).modeling_files:
@@ -273,6 +273,21 @@ def facts_held(folder: str | Path, facts: Mapping[str, Any]) -> Iterator[dict[st
                 f"{label} has other weights than those that were measured: it was exported again; repeat this"
             )
         yield present
+
+
+@contextmanager
+def plain_classes(*classes: Any) -> Iterator[None]:
+    """Within the block, transformers saves models and configs of these classes as its own."""
+    # Loading remote code may have marked stock classes as custom in this process; transformers would then copy its own
+    # source files into the export.
+    marks = [(marked, marked._auto_class) for marked in classes]
+    try:
+        for marked, _ in marks:
+            marked._auto_class = None
+        yield
+    finally:
+        for marked, mark in marks:
+            marked._auto_class = mark
 
 
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:

@@ -298,7 +298,6 @@ def member_folder(number: int, student: str) -> str:
     name = Path(student).stem if student.endswith(".json") else student.strip()
     if name.startswith("{"):
         widths = parse_json(name, "the plan")
-        is_uniform = set(widths) == set(UNIFORM_KEYS)
-        # short for one of layers that are alike
-        name = "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS)) if is_uniform else f"{len(name)}-widths"
+        if set(widths) == set(UNIFORM_KEYS):  # has a short name
+            name = "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS))
     return f"{number}-{_UNSAFE.sub('-', name).strip('.-')[:_LONGEST_NAME] or 'student'}"

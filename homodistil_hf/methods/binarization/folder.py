@@ -13,7 +13,7 @@ from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...export.card import fill_card, loading_lines, result_title, run_texts
-from ...export.export_folder import check_target, written_aside
+from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, all_logits, file_facts, probe_facts, probe_inputs
 from ...export.markdown import card_table, code_span
 from ...export.verify import (
@@ -81,7 +81,8 @@ def export_packed(
     auto_class = f"AutoModelFor{kind}"
     packed.config.auto_map = auto_map_of(auto_class)
     with written_aside(target, overwrite=overwrite) as aside:
-        packed.save_pretrained(aside)
+        with plain_classes(type(packed), type(packed.config)):
+            packed.save_pretrained(aside)
         for file in CODE:
             shutil.copy(file, aside)
         if tokenizer is not None:
