@@ -135,6 +135,8 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     if kind == MASKED_WORDS:
         length = fitted_length(None, config, argument="max_seq_length", tokenizer=tokenizer)
         return RowReader(kind, config, tokenizer, length)
+    if not len(first):
+        raise ValueError(f"{argument} is empty (0 rows); check its filters, split and path")
     from ..tasks.columns import find_columns
     from ..tasks.encoding import length_of_rows
 

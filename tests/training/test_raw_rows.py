@@ -55,6 +55,14 @@ def test_wrong_columns_are_told_by_the_argument():
         tokenized({"train_dataset": rows, "eval_dataset": None}, tiny_tokenizer(), model)
 
 
+def test_a_set_without_rows_is_refused_by_its_name():
+    model, rows = make_teacher(**KINDS["classes"][1]), rows_of_kind("classes")
+    for name, empty in (("train_dataset", rows.select([])), ("eval_dataset", Dataset.from_dict({"text": []}))):
+        data = dict.fromkeys(("train_dataset", "eval_dataset"), None) | {name: empty}
+        with pytest.raises(ValueError, match=f"^{name} is empty .0 rows.; check its filters, split and path"):
+            tokenized(data, tiny_tokenizer(), model)
+
+
 def test_a_collator_of_the_users_own_gets_the_rows_as_they_are(make_trainer):
     rows = rows_of_kind("classes")
     with pytest.raises(ValueError, match="train_dataset has rows of text, label, but no input_ids; tokenize it first"):
