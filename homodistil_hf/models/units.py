@@ -39,6 +39,8 @@ UnitTensors = dict[str, torch.Tensor]
 Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
 """Parameter → dimension → int64 indices to keep."""
 
+_Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
+
 _PROJECTION: tuple[tuple[str, ...], int | None] = (("teacher", HIDDEN), None)
 
 
@@ -219,7 +221,7 @@ def kept_indices(
     """Turn masks into the units that are kept and the indices of every parameter that are kept with them.
 
     A dropped head must be dropped in its channel groups as well, so an index is kept where all groups that divide its
-    dimension agree. Indices are found on the CPU, because finding them on a device would wait.
+    dimension agree. Indices are found on the CPU and moved all at once, because finding them on a device would wait.
 
     Args:
         groups: groups of the model as it is now.
@@ -231,21 +233,34 @@ def kept_indices(
         Groups and dimensions that lose nothing are left out.
     """
     masks = {name: masks[name].cpu() for name in groups}
-    smaller = [name for name in groups if not bool(masks[name].all())]
-    indices: dict[str, dict[int, torch.Tensor]] = {}
-    # dimension of a parameter → what each group that loses units and divides it would keep
-    divided: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for name in smaller:
+    smaller = {name for name, mask in masks.items() if not bool(mask.all())}
+    # Dimension of a parameter → the groups that lose units and divide it, each with its map.
+    divided: dict[tuple[str, int], _Maps] = {}
+    for name in (name for name in groups if name in smaller):
         for piece in groups[name].slices:
-            kept = masks[name] if piece.units is None else piece.units.kept(masks[name])
-            divided.setdefault((piece.parameter, piece.dim), []).append(kept)
-    for (parameter, dim), votes in divided.items():
-        indices.setdefault(parameter, {})[dim] = _places(functools.reduce(torch.logical_and, votes), device)
-    return {name: _places(masks[name], device) for name in smaller}, indices
+            divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.units))
+    # Many dimensions are divided alike, the hidden one in nearly every parameter. Each way is worked out once, under a
+    # key of groups and identities of maps; so are the units of a group, as if it were divided by itself alone.
+    kept: dict[tuple[tuple[str, int], ...], torch.Tensor] = {}
 
+    def key_of(maps: _Maps) -> tuple[tuple[str, int], ...]:
+        key = tuple((name, id(units)) for name, units in maps)
+        if key not in kept:
+            agreed = (masks[name] if units is None else units.kept(masks[name]) for name, units in maps)
+            kept[key] = functools.reduce(torch.logical_and, agreed).nonzero().flatten()
+        return key
 
-def _places(mask: torch.Tensor, device: torch.device | None) -> torch.Tensor:
-    return mask.nonzero().flatten().to(device or mask.device)
+    of_units = {name: key_of([(name, None)]) for name in groups if name in smaller}
+    of_places = {place: key_of(maps) for place, maps in divided.items()}
+    # in one copy: every copy would wait for the device
+    if device is not None and device.type != "cpu" and kept:
+        sizes = [len(tensor) for tensor in kept.values()]
+        kept = dict(zip(kept, torch.cat(list(kept.values())).to(device).split(sizes), strict=True))
+    # Hand the results out to all dimensions that are divided alike.
+    indices: dict[str, dict[int, torch.Tensor]] = {}
+    for (parameter, dim), key in of_places.items():
+        indices.setdefault(parameter, {})[dim] = kept[key]
+    return {name: kept[key] for name, key in of_units.items()}, indices
 
 
 def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:
