@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils import CONFIG_NAME, cached_file
 
 from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
@@ -28,6 +29,15 @@ _VOCABULARY_FILES = (
     *(_FAST_FILE, "vocab.txt", "vocab.json"),
     *("spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model"),
 )
+_USUAL_TOKENS = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "mask_token": ("[MASK]", "<mask>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "bos_token": ("<s>",),
+    "eos_token": ("</s>",),
+}
 _UNUSED = "unused"
 COPY = "copy it again from the teacher"
 """What to do about the tokenizer in a folder."""
@@ -70,17 +80,21 @@ def load_tokenizer(
     """
     label = f"{argument}={str(name)!r}"
     refuse_missing(str(name), label)
-    if os.path.isdir(name):
+    is_folder = os.path.isdir(name)
+    if is_folder:
         check_tokenizer_files(Path(name), label)
     label += "" if argument == "tokenizer" else ": its tokenizer"
     try:
-        where: dict[str, Any] = {"revision": revision or "main", "token": token}
-        if not os.path.exists(name):  # on the Hub
-            missing = {"_raise_exceptions_for_missing_entries": False}
-            files = [cached_file(str(name), file, **where, **missing) for file in _WITH_NAMES]
-            for folder in {Path(file).parent for file in files if file}:
-                check_tokenizer_files(folder, label)
-        tokenizer = AutoTokenizer.from_pretrained(name, **where, trust_remote_code=False)
+        if is_folder and (Path(name) / _FAST_FILE).is_file() and not (Path(name) / TOKENIZER_CONFIG_FILE).is_file():
+            tokenizer = _of_its_file_alone(Path(name))
+        else:
+            where: dict[str, Any] = {"revision": revision or "main", "token": token}
+            if not os.path.exists(name):  # on the Hub
+                missing = {"_raise_exceptions_for_missing_entries": False}
+                files = [cached_file(str(name), file, **where, **missing) for file in _WITH_NAMES]
+                for folder in {Path(file).parent for file in files if file}:
+                    check_tokenizer_files(folder, label)
+            tokenizer = AutoTokenizer.from_pretrained(name, **where, trust_remote_code=False)
         with as_it_was(tokenizer):  # fails here where a text would
             tokenizer(["a"], ["b"])
             tokenizer(["a b"], truncation=True, max_length=8)
@@ -212,6 +226,24 @@ def _check_words(tokenizer: PreTrainedTokenizerBase, own: PreTrainedTokenizerBas
                 f"{short_repr(known)} in the tokenizer of {model!r}: the model would read other words; use the "
                 "tokenizer that was saved with it, or remove the other one where the model has learned this one"
             )
+
+
+def _of_its_file_alone(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.json by its own rules: the model's usual class would put its rules in their place."""
+    backend = Tokenizer.from_file(str(folder / _FAST_FILE))
+    vocabulary = backend.get_vocab()
+    special = {name: [token for token in tokens if token in vocabulary] for name, tokens in _USUAL_TOKENS.items()}
+    inputs = ["input_ids", "attention_mask"]
+    config = folder / CONFIG_NAME
+    # segments only where the model has rows for them
+    if config.is_file() and (read_json_object(config, str(config)).get("type_vocab_size") or 0) > 1:
+        inputs.insert(1, "token_type_ids")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        name_or_path=str(folder),
+        model_input_names=inputs,
+        **{name: tokens[0] for name, tokens in special.items() if tokens},
+    )
 
 
 def fitted_length(

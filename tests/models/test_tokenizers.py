@@ -1,11 +1,13 @@
 """Tokenizers of folders: a vocabulary alone, none, one whose ids mean other words; texts longer than a row."""
 
+import copy
 import json
 
 import pytest
 import torch
 from tiny_models import VOCAB_SIZE, make_teacher, tiny_tokenizer
-from tiny_tokenizers import python_tokenizer
+from tiny_tokenizers import python_tokenizer, trained_tokenizer
+from tokenizers import normalizers
 from transformers import BertTokenizer
 
 from homodistil_hf.data.samples import unlabeled_batches
@@ -55,6 +57,28 @@ def test_a_vocabulary_alone_is_read(folder):
     assert load_model(folder).tokenizer("w7 w9")["input_ids"] == [2, 7, 9, 3]
 
 
+def test_a_tokenizer_file_alone_is_read_by_its_own_rules(folder):
+    backend = copy.deepcopy(trained_tokenizer("WordPiece").backend_tokenizer)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=False)
+    backend.save(str(folder / "tokenizer.json"))
+    found = stored_tokenizer(folder)
+    text = "The teacher and the student"
+    assert found(text)["input_ids"] == backend.encode(text).ids
+    assert found.unk_token_id in found(text)["input_ids"]
+    assert found.unk_token_id not in found(text.lower())["input_ids"]
+    assert (found.cls_token, found.sep_token, found.pad_token) == ("[CLS]", "[SEP]", "[PAD]")
+    assert "token_type_ids" in found.model_input_names
+
+
+@pytest.mark.parametrize("kind", ["BPE", "Unigram"])
+def test_a_tokenizer_file_of_another_kind_than_the_model_s_usual_one(folder, kind):
+    whole = trained_tokenizer(kind)
+    whole.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    found = stored_tokenizer(folder)
+    assert found("the teacher")["input_ids"] == whole("the teacher")["input_ids"]
+    assert found.all_special_ids == whole.all_special_ids
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -93,7 +117,6 @@ def test_damaged_tokenizers_are_refused_before_text_is_read(folder, name, change
 def test_a_template_without_its_tokens_is_refused_before_text_is_read(folder):
     content = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
     content["post_processor"]["special_tokens"] = {}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"can't be loaded \(PanicException: .*\); name one with --tokenizer"):
         load_tokenizer(folder)
@@ -103,7 +126,7 @@ def test_trying_a_tokenizer_out_leaves_its_file_as_it_was(folder):
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.enable_truncation(9)
     tokenizer.backend_tokenizer.enable_padding(length=9)
-    tokenizer.save_pretrained(folder)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     before = json.loads((folder / "tokenizer.json").read_text())
     assert json.loads(stored_tokenizer(folder).backend_tokenizer.to_str()) == before
 

@@ -142,3 +142,4 @@ def test_an_index_is_kept_where_all_its_groups_agree():
     }
     kept = {name: {dim: places.tolist() for dim, places in dims.items()} for name, dims in indices.items()}
     assert kept == {"query": {0: [2], 1: [0, 2]}, "dense": {0: [0, 2], 1: [0, 2]}}
+    assert indices["dense"][0] is indices["query"][1]  # one tensor for all places of a group
