@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +17,6 @@ from small_disk import room_for, small_disk
 
 from homodistil_hf.files import folders as durable
 from homodistil_hf.files.folders import (
-    aside_name,
     check_archives,
     check_writable,
     check_writable_file,
@@ -170,11 +172,29 @@ def test_a_text_is_replaced_as_a_whole(tmp_path, monkeypatch):
     assert names(tmp_path) == ["facts.json", "results.json"]
 
 
-def test_what_a_killed_writer_left_goes_with_the_next(tmp_path, monkeypatch):
-    path = tmp_path / "facts.json"
-    aside_name(path).write_text("half", encoding="utf-8")
-    write_text(path, "new")
-    assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == {"facts.json": "new"}
+def killed_while_writing(path: Path) -> int:
+    """Let a process die with half of a file beside it; return its number."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from homodistil_hf.files import folders\n"
+        "os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "folders.write_text(Path(sys.argv[1]), 'half')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    assert process.wait() == -signal.SIGKILL
+    return process.pid
+
+
+@pytest.mark.parametrize("name", ["facts.json", "README.md"])
+def test_what_a_killed_writer_left_goes_with_the_next_file(tmp_path, name):
+    number = killed_while_writing(tmp_path / "facts.json")
+    (left,) = names(tmp_path)
+    assert left.startswith(".facts.json.")
+    running, endless = (left.replace(f"-{number}.", f"-{other}.") for other in (os.getppid(), 10**19))
+    others = [running, endless, ".x.aside", left[1:], left.replace("json.", "json.another-host-")]
+    for other in others:
+        (tmp_path / other).touch()
+    write_text(tmp_path / name, "new")
+    assert names(tmp_path) == sorted([*others, name])
 
 
 # Failures to write
