@@ -174,7 +174,10 @@ def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: 
         )
     label = f"{label}: {CONFIG_NAME}"
     for name, value in values.items():
-        if callable(getattr(kind, name, None)):  # every key becomes an attribute
+        # every key becomes an attribute, which would hide a method or a table, or meet a property without a setter
+        attribute = getattr(kind, name, None)
+        is_fixed = isinstance(attribute, property) and attribute.fset is None
+        if callable(attribute) or isinstance(attribute, dict) or is_fixed:
             raise ValueError(f"{label} has the key {short_repr(name)}, which belongs to the class itself; remove it")
         if name in _RULES and not _RULES[name][0](value):
             raise ValueError(f"{label} has {name}={short_repr(value)}; expected {_RULES[name][1]}")

@@ -125,6 +125,7 @@ def test_what_is_beyond_every_use_is_named_in_short(act, message, tmp_path, monk
         ({"transformers_weights": "x.safetensors.index.json"}, "transformers_weights=.*weights have their usual"),
         ({"quantization_config": {"bits": 4}}, "quantization_config=.*only unquantized"),
         ({"to_dict": 5}, "the key 'to_dict', which belongs to the class itself"),
+        ({"attribute_map": {"a": "b"}}, "the key 'attribute_map', which belongs to the class"),
         ({"pad_token_id": 64}, "can't be used .*pad_token_id=64 is none of vocab_size=64 tokens"),
         ({"architectures": [5]}, r"architectures=\[5\]; expected a list of class names"),
         ({"id2label": {"x": "y"}}, "can't be used .*invalid literal for int"),
