@@ -8,6 +8,7 @@ family that was killed at any moment goes on where it was.
 import dataclasses
 import gc
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ from ..training_args import with_settings
 from .kinds import RunInputs, student_kind_of
 from .settings import Log, RunConfig
 from .student import make_trainer, train_to_the_end
+
+logger = logging.getLogger(__name__)
 
 _METHODS = ("homodistil", "embedding", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
@@ -172,7 +175,8 @@ def _identity(settings: RunConfig) -> dict[str, Any]:
 
 
 def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool) -> None:
-    """Write down what is trained, and remove what an earlier family has left."""
+    """Write down what is trained; of a family that goes on, warn of settings that its finished members hadn't."""
+    path, finished = settings.folder / SETTINGS_FILE, state["finished"]
     if is_new:
         # in this order: what an earlier family has left must never pass for this one's
         (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
@@ -180,7 +184,12 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
             for checkpoint in sorted_checkpoints(member.folder):
                 remove_folder(checkpoint)
         write_json(settings.folder / FAMILY_FILE, state)
-    write_json(settings.folder / SETTINGS_FILE, settings.given)
+    elif finished and path.is_file():
+        earlier = read_json_object(path, SETTINGS_FILE)
+        names = earlier.keys() | settings.given.keys()
+        if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
+            logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
+    write_json(path, settings.given)
 
 
 def _train_member(member: RunConfig, inputs: RunInputs, log: Log, *, previous: Path | None) -> None:

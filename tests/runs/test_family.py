@@ -190,6 +190,14 @@ def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_members_that_were_trained_with_other_settings_are_named(folder, tmp_path, caplog):
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2)
+    assert "other settings" not in caplog.text
+    distil(folder, tmp_path / "run", student=STUDENTS[:2], max_steps=2, kl_weight=2.0, resume_from_checkpoint="last")
+    assert f"{FOLDERS[0]}, {FOLDERS[1]} were trained with other settings: kl_weight differ" in caplog.text
+
+
+@pytest.mark.slow
 def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch):
     """A budget of milliseconds, measured anew, would give another plan."""
     run, students = tmp_path / "run", ["macs=0.8", "8-2x4-16"]
