@@ -1,6 +1,6 @@
 """BERT: its parameters and its classes."""
 
-from .architecture import HIDDEN, LABELS, Architecture, Shapes, heads, layer_of, linear, norm
+from .architecture import HIDDEN, LABELS, Architecture, Head, Shapes, heads, layer_of, linear, norm
 
 _MODELING = f"{__package__}.modeling_homobert"
 _VOCABULARY = "vocab_size"
@@ -20,18 +20,22 @@ def embeddings(channels: str = HIDDEN) -> Shapes:
     }
 
 
-_HEADS = heads(
-    "Bert",
-    _MODELING,
-    masked_lm={
-        **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
-        **norm("cls.predictions.transform.LayerNorm"),
-        "cls.predictions.bias": (_VOCABULARY,),
-    },
-    untied=linear("cls.predictions.decoder", _VOCABULARY, HIDDEN),
-    classifier=linear("bert.pooler.dense", HIDDEN, HIDDEN) | LABELS,
-)
+def heads_of_bert(name: str, modeling: str, prefix: str) -> tuple[Head, ...]:
+    """Return BERT's heads, under the names of an architecture that took them over."""
+    return heads(
+        name,
+        modeling,
+        masked_lm={
+            **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
+            **norm("cls.predictions.transform.LayerNorm"),
+            "cls.predictions.bias": (_VOCABULARY,),
+        },
+        untied=linear("cls.predictions.decoder", _VOCABULARY, HIDDEN),
+        classifier=linear(f"{prefix}.pooler.dense", HIDDEN, HIDDEN) | LABELS,
+    )
 
+
+_HEADS = heads_of_bert("Bert", _MODELING, "bert")
 BERT = Architecture(
     name="BERT",
     model_type="bert",

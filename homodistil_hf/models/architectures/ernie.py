@@ -1,7 +1,7 @@
 """ERNIE: BERT's layers and heads under another name, and where asked for a table of tasks."""
 
-from .architecture import HIDDEN, LABELS, Architecture, heads, linear, norm
-from .bert import ATTENTION, LAYER, embeddings
+from .architecture import HIDDEN, Architecture, linear
+from .bert import ATTENTION, LAYER, embeddings, heads_of_bert
 
 _MODELING = f"{__package__}.modeling_homoernie"
 _TASKS = "embeddings.task_type_embeddings.weight"
@@ -11,17 +11,7 @@ ERNIE = Architecture(
     modeling=_MODELING,
     prefix="ernie",
     encoder_name="ErnieModel",
-    heads=heads(
-        "Ernie",
-        _MODELING,
-        masked_lm={
-            **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
-            **norm("cls.predictions.transform.LayerNorm"),
-            "cls.predictions.bias": ("vocab_size",),
-        },
-        untied=linear("cls.predictions.decoder", "vocab_size", HIDDEN),
-        classifier=linear("ernie.pooler.dense", HIDDEN, HIDDEN) | LABELS,
-    ),
+    heads=heads_of_bert("Ernie", _MODELING, "ernie"),
     embeddings={**embeddings(), _TASKS: ("task_type_vocab_size", HIDDEN)},
     layer=LAYER,
     layers="encoder.layer",
