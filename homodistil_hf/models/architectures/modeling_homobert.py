@@ -1,8 +1,10 @@
-"""BERT with widths of its own in every layer; travels inside compact exports as remote code."""
+"""BERT with widths of its own in every layer; travels inside compact exports as remote code.
 
-import torch
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import (
+Its classes are public names, so they are written out; `student_classes` makes those of other architectures.
+"""
+
+from transformers import (
+    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -10,7 +12,7 @@ from transformers.models.bert.modeling_bert import (
     BertModel,
 )
 
-from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+from .modeling_layerwise import BertMaskedLM, LayerwiseConfig, LayerwiseModel
 
 
 class HomoBertConfig(LayerwiseConfig, BertConfig):
@@ -29,14 +31,8 @@ class HomoBertModel(BertLayers, BertModel):
     """The encoder, with or without the pooler."""
 
 
-class HomoBertForMaskedLM(BertLayers, LayerwiseMaskedLM, BertForMaskedLM):
+class HomoBertForMaskedLM(BertLayers, BertMaskedLM, BertForMaskedLM):
     """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    unused_if_untied = "cls.predictions.bias"
-
-    def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
-        return self.cls.predictions.transform(states)
 
 
 class HomoBertForSequenceClassification(BertLayers, BertForSequenceClassification):

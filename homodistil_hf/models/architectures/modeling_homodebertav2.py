@@ -5,15 +5,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from transformers import DebertaV2Config
-from transformers.models.deberta_v2.modeling_deberta_v2 import (
-    DebertaV2ForMaskedLM,
-    DebertaV2ForQuestionAnswering,
-    DebertaV2ForSequenceClassification,
-    DebertaV2ForTokenClassification,
-    DebertaV2Model,
-)
 
-from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel, student_classes
 
 
 class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
@@ -27,7 +20,6 @@ class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
 class DebertaV2Layers(LayerwiseModel):
     """DeBERTa's linear layers, and the scale of its scores."""
 
-    config_class = HomoDebertaV2Config
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
         (f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")), 1
     )
@@ -44,10 +36,6 @@ class DebertaV2Layers(LayerwiseModel):
         return present / wanted
 
 
-class HomoDebertaV2Model(DebertaV2Layers, DebertaV2Model):
-    """The encoder."""
-
-
 class Decoder(NamedTuple):
     """Weight and bias of a decoder that is no module."""
 
@@ -55,8 +43,8 @@ class Decoder(NamedTuple):
     bias: torch.Tensor
 
 
-class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+class DebertaV2MaskedLM(LayerwiseMaskedLM):
+    """Masked-LM model with one of two heads, which the configuration chooses."""
 
     def __init__(self, config: Any):
         self.unused_if_untied = "cls.predictions.bias" if config.legacy else None  # type: ignore[misc]
@@ -77,13 +65,4 @@ class HomoDebertaV2ForMaskedLM(DebertaV2Layers, LayerwiseMaskedLM, DebertaV2ForM
         return Decoder(self.get_input_embeddings().weight, self.lm_predictions.lm_head.bias)
 
 
-class HomoDebertaV2ForSequenceClassification(DebertaV2Layers, DebertaV2ForSequenceClassification):
-    """Classification or regression of whole sequences."""
-
-
-class HomoDebertaV2ForTokenClassification(DebertaV2Layers, DebertaV2ForTokenClassification):
-    """Classification of every token."""
-
-
-class HomoDebertaV2ForQuestionAnswering(DebertaV2Layers, DebertaV2ForQuestionAnswering):
-    """Start and end of an answer."""
+globals().update(student_classes(HomoDebertaV2Config, DebertaV2Layers, DebertaV2MaskedLM))

@@ -5,15 +5,8 @@ from typing import ClassVar
 
 import torch
 from transformers import DistilBertConfig
-from transformers.models.distilbert.modeling_distilbert import (
-    DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
-    DistilBertForSequenceClassification,
-    DistilBertForTokenClassification,
-    DistilBertModel,
-)
 
-from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel
+from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel, student_classes
 
 
 class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
@@ -26,7 +19,6 @@ class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
 class DistilBertLayers(LayerwiseModel):
     """DistilBERT's linear layers."""
 
-    config_class = HomoDistilBertConfig
     layers_path = "transformer.layer"
     attention_path = "attention"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
@@ -38,25 +30,12 @@ class DistilBertLayers(LayerwiseModel):
     out_of_ffn = "ffn.lin2"
 
 
-class HomoDistilBertModel(DistilBertLayers, DistilBertModel):
-    """The encoder."""
-
-
-class HomoDistilBertForMaskedLM(DistilBertLayers, LayerwiseMaskedLM, DistilBertForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+class DistilBertMaskedLM(LayerwiseMaskedLM):
+    """Masked-LM model with DistilBERT's head."""
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         return self.vocab_layer_norm(self.activation(self.vocab_transform(states)))
 
 
-class HomoDistilBertForSequenceClassification(DistilBertLayers, DistilBertForSequenceClassification):
-    """Classification or regression of whole sequences."""
-
-
-class HomoDistilBertForTokenClassification(DistilBertLayers, DistilBertForTokenClassification):
-    """Classification of every token."""
-
-
-class HomoDistilBertForQuestionAnswering(DistilBertLayers, DistilBertForQuestionAnswering):
-    """Start and end of an answer."""
+globals().update(student_classes(HomoDistilBertConfig, DistilBertLayers, DistilBertMaskedLM))

@@ -5,13 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Gemma3TextConfig
-from transformers.models.gemma3.modeling_gemma3 import (
-    Gemma3RotaryEmbedding,
-    Gemma3TextForSequenceClassification,
-    Gemma3TextModel,
-)
 
-from .modeling_layerwise import GroupedConfig, RotaryLayers, kept_pairs
+from .modeling_layerwise import GroupedConfig, RotaryLayers, student_classes
 
 
 class HomoGemma3TextConfig(GroupedConfig, Gemma3TextConfig):
@@ -34,10 +29,8 @@ class HomoGemma3TextConfig(GroupedConfig, Gemma3TextConfig):
 
 
 class Gemma3TextLayers(RotaryLayers):
-    """Gemma's linear layers, its norms of queries and keys, frequencies of two kinds, the scale of its embeddings."""
+    """Gemma's linear layers, its norms of queries and keys, and the scale of its embeddings."""
 
-    config_class = HomoGemma3TextConfig
-    rotary_class = kept_pairs(Gemma3RotaryEmbedding)
     head_norms = ("self_attn.q_norm", "self_attn.k_norm")
     queries = ()  # their scale is a setting of its own
 
@@ -54,9 +47,4 @@ class Gemma3TextLayers(RotaryLayers):
         table.embed_scale = nn.Buffer(torch.full_like(table.embed_scale, table.scalar_embed_scale), persistent=False)
 
 
-class HomoGemma3TextModel(Gemma3TextLayers, Gemma3TextModel):
-    """The encoder."""
-
-
-class HomoGemma3TextForSequenceClassification(Gemma3TextLayers, Gemma3TextForSequenceClassification):
-    """Classification or regression of whole sequences, by their last token."""
+globals().update(student_classes(HomoGemma3TextConfig, Gemma3TextLayers))

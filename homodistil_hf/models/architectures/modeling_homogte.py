@@ -1,17 +1,8 @@
 """GTE with widths of its own in every layer; travels inside compact exports as remote code."""
 
-import torch
-from torch.nn import functional as F
 from transformers import GteConfig
-from transformers.models.gte.modeling_gte import (
-    GteForMaskedLM,
-    GteForSequenceClassification,
-    GteForTokenClassification,
-    GteModel,
-    GteRotaryEmbedding,
-)
 
-from .modeling_layerwise import LayerwiseMaskedLM, RotaryConfig, RotaryLayers, kept_pairs
+from .modeling_layerwise import RobertaMaskedLM, RotaryConfig, RotaryLayers, student_classes
 
 
 class HomoGteConfig(RotaryConfig, GteConfig):
@@ -20,29 +11,10 @@ class HomoGteConfig(RotaryConfig, GteConfig):
     model_type = "homogte"
 
 
-class GteLayers(RotaryLayers):
-    """GTE's linear layers and the frequencies of its positions."""
+class GteMaskedLM(RobertaMaskedLM):
+    """Masked-LM model whose only bias of words is the decoder's."""
 
-    config_class = HomoGteConfig
-    rotary_class = kept_pairs(GteRotaryEmbedding)
-
-
-class HomoGteModel(GteLayers, GteModel):
-    """The encoder, with or without the pooler."""
+    unused_if_untied = None
 
 
-class HomoGteForMaskedLM(GteLayers, LayerwiseMaskedLM, GteForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
-        head = self.lm_head
-        return head.layer_norm(F.gelu(head.dense(states)))
-
-
-class HomoGteForSequenceClassification(GteLayers, GteForSequenceClassification):
-    """Classification or regression of whole sequences."""
-
-
-class HomoGteForTokenClassification(GteLayers, GteForTokenClassification):
-    """Classification of every token."""
+globals().update(student_classes(HomoGteConfig, RotaryLayers, GteMaskedLM))

@@ -5,16 +5,8 @@ from typing import ClassVar
 
 import torch
 from transformers import ModernBertConfig
-from transformers.models.modernbert.modeling_modernbert import (
-    ModernBertForMaskedLM,
-    ModernBertForQuestionAnswering,
-    ModernBertForSequenceClassification,
-    ModernBertForTokenClassification,
-    ModernBertModel,
-    ModernBertRotaryEmbedding,
-)
 
-from .modeling_layerwise import LayerwiseMaskedLM, RotaryConfig, RotaryLayers, kept_pairs
+from .modeling_layerwise import LayerwiseMaskedLM, RotaryConfig, RotaryLayers, student_classes
 
 
 class HomoModernBertConfig(RotaryConfig, ModernBertConfig):
@@ -26,8 +18,7 @@ class HomoModernBertConfig(RotaryConfig, ModernBertConfig):
 class ModernBertLayers(RotaryLayers):
     """ModernBERT's linear layers, and the frequencies of its positions."""
 
-    config_class = HomoModernBertConfig
-    rotary_class = kept_pairs(ModernBertRotaryEmbedding, scales=True)
+    scales_rotation = True
     attention_path = "attn"
     into_attention: ClassVar[Mapping[str, int]] = {"attn.Wqkv": 3}
     keys_and_values = ()
@@ -42,25 +33,12 @@ class ModernBertLayers(RotaryLayers):
         return list(self.config.layer_types)
 
 
-class HomoModernBertModel(ModernBertLayers, ModernBertModel):
-    """The encoder."""
-
-
-class HomoModernBertForMaskedLM(ModernBertLayers, LayerwiseMaskedLM, ModernBertForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
+class ModernBertMaskedLM(LayerwiseMaskedLM):
+    """Masked-LM model with ModernBERT's head."""
 
     def transform(self, states: torch.Tensor) -> torch.Tensor:
         """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
         return self.head(states)
 
 
-class HomoModernBertForSequenceClassification(ModernBertLayers, ModernBertForSequenceClassification):
-    """Classification or regression of whole sequences."""
-
-
-class HomoModernBertForTokenClassification(ModernBertLayers, ModernBertForTokenClassification):
-    """Classification of every token."""
-
-
-class HomoModernBertForQuestionAnswering(ModernBertLayers, ModernBertForQuestionAnswering):
-    """Start and end of an answer."""
+globals().update(student_classes(HomoModernBertConfig, ModernBertLayers, ModernBertMaskedLM))

@@ -2,17 +2,9 @@
 
 from typing import Any
 
-import torch
 from transformers import NomicBertConfig
-from transformers.models.nomic_bert.modeling_nomic_bert import (
-    NomicBertForMaskedLM,
-    NomicBertForSequenceClassification,
-    NomicBertForTokenClassification,
-    NomicBertModel,
-    NomicBertRotaryEmbedding,
-)
 
-from .modeling_layerwise import LayerwiseMaskedLM, RotaryConfig, RotaryLayers, kept_pairs
+from .modeling_layerwise import BertMaskedLM, RotaryConfig, RotaryLayers, student_classes
 
 
 class HomoNomicBertConfig(RotaryConfig, NomicBertConfig):
@@ -26,30 +18,4 @@ class HomoNomicBertConfig(RotaryConfig, NomicBertConfig):
         self.leave_stock_frequencies()
 
 
-class NomicBertLayers(RotaryLayers):
-    """Nomic BERT's linear layers and the frequencies of its positions."""
-
-    config_class = HomoNomicBertConfig
-    rotary_class = kept_pairs(NomicBertRotaryEmbedding)
-
-
-class HomoNomicBertModel(NomicBertLayers, NomicBertModel):
-    """The encoder, with or without the pooler."""
-
-
-class HomoNomicBertForMaskedLM(NomicBertLayers, LayerwiseMaskedLM, NomicBertForMaskedLM):
-    """Masked-LM model; its head can run at chosen positions only, and stop before its decoder."""
-
-    unused_if_untied = "cls.predictions.bias"
-
-    def transform(self, states: torch.Tensor) -> torch.Tensor:
-        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
-        return self.cls.predictions.transform(states)
-
-
-class HomoNomicBertForSequenceClassification(NomicBertLayers, NomicBertForSequenceClassification):
-    """Classification or regression of whole sequences."""
-
-
-class HomoNomicBertForTokenClassification(NomicBertLayers, NomicBertForTokenClassification):
-    """Classification of every token."""
+globals().update(student_classes(HomoNomicBertConfig, RotaryLayers, BertMaskedLM))

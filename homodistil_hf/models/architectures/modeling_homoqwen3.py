@@ -1,14 +1,8 @@
 """Qwen3 as an encoder, with widths of its own in every layer; travels inside compact exports as remote code."""
 
 from transformers import Qwen3Config
-from transformers.models.qwen3.modeling_qwen3 import (
-    Qwen3ForSequenceClassification,
-    Qwen3ForTokenClassification,
-    Qwen3Model,
-    Qwen3RotaryEmbedding,
-)
 
-from .modeling_layerwise import GroupedConfig, RotaryLayers, kept_pairs
+from .modeling_layerwise import GroupedConfig, RotaryLayers, student_classes
 
 
 class HomoQwen3Config(GroupedConfig, Qwen3Config):
@@ -19,21 +13,10 @@ class HomoQwen3Config(GroupedConfig, Qwen3Config):
 
 
 class Qwen3Layers(RotaryLayers):
-    """Qwen3's linear layers, its norms of queries and keys, and the frequencies of its positions."""
+    """Qwen3's linear layers, and its norms of queries and keys."""
 
-    config_class = HomoQwen3Config
-    rotary_class = kept_pairs(Qwen3RotaryEmbedding)
     head_norms = ("self_attn.q_norm", "self_attn.k_norm")
     queries = ("self_attn.q_norm",)
 
 
-class HomoQwen3Model(Qwen3Layers, Qwen3Model):
-    """The encoder."""
-
-
-class HomoQwen3ForSequenceClassification(Qwen3Layers, Qwen3ForSequenceClassification):
-    """Classification or regression of whole sequences, by their last token."""
-
-
-class HomoQwen3ForTokenClassification(Qwen3Layers, Qwen3ForTokenClassification):
-    """Classification of every token."""
+globals().update(student_classes(HomoQwen3Config, Qwen3Layers))

@@ -1,10 +1,11 @@
 """Stock encoders with widths of their own in every layer, whatever their architecture.
 
-A student class derives from a class here and from a stock class of transformers. It first builds the stock class with
-tiny layers, then replaces their linear modules by modules of the sizes in ``config.per_layer_config[i]``. Number of
-heads, head size and FFN size may differ from layer to layer, and heads × head size need not equal the hidden size.
-Forward passes are those of transformers. The file imports torch and transformers only, because it travels inside
-compact exports as remote code. models/units.py groups the parameters, pruning/ shrinks a student.
+A student class derives from a class here and from a stock class of transformers; `student_classes` makes those of an
+architecture. It first builds the stock class with tiny layers, then replaces their linear modules by modules of the
+sizes in ``config.per_layer_config[i]``. Number of heads, head size and FFN size may differ from layer to layer, and
+heads × head size need not equal the hidden size. Forward passes are those of transformers. The file imports torch and
+transformers only, because it travels inside compact exports as remote code. models/units.py groups the parameters,
+pruning/ shrinks a student.
 """
 
 import copy
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -277,8 +279,8 @@ class RotaryLayers(LayerwiseModel):
     keep the same pairs; the frequencies of these pairs stay.
     """
 
-    rotary_class: ClassVar[Any]
-    """The stock class's rotary embedding, made by [`kept_pairs`]."""
+    scales_rotation: ClassVar[bool] = False
+    """Whether attention takes its softmax scale from the present head size, so that rotations must compensate."""
     layers_path = "layers"
     attention_path = "self_attn"
     into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
@@ -297,6 +299,7 @@ class RotaryLayers(LayerwiseModel):
 
     def build_shared(self, config: Any) -> None:
         """Compute the frequencies of positions."""
+        self.rotary_class = kept_pairs(type(self.base_model.rotary_emb), scales=self.scales_rotation)
         self.set_shared_widths()
 
     def set_shared_widths(self) -> None:
@@ -330,7 +333,7 @@ class RotaryLayers(LayerwiseModel):
         self.config.rotary_pairs, self.config.rotary_head_dim = pairs or None, whole_head_dim(self.config)
 
 
-def kept_pairs(stock_class: Any, *, scales: bool = False) -> Any:
+def kept_pairs(stock_class: Any, *, scales: bool) -> Any:
     """Return a rotary embedding with the frequencies of the pairs that a configuration keeps.
 
     Args:
@@ -447,3 +450,56 @@ class LayerwiseMaskedLM(LayerwiseModel):
             attentions=outputs.attentions,
             decoder_inputs=transformed if skip_decoder else None,
         )
+
+
+class BertMaskedLM(LayerwiseMaskedLM):
+    """Masked-LM model with BERT's head."""
+
+    unused_if_untied = "cls.predictions.bias"
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
+        return self.cls.predictions.transform(states)
+
+
+class RobertaMaskedLM(LayerwiseMaskedLM):
+    """Masked-LM model with RoBERTa's head."""
+
+    unused_if_untied: ClassVar[str | None] = "lm_head.bias"
+
+    def transform(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn the encoder's last states, `(…, hidden_size)`, into the decoder's inputs."""
+        head = self.lm_head
+        return head.layer_norm(F.gelu(head.dense(states)))
+
+
+_CLASSES = {
+    "Model": "The encoder, with or without the pooler.",
+    "ForMaskedLM": "Masked-LM model; its head can run at chosen positions only, and stop before its decoder.",
+    "ForSequenceClassification": "Classification or regression of whole sequences.",
+    "ForTokenClassification": "Classification of every token.",
+    "ForQuestionAnswering": "Start and end of an answer.",
+}
+"""End of a class's name → its docstring."""
+
+
+def student_classes(
+    config_class: type[Any],
+    layers: type[LayerwiseModel] = LayerwiseModel,
+    masked_lm: type[LayerwiseMaskedLM] | None = None,
+) -> dict[str, type[LayerwiseModel]]:
+    """Return the student classes of an architecture by name, one for each stock class; for a module's globals.
+
+    Args:
+        config_class: the students' configuration, called `Homo…Config`.
+        layers: names the linear layers.
+        masked_lm: runs the masked-LM head; None for architectures without one.
+    """
+    student, found = config_class.__name__.removesuffix("Config"), {}
+    for end, doc in _CLASSES.items():
+        stock = getattr(transformers, f"{student.removeprefix('Homo')}{end}", None)
+        mixins = (layers,) if end != "ForMaskedLM" else (masked_lm, layers)
+        if stock is not None and None not in mixins:
+            content = {"__module__": config_class.__module__, "__doc__": doc, "config_class": config_class}
+            found[f"{student}{end}"] = type(f"{student}{end}", (*mixins, stock), content)
+    return found
