@@ -188,6 +188,11 @@ class ExactArguments(TrainingArguments):
         for name in kwargs.keys() - cls.__dataclass_fields__.keys():
             nearest = near_name(name, cls.__dataclass_fields__)
             remedy = "leave it out" if nearest is None else f"nearest valid: {nearest}"
+            if name in ("max_seq_length", "max_length"):
+                remedy = (
+                    "rows have the length that you tokenize them to: tokenizer(…, truncation=True, max_length=…), or "
+                    "for masked words tokenize_to_blocks(…, max_seq_length=…)"
+                )
             raise ValueError(f"{name}={short_repr(kwargs[name])} is no setting; {remedy}")
         return super().__new__(cls)
 
@@ -205,6 +210,8 @@ class ExactArguments(TrainingArguments):
                 raise ValueError(f"{name}={words} is not supported by this package's trainers; {remedy}")
         if self.bf16 and not torch.accelerator.is_available():
             self.use_cpu = True  # TrainingArguments refuses bf16 on a CPU that was not asked for
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # torch warns otherwise
         is_launched = "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
         asks_for_cpu = self.use_cpu or strtobool(os.environ.get("ACCELERATE_USE_CPU", "False"))
         if is_launched and not asks_for_cpu and not torch.accelerator.is_available():

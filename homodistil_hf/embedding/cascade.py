@@ -296,11 +296,12 @@ def format_cascade(results: Mapping[str, Any]) -> str:
             table.append([f"{100 * row['share']:.0f}", f"{100 * row['agreement']:.1f}", *scores, f"{row['ms']:.1f}"])
         choice, bound = results["choices"][source], results["choices"][source]["guarantee"]
         least, confidence = percent_below(bound["at_least"]), f"{bound['confidence']:.0%}"
+        missed = ", less than wanted" * (bound["at_least"] < results["wanted"])
         margin = "no margin" if choice["margin"] == math.inf else f"margin {choice['margin']:.4g}"
         chosen = (
             f"{margin} for {results['wanted']:.1%}, chosen on every second query; on the others "
             f"{choice['share']:.1%} go to the teacher,\n{bound['agreement']:.1%} of first hits are the teacher's (at "
-            f"least {least}% with {confidence} confidence), at {choice['cost']:.0%} of its time and "
+            f"least {least}% with {confidence} confidence{missed}), at {choice['cost']:.0%} of its time and "
             f"{choice['macs']:.0%} of its MACs"
         )
         if choice["margin"] == math.inf:

@@ -374,7 +374,6 @@ def training_arguments(
         disable_tqdm=not sys.stderr.isatty(),
         logging_nan_inf_filter=False,  # it would hide a training that diverged
         report_to="none",
-        dataloader_pin_memory=torch.accelerator.is_available(),
         **others,
     )
     arguments.max_steps = settings.num_steps(num_rows, arguments.train_batch_size)

@@ -9,8 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
@@ -47,7 +45,6 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     check_folder(training, run_identity(arguments.teacher, arguments.teacher_revision))
     config, tokenizer = masked_lm_inputs(settings)
     keep_datasets_here()
-    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     # one process tokenizes, the others find the rows in its cache
     with training.main_process_first(desc="reading the text"):
         train_blocks, eval_blocks = load_blocks(settings, config, tokenizer, log)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 
@@ -101,7 +100,6 @@ def make_trainer(
                 f"{name}={short_repr(value)} goes before a run of `homodistil distill` alone; make that teacher "
                 "first, and name its folder as the teacher"
             )
-    training.dataloader_pin_memory &= torch.accelerator.is_available()  # torch warns otherwise
     inputs = inputs or kind.inputs(settings)
     method = trainer_named(run.method)
     method.check_possible(inputs.plan, widths_of(inputs.config))

@@ -148,8 +148,8 @@ def find_columns(
     if not texts or len(texts) > 2 or (kind == TAGS and len(texts) != 1):
         usual, other = ("tokens", "a text with spans") if kind == TAGS else ("text", "two of a pair")
         raise ValueError(
-            f"{argument} has the columns {shown}, none surely with {usual}, or {other}; name text_columns, or rename "
-            f"the column to {usual}"
+            f"{argument} has the columns {shown}; which of them hold {usual}, or {other}, isn't clear: name "
+            f"text_columns, or rename the column to {usual}"
         )
     if label_column is not None:
         for name in labels:

@@ -159,7 +159,7 @@ OF_A_KIND: dict[str, dict[str, tuple[Any, str]]] = {
         "fewer words": ({"vocabulary": "keep=64"}, "vocabulary='keep=64' has no place with method='reranker'; leave"),
         "unusual columns": (
             _rows(body=_text, title=_text),
-            "none surely with text, or two of a pair; name text_columns",
+            "which of them hold text, or two of a pair, isn't clear: name text_columns",
         ),
         "another column of texts": (
             {"text_columns": ["query", "pasage"]},

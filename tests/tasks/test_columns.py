@@ -86,7 +86,7 @@ def test_columns_are_named():
             CLASSES,
             {"a": ONE, "b": ONE},
             {},
-            r"has the columns a \(string\), b \(string\), none surely with text, or two",
+            r"has the columns a \(string\), b \(string\); which of them hold text, or two",
         ),
         (
             CLASSES,
@@ -102,7 +102,7 @@ def test_columns_are_named():
         ),
         (CLASSES, {"text": ONE}, {"text_columns": ["txt"]}, "lacks the column text_columns='txt'; nearest valid: 'te"),
         (CLASSES, {"a": ONE, "b": ONE, "c": ONE}, {"text_columns": ["a", "b", "c"]}, "two of a pair"),
-        (TAGS, {"a": [1]}, {}, "none surely with tokens, or a text with spans"),
+        (TAGS, {"a": [1]}, {}, "which of them hold tokens, or a text with spans"),
         (ANSWERS, {"question": ONE}, {}, "expected question and context"),
     ],
 )
@@ -137,7 +137,7 @@ def test_the_only_usual_column_is_not_all_where_more_texts_lie_beside(beside, is
         assert find_columns(rows, tiny_config(), CLASSES).texts == tuple(beside)[:1]
         return
     with pytest.raises(
-        ValueError, match=f"columns {next(iter(beside))} .*, none surely with text, .* name text_columns"
+        ValueError, match=f"columns {next(iter(beside))} .*; which of them hold text, .* name text_columns"
     ):
         find_columns(rows, tiny_config(), CLASSES)
     assert find_columns(rows, tiny_config(), CLASSES, text_columns=[next(iter(beside))]).texts

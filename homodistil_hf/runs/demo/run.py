@@ -226,7 +226,6 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
         save_steps=settings.max_steps,
         overwrite_output_dir=True,
         report_to="none",
-        dataloader_pin_memory=False,
         **weights,
     )
     trainer = kind(
