@@ -6,7 +6,7 @@ from .data.lengths import by_length as by_length
 from .data.masking import MaskedLMCollator as MaskedLMCollator
 from .data.samples import unlabeled_batches as unlabeled_batches
 from .embedding.cascade import Cascade as Cascade
-from .embedding.reading import load_embedding_model as load_embedding_model
+from .embedding.model import load_embedding_model as load_embedding_model
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .embedding.reranker import tokenize_pairs as tokenize_pairs

@@ -33,9 +33,8 @@ from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
-from homodistil_hf.evaluation.fine_tuning import encoded_rows
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
-from homodistil_hf.evaluation.own_task import own_rows as labelled_rows
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, encoded_rows
+from homodistil_hf.evaluation.fine_tuning import own_rows as labelled_rows
 from homodistil_hf.export.export_folder import check_target
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.hub import card_for, files_to_push
@@ -193,7 +192,7 @@ def read_tokenizer(target: Path, draw: Random) -> None:
 
 def read_embedding(target: Path, draw: Random) -> None:
     """A folder of sentence-transformers, as a teacher."""
-    from homodistil_hf.embedding.reading import default_activation, load_embedding_model
+    from homodistil_hf.embedding.model import default_activation, load_embedding_model
     from homodistil_hf.runs.kinds import method_of_model
 
     method_of_model(target)

@@ -116,8 +116,8 @@ class Evaluate(Command):
 def evaluations() -> dict[str, _Kind]:
     """Name → what one evaluation measures, with which settings."""
     from ..embedding.evaluate import EmbeddingEvaluationSettings, evaluate_embedding, format_scores
-    from ..evaluation.changed_classes import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.fine_tuning import GlueSettings
+    from ..evaluation.guarantee import ClassesSettings, evaluate_classes, format_classes
     from ..evaluation.held_out_text import DiscrepancySettings, evaluate_discrepancy
     from ..evaluation.task_runs import SquadSettings, evaluate_glue, evaluate_squad
     from ..tasks.glue import GLUE_TASKS, SQUAD_TASKS

@@ -1,6 +1,6 @@
 """`homodistil finetune`: one task model of labelled rows; beside a teacher the same run as `distill --start`.
 
-`evaluation/own_task.py` trains without a teacher, `runs/task.py` beside one.
+`evaluation/fine_tuning.py` trains without a teacher, `runs/task.py` beside one.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ _PLAIN_ONLY = ("learning_rates", "max_train_samples")
 class Finetune(SettingsCommand):
     """Fine-tune a model on a task of your own, plainly or beside a fine-tuned teacher."""
 
-    settings: ClassVar[str] = "homodistil_hf.evaluation.own_task:OwnTaskSettings"
+    settings: ClassVar[str] = "homodistil_hf.evaluation.fine_tuning:OwnTaskSettings"
     example: ClassVar[str] = "homodistil finetune examples/configs/finetune.json --teacher runs/my-teacher/model"
     main_settings: ClassVar[tuple[str, ...]] = (
         *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
@@ -34,7 +34,7 @@ class Finetune(SettingsCommand):
         from ..export.report import closing_line, try_report
 
         if settings.teacher is None:
-            from ..evaluation.own_task import fine_tune_own
+            from ..evaluation.fine_tuning import fine_tune_own
             from ..files.run_names import MODEL_FOLDER
 
             results = fine_tune_own(settings, log_progress)

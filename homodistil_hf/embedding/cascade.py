@@ -27,11 +27,10 @@ from ..files.strict_json import write_json
 from ..models.cost import model_facts
 from ..tables import aligned_lines
 from .deployable import query_ms
+from .evaluate import QuerySettings, RetrievalTask, line_of, retrieval_tasks, tasks_of
 from .folder import has_own_space, read_embedding_facts
 from .metrics import best, gains, ranks_of
-from .model import EmbeddingModel
-from .reading import load_embedding_model
-from .tasks import QuerySettings, RetrievalTask, line_of, retrieval_tasks, tasks_of
+from .model import EmbeddingModel, load_embedding_model
 
 logger = logging.getLogger(__name__)
 RESULTS_FILE = "cascade.json"

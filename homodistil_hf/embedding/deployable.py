@@ -28,8 +28,7 @@ from ..models.onnx_graphs import onnx_session
 from ..plans.latency.timing import Pass, missing_reason, time_in_turns
 from .card import embedding_card
 from .metrics import agreement
-from .model import EmbeddingModel, folded, pooled
-from .reading import load_embedding_model
+from .model import EmbeddingModel, folded, load_embedding_model, pooled
 
 logger = logging.getLogger(__name__)
 ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"

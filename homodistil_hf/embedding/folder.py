@@ -44,8 +44,19 @@ from ..models.cost import model_facts
 from ..models.equality import relative_difference
 from ..models.tokenizers import save_tokenizer
 from .card import START, STUDENT, TEACHER, embedding_card
-from .model import POOLINGS, Dense, EmbeddingModel, folded, reduced
-from .reading import MODULES_FILE, SETTINGS_FILE, TRANSFORMER_FILE, encoder_config, load_embedding_model, read_modules
+from .model import (
+    MODULES_FILE,
+    POOLINGS,
+    SETTINGS_FILE,
+    TRANSFORMER_FILE,
+    Dense,
+    EmbeddingModel,
+    encoder_config,
+    folded,
+    load_embedding_model,
+    read_modules,
+    reduced,
+)
 from .vectors import Learner
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"

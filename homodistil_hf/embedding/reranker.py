@@ -40,7 +40,7 @@ from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Origins
 from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
 from .metrics import ranking_scores
-from .reading import default_activation
+from .model import default_activation
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)

@@ -45,8 +45,7 @@ from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
 from .folder import export_embedding_model, student_model
 from .metrics import agreement, compared
-from .model import EmbeddingModel, pooled, reduced
-from .reading import load_embedding_model
+from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .texts import VECTOR, TextCollator, TextReader
 from .vectors import Learner, TeacherVectors, learner_of
 

@@ -30,8 +30,7 @@ from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenizer
 from ..tasks.reading import check_columns, load_rows
 from .metrics import COSINE
-from .model import EmbeddingModel, PoolingSettings
-from .reading import load_embedding_model
+from .model import EmbeddingModel, PoolingSettings, load_embedding_model
 from .texts import VECTOR
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
@@ -19,12 +19,9 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from ..data.read_line import columns_words, read_line
-from ..data.samples import drawn
 from ..files.field_checks import describe_settings, setting
 from ..models.heads import logits_of_rows
-from ..models.tokenizers import fitted_length
 from ..tables import figures_line
-from ..tasks.columns import Columns
 from ..tasks.glue import (
     BENCHMARK_TASKS,
     GLUE_TASKS,
@@ -37,7 +34,6 @@ from ..tasks.glue import (
     load_squad,
     squad_files,
 )
-from ..tasks.held_out import keep_aside
 from ..tasks.kinds import VALUES
 from ..tasks.metrics import (
     accuracy,
@@ -55,12 +51,14 @@ from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     LEAST_STEPS,
     FineTuned,
-    FineTuningSettings,
     GlueSettings,
+    chosen_rate,
     encoded_rows,
     fine_tuned,
     settings_from,
     training_dtype,
+    training_rows,
+    with_length,
 )
 
 if TYPE_CHECKING:
@@ -69,8 +67,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MISMATCHED = "validation_mismatched"
-_ROWS_SEED = 0
-_Settings = TypeVar("_Settings", bound=FineTuningSettings)
 _GLUE_FORMULAS = {
     "accuracy": accuracy,
     "f1": class_f1,
@@ -272,13 +268,6 @@ def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, fl
     return {name: value for name, value in graded.items() if not name.endswith("total")}
 
 
-def with_length(settings: _Settings, evaluated: EvaluatedModel) -> _Settings:
-    """The settings with the tokens a row that a model reads; see [`fitted_length`]."""
-    default = settings.default_length
-    length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length", default=default)
-    return settings.of_length(length)
-
-
 def evaluate_tasks(
     evaluated: EvaluatedModel,
     tasks: Iterable[TaskData],
@@ -294,72 +283,6 @@ def evaluate_tasks(
         summary = evaluated.summarize()
         evaluated.publish(summary)
     return summary
-
-
-def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
-    """Training rows: all, or always the same `max_rows` of them."""
-    return rows if max_rows is None else drawn(rows, max_rows, seed=_ROWS_SEED)
-
-
-def chosen_rate(
-    evaluated: EvaluatedModel,
-    settings: FineTuningSettings,
-    rows: Dataset,
-    columns: Columns,
-    measure: Callable[..., Mapping[str, float]],
-    score: Callable[[Mapping[str, float]], float],
-    *,
-    depends_on: Mapping[str, Any],
-    seed: int,
-    name: str = "",
-    say: Callable[[str], None],
-) -> float:
-    """The learning rate of the highest score, the first of equals, where there is a choice.
-
-    Each is tried with a few steps on training rows without a slice, and measured on the slice.
-
-    Args:
-        evaluated: gets a result for each rate.
-        settings: have the rates.
-        rows: training rows.
-        columns: of the rows.
-        measure: `(rows, held_out, folder, **changes)` fine-tunes with changes of the settings, and returns metrics.
-        score: of metrics.
-        depends_on: all that a result depends on, but rate and seed.
-        seed: of all trials.
-        name: of the task, in records and lines for the user.
-        say: takes these lines.
-
-    Raises:
-        FloatingPointError: all diverge.
-    """
-    rates, few, label = settings.candidates(), settings.num_search_steps, name and f"{name}: "
-    if len(rates) == 1:
-        return rates[0]
-    rows, held_out, _ = keep_aside(rows, columns)
-    say(f"{label}trying {len(rates)} learning rates, {few:,} steps each at most")
-
-    def tried(changes: dict[str, Any], folder: Path) -> dict[str, Any]:
-        try:
-            metrics = measure(rows, held_out, folder, max_train_steps=few, **changes)
-        except FloatingPointError as error:
-            return {"tried": changes, "score": None, "diverged": str(error)}
-        return {"tried": changes, "metrics": metrics, "score": score(metrics)}
-
-    scores = {}
-    for rate in rates:
-        changes = {"learning_rate": rate, "seed": seed}
-        of_rate = f"{name and name + '.'}learning-rate-{rate:g}"
-        record, _ = evaluated.measured(of_rate, {**depends_on, "tried": changes}, partial(tried, changes))
-        result = "diverged" if record["score"] is None else figures_line(record["metrics"])
-        say(f"{label}learning rate {rate:g}: {result} on {len(held_out):,} rows held out from the training set")
-        if record["score"] is not None:
-            scores[rate] = record["score"]
-    if not scores:
-        raise FloatingPointError(f"{label}learning_rates={rates} all diverge; try lower ones")
-    best = max(scores, key=lambda rate: scores[rate])
-    say(f"{label}learning rate {best:g} it is")
-    return best
 
 
 def _evaluate_task(

@@ -13,15 +13,16 @@ from ..data.read_line import read_line
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
 from ..embedding.folder import AXES_FILE, axes_in, publish_scores, read_embedding_facts
-from ..embedding.model import EmbeddingModel, reduced
-from ..embedding.reading import (
+from ..embedding.model import (
     MODULES_FILE,
     SETTINGS_FILE,
+    EmbeddingModel,
     checked_kinds,
     encoder_config,
     load_embedding_model,
     name_unused,
     read_modules,
+    reduced,
 )
 from ..embedding.texts import paragraph_rows, some_paragraphs, tokenize_texts
 from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check_output

@@ -211,7 +211,7 @@ def load_start(folder: Path) -> LayerwiseModel:
     """Load a finished member of a chain as what the next one starts as: its student, with its projections."""
     student, tensors = folder / STUDENT_FOLDER, load_tensors(folder / PROJECTIONS_FILE)
     if (student / MODULES_FILE).is_file():
-        from ..embedding.reading import load_embedding_model
+        from ..embedding.model import load_embedding_model
 
         model = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
     else:

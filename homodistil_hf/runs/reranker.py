@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.read_line import columns_words, read_line
 from ..data.triplets import as_pairs
-from ..embedding.reading import SCORE_KEYS, name_unused
+from ..embedding.model import SCORE_KEYS, name_unused
 from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr

@@ -21,8 +21,7 @@ from ..data.corpus import load_text
 from ..data.read_line import columns_words, read_line
 from ..data.sources import local_files
 from ..embedding.folder import write_model
-from ..embedding.model import EmbeddingModel
-from ..embedding.reading import load_embedding_model
+from ..embedding.model import EmbeddingModel, load_embedding_model
 from ..export.card import fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts

@@ -13,7 +13,7 @@ from homodistil_hf import Cascade
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.cascade import SHARES, Encoded, choose_margin, curve
 from homodistil_hf.embedding.folder import export_embedding_model
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.evaluation.guarantee import largest_share
 
 DOCUMENTS = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]

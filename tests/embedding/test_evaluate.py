@@ -18,14 +18,16 @@ from homodistil_hf.cli import main
 from homodistil_hf.embedding.card import space_tables
 from homodistil_hf.embedding.evaluate import (
     EmbeddingEvaluationSettings,
+    RetrievalTask,
     evaluate_embedding,
+    load_queries,
+    load_tasks,
     space_matrix,
     task_of_texts,
 )
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.metrics import SIMILARITIES, pair_score, retrieval_scores
-from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.embedding.tasks import RetrievalTask, load_queries, load_tasks
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.evaluation.guarantee import guarantee_problems, largest_share
 from homodistil_hf.files.strict_json import read_json_object
 

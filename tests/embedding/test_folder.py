@@ -17,7 +17,7 @@ from transformers import BertModel
 import homodistil_hf.embedding.folder
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.folder import export_embedding_model, export_pair
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.export.facts import file_facts
 from homodistil_hf.methods.formats import verify_export
 

@@ -8,8 +8,7 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config
 from tiny_tokenizers import trained_tokenizer
 from transformers import BertModel
 
-from homodistil_hf.embedding.model import POOLINGS, pooled
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import POOLINGS, load_embedding_model, pooled
 
 TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
 

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, BertModel, RobertaModel
 
 from homodistil_hf.embedding.folder import write_model
-from homodistil_hf.embedding.model import reduced
-from homodistil_hf.embedding.reading import SCORE_KEYS, load_embedding_model, name_unused
+from homodistil_hf.embedding.model import SCORE_KEYS, load_embedding_model, name_unused, reduced
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.runs.embedding import planned_config

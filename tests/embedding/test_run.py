@@ -16,9 +16,10 @@ from tiny_files import assert_family_resumed_alike, assert_resumed_alike, change
 from tiny_trainers import QUARTER, SIXTEENTH
 
 from homodistil_hf.cli import main
-from homodistil_hf.embedding import reading, trainer
+from homodistil_hf.embedding import model as embedding_model
+from homodistil_hf.embedding import trainer
 from homodistil_hf.embedding.evaluate import QUERIES
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.files import model_files
 from homodistil_hf.models import loading
@@ -100,7 +101,7 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
         asked.append(settings["token"])
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(reading, "snapshot_download", download)
+    monkeypatch.setattr(embedding_model, "snapshot_download", download)
     assert main(["distill", config(teacher="me/vectors", method="embedding", hub_token="hf_abc")]) == 2
     assert asked == ["hf_abc"]
     assert "hf_abc" not in capsys.readouterr().err

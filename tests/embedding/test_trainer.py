@@ -24,7 +24,7 @@ from tiny_trainers import SIXTEENTH
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.texts import tokenize_texts
 from homodistil_hf.embedding.trainer import fit_dense, vector_error
 from homodistil_hf.models.architectures import ARCHITECTURES

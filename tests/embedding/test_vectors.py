@@ -10,7 +10,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_models import randomized, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 
 TEXTS = ["w7 w8", "w9", "w10 w11 w12"]

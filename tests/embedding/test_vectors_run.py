@@ -15,7 +15,7 @@ from tiny_trainers import QUARTER, SIXTEENTH
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 from homodistil_hf.embedding.vectors import TeacherVectors, load_teacher_vectors, tokenize_vectors
 from homodistil_hf.runs.config import parse_run

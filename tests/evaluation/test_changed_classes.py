@@ -13,8 +13,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 
 from homodistil_hf import export_student
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.changed_classes import answers, evaluate_classes
-from homodistil_hf.evaluation.guarantee import largest_share
+from homodistil_hf.evaluation.guarantee import answers, evaluate_classes, largest_share
 from homodistil_hf.models.conversion import to_student
 
 NUM_ROWS = 50

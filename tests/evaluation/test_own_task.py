@@ -16,8 +16,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
-from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, settings_from
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, OwnTaskSettings, settings_from
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM

@@ -7,8 +7,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from own_rows import run
 from tiny_models import tiny_tokenizer
 
-from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, own_rows
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, own_rows, settings_from
 from homodistil_hf.tasks.labels import label_numbers
 
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from homodistil_hf.embedding.folder import export_embedding_model
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures import ARCHITECTURES
 

@@ -1,7 +1,7 @@
 import pytest
 from rows import each
 
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings
 from homodistil_hf.files.settings import SettingsParser
 from homodistil_hf.runs.config import parse_run
 

@@ -10,7 +10,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_models import make_teacher
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.files.tensors import WEIGHTS_FILE
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student

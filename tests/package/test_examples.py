@@ -14,9 +14,8 @@ from transformers import AutoConfig, BertConfig, BertForMaskedLM
 
 from homodistil_hf import PRESETS, resolve_plan
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.reading import load_embedding_model
-from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.own_task import OwnTaskSettings
+from homodistil_hf.embedding.model import load_embedding_model
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, settings_from
 from homodistil_hf.methods.binarization.bit_products import compiled
 from homodistil_hf.methods.binarization.stages import BinarizationSettings
 from homodistil_hf.models.cost import count_parameters, encoder_macs

@@ -21,7 +21,7 @@ def written(tmp_path_factory):
     from tiny_embeddings import make_sentence_folder
 
     from homodistil_hf.embedding.folder import export_embedding_model, export_pair
-    from homodistil_hf.embedding.reading import load_embedding_model
+    from homodistil_hf.embedding.model import load_embedding_model
     from homodistil_hf.methods.binarization.binarizing import to_binary
     from homodistil_hf.methods.binarization.folder import export_packed
 

@@ -9,8 +9,7 @@ from datasets import Dataset
 from tiny_files import write_teacher
 from tiny_models import VOCAB_SIZE
 
-from homodistil_hf.evaluation.fine_tuning import settings_from
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, fine_tune_own, settings_from
 
 _QUICK = {"max_length": 24, "batch_size": 8, "learning_rate": 1e-3, "num_train_epochs": 2, "dtype": "float32"}
 

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from transformers import BertModel, PreTrainedModel
 
 from homodistil_hf import HomoDistilTrainer
-from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel
-from homodistil_hf.embedding.reading import load_embedding_model
+from homodistil_hf.embedding.model import POOLINGS, EmbeddingModel, load_embedding_model
 from homodistil_hf.embedding.reranker import RerankerDistilTrainer, tokenize_pairs
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
 

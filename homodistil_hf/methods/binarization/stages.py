@@ -15,8 +15,14 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
-from ...evaluation.fine_tuning import encoded_rows, task_metrics, training_arguments
-from ...evaluation.own_task import OwnTaskSettings, check_start, own_rows
+from ...evaluation.fine_tuning import (
+    OwnTaskSettings,
+    check_start,
+    encoded_rows,
+    own_rows,
+    task_metrics,
+    training_arguments,
+)
 from ...evaluation.task_runs import training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card

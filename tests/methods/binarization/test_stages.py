@@ -18,7 +18,7 @@ from tiny_models import make_teacher
 from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
 from homodistil_hf.cli import main
-from homodistil_hf.evaluation.own_task import OwnTaskSettings, fine_tune_own
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, fine_tune_own
 from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
