@@ -93,7 +93,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     if name == student_class.__name__:
         student_class = type(model)
     refuse_config(model.config, argument)
-    config_class = architecture_of(model.config).student_config
+    architecture = architecture_of(model.config)
+    config_class = architecture.student_config
     dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
     values = {key: value for key, value in model.config.to_dict().items() if key not in dropped_keys}
     # a stock model divides by the root of its head size, and the student goes on with that scale as it narrows
@@ -104,7 +105,7 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     student = student_class(config_class(**values, **_runtime_settings(model.config)))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
-    surplus = (*architecture_of(model.config).surplus, f"{PROJECTIONS}.")
+    surplus = (f"{architecture.prefix}.pooler.", *architecture.surplus, f"{PROJECTIONS}.")
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }

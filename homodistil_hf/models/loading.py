@@ -359,14 +359,20 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
         return
-    remedies = {
-        architecture.encoder_name: "it has no head to compare logits with: load it as "
-        f"{architecture.heads[0].stock_name} if its checkpoint has that head, or train one first (homodistil "
-        f"finetune); an embedding model needs its {MODULES_FILE} beside it"
-        for architecture in ARCHITECTURES.values()
-    }
+    remedies = {}
     for architecture in ARCHITECTURES.values():
-        remedies |= architecture.refused
+        stock, first = architecture.stock, architecture.heads[0].stock_name
+        remedies[architecture.encoder_name] = (
+            f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train one "
+            f"first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it"
+        )
+        decoders = f"{stock}LMHeadModel", f"{stock}ForCausalLM", f"{stock.removesuffix('Text')}ForCausalLM"
+        remedies |= dict.fromkeys(
+            decoders,
+            f"it is a decoder: train it as {first} first, or take an embedding model"
+            if architecture.masked_lm is None
+            else f"it is a decoder: load it as {first} if it was trained to see both directions",
+        )
     raise ValueError(
         f"{argument} class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
         f"{', '.join(ARCHITECTURES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")

@@ -4,15 +4,12 @@ import transformers
 from transformers import PreTrainedConfig
 
 from .architecture import Architecture, Head
-from .bert import BERT
+from .bert import BERT, CAMEMBERT, DATA2VEC_TEXT, ELECTRA, ERNIE, ROBERTA, XLM_ROBERTA
 from .deberta import DEBERTA
 from .distilbert import DISTILBERT
-from .electra import ELECTRA
-from .ernie import ERNIE
 from .llama import EUROBERT, GEMMA3_TEXT, LLAMA, MISTRAL, QWEN3
 from .modernbert import MODERNBERT
 from .mpnet import MPNET
-from .roberta import CAMEMBERT, DATA2VEC_TEXT, ROBERTA, XLM_ROBERTA
 from .rotary import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 
 _BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBERT, ELECTRA, MPNET, DEBERTA)

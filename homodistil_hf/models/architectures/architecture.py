@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,18 +39,22 @@ def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
-def layer_of(attention: tuple[str, str, str, str], ffn: tuple[str, str], norms: tuple[str, str]) -> Shapes:
-    """Return the parameters of a layer with a LayerNorm behind each of its halves.
-
-    Args:
-        attention: names of the linear modules: query, key, value and output.
-        ffn: names of the first and the second linear module.
-        norms: names of the LayerNorms behind attention and FFN.
-    """
-    query, key, value, output = attention
+def attention_of(names: tuple[str, str, str, str], *, bias: bool = True) -> Shapes:
+    """Return the parameters of the linear modules query, key, value and output."""
+    query, key, value, output = names
     return {
-        **{**linear(query, QUERY, HIDDEN), **linear(key, QUERY, HIDDEN), **linear(value, VALUE, HIDDEN)},
-        **{**linear(output, HIDDEN, VALUE), **norm(norms[0])},
+        **linear(query, QUERY, HIDDEN, bias=bias),
+        **linear(key, QUERY, HIDDEN, bias=bias),
+        **linear(value, VALUE, HIDDEN, bias=bias),
+        **linear(output, HIDDEN, VALUE, bias=bias),
+    }
+
+
+def layer_of(attention: tuple[str, str, str, str], ffn: tuple[str, str], norms: tuple[str, str]) -> Shapes:
+    """Return the parameters of a layer of two halves, each with a LayerNorm behind it, by the names of its modules."""
+    return {
+        **attention_of(attention),
+        **norm(norms[0]),
         **{**linear(ffn[0], NEURON, HIDDEN), **linear(ffn[1], HIDDEN, NEURON), **norm(norms[1])},
     }
 
@@ -130,7 +135,6 @@ class Head:
     Args:
         kind: its kind of prediction.
         stock_name: name of transformers' class.
-        student_name: name of the student class.
         modeling: module of the student class.
         shapes: its parameters, a pooler's included.
         untied: further parameters where embeddings and decoder are not tied.
@@ -138,10 +142,14 @@ class Head:
 
     kind: HeadKind
     stock_name: str
-    student_name: str
     modeling: str
     shapes: Shapes = field(default_factory=dict, hash=False)
     untied: Shapes = field(default_factory=dict, hash=False)
+
+    @property
+    def student_name(self) -> str:
+        """Name of the student class."""
+        return f"Homo{self.stock_name}"
 
     @property
     def stock(self) -> type[PreTrainedModel]:
@@ -162,41 +170,6 @@ LABELS = linear("classifier", "num_labels", HIDDEN)
 ANSWERS = linear("qa_outputs", "num_labels", HIDDEN)
 
 
-def heads(
-    name: str,
-    modeling: str,
-    *,
-    masked_lm: Shapes | None,
-    untied: Shapes,
-    classifier: Shapes,
-    labels: Shapes | None = LABELS,
-    answers: Shapes | None = ANSWERS,
-) -> tuple[Head, ...]:
-    """Return the heads of an architecture, masked language first.
-
-    Args:
-        name: beginning of the names of its stock classes.
-        modeling: module of the student classes.
-        masked_lm: parameters of the masked-LM head; None where the stock library has no such head.
-        untied: further parameters where its decoder is not the table of words.
-        classifier: parameters of the head that classifies sequences, a pooler's included.
-        labels: the same for the head that classifies tokens.
-        answers: parameters of the head that marks answers; None where the stock library has no such head.
-    """
-    known = {
-        MASKED_LM: masked_lm,
-        SEQUENCE_CLASSIFICATION: classifier,
-        TOKEN_CLASSIFICATION: labels,
-        QUESTION_ANSWERING: answers,
-    }
-    shapes = {kind: found for kind, found in known.items() if found is not None}
-    stock = {kind: f"{name}For{kind.auto_class.removeprefix('AutoModelFor')}" for kind in shapes}
-    return tuple(
-        Head(kind, stock[kind], f"Homo{stock[kind]}", modeling, found, untied if kind is MASKED_LM else {})
-        for kind, found in shapes.items()
-    )
-
-
 @dataclass(frozen=True)
 class Architecture:
     """The classes and parameters of one architecture.
@@ -204,20 +177,22 @@ class Architecture:
     Args:
         name: in cards and messages.
         model_type: the teacher's `config.model_type`.
-        modeling: module of the student classes; its file travels in compact exports.
+        stock: beginning of the names of transformers' classes; student classes have `Homo` in front.
         prefix: prefix of the encoder's parameters in a model with a head.
-        encoder_name: transformers' model without a head; student classes have `Homo` in front.
-        heads: the heads that teacher and student may have; the first is taken where a configuration names no class.
+        masked_lm: parameters of the masked-LM head; None where the stock library has no such head.
+        classifier: the same of the head that classifies sequences, a pooler's included.
         embeddings: all encoder parameters outside the layers.
         pooler: further parameters of a model without a head.
         layer: one layer's parameters, with names relative to the layer.
         layers: path of the list of layers in the encoder.
         attention: a layer's linear modules: query, key, value and output; None where one matrix holds several.
-        mlm_entries: first module of the masked-LM head, which reads the encoder's last states; several names where a
-            configuration chooses among heads.
-        also_loaded: name of another stock class → the head that it is read with: BertForPreTraining → masked LM.
-        refused: stock classes with a head but no student class → the remedy in the message.
-        surplus: prefixes of teacher weights that `to_student` drops where the student lacks them.
+        untied: further parameters where the decoder of masked words is not their table.
+        labels: parameters of the head that classifies tokens; None where the stock library has no such head.
+        answers: the same of the head that marks answers.
+        replaced_tokens: the same of the head that finds replaced tokens.
+        file: end of the name of the student classes' module, where that is not the model type.
+        also_loaded: further stock classes that are read with the first head, such as BertForPreTraining.
+        surplus: prefixes of teacher weights besides a pooler's that `to_student` drops where the student lacks them.
         width_names: usual name of a setting (`intermediate_size`, `hidden_act`, …) → the stock configuration's name,
             if it has another.
         absent: function of a configuration; returns parameters of these tables that it switches off, such as biases.
@@ -226,7 +201,6 @@ class Architecture:
             returns its length.
         rotates: function of a configuration; returns whether `rotate_heads` may give heads a new basis before pruning
             (pruning/rotation.py). Not about rotary positions.
-        shares_heads: whether a table outside the layers has a column for each head, so all layers keep the same heads.
         first_position: configuration → row of a text's first token in the table of positions.
         is_rotary: whether attention uses rotary position embeddings.
         has_free_heads: whether the stock configuration has a `head_dim`, so that heads needn't fill the hidden size.
@@ -235,7 +209,6 @@ class Architecture:
         rotary_kinds: function of a configuration; returns each layer's type of attention. Layers of one type share
             their frequencies, so they lose the same pairs of channels. Empty if no pair may be dropped (scaled
             frequencies), or without rotary positions.
-        is_gated: whether an FFN has two matrices before its neurons.
         is_pre_norm: whether hidden states are those of the residual stream, not the output of a LayerNorm.
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention scores depend on positions by a term of their own or a rotation, so
@@ -246,32 +219,33 @@ class Architecture:
 
     name: str
     model_type: str
-    modeling: str
+    stock: str
     prefix: str
-    encoder_name: str
-    heads: tuple[Head, ...]
+    masked_lm: Shapes | None
+    classifier: Shapes
     embeddings: Shapes
     layer: Shapes
     layers: str
     attention: tuple[str, str, str, str] | None
-    mlm_entries: tuple[str, ...]
     pooler: Shapes = field(default_factory=dict)
-    also_loaded: Mapping[str, Head] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
+    untied: Shapes = field(default_factory=dict)
+    labels: Shapes | None = field(default_factory=lambda: LABELS)
+    answers: Shapes | None = field(default_factory=lambda: ANSWERS)
+    replaced_tokens: Shapes | None = None
+    file: str = ""
+    also_loaded: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
     width_names: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[PreTrainedConfig], Collection[str]] = lambda config: ()
     not_in_first_layer: Shapes = field(default_factory=dict)
     sizes: Mapping[str, Callable[[PreTrainedConfig], int]] = field(default_factory=dict)
     rotates: Callable[[PreTrainedConfig], bool] = lambda config: True
-    shares_heads: bool = False
     first_position: Callable[[PreTrainedConfig], int] = lambda config: 0
     is_rotary: bool = False
     has_free_heads: bool = False
     heads_divide: bool = False
     queries_per_key: Callable[[PreTrainedConfig], int] = lambda config: 1
     rotary_kinds: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
-    is_gated: bool = False
     is_pre_norm: bool = False
     takes_added_masks: bool = True
     scores_have_positions: bool = False
@@ -284,15 +258,58 @@ class Architecture:
         return f"homo{self.model_type}"
 
     @property
+    def modeling(self) -> str:
+        """Module of the student classes; its file travels in compact exports."""
+        return f"{__package__}.modeling_homo{self.file or self.model_type}"
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that teacher and student may have; the first is taken where a configuration names no class."""
+        shapes = {
+            MASKED_LM: self.masked_lm,
+            SEQUENCE_CLASSIFICATION: self.classifier,
+            TOKEN_CLASSIFICATION: self.labels,
+            QUESTION_ANSWERING: self.answers,
+            REPLACED_TOKENS: self.replaced_tokens,
+        }
+        return tuple(
+            Head(
+                kind,
+                f"{self.stock}{kind.auto_class.removeprefix('AutoModel')}",
+                self.modeling,
+                found,
+                self.untied if kind is MASKED_LM else {},
+            )
+            for kind, found in shapes.items()
+            if found is not None
+        )
+
+    @property
     def heads_by_name(self) -> dict[str, Head]:
         """Class name → its head: stock classes, then student classes."""
-        stock = {head.stock_name: head for head in self.heads}
-        return {**self.also_loaded, **stock} | {head.student_name: head for head in self.heads}
+        stock = dict.fromkeys(self.also_loaded, self.heads[0]) | {head.stock_name: head for head in self.heads}
+        return stock | {head.student_name: head for head in self.heads}
+
+    @property
+    def shares_heads(self) -> bool:
+        """Whether a table outside the layers has a column for each head, so all layers keep the same heads."""
+        return any(HEAD in dims for dims in self.embeddings.values())
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether an FFN has two matrices before its neurons."""
+        rows = [dims[0] for dims in self.layer.values() if dims[1:] == (HIDDEN,)]
+        return GATE in rows or rows.count(NEURON) == 2
 
     @property
     def config_name(self) -> str:
         """Name of transformers' configuration class; the students' class derives from it."""
-        return f"{self.encoder_name.removesuffix('Model')}Config"
+        return f"{self.stock}Config"
+
+    @property
+    def encoder_name(self) -> str:
+        """Name of transformers' model without a head."""
+        return f"{self.stock}Model"
 
     @property
     def stock_config(self) -> type[PreTrainedConfig]:
@@ -399,9 +416,11 @@ class Architecture:
         return [module.get_submodule(name) for name in self.attention]
 
     def mlm_entry(self, model: PreTrainedModel) -> Any:
-        """Return the first module of a model's masked-LM head."""
+        """Return the first module of a model's masked-LM head, which reads the encoder's last states."""
+        # the table begins with it; a configuration may choose among heads
         modules = dict(model.named_modules())
-        return next(modules[name] for name in self.mlm_entries if name in modules)
+        names = (name.rpartition(".")[0] for name in self.masked_lm or ())
+        return next(modules[name] for name in names if name in modules)
 
     def filters(self, model: PreTrainedModel, layer: int) -> Any:
         """Return the second linear module of a layer's FFN; each column of its weight is a neuron's filter."""

@@ -1,57 +1,116 @@
-"""BERT: its parameters and its classes."""
+"""BERT and the architectures with its layers: ERNIE, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec and ELECTRA."""
 
-from .architecture import HIDDEN, LABELS, Architecture, Head, Shapes, heads, layer_of, linear, norm
+from typing import Any
 
-_MODELING = f"{__package__}.modeling_homobert"
-_VOCABULARY = "vocab_size"
+from transformers import PreTrainedConfig
 
-ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+from .architecture import EMBEDDING, HIDDEN, LABELS, Architecture, Shapes, layer_of, linear, norm
+
+_ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 FFN, NORMS = ("intermediate.dense", "output.dense"), ("attention.output.LayerNorm", "output.LayerNorm")
-LAYER = layer_of(ATTENTION, FFN, NORMS)
-"""Parameters of a layer, also of the architectures that took theirs from BERT."""
+POOLER = linear("pooler.dense", HIDDEN, HIDDEN)
+ROBERTA_HEADS: dict[str, Any] = {
+    "masked_lm": {
+        **linear("lm_head.dense", HIDDEN, HIDDEN),
+        **norm("lm_head.layer_norm"),
+        "lm_head.bias": ("vocab_size",),
+    },
+    "untied": linear("lm_head.decoder", "vocab_size", HIDDEN),
+    "classifier": {
+        **linear("classifier.dense", HIDDEN, HIDDEN),
+        **linear("classifier.out_proj", "num_labels", HIDDEN),
+    },
+}
+"""Heads of RoBERTa and of architectures that took them over."""
 
 
-def embeddings(channels: str = HIDDEN) -> Shapes:
+def _embeddings(channels: str = HIDDEN) -> Shapes:
     """Return the tables of words, positions and segments, and their LayerNorm."""
-    tables = {"word": _VOCABULARY, "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    tables = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
     return {
         **{f"embeddings.{name}_embeddings.weight": (rows, channels) for name, rows in tables.items()},
         **norm("embeddings.LayerNorm", channels),
     }
 
 
-def heads_of_bert(name: str, modeling: str, prefix: str) -> tuple[Head, ...]:
-    """Return BERT's heads, under the names of an architecture that took them over."""
-    return heads(
-        name,
-        modeling,
-        masked_lm={
-            **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
-            **norm("cls.predictions.transform.LayerNorm"),
-            "cls.predictions.bias": (_VOCABULARY,),
-        },
-        untied=linear("cls.predictions.decoder", _VOCABULARY, HIDDEN),
-        classifier=linear(f"{prefix}.pooler.dense", HIDDEN, HIDDEN) | LABELS,
+def _architecture(name: str, model_type: str, stock: str, **more: Any) -> Architecture:
+    """Return an architecture; `more` are its heads and what only it has."""
+    usual: dict[str, Any] = {"prefix": model_type, "embeddings": _embeddings(), "pooler": POOLER}
+    return Architecture(
+        name=name,
+        model_type=model_type,
+        stock=stock,
+        layer=layer_of(_ATTENTION, FFN, NORMS),
+        layers="encoder.layer",
+        attention=_ATTENTION,
+        **usual | more,
     )
 
 
-_HEADS = heads_of_bert("Bert", _MODELING, "bert")
-BERT = Architecture(
-    name="BERT",
-    model_type="bert",
-    modeling=_MODELING,
-    prefix="bert",
-    encoder_name="BertModel",
-    heads=_HEADS,
-    embeddings=embeddings(),
-    layer=LAYER,
-    layers="encoder.layer",
-    attention=ATTENTION,
-    mlm_entries=("cls.predictions.transform",),
-    pooler=linear("pooler.dense", HIDDEN, HIDDEN),
-    also_loaded={"BertForPreTraining": _HEADS[0]},
-    refused={
-        "BertLMHeadModel": "it is a decoder: load it as BertForMaskedLM if it was trained to see both directions",
+def bert_heads(prefix: str, *, last_norm: str = "LayerNorm") -> dict[str, Any]:
+    """Return BERT's heads, also of an architecture that took them over."""
+    return {
+        "masked_lm": {
+            **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
+            **norm(f"cls.predictions.transform.{last_norm}"),
+            "cls.predictions.bias": ("vocab_size",),
+        },
+        "untied": linear("cls.predictions.decoder", "vocab_size", HIDDEN),
+        "classifier": linear(f"{prefix}.pooler.dense", HIDDEN, HIDDEN) | LABELS,
+    }
+
+
+_NEXT_SENTENCE = ("cls.seq_relationship.",)
+BERT = _architecture(
+    "BERT", "bert", "Bert", **bert_heads("bert"), also_loaded=("BertForPreTraining",), surplus=_NEXT_SENTENCE
+)
+
+_TASKS = "embeddings.task_type_embeddings.weight"
+ERNIE = _architecture(
+    "ERNIE",
+    "ernie",
+    "Ernie",
+    **bert_heads("ernie"),
+    surplus=_NEXT_SENTENCE,
+    embeddings={**_embeddings(), _TASKS: ("task_type_vocab_size", HIDDEN)},
+    absent=lambda config: () if config.use_task_id else (_TASKS,),
+)
+
+
+def _behind_padding(config: PreTrainedConfig) -> int:
+    if config.pad_token_id is None:
+        raise ValueError("pad_token_id is null, but positions begin behind it: set it, as a rule to 1")
+    return config.pad_token_id + 1
+
+
+_ROBERTA: dict[str, Any] = {**ROBERTA_HEADS, "prefix": "roberta", "file": "roberta", "first_position": _behind_padding}
+ROBERTA = _architecture("RoBERTa", "roberta", "Roberta", **_ROBERTA)
+XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", **_ROBERTA)
+CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert", **_ROBERTA)
+DATA2VEC_TEXT = _architecture(
+    "data2vec", "data2vec-text", "Data2VecText", **_ROBERTA | {"prefix": "data2vec_text", "file": "data2vec"}
+)
+
+# Its embeddings may have another width, with a projection to the hidden size.
+_PROJECTION = linear("embeddings_project", HIDDEN, EMBEDDING)
+_ONE = "one"
+ELECTRA = _architecture(
+    "ELECTRA",
+    "electra",
+    "Electra",
+    masked_lm={
+        **linear("generator_predictions.dense", EMBEDDING, HIDDEN),
+        **norm("generator_predictions.LayerNorm", EMBEDDING),
+        "generator_lm_head.bias": ("vocab_size",),
     },
-    surplus=("bert.pooler.", "cls.seq_relationship."),
+    untied={"generator_lm_head.weight": ("vocab_size", EMBEDDING)},
+    classifier=ROBERTA_HEADS["classifier"],
+    replaced_tokens={
+        **linear("discriminator_predictions.dense", HIDDEN, HIDDEN),
+        **linear("discriminator_predictions.dense_prediction", _ONE, HIDDEN),
+    },
+    embeddings={**_embeddings(EMBEDDING), **_PROJECTION},
+    pooler={},
+    absent=lambda config: tuple(_PROJECTION) if config.embedding_size == config.hidden_size else (),
+    sizes={_ONE: lambda config: 1},
 )

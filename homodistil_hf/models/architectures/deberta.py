@@ -2,10 +2,9 @@
 
 from transformers import DebertaV2Config
 
-from .architecture import EMBEDDING, HIDDEN, LABELS, QUERY, Architecture, heads, layer_of, linear, norm
+from .architecture import EMBEDDING, HIDDEN, LABELS, QUERY, Architecture, layer_of, linear, norm
 from .bert import FFN, NORMS
 
-_MODELING = f"{__package__}.modeling_homodebertav2"
 _DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
 _ATTENTION = (
     *("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
@@ -71,16 +70,12 @@ def _absent(config: DebertaV2Config) -> set[str]:
 DEBERTA = Architecture(
     name="DeBERTa",
     model_type="deberta-v2",
-    modeling=_MODELING,
+    stock="DebertaV2",
+    file="debertav2",
     prefix="deberta",
-    encoder_name="DebertaV2Model",
-    heads=heads(
-        "DebertaV2",
-        _MODELING,
-        masked_lm={**_LEGACY_HEAD, **_HEAD},
-        untied=_UNTIED,
-        classifier=linear("pooler.dense", HIDDEN, HIDDEN) | LABELS,
-    ),
+    masked_lm={**_LEGACY_HEAD, **_HEAD},
+    untied=_UNTIED,
+    classifier=linear("pooler.dense", HIDDEN, HIDDEN) | LABELS,
     embeddings={
         "embeddings.word_embeddings.weight": ("vocab_size", EMBEDDING),
         "embeddings.position_embeddings.weight": ("max_position_embeddings", EMBEDDING),
@@ -94,7 +89,6 @@ DEBERTA = Architecture(
     layer={**layer_of(_ATTENTION, FFN, NORMS), **_OWN["c2p"], **_OWN["p2c"]},
     layers="encoder.layer",
     attention=_ATTENTION,
-    mlm_entries=("lm_predictions.lm_head.dense", "cls.predictions.transform"),
     absent=_absent,
     sizes={_DISTANCES: _num_distances},
     rotates=_shares_projections,

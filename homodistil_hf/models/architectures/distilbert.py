@@ -1,27 +1,21 @@
 """DistilBERT: no segments, names of its own for everything, and a masked-LM head beside the encoder."""
 
-from .architecture import HIDDEN, LABELS, Architecture, heads, layer_of, linear, norm
+from .architecture import HIDDEN, LABELS, Architecture, layer_of, linear, norm
 
-_MODELING = f"{__package__}.modeling_homodistilbert"
 _ATTENTION = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin")
 
 DISTILBERT = Architecture(
     name="DistilBERT",
     model_type="distilbert",
-    modeling=_MODELING,
+    stock="DistilBert",
     prefix="distilbert",
-    encoder_name="DistilBertModel",
-    heads=heads(
-        "DistilBert",
-        _MODELING,
-        masked_lm={
-            **linear("vocab_transform", HIDDEN, HIDDEN),
-            **norm("vocab_layer_norm"),
-            "vocab_projector.bias": ("vocab_size",),
-        },
-        untied={"vocab_projector.weight": ("vocab_size", HIDDEN)},
-        classifier=linear("pre_classifier", HIDDEN, HIDDEN) | LABELS,
-    ),
+    masked_lm={
+        **linear("vocab_transform", HIDDEN, HIDDEN),
+        **norm("vocab_layer_norm"),
+        "vocab_projector.bias": ("vocab_size",),
+    },
+    untied={"vocab_projector.weight": ("vocab_size", HIDDEN)},
+    classifier=linear("pre_classifier", HIDDEN, HIDDEN) | LABELS,
     embeddings={
         "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
         "embeddings.position_embeddings.weight": ("max_position_embeddings", HIDDEN),
@@ -30,7 +24,6 @@ DISTILBERT = Architecture(
     layer=layer_of(_ATTENTION, ("ffn.lin1", "ffn.lin2"), ("sa_layer_norm", "output_layer_norm")),
     layers="transformer.layer",
     attention=_ATTENTION,
-    mlm_entries=("vocab_transform",),
     dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
     width_names={
         "hidden_size": "dim",

@@ -10,33 +10,28 @@ from .architecture import (
     HIDDEN,
     KEY,
     LABELS,
-    NEURON,
     QUERY,
     VALUE,
     Architecture,
-    Head,
-    Shapes,
     biases,
-    heads,
     linear,
 )
-from .rotary import ATTENTION, rotary_kinds
+from .rotary import FREE_HEADS, gated_ffn
 
+_FFN = gated_ffn(before=True, after=True)
 _LINEARS = {
-    **linear(ATTENTION[0], QUERY, HIDDEN),
-    **linear(ATTENTION[1], KEY, HIDDEN),
-    **linear(ATTENTION[2], VALUE, HIDDEN),
-    **linear(ATTENTION[3], HIDDEN, ATTENDED),
+    **linear("self_attn.q_proj", QUERY, HIDDEN),
+    **linear("self_attn.k_proj", KEY, HIDDEN),
+    **linear("self_attn.v_proj", VALUE, HIDDEN),
+    **linear("self_attn.o_proj", HIDDEN, ATTENDED),
 }
-_FFN = {
-    **linear("mlp.gate_proj", NEURON, HIDDEN),
-    **linear("mlp.up_proj", NEURON, HIDDEN),
-    **linear("mlp.down_proj", HIDDEN, NEURON),
+_LAYER = {
+    **_LINEARS,
+    **_FFN,
+    "input_layernorm.weight": (HIDDEN,),
+    "post_attention_layernorm.weight": (HIDDEN,),
 }
 _HEAD_NORMS = {f"self_attn.{name}_norm.weight": (HEAD_CHANNEL,) for name in "qk"}
-_LABELS = linear("score", "num_labels", HIDDEN)
-_REMEDY = "it is a decoder: train it as {}ForSequenceClassification first, or take an embedding model"
-_NORMS = {"input_layernorm.weight": (HIDDEN,), "post_attention_layernorm.weight": (HIDDEN,)}
 
 
 def _absent(config: PreTrainedConfig) -> set[str]:
@@ -45,54 +40,28 @@ def _absent(config: PreTrainedConfig) -> set[str]:
     return absent | (set() if getattr(config, "mlp_bias", False) else biases(_FFN) | {"lm_head.bias"})
 
 
-def _queries_per_key(config: PreTrainedConfig) -> int:
-    return config.num_attention_heads // config.num_key_value_heads
-
-
-def _architecture(title: str, model_type: str, name: str, **more: Any) -> Architecture:
-    """Return an architecture; `more` is what only it has."""
-    modeling = f"{__package__}.modeling_homo{model_type}"
+def _architecture(name: str, model_type: str, stock: str, **more: Any) -> Architecture:
+    """Return an architecture; `more` is what only it has. Heads are those of transformers' decoders that fit."""
+    usual: dict[str, Any] = {
+        "masked_lm": None,
+        "classifier": linear("score", "num_labels", HIDDEN, bias=False),
+        "labels": linear("score", "num_labels", HIDDEN),
+        "layer": _LAYER,
+    }
     return Architecture(
-        name=title,
+        name=name,
         model_type=model_type,
-        modeling=modeling,
+        stock=stock,
         prefix="model",
-        encoder_name=f"{name}Model",
-        **{
-            "heads": _scores(name, modeling),
-            "refused": {f"{name}ForCausalLM": _REMEDY.format(name)},
-            "layer": {**_LINEARS, **_FFN, **_NORMS},
-            "mlm_entries": (),
-            **more,
-        },
+        answers=None,
         embeddings={"embed_tokens.weight": ("vocab_size", HIDDEN), "norm.weight": (HIDDEN,)},
-        layers="layers",
-        attention=ATTENTION,
         surplus=("lm_head.",),
         absent=_absent,
-        rotates=lambda config: False,
-        is_rotary=True,
-        has_free_heads=True,
-        queries_per_key=_queries_per_key,
-        rotary_kinds=rotary_kinds,
-        is_gated=True,
+        queries_per_key=lambda config: config.num_attention_heads // config.num_key_value_heads,
         is_pre_norm=True,
-        takes_added_masks=False,
-        scores_have_positions=True,
         dropouts=("attention_dropout",),
-    )
-
-
-def _scores(name: str, modeling: str, *, labels: Shapes | None = _LABELS) -> tuple[Head, ...]:
-    """Return the heads of transformers' decoders that fit encoders."""
-    return heads(
-        name,
-        modeling,
-        masked_lm=None,
-        untied={},
-        classifier=linear("score", "num_labels", HIDDEN, bias=False),
-        labels=labels,
-        answers=None,
+        **FREE_HEADS,
+        **usual | more,
     )
 
 
@@ -100,37 +69,23 @@ EUROBERT = _architecture(
     "EuroBERT",
     "eurobert",
     "EuroBert",
-    heads=heads(
-        "EuroBert",
-        f"{__package__}.modeling_homoeurobert",
-        masked_lm={"lm_head.bias": ("vocab_size",)},
-        untied={"lm_head.weight": ("vocab_size", HIDDEN)},
-        classifier=linear("dense", HIDDEN, HIDDEN) | LABELS,
-        answers=None,
-    ),
-    refused={},
-    mlm_entries=("lm_head",),
+    masked_lm={"lm_head.bias": ("vocab_size",)},
+    untied={"lm_head.weight": ("vocab_size", HIDDEN)},
+    classifier=linear("dense", HIDDEN, HIDDEN) | LABELS,
+    labels=LABELS,
     heads_divide=True,
 )
 LLAMA = _architecture("Llama", "llama", "Llama", heads_divide=True)
 MISTRAL = _architecture("Mistral", "mistral", "Mistral")
-QWEN3 = _architecture(
-    "Qwen3",
-    "qwen3",
-    "Qwen3",
-    layer={**_LINEARS, **_HEAD_NORMS, **_FFN, **_NORMS},
-)
+QWEN3 = _architecture("Qwen3", "qwen3", "Qwen3", layer={**_LAYER, **_HEAD_NORMS})
 GEMMA3_TEXT = _architecture(
     "Gemma 3",
     "gemma3_text",
     "Gemma3Text",
-    heads=_scores("Gemma3Text", f"{__package__}.modeling_homogemma3_text", labels=None),
-    refused={"Gemma3ForCausalLM": _REMEDY.format("Gemma3Text")},
+    labels=None,
     layer={
-        **_LINEARS,
+        **_LAYER,
         **_HEAD_NORMS,
-        **_FFN,
-        **_NORMS,
         "pre_feedforward_layernorm.weight": (HIDDEN,),
         "post_feedforward_layernorm.weight": (HIDDEN,),
     },

@@ -11,12 +11,11 @@ from .architecture import (
     VALUE,
     Architecture,
     biases,
-    heads,
     linear,
     norm,
 )
+from .rotary import ROTARY, rotary_kinds
 
-_MODELING = f"{__package__}.modeling_homomodernbert"
 _ATTENTION = {**linear("attn.Wqkv", QUERY_KEY_VALUE, HIDDEN), **linear("attn.Wo", HIDDEN, VALUE)}
 _FFN = {**linear("mlp.Wi", GATE, HIDDEN), **linear("mlp.Wo", HIDDEN, NEURON)}
 _NORMS = {**norm("attn_norm"), **norm("mlp_norm")}
@@ -27,8 +26,7 @@ _HEAD = {**_DENSE, **norm("head.norm")}
 
 def _rotary_kinds(config: ModernBertConfig) -> tuple[str, ...]:
     """Return the type of each layer, as layers of a type share their frequencies; empty if frequencies are scaled."""
-    is_plain = all(config.rope_parameters[kind]["rope_type"] == "default" for kind in set(config.layer_types))
-    return tuple(config.layer_types) if is_plain else ()
+    return tuple(config.layer_types) if rotary_kinds(config) else ()
 
 
 def _absent(config: ModernBertConfig) -> set[str]:
@@ -48,37 +46,26 @@ def _absent(config: ModernBertConfig) -> set[str]:
 MODERNBERT = Architecture(
     name="ModernBERT",
     model_type="modernbert",
-    modeling=_MODELING,
+    stock="ModernBert",
     prefix="model",
-    encoder_name="ModernBertModel",
-    heads=heads(
-        "ModernBert",
-        _MODELING,
-        masked_lm={**_HEAD, "decoder.bias": ("vocab_size",)},
-        untied={"decoder.weight": ("vocab_size", HIDDEN)},
-        classifier=_HEAD | LABELS,
-        labels=_HEAD | LABELS,
-        answers=_HEAD | LABELS,
-    ),
+    masked_lm={**_HEAD, "decoder.bias": ("vocab_size",)},
+    untied={"decoder.weight": ("vocab_size", HIDDEN)},
+    classifier=_HEAD | LABELS,
+    labels=_HEAD | LABELS,
+    answers=_HEAD | LABELS,
     embeddings={
         "embeddings.tok_embeddings.weight": ("vocab_size", HIDDEN),
         **norm("embeddings.norm"),
         **norm("final_norm"),
     },
     layer={**_ATTENTION, **_FFN, **_NORMS},
-    layers="layers",
     attention=None,
-    mlm_entries=("head.dense",),
     absent=_absent,
     not_in_first_layer=norm("attn_norm"),
-    rotates=lambda config: False,
     width_names={"hidden_act": "hidden_activation"},
     dropouts=("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
-    is_rotary=True,
     rotary_kinds=_rotary_kinds,
-    is_gated=True,
     is_pre_norm=True,
     keeps_first_layer=lambda config: True,  # it has no LayerNorm in front of its attention
-    takes_added_masks=False,
-    scores_have_positions=True,
+    **ROTARY,
 )

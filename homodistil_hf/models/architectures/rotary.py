@@ -4,36 +4,20 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .architecture import ANSWERS, HIDDEN, LABELS, NEURON, QUERY, VALUE, Architecture, Shapes, heads, linear, norm
-from .roberta import CLASSIFIER, MLM_SHAPES, UNTIED
+from .architecture import HIDDEN, LABELS, NEURON, Architecture, Shapes, attention_of, linear, norm
+from .bert import POOLER, ROBERTA_HEADS, bert_heads
 
 _ALL_LAYERS = "all"  # as in modeling_layerwise.py, which imports more than a plan needs
-ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-_EMBEDDINGS = {
-    "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
-    "embeddings.token_type_embeddings.weight": ("type_vocab_size", HIDDEN),
-    **norm("embeddings.LayerNorm"),
-}
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_SEGMENTS = "embeddings.token_type_embeddings.weight"
 
 
-def _layer(*, has_biases: bool, ffn: Shapes) -> Shapes:
-    query, key, value, output = ATTENTION
+def gated_ffn(*, before: bool, after: bool) -> Shapes:
+    """Return the parameters of an FFN with two matrices before its neurons; arguments say which have biases."""
     return {
-        **linear(query, QUERY, HIDDEN, bias=has_biases),
-        **linear(key, QUERY, HIDDEN, bias=has_biases),
-        **linear(value, VALUE, HIDDEN, bias=has_biases),
-        **linear(output, HIDDEN, VALUE, bias=has_biases),
-        **ffn,
-        **norm("post_attention_layernorm"),
-        **norm("post_mlp_layernorm"),
-    }
-
-
-def _gated(*, has_bias: bool) -> Shapes:
-    return {
-        **linear("mlp.gate_proj", NEURON, HIDDEN, bias=False),
-        **linear("mlp.up_proj", NEURON, HIDDEN, bias=False),
-        **linear("mlp.down_proj", HIDDEN, NEURON, bias=has_bias),
+        **linear("mlp.gate_proj", NEURON, HIDDEN, bias=before),
+        **linear("mlp.up_proj", NEURON, HIDDEN, bias=before),
+        **linear("mlp.down_proj", HIDDEN, NEURON, bias=after),
     }
 
 
@@ -44,87 +28,79 @@ def rotary_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
     return (_ALL_LAYERS,) * config.num_hidden_layers if is_plain else ()
 
 
-def _architecture(title: str, model_type: str, name: str, *, prefix: str, **more: Any) -> Architecture:
-    """Return an architecture; `more` are heads, layer and what only it has."""
+ROTARY: dict[str, Any] = {
+    "layers": "layers",
+    "rotates": lambda config: False,
+    "is_rotary": True,
+    "takes_added_masks": False,
+    "scores_have_positions": True,
+}
+"""What all architectures with rotary positions have."""
+FREE_HEADS: dict[str, Any] = {
+    **ROTARY,
+    "attention": _ATTENTION,
+    "has_free_heads": True,
+    "rotary_kinds": rotary_kinds,
+}
+"""What those have whose stock classes have heads of any size."""
+
+
+def _architecture(
+    name: str, model_type: str, stock: str, *, ffn: Shapes, bias: bool = True, **more: Any
+) -> Architecture:
+    """Return an architecture; `more` are its heads and what only it has, `bias` is that of attention."""
     return Architecture(
-        name=title,
+        name=name,
         model_type=model_type,
-        prefix=prefix,
-        encoder_name=f"{name}Model",
-        embeddings=_EMBEDDINGS,
-        layers="layers",
-        attention=ATTENTION,
-        pooler=linear("pooler.dense", HIDDEN, HIDDEN),
-        surplus=(f"{prefix}.pooler.",),
-        rotates=lambda config: False,
-        is_rotary=True,
-        has_free_heads=True,
-        rotary_kinds=rotary_kinds,
-        takes_added_masks=False,
-        scores_have_positions=True,
+        stock=stock,
+        embeddings={
+            "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
+            _SEGMENTS: ("type_vocab_size", HIDDEN),
+            **norm("embeddings.LayerNorm"),
+        },
+        layer={
+            **attention_of(_ATTENTION, bias=bias),
+            **ffn,
+            **norm("post_attention_layernorm"),
+            **norm("post_mlp_layernorm"),
+        },
+        pooler=POOLER,
+        **FREE_HEADS,
         **more,
     )
 
 
-_NOMIC = f"{__package__}.modeling_homonomic_bert"
 NOMIC_BERT = _architecture(
     "Nomic BERT",
     "nomic_bert",
     "NomicBert",
     prefix="nomic_bert",
-    modeling=_NOMIC,
-    heads=heads(
-        "NomicBert",
-        _NOMIC,
-        masked_lm={
-            **linear("cls.predictions.transform.dense", HIDDEN, HIDDEN),
-            **norm("cls.predictions.transform.layer_norm"),
-            "cls.predictions.bias": ("vocab_size",),
-        },
-        untied=linear("cls.predictions.decoder", "vocab_size", HIDDEN),
-        classifier=linear("nomic_bert.pooler.dense", HIDDEN, HIDDEN) | LABELS,
-        answers=None,
-    ),
-    layer=_layer(has_biases=False, ffn=_gated(has_bias=False)),
-    mlm_entries=("cls.predictions.transform",),
-    is_gated=True,
+    **bert_heads("nomic_bert", last_norm="layer_norm"),
+    answers=None,
+    bias=False,
+    ffn=gated_ffn(before=False, after=False),
 )
-
-_GTE = f"{__package__}.modeling_homogte"
 GTE = _architecture(
     "GTE",
     "gte",
     "Gte",
     prefix="gte",
-    modeling=_GTE,
-    heads=heads(
-        "Gte",
-        _GTE,
-        masked_lm={
-            **linear("lm_head.dense", HIDDEN, HIDDEN),
-            **norm("lm_head.layer_norm"),
-            "lm_head.decoder.bias": ("vocab_size",),
-        },
-        untied={"lm_head.decoder.weight": ("vocab_size", HIDDEN)},
-        classifier=linear("gte.pooler.dense", HIDDEN, HIDDEN) | LABELS,
-        answers=None,
-    ),
-    layer=_layer(has_biases=True, ffn=_gated(has_bias=True)),
-    mlm_entries=("lm_head.dense",),
-    is_gated=True,
-    absent=lambda config: () if config.type_vocab_size else ("embeddings.token_type_embeddings.weight",),
+    masked_lm={
+        **linear("lm_head.dense", HIDDEN, HIDDEN),
+        **norm("lm_head.layer_norm"),
+        "lm_head.decoder.bias": ("vocab_size",),
+    },
+    untied={"lm_head.decoder.weight": ("vocab_size", HIDDEN)},
+    classifier=linear("gte.pooler.dense", HIDDEN, HIDDEN) | LABELS,
+    answers=None,
+    ffn=gated_ffn(before=False, after=True),
+    absent=lambda config: () if config.type_vocab_size else (_SEGMENTS,),
 )
-
-_JINA = f"{__package__}.modeling_homojina_embeddings_v3"
 JINA_EMBEDDINGS_V3 = _architecture(
     "Jina embeddings v3",
     "jina_embeddings_v3",
     "JinaEmbeddingsV3",
     prefix="roberta",
-    modeling=_JINA,
-    heads=heads(
-        "JinaEmbeddingsV3", _JINA, masked_lm=MLM_SHAPES, untied=UNTIED, classifier=CLASSIFIER, answers=ANSWERS
-    ),
-    layer=_layer(has_biases=True, ffn={**linear("mlp.fc1", NEURON, HIDDEN), **linear("mlp.fc2", HIDDEN, NEURON)}),
-    mlm_entries=("lm_head.dense",),
+    **ROBERTA_HEADS,
+    ffn={**linear("mlp.fc1", NEURON, HIDDEN), **linear("mlp.fc2", HIDDEN, NEURON)},
 )
