@@ -46,7 +46,7 @@ from homodistil_hf.models.loading import load_encoder, load_encoder_config
 from homodistil_hf.models.tokenizers import check_tokenizer, load_tokenizer, stored_tokenizer
 from homodistil_hf.plans.budgets import plan_for_budget
 from homodistil_hf.plans.resolve import PRESETS
-from homodistil_hf.runs import family
+from homodistil_hf.runs import distill as family
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.tasks.columns import Columns
 from homodistil_hf.tasks.glue import SQUAD_TASKS, load_squad

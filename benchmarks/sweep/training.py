@@ -114,15 +114,15 @@ def _impossible_reason(cell: Cell, known: dict[str, RunInputs]) -> str | None:
     settings = run_settings(cell, "runs/checked")
     # cells that are equal in these settings share what was read
     key = json.dumps([cell.method, *(cell.settings.get(name) for name in _DECIDES_SOURCES)])
+    kind = run_kind_of(settings)
     if key not in known:
-        kind = run_kind_of(settings)
         if kind is not run_kind_named(MASKED_WORDS_RUN):
             raise ValueError(
                 f"cell {cell.name!r} has teacher={settings.run.teacher!r}, no model of masked words; sweeps compare "
                 "students of masked words: start homodistil distill with each setting"
             )
         known[key] = kind.inputs(settings)
-    return trainer_named(cell.method).impossible_reason(known[key].plan, widths_of(known[key].config))
+    return trainer_named(cell.method).impossible_reason(kind.plan(settings, known[key]), widths_of(known[key].config))
 
 
 def run_cell(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any], log: Log) -> None:

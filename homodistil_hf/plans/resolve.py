@@ -3,7 +3,7 @@
 `resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
 nearest valid plan. `check_family` refuses a list of students in which one can't be made from the one before.
 budgets.py and latency/budget.py search for the plan of a budget, pruning/ prunes a model to it, and
-runs/family.py trains a list of students.
+runs/distill.py trains a list of students.
 """
 
 from __future__ import annotations

@@ -51,8 +51,6 @@ def parse_run(words: Sequence[str]) -> RunConfig:
 def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> RunConfig:
     """Make the settings of a run from values and flags at hand; messages begin with `label`, as [`parse_run`]."""
     method, kind = _method_and_kind(values, flags)
-    if kind.forget is not None:
-        kind.forget()
     if isinstance(kind, StudentKind) and isinstance(student := values.get("student"), dict | list):
         values = {**values, "student": json.dumps(student)}
     # flags override the object, both override a recipe
@@ -130,8 +128,11 @@ def _with_members(method: str, kind: Kind, values: Mapping[str, Any], given: dic
     for number, student in enumerate(students, start=1):
         folder = str(Path(values["output_dir"]) / member_folder(number, student))
         changes = {"student": student, "output_dir": folder}
-        # Resuming, overwriting and pushing are done for all members together.
-        together = {"resume_from_checkpoint": None, "overwrite_output_dir": True, "push_to_hub": False}
+        if values.get("push_to_hub"):  # each to a repository of its own
+            name = values.get("hub_model_id") or Path(values["output_dir"]).absolute().name
+            changes["hub_model_id"] = f"{name}-{Path(folder).name}"
+        # resuming and overwriting are done for all members together
+        together = {"resume_from_checkpoint": None, "overwrite_output_dir": True}
         members.append(_built(method, kind, {**values, **changes, **together}, given | changes))
     return replace(whole, members=tuple(members))
 

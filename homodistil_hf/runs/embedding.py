@@ -1,14 +1,17 @@
-"""The kind of run of embedding models: the student learns the vectors of texts."""
+"""The kind of run of embedding models: the student learns the vectors of texts; and what `reranker.py` has, too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 from transformers import PreTrainedConfig
 
+from ..data.blocks import some_blocks
 from ..data.corpus import hold_out, load_text
+from ..data.lengths import by_length
 from ..data.read_line import read_line
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
@@ -24,8 +27,8 @@ from ..embedding.model import (
     read_modules,
     reduced,
 )
-from ..embedding.texts import paragraph_rows, some_paragraphs, tokenize_texts
-from ..embedding.trainer import EmbeddingDistilTrainer, check_for_vectors, check_output
+from ..embedding.texts import mixed, paragraph_rows, some_paragraphs, tokenize_texts
+from ..embedding.trainer import check_for_vectors, check_output
 from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
 from ..files.field_checks import refuse_without_part, setting
@@ -34,12 +37,15 @@ from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
-from ..models.widths import widths_of
+from ..models.widths import WidthPlan, widths_of
 from ..training.pair import resolve_student
-from .kinds import Rows, RunInputs, StudentKind
+from ..training_args import with_settings
+from .kinds import Rows, RunInputs, StudentKind, method_plan
 from .masked_words import check_stream, set_length, summary_with
 from .settings import Log, RunArguments, RunConfig
-from .texts import UNUSED, in_batches, library_lines, models_of, training_of
+
+UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing", "line_by_line")
+"""Settings that have no part in runs of whole texts."""
 
 
 @dataclass
@@ -109,41 +115,35 @@ def planned_config(teacher: str) -> PreTrainedConfig:
 
 
 def check_inputs(settings: RunConfig) -> RunInputs:
-    """Load the teacher and plan the widths."""
-    training = settings.training
+    """Load the teacher, or what a student of given vectors starts from."""
+    run, training = settings.run, settings.training
     check_stream(settings)
-    teacher = teacher_of(settings)
-    config, layers = teacher.encoder.config, training.layers
+    if run.teacher_vectors:
+        check_for_vectors(training)
+        target = _vectors(run, run.teacher_vectors, run.train_split, "teacher_vectors")
+        teacher: EmbeddingModel = learner_of(run.start, target, token=training.hub_token)
+    else:
+        teacher = load_embedding_model(run.teacher, token=training.hub_token)
+    config = teacher.encoder.config
     set_length(settings, config)
     check_output(training.output, teacher)
-    if layers is not None:
-        Layers(layers).of(config.num_hidden_layers)
-        plan = resolve_student(training, config, starts_with_all_layers=False)
-    elif training.student is None and isinstance(teacher, Learner):
-        plan = widths_of(config)  # given vectors and no size: the student keeps the widths of its start
-    else:
-        plan = EmbeddingDistilTrainer.plan_of(training, config)
-    return RunInputs(config, teacher.tokenizer, plan, teacher)
+    return RunInputs(config, teacher.tokenizer, teacher)
 
 
-def teacher_of(settings: RunConfig) -> EmbeddingModel:
-    """Load the teacher, or what a student of given vectors starts from; members of a chain share it."""
-    run = settings.run
-    if run.teacher_vectors:
-        check_for_vectors(settings.training)
-    texts = run.text_column, run.train_split, run.similarity
-    return _loaded(run.teacher, tuple(run.teacher_vectors), texts, start=run.start, token=settings.training.hub_token)
+def plan_student(settings: RunConfig, inputs: RunInputs) -> WidthPlan:
+    """The widths of the method; those of the start where vectors are given and no size; those of named layers."""
+    training, config = settings.training, inputs.config
+    if training.layers is not None:
+        Layers(training.layers).of(config.num_hidden_layers)
+        return resolve_student(training, config, starts_with_all_layers=False)
+    if training.student is None and isinstance(inputs.teacher, Learner):
+        return widths_of(config)
+    return method_plan(settings, inputs)
 
 
-@lru_cache(maxsize=1)
-def _loaded(
-    teacher: str, vectors: tuple[str, ...], texts: tuple[str | None, str, str], *, start: str, token: str | None
-) -> EmbeddingModel:
-    if not vectors:
-        return load_embedding_model(teacher, token=token)
-    column, split, similarity = texts
-    target = load_teacher_vectors(vectors, text_column=column, split=split, similarity=similarity)
-    return learner_of(start, target, token=token)
+def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
+    """Rows are read in their order: `by_length` has shuffled them, and put those of like length side by side."""
+    return with_settings(settings.training, train_sampling_strategy="sequential")
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
@@ -169,6 +169,28 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     parts = in_batches(settings, train, held_out)
     log(read_line(parts, documents.info.description, tokenizer=teacher.tokenizer))
     return Rows(*parts.values())
+
+
+def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> dict[str, Any]:
+    """Rows of all sources: mixed, in batches of about the same length, and some to evaluate on.
+
+    Returns:
+        What rows are for, in the words of [`read_line`] → rows to train on, and rows to evaluate on.
+    """
+    run, training = settings.run, settings.training
+    batch_size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    rows = mixed(train, run.train_weights or [1.0] * len(train), seed=training.seed)
+    if not run.streaming and len(rows) < batch_size:
+        raise ValueError(
+            f"{run.train_setting}={short_repr(run.train_data)} has {len(rows)} rows, fewer than the "
+            f"{batch_size} of a step; lower per_device_train_batch_size, or name more text"
+        )
+    # at most so many of each source, which makes tables of streams; of all together an even choice
+    evaluated = [some_blocks(part, run.max_eval_blocks) for part in held_out]
+    batches = by_length(rows, batch_size=batch_size, seed=training.seed)
+    is_whole = run.streaming or len(batches) == len(rows)
+    purpose = "to train on" if is_whole else f"of {len(rows):,} to train on, in whole batches"
+    return {purpose: batches, "held out": some_blocks(datasets.concatenate_datasets(evaluated), run.max_eval_blocks)}
 
 
 def _documents(
@@ -211,12 +233,12 @@ def _tokenized(
     return tokenize_texts(documents, **settings, least_characters=None if prompt is None else 1)
 
 
-def of_members(settings: RunConfig, folders: Sequence[Path]) -> dict[str, Any]:
+def of_members(settings: RunConfig, inputs: RunInputs, folders: Sequence[Path]) -> dict[str, Any]:
     """Measure who may encode queries and who the index: the teacher and all members; in their cards, too."""
     run = settings.run
     if settings.training.output == "student":  # each has a space of its own
         return {}
-    model = teacher_of(settings)
+    model = inputs.teacher
     if (task := task_of_texts(held_out_texts(run, model))) is None:
         return {}
     whole: EmbeddingModel | TeacherVectors = model
@@ -253,14 +275,18 @@ def held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[
     return [text for part in parts for text in (part["text"][:most] if is_given else some_paragraphs(part, most))]
 
 
+def library_lines(loader: str, example: str, student: str, results: Mapping[str, Any]) -> str:
+    """Python that loads a student in a folder by a class of sentence-transformers, and uses it."""
+    return f"from sentence_transformers import {loader}\nmodel = {loader}({student!r})\n{example}"
+
+
 KIND = StudentKind(
     inputs=check_inputs,
+    plan=plan_student,
     rows=read_rows,
     training=training_of,
-    models=models_of,
     summary=partial(summary_with, partial(library_lines, "SentenceTransformer", 'print(model.encode(["…"]).shape)')),
     of_members=of_members,
     arguments=EmbeddingRunArguments,
     unused=(*UNUSED, "label_column"),
-    forget=_loaded.cache_clear,
 )

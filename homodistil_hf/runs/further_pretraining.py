@@ -18,7 +18,7 @@ from ..methods.self_distillation.rounds import check_folder, run_identity, self_
 from ..tables import aligned_lines, cell
 from .config import run_of
 from .kinds import Kind
-from .masked_words import load_blocks, masked_lm_inputs
+from .masked_words import check_inputs, load_blocks
 from .settings import Log, RunArguments, RunConfig
 
 METHOD = "self_distillation"
@@ -43,18 +43,18 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     arguments, training = settings.run, settings.training
     # as `self_distill` does, but before any text is read
     check_folder(training, run_identity(arguments.teacher, arguments.teacher_revision))
-    config, tokenizer = masked_lm_inputs(settings)
+    inputs = check_inputs(settings)
     keep_datasets_here()
     # one process tokenizes, the others find the rows in its cache
     with training.main_process_first(desc="reading the text"):
-        train_blocks, eval_blocks = load_blocks(settings, config, tokenizer, log)
+        train_blocks, eval_blocks = load_blocks(settings, inputs, log)
     results = self_distill(
         arguments.teacher,
         training,
         revision=arguments.teacher_revision,
         train_dataset=train_blocks,
         eval_dataset=eval_blocks,
-        processing_class=tokenizer,
+        processing_class=inputs.tokenizer,
     )
     results |= {"versions": version_facts(), "settings": settings.given}
     results |= {"time_s": round(time.perf_counter() - since, 1)}

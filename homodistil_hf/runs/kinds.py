@@ -66,7 +66,6 @@ class Kind:
         arguments: dataclass of teacher and text; if it isn't a [`RunArguments`], it holds all settings of the run.
         unused: fields of `arguments` that have no part in such a run.
         place: what refuses these, for messages; default: the method.
-        forget: drops models that are kept between the members of a chain.
     """
 
     summary: Callable[[Mapping[str, Any], str], str]
@@ -74,7 +73,6 @@ class Kind:
     arguments: Any = RunArguments
     unused: tuple[str, ...] = ()
     place: str | None = None
-    forget: Callable[[], None] | None = None
 
     def check(self, run: Any) -> None:
         """Refuse, by a ValueError, settings that have no part in such a run."""
@@ -95,13 +93,11 @@ class RunInputs:
     Args:
         config: the teacher's.
         tokenizer: fits the teacher.
-        plan: widths of the student.
         teacher: with its weights, where the run reads it as a whole.
     """
 
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
-    plan: WidthPlan
     teacher: Any = None
 
 
@@ -124,23 +120,35 @@ class Rows:
     metrics: tuple[str, ...] = ()
 
 
+def method_plan(settings: RunConfig, inputs: RunInputs) -> WidthPlan:
+    """The widths that the method gives a student of this teacher."""
+    return trainer_named(settings.run.method).plan_of(settings.training, inputs.config)
+
+
+def loaded_teacher(settings: RunConfig, inputs: RunInputs) -> tuple[None, Any]:
+    """The teacher that was checked; the student starts as its copy."""
+    return None, inputs.teacher
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudentKind(Kind):
     """A kind of run that distils one student, or a chain of sizes; `student.py` calls its functions in this order.
 
     Args:
-        inputs: checks teacher, widths and lengths; raises what the run would raise before it reads any text.
+        inputs: checks teacher and lengths; the members of a chain have them in common.
+        plan: widths of the student; with `inputs` it raises what the run would raise before it reads any text.
         rows: reads the text.
         training: the arguments of the trainer, with defaults that follow from the rows to train on.
         models: loads what the student starts as (None: as its teacher), and the teacher, as the trainer takes it.
-        of_members: measures the finished members of a chain, in their folders; more of its results.
+        of_members: measures the finished members of a chain with its inputs, in their folders; more of its results.
     """
 
     inputs: Callable[[RunConfig], RunInputs]
+    plan: Callable[[RunConfig, RunInputs], WidthPlan] = method_plan
     rows: Callable[[RunConfig, RunInputs, Log], Rows]
     training: Callable[[RunConfig, RunInputs, Any], Any]
-    models: Callable[[RunConfig, RunInputs], tuple[PreTrainedModel | None, Any]]
-    of_members: Callable[[RunConfig, Sequence[Path]], dict[str, Any]] | None = None
+    models: Callable[[RunConfig, RunInputs], tuple[PreTrainedModel | None, Any]] = loaded_teacher
+    of_members: Callable[[RunConfig, RunInputs, Sequence[Path]], dict[str, Any]] | None = None
 
 
 def trainer_named(method: str) -> Any:

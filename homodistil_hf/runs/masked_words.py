@@ -27,20 +27,13 @@ Blocks: TypeAlias = Dataset | IterableDataset
 _STREAM_SHUFFLE_BLOCKS = 10_000
 
 
-def check_inputs(settings: RunConfig) -> RunInputs:
-    """Check plan, tokenizer and lengths against the teacher's configuration; its weights are not touched."""
-    config, tokenizer = masked_lm_inputs(settings)
-    plan = trainer_named(settings.run.method).plan_of(settings.training, config)
-    return RunInputs(config, tokenizer, plan)
-
-
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read and tokenize the text: blocks to train on, and those to evaluate on."""
     run = settings.run
     column = f" in {run.text_column!r}" if run.text_column else ""
     blocks = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
     log(f"{run.teacher} predicts masked words; the text{column} becomes {blocks} tokens")
-    return Rows(*load_blocks(settings, inputs.config, inputs.tokenizer, log))
+    return Rows(*load_blocks(settings, inputs, log))
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
@@ -97,7 +90,7 @@ def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
     )
 
 
-def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def check_inputs(settings: RunConfig) -> RunInputs:
     """Read a masked-LM teacher's configuration and a fitting tokenizer; its weights are not touched.
 
     Raises:
@@ -122,7 +115,7 @@ def masked_lm_inputs(settings: RunConfig) -> tuple[PreTrainedConfig, PreTrainedT
     tokenizer = tokenizer_of_run(run.teacher, run.tokenizer, revision=run.teacher_revision, token=training.hub_token)
     check_tokenizer(tokenizer, config)
     set_length(settings, config, tokenizer)
-    return config, tokenizer
+    return RunInputs(config, tokenizer)
 
 
 def check_stream(settings: RunConfig) -> None:
@@ -143,16 +136,14 @@ def set_length(
         run.max_seq_length = settings.given[name] = length
 
 
-def load_blocks(
-    settings: RunConfig, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, log: Log
-) -> tuple[Blocks, Dataset]:
+def load_blocks(settings: RunConfig, inputs: RunInputs, log: Log) -> tuple[Blocks, Dataset]:
     """Read and tokenize the text of a run: blocks to train on, and those to evaluate on.
 
     Raises:
         ValueError: no text, or too little of it.
         OSError: a file or a Hub repository can't be read.
     """
-    run = settings.run
+    run, tokenizer = settings.run, inputs.tokenizer
 
     def tokenized(documents: Blocks, argument: str) -> Blocks:
         try:
@@ -161,7 +152,7 @@ def load_blocks(
                 tokenizer,
                 max_seq_length=run.row_length,
                 num_proc=run.preprocessing_num_workers,
-                max_positions=max_tokens(config),
+                max_positions=max_tokens(inputs.config),
                 packing=run.packing,
             )
         except ValueError as error:

@@ -2,15 +2,13 @@
 
 import os
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.read_line import columns_words, read_line
 from ..data.triplets import as_pairs
 from ..embedding.model import SCORE_KEYS, name_unused
-from ..embedding.reranker import PairReader, RerankerDistilTrainer, check_one_score, pairs_in
+from ..embedding.reranker import PairReader, check_one_score, pairs_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
@@ -19,10 +17,10 @@ from ..tasks.columns import ReadRows, described_rows, has_values, listed_columns
 from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
+from .embedding import UNUSED, in_batches, library_lines, training_of
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import set_length, summary_with
 from .settings import Log, RunConfig
-from .texts import UNUSED, in_batches, library_lines, models_of, training_of
 
 
 def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
@@ -37,21 +35,15 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
 
 
 def check_inputs(settings: RunConfig) -> RunInputs:
-    """Load the teacher and plan the widths."""
-    run = settings.run
-    model, tokenizer = _loaded(run.teacher, settings.training.hub_token)
-    if run.max_seq_length is not None:  # a default follows from the rows
-        set_length(settings, model.config)
-    return RunInputs(model.config, tokenizer, RerankerDistilTrainer.plan_of(settings.training, model.config), model)
-
-
-@lru_cache(maxsize=1)  # the members of a chain have one teacher
-def _loaded(name: str, token: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the teacher."""
+    name, token = settings.run.teacher, settings.training.hub_token
     model = load_encoder(name, token=token)
     check_one_score(model, f"teacher={name!r}")
     name_unused(name, [""], f"teacher={name!r}", read=SCORE_KEYS, token=token)
     tokenizer = load_tokenizer(name, token=token, argument="teacher", remedy=COPY)
-    return model, as_heads_read(tokenizer, model.config)
+    if settings.run.max_seq_length is not None:  # a default follows from the rows
+        set_length(settings, model.config)
+    return RunInputs(model.config, as_heads_read(tokenizer, model.config), model)
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
@@ -121,8 +113,6 @@ KIND = StudentKind(
     inputs=check_inputs,
     rows=read_rows,
     training=training_of,
-    models=models_of,
     summary=partial(summary_with, partial(library_lines, "CrossEncoder", 'print(model.predict([("…", "…")]))')),
     unused=(*UNUSED, "train_prompts", "vocabulary", "start", "streaming"),
-    forget=_loaded.cache_clear,
 )

@@ -20,7 +20,7 @@ from ..files.provenance import public_name, version_facts
 from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..models.cost import MODEL_COSTS
-from ..models.widths import widths_of
+from ..models.widths import WidthPlan, widths_of
 from ..training.distillation_trainer import DistillationTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.publishing import check_address
@@ -79,7 +79,12 @@ class TenTimes(TrainerCallback):
 
 
 def make_trainer(
-    settings: RunConfig, log: Log, *, inputs: RunInputs | None = None, start: PreTrainedModel | None = None
+    settings: RunConfig,
+    log: Log,
+    *,
+    inputs: RunInputs | None = None,
+    plan: WidthPlan | None = None,
+    start: PreTrainedModel | None = None,
 ) -> Any:
     """Check a run from the cheapest to the dearest, then load text, teacher and start, and make the trainer.
 
@@ -87,6 +92,7 @@ def make_trainer(
         settings: the run's.
         log: takes lines for the user.
         inputs: what [`StudentKind`] has them be. Default: they are checked now.
+        plan: the student's widths. Default: as the kind of run has them.
         start: the model that the student starts as. Default: as the kind of run has it.
 
     Raises:
@@ -101,8 +107,9 @@ def make_trainer(
                 "first, and name its folder as the teacher"
             )
     inputs = inputs or kind.inputs(settings)
+    plan = plan or kind.plan(settings, inputs)
     method = trainer_named(run.method)
-    method.check_possible(inputs.plan, widths_of(inputs.config))
+    method.check_possible(plan, widths_of(inputs.config))
     keep_datasets_here()
     # one process tokenizes, the others find the rows in its cache
     with training.main_process_first(desc="reading the text"):
@@ -115,7 +122,7 @@ def make_trainer(
         start or teacher,
         arguments,
         teacher_model=teacher if start else None,
-        plan=inputs.plan,
+        plan=plan,
         train_dataset=rows.train,
         eval_dataset=rows.held_out,
         processing_class=inputs.tokenizer,

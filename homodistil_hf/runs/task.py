@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.blocks import some_blocks
 from ..data.read_line import columns_words, read_line
@@ -44,7 +44,7 @@ from ..training.learning_rate import default_task_rate, steps_of_task
 from ..training.small_start import BESIDE_A_TEACHER, folder_of_start, is_of_a_task, load_small_start
 from ..training_args import with_settings
 from . import masked_words
-from .kinds import Rows, RunInputs, StudentKind, trainer_named
+from .kinds import Rows, RunInputs, StudentKind, method_plan
 from .settings import Log, RunArguments, RunConfig
 
 LEAST_STEPS = 1000
@@ -63,7 +63,7 @@ _ANOTHER = "start from a student that was made from the teacher, or from the mod
 
 
 def check_inputs(settings: RunConfig) -> RunInputs:
-    """Check plan, tokenizer and length against the teacher's configuration; its weights are not touched."""
+    """Check tokenizer and length against the teacher's configuration; its weights are not touched."""
     run, training = settings.run, settings.training
     KIND.check(run)  # again: a teacher of the Hub is known only now
     if run.start is not None:
@@ -75,11 +75,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     check_tokenizer(tokenizer, config)
     if run.max_seq_length is not None:
         fitted_length(run.max_seq_length, config, argument="max_seq_length", owner="teacher")
-    if run.start is not None:
-        plan = start_plan(settings, config, tokenizer)
-    else:
-        plan = trainer_named(run.method).plan_of(training, config)
-    return RunInputs(config, as_heads_read(tokenizer, config), plan)
+    return RunInputs(config, as_heads_read(tokenizer, config))
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
@@ -154,7 +150,8 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
         changes["max_steps"] = steps_of_task(len(train), training.rows_per_step, least=LEAST_STEPS)
     if training.learning_rate is None:
         # by the width that the student begins with: its start's, else its teacher's
-        changes["learning_rate"] = default_task_rate((inputs.plan if is_started else inputs.config).hidden_size)
+        begins = plan_student(settings, inputs) if is_started else inputs.config
+        changes["learning_rate"] = default_task_rate(begins.hidden_size)
     if is_started:
         changes |= {name: value for name, value in BESIDE_A_TEACHER.items() if name not in settings.given}
     return with_settings(training, **changes)
@@ -182,15 +179,17 @@ def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
 # The small model that a run starts from
 
 
-def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> WidthPlan:
-    """Widths of the start, once its configuration is compared with the teacher's; no weights are read.
+def plan_student(settings: RunConfig, inputs: RunInputs) -> WidthPlan:
+    """Widths of the start, once its configuration is compared with the teacher's; without one, the method's.
 
     Raises:
         ValueError: no smaller model, or one of another task or architecture, other words, layers or positions.
         OSError: it can't be read.
     """
-    run, training = settings.run, settings.training
+    run, training, teacher = settings.run, settings.training, inputs.config
     start, token = run.start, training.hub_token
+    if start is None:
+        return method_plan(settings, inputs)
     folder, is_export = folder_of_start(start)
     config = load_encoder_config(folder, token=token, argument="start", needs_head=False)
     # first the configurations, then words, positions and widths
@@ -210,7 +209,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
                 f"start={start!r} has {what}={own}, the teacher {run.teacher!r} {other}; {_ANOTHER}{remedy}"
             )
     # words by rising id; a tokenizer may end before vocab_size, so only the ids of both are compared
-    both = (load_tokenizer(folder, token=token, argument="start"), tokenizer)
+    both = (load_tokenizer(folder, token=token, argument="start"), inputs.tokenizer)
     words, others = (sorted(one.get_vocab().items(), key=lambda item: item[1]) for one in both)
     for (word, number), (other, _) in zip(words, others, strict=False):
         if word != other:
@@ -233,6 +232,7 @@ def start_plan(settings: RunConfig, teacher: PreTrainedConfig, tokenizer: PreTra
 
 KIND = StudentKind(
     inputs=check_inputs,
+    plan=plan_student,
     rows=read_rows,
     training=training_of,
     models=load_models,

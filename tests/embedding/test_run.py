@@ -27,9 +27,9 @@ from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs import embedding, reranker
 from homodistil_hf.runs.config import help_of, parse_run, run_of
+from homodistil_hf.runs.distill import load_start
 from homodistil_hf.runs.distill import run as run_distillation
-from homodistil_hf.runs.embedding import held_out_texts, teacher_of
-from homodistil_hf.runs.family import load_start
+from homodistil_hf.runs.embedding import held_out_texts
 from homodistil_hf.runs.kinds import method_for, run_kind_of
 from homodistil_hf.runs.settings import RunArguments
 
@@ -80,18 +80,6 @@ def test_a_space_of_its_own_is_described_without_the_teachers_measures(config, t
     header = next(line for line in capsys.readouterr().out.splitlines() if "parameters" in line)
     assert "10 nearest" in header
     assert "index" not in header
-
-
-def test_a_teacher_that_has_changed_is_read_anew(config, tmp_path):
-    weights = []
-    for factor in (1.0, 2.0):
-        settings = run_of(json.loads(Path(config()).read_text()), "config")
-        changed = load_embedding_model(tmp_path / "embeddings").encoder
-        changed.get_input_embeddings().weight.data.mul_(factor)
-        changed.save_pretrained(tmp_path / "embeddings")
-        assert teacher_of(settings) is teacher_of(settings)  # all members of a chain have the same
-        weights.append(teacher_of(settings).encoder.get_input_embeddings().weight.detach())
-    assert not weights[0].equal(weights[1])
 
 
 def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
@@ -306,7 +294,7 @@ def test_a_familys_queries_are_of_all_sources(config, tmp_path):
         lines = [f"w{start} w{start + 1} text that is long enough {number}" for number in range(20 * QUERIES)]
         (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
     settings = parse_run([config(train_data=[str(tmp_path / f"{name}.txt") for name in "ab"], eval_data=[])])
-    found = held_out_texts(settings.run, teacher_of(settings))
+    found = held_out_texts(settings.run, embedding.check_inputs(settings).teacher)
     assert [text.split()[0] for text in found] == ["w10"] * QUERIES + ["w20"] * QUERIES
 
 

@@ -16,9 +16,10 @@ from homodistil_hf.models.architectures.architecture import PROJECTIONS
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.plans.resolve import resolve_plan, too_wide
-from homodistil_hf.runs import family
+from homodistil_hf.runs import distill as family
 from homodistil_hf.runs.config import parse_run, run_of
-from homodistil_hf.runs.family import check_members, distill_family, load_start
+from homodistil_hf.runs.distill import distill_family, load_start, plan_members
+from homodistil_hf.runs.kinds import run_kind_of
 
 NARROWEST = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 24}
 STUDENTS = ["24-4x6-48", "20-2x6-40", NARROWEST]
@@ -218,7 +219,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     config = settings.members[0].run.teacher
     alone = [resolve_plan(budget, load_encoder_config(config), multiple=2) for budget in budgets]
     assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
-    plans = [source.plan for source in check_members(settings, None)]
+    plans = plan_members(settings, run_kind_of(settings).inputs(settings), None)
     assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
     assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
 
@@ -230,10 +231,6 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     ("settings", "message"),
     [
         ({"method": "one_shot"}, "method='one_shot' is not supported for a family .*; name one student, or use"),
-        (
-            {"push_to_hub": True, "hub_strategy": "checkpoint"},
-            "hub_strategy='checkpoint' is not supported for a family",
-        ),
         ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
         ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family .*: use 'last'"),
         (
@@ -273,12 +270,12 @@ def test_a_list_is_given_in_every_way(folder):
 @pytest.mark.slow
 def test_each_student_is_pushed_to_a_repository_of_its_own(folder, tmp_path, monkeypatch):
     made, pushed = [], []
-    monkeypatch.setattr(family, "ensure_repo", lambda name, **_: made.append(name) or f"me/{name}")
-    monkeypatch.setattr(family, "push_export", lambda source, repo, **_: pushed.append((source.parent.name, repo)))
+    monkeypatch.setattr("homodistil_hf.export.hub.ensure_repo", lambda name, **_: made.append(name) or f"me/{name}")
+    monkeypatch.setattr("homodistil_hf.export.hub.push_export", lambda source, repo, **_: pushed.append(repo))
     settings = {"push_to_hub": True, "hub_model_id": "words", "max_steps": 2, "student": STUDENTS[:2]}
-    distil(folder, tmp_path / "run", **settings)
-    assert made[:2] == [f"words-{name}" for name in FOLDERS[:2]]  # before anything is trained
-    assert pushed == [(name, f"me/words-{name}") for name in FOLDERS[:2]]
+    distil(folder, tmp_path / "run", **settings, hub_strategy="end")
+    assert made == [f"words-{name}" for name in FOLDERS[:2]]
+    assert pushed == [f"me/words-{name}" for name in FOLDERS[:2]]
 
 
 @pytest.mark.slow

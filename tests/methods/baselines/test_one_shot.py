@@ -149,7 +149,7 @@ def test_layers_that_can_not_be_chosen_are_refused_before_any_text_is_read(tmp_p
     (tmp_path / "teacher" / "model.safetensors").unlink()
     run = parse_run([str(config)])
     with pytest.raises(ValueError, match=message):
-        run_kind_of(run).inputs(run)
+        run_kind_of(run).plan(run, run_kind_of(run).inputs(run))
 
 
 @pytest.mark.slow
