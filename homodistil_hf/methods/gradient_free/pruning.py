@@ -1,18 +1,23 @@
 """Gradient-free structured pruning with unlabeled data (ICML 2023, arXiv 2303.04185): drops FFN neurons.
 
 A filter is a neuron's column of the FFN's second matrix. A fine-tuned model loses the filters that represent other
-filters least (R2) and are least active on unlabeled text (D2), in forward passes without training. `activations.py`
-runs the model, `representatives.py` has kernel, masking and fit, `pruned_folder.py` reads text and writes the folder.
+filters least (R2) and are least active on unlabeled text (D2), in forward passes without training.
+`representatives.py` has kernel, masking and fit of a layer, `pruned_folder.py` reads text and writes the folder.
+
+Shapes: B batch, T tokens, F filters, H hidden channels.
 """
 
 import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from ...distillation.teacher import resolve_teacher_dtype
@@ -21,22 +26,21 @@ from ...export.method_card import MethodCard
 from ...files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from ...files.messages import short_repr
 from ...files.strict_json import is_number
+from ...models.architectures import architecture_of, has_segments, max_tokens
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.conversion import to_student
 from ...models.cost import encoder_macs
 from ...models.loading import load_encoder, plain_name
+from ...models.tokenizers import check_ids
 from ...models.units import UnitTensors, encoder_groups
 from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
 from ...pruning.masks import full_masks
-from .activations import AVERAGES, Batch, FilterStatistics, check_samples, ffn_statistics, num_tokens, second_linear
 from .representatives import STOPPING_RULES, convex_masking, gaussian_kernel, least_squares_scales, output_products
 
 logger = logging.getLogger(__name__)
 METHOD = "gradient_free"
-STATED, BELIEVED, OURS = "stated", "believed", "ours"
-"""Origins of a default: stated in the paper; the likely reading of the paper; chosen by this project."""
-
+Batch: TypeAlias = Mapping[str, torch.Tensor]
 CARD = MethodCard(
     student="Pruned copy",
     made="made from {teacher} by leaving out FFN neurons, chosen on unlabeled text",
@@ -49,6 +53,12 @@ CARD = MethodCard(
     tags=("pruning",),
 )
 
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_SUMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda activations_TF: activations_TF.sum(0),
+    "magnitude": lambda activations_TF: activations_TF.abs().sum(0),
+    "norm": lambda activations_TF: activations_TF.square().sum(0),
+}
 _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda values_F: values_F / values_F.abs().sum(),
     "max": lambda values_F: values_F / values_F.abs().max(),
@@ -60,7 +70,7 @@ _NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @dataclass(frozen=True)
 @describe_settings
 class GradientFreeSettings:
-    """Settings of [`prune_gradient_free`]; each field has the `origin` of its default.
+    """Settings of [`prune_gradient_free`].
 
     Raises:
         ValueError: a value is out of range.
@@ -74,48 +84,36 @@ class GradientFreeSettings:
     """
 
     ranking: str = setting(
-        "r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", origin=STATED, choices=("r2d2", "r2", "d2")
+        "r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", choices=("r2d2", "r2", "d2")
     )
-    sigma: float = setting(1.0, "Width σ of the Gaussian kernel, > 0.", origin=STATED, range="(0, inf)")
+    sigma: float = setting(1.0, "Width σ of the Gaussian kernel, > 0.", range="(0, inf)")
     kernel: str = setting(
-        "sigma^2",
-        "Divisor of squared distances: sigma^2 or 2sigma^2.",
-        origin=BELIEVED,
-        choices=("sigma^2", "2sigma^2"),
+        "sigma^2", "Divisor of squared distances: sigma^2 or 2sigma^2.", choices=("sigma^2", "2sigma^2")
     )
-    tolerance: float = setting(
-        0.01, "Relative change α at which the masking stops, > 0.", origin=STATED, range="(0, inf)"
-    )
+    tolerance: float = setting(0.01, "Relative change α at which the masking stops, > 0.", range="(0, inf)")
     stopping: str = setting(
-        "summed",
-        "Which change: summed (of C's sum) or absolute (of its entries).",
-        origin=BELIEVED,
-        choices=STOPPING_RULES,
+        "summed", "Which change: summed (of C's sum) or absolute (of its entries).", choices=STOPPING_RULES
     )
-    max_iterations: int = setting(200, "Updates of the masking at most, ≥ 1.", origin=OURS, least=1)
+    max_iterations: int = setting(200, "Updates of the masking at most, ≥ 1.", least=1)
     r2_normalization: str = setting(
-        "sum", "Of R2 within a layer: sum, max, range or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+        "sum", "Of R2 within a layer: sum, max, range or none.", choices=tuple(_NORMALIZATIONS)
     )
     activation: str = setting(
-        "norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", origin=OURS, choices=AVERAGES
+        "norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", choices=tuple(_SUMS)
     )
     d2_normalization: str = setting(
-        "sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", origin=OURS, choices=tuple(_NORMALIZATIONS)
+        "sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", choices=tuple(_NORMALIZATIONS)
     )
     rescaling: str = setting(
-        "least_squares",
-        "Of the filters that stay: least_squares or none.",
-        origin=BELIEVED,
-        choices=("least_squares", "none"),
+        "least_squares", "Of the filters that stay: least_squares or none.", choices=("least_squares", "none")
     )
     damping: float = setting(
-        1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", origin=OURS, range="(0, inf)"
+        1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", range="(0, inf)"
     )
-    max_rescaling_tokens: int = setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", origin=OURS, least=1)
+    max_rescaling_tokens: int = setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", least=1)
     dtype: str = setting(
         "auto",
         "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.",
-        origin=OURS,
         choices=("auto", "bfloat16", "float32"),
     )
 
@@ -187,9 +185,9 @@ def prune_gradient_free(
     student = to_student(teacher, argument="model").eval()
     num_kept_filters(widths_of(student.config), macs)
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
-    statistics = filter_statistics(student, batches, settings)
-    scores = filter_scores(student, statistics, settings)
-    prune_filters(student, scores, macs, products=statistics.products, damping=settings.damping)
+    activations, products = filter_statistics(student, batches, settings)
+    scores = filter_scores(student, activations, settings)
+    prune_filters(student, scores, macs, products=products, damping=settings.damping)
     return student
 
 
@@ -244,20 +242,116 @@ def num_kept_filters(plan: WidthPlan, macs: float) -> int:
     return num_filters - num_dropped
 
 
+def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+    """Read all batches and keep the encoder's inputs, where they are, as the number of tokens is needed first.
+
+    Memory: 8 bytes a token and input, padding included: 6 MB for 2,048 rows of 128 tokens.
+
+    Raises:
+        ValueError: no batch, no tensor of tokens, or rows that are longer than the model's positions.
+    """
+    if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
+        raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
+    config = model.config
+    names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
+    batches = []
+    for index, batch in enumerate(unlabeled):
+        label = f"unlabeled[{index}]"
+        tokens_BT = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        if not isinstance(tokens_BT, torch.Tensor) or tokens_BT.dim() != 2:
+            raise ValueError(
+                f"{label} is {short_repr(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
+                "return_tensors='pt', or a collator that pads"
+            )
+        if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
+            raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
+        if tokens_BT.numel():
+            check_ids(label, int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
+        batches.append({name: batch[name] for name in names if batch.get(name) is not None})
+    if not any(map(num_tokens, batches)):
+        raise ValueError(f"unlabeled has no token in {len(batches)} batches; expected text, e.g. 2,048 samples")
+    return batches
+
+
+def num_tokens(batch: Batch) -> int:
+    """Count the tokens of a batch, without padding."""
+    return int(batch["attention_mask"].count_nonzero()) if "attention_mask" in batch else batch["input_ids"].numel()
+
+
+@torch.inference_mode()
 def filter_statistics(
     student: LayerwiseModel, batches: Sequence[Batch], settings: GradientFreeSettings
-) -> FilterStatistics:
-    """Run the encoder over all batches once, see [`ffn_statistics`]; empty without batches."""
+) -> tuple[UnitTensors, UnitTensors]:
+    """Run the encoder over all batches once; activations are summed as they come, none is stored.
+
+    A batch's sums are copied to the host together and added up there in float64, which Apple's devices lack. Memory: a
+    forward pass of one batch, and with products 4·F² bytes a layer on the device: 453 MB for BERT-base.
+
+    Args:
+        student: in evaluation mode, on the device that computes.
+        batches: of [`check_samples`].
+        settings: the average over all tokens but padding; the tokens of the products, every n-th of all; and the type
+            of the model's matrix products, by autocast. Sums are float32 at least.
+
+    Returns:
+        `(activations, products)`: `ffn.{l}` → float64 `(F,)` on the CPU, the average over tokens; `ffn.{l}` → float32
+        `(F, F)`, Σ over tokens of products of activations, empty where nothing is rescaled. Both are empty without
+        batches.
+
+    Raises:
+        ValueError: the model feeds tokens to its FFN in several parts.
+        FloatingPointError: activations are not finite.
+    """
     if not batches:
-        return FilterStatistics({}, {})
-    most = settings.max_rescaling_tokens if settings.rescaling != "none" else None
+        return {}, {}
+    if size := student.config.chunk_size_feed_forward:
+        raise ValueError(f"chunk_size_feed_forward={size} cuts rows in front of the FFN; set it to 0 in the config")
     dtype = resolve_teacher_dtype(settings.dtype, student.device)
-    return ffn_statistics(student, batches, average=settings.activation, max_product_tokens=most, dtype=dtype)
+    names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
+    total = sum(map(num_tokens, batches))
+    # every n-th token of all batches, the least n that leaves no more than are asked for
+    stride = math.ceil(total / settings.max_rescaling_tokens)
+    sizes = {name: second_linear(student, name).in_features for name in names}
+    sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
+    of_batch: UnitTensors = {}
+    with_products = sizes if settings.rescaling != "none" else {}
+    products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
+    seen = 0
+    kept: torch.Tensor | None = None
+
+    def add(name: str, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        # what a second matrix gets: tokens of all rows without padding
+        activations_TF = inputs[0].flatten(0, 1).float()
+        activations_TF = activations_TF if kept is None else activations_TF[kept]
+        of_batch[name] = _SUMS[settings.activation](activations_TF)
+        if products:
+            # `-seen % stride` continues the stride over tokens where the last batch left it.
+            chosen_SF = activations_TF[-seen % stride :: stride]
+            products[name].addmm_(chosen_SF.T, chosen_SF)
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.enter_context(second_linear(student, name).register_forward_pre_hook(partial(add, name)))
+        for batch in batches:
+            inputs = {name: tensor.to(student.device) for name, tensor in batch.items()}
+            # places of the tokens among those of all rows; None: there is no padding
+            if (mask_BT := batch.get("attention_mask")) is not None:
+                mask_BT = mask_BT.flatten().nonzero()[:, 0].to(student.device)
+            kept = mask_BT
+            with torch.autocast(student.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                student.base_model(**inputs)
+            sums_A += torch.cat([of_batch[name] for name in names]).cpu()
+            seen += num_tokens(batch)
+    averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
+    # sums were of squares: the root comes after the mean
+    if settings.activation == "norm":
+        averages = {name: values.sqrt() for name, values in averages.items()}
+    if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
+        raise FloatingPointError(f"activations of {broken[0]} are not finite: the model diverged; take an earlier one")
+    return averages, products
 
 
-def filter_scores(
-    student: LayerwiseModel, statistics: FilterStatistics, settings: GradientFreeSettings
-) -> UnitTensors:
+def filter_scores(student: LayerwiseModel, activations: UnitTensors, settings: GradientFreeSettings) -> UnitTensors:
     """Rank filters: algorithm 2 of arXiv 2303.04185.
 
     Returns:
@@ -271,17 +365,15 @@ def filter_scores(
         score_F = torch.ones(len(filters_FH), dtype=torch.float64)
         if "r2" in settings.ranking:
             kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
-            masking = convex_masking(
+            coefficients_FF = convex_masking(
                 kernel_FF,
                 tolerance=settings.tolerance,
                 max_iterations=settings.max_iterations,
                 stopping=settings.stopping,
             )
-            end = "" if masking.is_converged else ", where they were stopped"
-            logger.debug("%s: %d updates of the masking%s", name, masking.num_iterations, end)
-            score_F *= _normalized(masking.coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
+            score_F *= _normalized(coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
         if "d2" in settings.ranking:
-            score_F *= _normalized(statistics.activations[name], settings.d2_normalization)
+            score_F *= _normalized(activations[name], settings.d2_normalization)
         scores[name] = score_F.float()
     return scores
 
@@ -309,7 +401,7 @@ def prune_filters(
         student: changed in place.
         scores: `ffn.{l}` → one number a filter, comparable across layers; ties go to the lower layer and index.
         macs: share of the student's encoder MACs, see [`num_kept_filters`].
-        products: of [`FilterStatistics`]; without them, filters are not rescaled.
+        products: of [`filter_statistics`]; without them, filters are not rescaled.
         damping: see [`least_squares_scales`].
     """
     plan = widths_of(student.config)
@@ -342,3 +434,8 @@ def kept_filters(scores: UnitTensors, num_kept: int) -> UnitTensors:
     mask = torch.zeros(sum(map(len, ranked.values())), dtype=torch.bool)
     mask[order] = True
     return dict(zip(ranked, mask.split([len(values) for values in ranked.values()]), strict=True))
+
+
+def second_linear(student: LayerwiseModel, group: str) -> nn.Linear:
+    """The second linear layer of a group's FFN; the columns of its matrix are the filters."""
+    return architecture_of(student.config).filters(student, int(group.partition(".")[2]))

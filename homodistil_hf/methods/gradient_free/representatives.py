@@ -4,26 +4,9 @@ Pure functions of tensors, one layer at a time; `pruning.py` applies them to a m
 The paper calls a column of the FFN's second matrix a filter. Shapes: F filters, H hidden channels.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 STOPPING_RULES = ("summed", "absolute")
-
-
-@dataclass(frozen=True)
-class ConvexMasking:
-    """Result of [`convex_masking`].
-
-    Args:
-        coefficients_FF: float32, ≥ 0; column j holds the shares of all filters in filter j.
-        num_iterations: number of updates.
-        is_converged: whether the last one was below the tolerance.
-    """
-
-    coefficients_FF: torch.Tensor
-    num_iterations: int
-    is_converged: bool
 
 
 def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Tensor:
@@ -53,7 +36,7 @@ def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Te
 
 def convex_masking(
     kernel_FF: torch.Tensor, *, tolerance: float = 0.01, max_iterations: int = 200, stopping: str = "summed"
-) -> ConvexMasking:
+) -> torch.Tensor:
     r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
 
     C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
@@ -66,17 +49,20 @@ def convex_masking(
         tolerance: α > 0.
         max_iterations: updates at most, ≥ 1.
         stopping: `"summed"`: the change is |Σ ΔC|; `"absolute"`: Σ |ΔC|, which is never smaller.
+
+    Returns:
+        `torch.Tensor` `(F, F)`, ≥ 0; column j holds the shares of all filters in filter j.
     """
     coefficients_FF = torch.full_like(kernel_FF, 1 / len(kernel_FF))
-    num_iterations, is_converged = 0, False
-    while num_iterations < max_iterations and not is_converged:
+    for _ in range(max_iterations):
         updated_FF = masking_update(kernel_FF, coefficients_FF)
         # the former coefficients become the difference: a fourth matrix isn't needed
         difference_FF = coefficients_FF.sub_(updated_FF)
         change = difference_FF.sum().abs() if stopping == "summed" else difference_FF.abs_().sum()
-        coefficients_FF, num_iterations = updated_FF, num_iterations + 1
-        is_converged = bool(change < tolerance * updated_FF.sum())
-    return ConvexMasking(coefficients_FF, num_iterations, is_converged)
+        coefficients_FF = updated_FF
+        if bool(change < tolerance * updated_FF.sum()):
+            break
+    return coefficients_FF
 
 
 def masking_update(kernel_FF: torch.Tensor, coefficients_FF: torch.Tensor) -> torch.Tensor:

@@ -1,16 +1,21 @@
 """Pruning without gradients or labels: scores beside slow loops, exact budgets, limits, exports, refusals."""
 
+import math
+
 import pytest
 import torch
+from fake_device import DEVICE, fake_device
 from filter_errors import output_error
 from rows import each
 from students import assert_same_logits, logits_of, make_batch, make_batches
 from tiny_models import make_teacher, random_student, tiny_config
+from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, BertModel
 
 from homodistil_hf import GradientFreeSettings, export_student, prune_gradient_free, verify_export
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.methods.gradient_free.pruning import (
+    check_samples,
     export_facts,
     filter_scores,
     filter_statistics,
@@ -51,26 +56,139 @@ def narrow():
     return make_teacher("sequence_classification")
 
 
+def exactly(**settings):
+    return GradientFreeSettings(dtype="float32", **settings)
+
+
+def slow_activations(model, batches):
+    """`[layer][token]` → activations of the FFN, written out; padding is left out."""
+    found = [[] for _ in model.bert.encoder.layer]
+    for batch in batches:
+        with torch.no_grad():
+            outputs = model(**batch, output_hidden_states=True)
+            states = outputs.hidden_states
+            for index, layer in enumerate(model.bert.encoder.layer):
+                mask = batch["attention_mask"]
+                extended = (mask[:, None, None] == 0).float() * torch.finfo(torch.float32).min
+                attended = layer.attention(states[index], attention_mask=extended)[0]
+                active = F.gelu(layer.intermediate.dense(attended))
+                found[index] += [active[row, token] for row, token in mask.nonzero().tolist()]
+    return [torch.stack(rows).double() for rows in found]
+
+
+@each("activation", ["mean", "magnitude", "norm"])
+def test_statistics_are_those_of_stored_activations(narrow, activation):
+    batches = make_batches()
+    found, products = filter_statistics(to_student(narrow), batches, exactly(activation=activation))
+    for index, stored in enumerate(slow_activations(narrow, batches)):
+        averages = {"mean": stored, "magnitude": stored.abs(), "norm": stored.square()}[activation].mean(0)
+        expected = averages.sqrt() if activation == "norm" else averages
+        torch.testing.assert_close(found[f"ffn.{index}"], expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(products[f"ffn.{index}"].double(), stored.T @ stored, rtol=1e-4, atol=1e-4)
+
+
+@each("activation", ["mean", "norm"])
+def test_in_bfloat16_only_matrix_products_are_coarse(narrow, activation):
+    """Sums over tokens are not: those of a batch 250 times over are 250 times its own."""
+    batch = make_batches()[0]
+    repeated = {name: rows.repeat(250, 1) for name, rows in batch.items()}
+    given = GradientFreeSettings(activation=activation, max_rescaling_tokens=10**6, dtype="bfloat16")
+    (found, products), (expected, single) = (
+        filter_statistics(to_student(narrow), [rows], given) for rows in (repeated, batch)
+    )
+    exact, _ = filter_statistics(to_student(narrow), [batch], exactly(activation=activation))
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(products[name], 250 * single[name], rtol=1e-5, atol=1e-3)
+        torch.testing.assert_close(exact[name], values, rtol=0.05, atol=0.01)
+
+
+@each("most", [1000, 40, 7])
+def test_statistics_do_not_depend_on_how_rows_are_batched(narrow, most):
+    batches = make_batches()
+    whole = [{name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}]
+    single = [{name: rows[index : index + 1] for name, rows in whole[0].items()} for index in range(12)]
+    settings = exactly(activation="mean", max_rescaling_tokens=most)
+    expected = filter_statistics(to_student(narrow), whole, settings)
+    for other in (batches, single):
+        found = filter_statistics(to_student(narrow), other, settings)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fit_sees_every_nth_token(narrow):
+    batches = make_batches()
+    stored = slow_activations(narrow, batches)
+    num_tokens = len(stored[0])
+    _, products = filter_statistics(to_student(narrow), batches, exactly(max_rescaling_tokens=num_tokens // 3))
+    stride = math.ceil(num_tokens / (num_tokens // 3))
+    for index, rows in enumerate(stored):
+        expected = rows[::stride].T @ rows[::stride]
+        torch.testing.assert_close(products[f"ffn.{index}"].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_mask_that_masks_nothing_is_as_good_as_none(narrow):
+    tokens = {"input_ids": make_batch()["input_ids"]}
+    settings = exactly(rescaling="none")
+    expected, _ = filter_statistics(to_student(narrow), [tokens], settings)
+    masked = tokens | {"attention_mask": torch.ones_like(tokens["input_ids"])}
+    found, products = filter_statistics(to_student(narrow), [masked], settings)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())
+    assert products == {}
+
+
+@each(
+    ("unlabeled", "message"),
+    [
+        ([], "unlabeled has no token in 0 batches; expected text"),
+        ("text.txt", "unlabeled='text.txt' is no sequence of batches"),
+        ({"input_ids": torch.ones(1, 4)}, "is no sequence of batches"),
+        (["text"], r"unlabeled\[0\] is 'text'; expected a dict with input_ids"),
+        ([{"input_ids": [[2, 5, 3]]}], r"expected a dict with input_ids, a tensor \(batch, tokens\)"),
+        ([{"input_ids": torch.zeros(1, 33).long()}], "33 tokens a row; nearest valid: 32, the model's positions"),
+        ([{"input_ids": torch.full((1, 8), 96)}], "has the token id 96, but the model's vocab_size=96; tokenize"),
+        ([{"input_ids": torch.ones(1, 8).long(), "attention_mask": torch.zeros(1, 8)}], "no token in 1 batches"),
+    ],
+)
+def test_samples_that_cannot_be_used_are_refused(narrow, unlabeled, message):
+    with pytest.raises(ValueError, match=message):
+        check_samples(unlabeled, narrow)
+
+
+def test_rows_that_are_cut_in_front_of_the_ffn_are_refused():
+    model = make_teacher("sequence_classification", chunk_size_feed_forward=4)
+    with pytest.raises(ValueError, match="chunk_size_feed_forward=4 cuts rows in front of the FFN; set it to 0"):
+        filter_statistics(to_student(model), make_batches(), GradientFreeSettings())
+
+
+def test_a_batch_is_read_back_once_and_added_up_in_float64_by_the_host(narrow):
+    student, batches = to_student(narrow).to(DEVICE), make_batches(2)
+    with fake_device(has_float64=False) as waits:
+        found, products = filter_statistics(student, batches, exactly())
+    copies = len(batches[0]) + 1  # what the model reads, and which tokens are no padding
+    assert waits.count("aten::_to_copy") == len(batches) * (copies + 1)
+    assert {(values.dtype, values.device.type) for values in found.values()} == {(torch.float64, "cpu")}
+    assert {values.device for values in products.values()} == {DEVICE}
+
+
 def test_r2d2_is_the_product_of_its_factors(model):
     student = to_student(model)
-    statistics = filter_statistics(student, make_batches(), NO_RESCALING)
+    activations, _ = filter_statistics(student, make_batches(), NO_RESCALING)
     scores = {
-        ranking: filter_scores(student, statistics, GradientFreeSettings(ranking=ranking))
+        ranking: filter_scores(student, activations, GradientFreeSettings(ranking=ranking))
         for ranking in ("r2", "d2", "r2d2")
     }
     for index, layer in enumerate(student.bert.encoder.layer):
         name = f"ffn.{index}"
-        masking = convex_masking(gaussian_kernel(layer.output.dense.weight.detach().T, denominator=1.0))
-        ranks = masking.coefficients_FF.diagonal()
+        ranks = convex_masking(gaussian_kernel(layer.output.dense.weight.detach().T, denominator=1.0)).diagonal()
         torch.testing.assert_close(scores["r2"][name], ranks / ranks.sum())
-        active = statistics.activations[name]
+        active = activations[name]
         torch.testing.assert_close(scores["d2"][name], (active / active.sum()).float())
         torch.testing.assert_close(scores["r2d2"][name], scores["r2"][name] * scores["d2"][name])
 
 
 def test_passes_are_made_in_the_type_that_is_asked_for(model):
     found = {
-        dtype: filter_statistics(to_student(model), make_batches(), GradientFreeSettings(dtype=dtype)).activations
+        dtype: filter_statistics(to_student(model), make_batches(), GradientFreeSettings(dtype=dtype))[0]
         for dtype in ("float32", "bfloat16", "auto")
     }
     assert not torch.equal(found["bfloat16"]["ffn.0"], found["float32"]["ffn.0"])
@@ -81,20 +199,19 @@ def test_passes_are_made_in_the_type_that_is_asked_for(model):
 @pytest.mark.parametrize("how", ["sum", "max", "range"])
 def test_factors_are_normalized_within_the_layer(model, how):
     student = to_student(model)
-    statistics = filter_statistics(student, make_batches(), GradientFreeSettings(activation="magnitude"))
+    activations, _ = filter_statistics(student, make_batches(), GradientFreeSettings(activation="magnitude"))
     for settings in (
         GradientFreeSettings(ranking="d2", d2_normalization=how, activation="magnitude"),
         GradientFreeSettings(ranking="r2", r2_normalization=how),
     ):
-        for values in filter_scores(student, statistics, settings).values():
+        for values in filter_scores(student, activations, settings).values():
             assert float(values.sum() if how == "sum" else values.max()) == pytest.approx(1, rel=1e-5)
 
 
 def test_the_other_reading_of_the_kernel_is_a_wider_one(model):
     student = to_student(model)
-    statistics = filter_statistics(student, [], NO_RESCALING)
-    doubled = filter_scores(student, statistics, GradientFreeSettings(ranking="r2", kernel="2sigma^2"))
-    wider = filter_scores(student, statistics, GradientFreeSettings(ranking="r2", sigma=2**0.5))
+    doubled = filter_scores(student, {}, GradientFreeSettings(ranking="r2", kernel="2sigma^2"))
+    wider = filter_scores(student, {}, GradientFreeSettings(ranking="r2", sigma=2**0.5))
     for name, values in doubled.items():
         torch.testing.assert_close(wider[name], values)
 
@@ -163,7 +280,7 @@ def test_without_rescaling_filters_are_zeroed(model):
     """Compacted = the model with the second matrix's dropped columns at zero."""
     student = prune_gradient_free(model, make_batches(), 0.7, settings=NO_RESCALING)
     reference = to_student(model)
-    scores = filter_scores(reference, filter_statistics(reference, make_batches(), NO_RESCALING), NO_RESCALING)
+    scores = filter_scores(reference, filter_statistics(reference, make_batches(), NO_RESCALING)[0], NO_RESCALING)
     ranked = torch.cat(list(scores.values()))
     threshold = ranked.sort(descending=True).values[sum(widths(student)) - 1]
     for index, layer in enumerate(reference.bert.encoder.layer):
@@ -176,16 +293,16 @@ def test_without_rescaling_filters_are_zeroed(model):
 def test_rescaling_brings_every_layers_output_nearer(model):
     batches, settings = make_batches(), GradientFreeSettings()
     reference = to_student(model)
-    statistics = filter_statistics(reference, batches, settings)
-    scores = filter_scores(reference, statistics, settings)
+    activations, sums = filter_statistics(reference, batches, settings)
+    scores = filter_scores(reference, activations, settings)
     students = {name: to_student(model) for name in ("plain", "rescaled")}
     prune_filters(students["plain"], scores, 0.6)
-    prune_filters(students["rescaled"], scores, 0.6, products=statistics.products, damping=settings.damping)
+    prune_filters(students["rescaled"], scores, 0.6, products=sums, damping=settings.damping)
     for index, layer in enumerate(reference.bert.encoder.layer):
         full = layer.output.dense.weight.detach()
         first = students["plain"].bert.encoder.layer[index].intermediate.dense.weight
         kept = (layer.intermediate.dense.weight[:, None] == first).all(-1).any(1)
-        products = output_products(statistics.products[f"ffn.{index}"], full.T)
+        products = output_products(sums[f"ffn.{index}"], full.T)
         errors = {}
         for name, student in students.items():
             scales = torch.zeros(full.shape[1], dtype=torch.float64)
