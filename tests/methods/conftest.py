@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from methods_here import student_of
+from method_students import student_of
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.runs.kinds import trainer_named

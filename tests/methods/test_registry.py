@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods_here import student_of
+from method_students import student_of
 from rows import each
 from run_traces import logs_of
 from students import make_batch

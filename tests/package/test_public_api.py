@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from methods_here import cases
 from rows import each
 
 import homodistil_hf
@@ -13,7 +12,13 @@ import homodistil_hf.evaluation
 from homodistil_hf.models.architectures import ARCHITECTURES
 
 PUBLIC_NAMES = [
+    "BinarizationArguments",
+    "BinarizationTrainer",
+    "Cascade",
     "DistillationArguments",
+    "EmbeddingDistilArguments",
+    "EmbeddingDistilTrainer",
+    "GradientFreeSettings",
     "HomoBertConfig",
     "HomoBertForMaskedLM",
     "HomoBertForQuestionAnswering",
@@ -24,18 +29,35 @@ PUBLIC_NAMES = [
     "HomoDistilTrainingArguments",
     "LayerWidths",
     "MaskedLMCollator",
+    "OneShotArguments",
+    "OneShotTrainer",
     "PRESETS",
+    "RerankerDistilArguments",
+    "RerankerDistilTrainer",
+    "SelfDistillTrainer",
+    "SelfDistillationArguments",
+    "TeacherVectors",
     "WidthPlan",
     "__version__",
+    "by_length",
     "deploy_export",
+    "export_packed",
     "export_student",
+    "load_embedding_model",
+    "load_teacher_vectors",
     "load_text",
     "max_tokens",
+    "multiply_bits",
+    "prune_gradient_free",
     "resolve_plan",
+    "self_distill",
+    "to_binary",
+    "tokenize_pairs",
+    "tokenize_texts",
     "tokenize_to_blocks",
+    "tokenize_vectors",
     "unlabeled_batches",
     "verify_export",
-    *(name for names in cases("PUBLIC_NAMES") for name in names),
 ]
 
 EVALUATION_NAMES = [

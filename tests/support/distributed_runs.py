@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from methods_here import SAME_HEADS, merged_cases
+from method_students import SAME_HEADS
 from ranks import free_port, launched_as
 from run_traces import EVERY_SECOND_STEP, SaveAt, differences, logs_of, state_of
 from tiny_architectures import MASKED_LMS, tiny_architecture_teacher
@@ -25,7 +25,8 @@ from torch.multiprocessing import ProcessContext, start_processes
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
-from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator, OneShotTrainer
+from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
@@ -56,7 +57,8 @@ SHARED: dict[str, dict[str, Any]] = {
         "attention_weight": 0.1,
     },
     "rotated": {"rotate_heads": True, "student": SAME_HEADS, "attention_weight": 0.1},
-    **merged_cases("DISTRIBUTED"),
+    "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
+    "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     architecture.model_type: {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from methods_here import SAME_HEADS
+from method_students import SAME_HEADS
 from transformers import Trainer
 
 from homodistil_hf.runs.kinds import trainer_named

@@ -1,21 +1,30 @@
 """A resumed run is the uninterrupted one, to the last bit: of every trainer, architecture and way of pruning.
 
-`RUNS` has a line for each, those of methods in their `cases.py`; a new trainer gets one, and nothing else.
+`RUNS` has a line for each; a new trainer gets one, and nothing else.
 """
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from methods_here import SAME_HEADS, merged_cases, student_of
-from resumed_runs import Run, method
+from method_students import HALF_THE_MACS, SAME_HEADS, student_of
+from resumed_runs import QUIET, Run, method
 from run_traces import POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
 from tiny_architectures import MASKED_LMS, rows_for, tiny_architecture_teacher
-from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
+from tiny_embeddings import PLAIN, distilling_a_reranker, distilling_embeddings
+from tiny_models import GRADUAL, make_blocks, make_teacher, randomized, tiny_tokenizer
 from transformers import DataCollatorForTokenClassification, Trainer
 
+from homodistil_hf import (
+    BinarizationArguments,
+    BinarizationTrainer,
+    SelfDistillationArguments,
+    SelfDistillTrainer,
+    to_binary,
+)
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.runs.kinds import KINDS, METHODS
 
@@ -50,6 +59,24 @@ def with_an_optimizer_of_the_users(make_trainer: Any, folder: Path, **settings: 
     teacher = make_teacher()
     optimizer = torch.optim.NAdam(teacher.parameters(), lr=1e-3, weight_decay=0.01)
     return make_trainer(model=teacher, optimizers=(optimizer, None), **settings)
+
+
+def binarizing(make_trainer: Any, folder: Path, *, callbacks: Any = None, **settings: Any) -> Trainer:
+    teacher = make_teacher("sequence_classification", hidden_dropout_prob=0.1)
+    rows = make_blocks().map(lambda row: {"labels": row["input_ids"][1] % 2}).remove_columns("example_id")
+    args = BinarizationArguments(per_device_train_batch_size=8, learning_rate=1e-3, **QUIET | settings)
+    model = to_binary(copy.deepcopy(teacher), activation_bits=2)
+    return BinarizationTrainer(model, args, teacher_model=teacher, train_dataset=rows, callbacks=callbacks)
+
+
+def self_distilling(
+    make_trainer: Any, folder: Path, *, has_teacher: bool, callbacks: Any = None, **settings: Any
+) -> Trainer:
+    model = make_teacher()
+    teacher = randomized(copy.deepcopy(model), seed=7) if has_teacher else None
+    args = SelfDistillationArguments(per_device_train_batch_size=8, learning_rate=1e-3, **QUIET | settings)
+    data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
+    return SelfDistillTrainer(model, args, teacher_model=teacher, callbacks=callbacks, **data)
 
 
 def gradual(**settings: Any) -> Run:
@@ -109,7 +136,24 @@ RUNS: dict[str, Run] = {
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in KINDS},
-    **merged_cases("RESUMED"),
+    "one_shot, movement": method("one_shot", importance_metric="movement", student_dropout=0.1),
+    "one_shot, fewer layers": method("one_shot", ONE_LAYER),
+    "shallow, budget": method("shallow", student="macs=0.25"),
+    "distilbert, dropout": method("distilbert", HALF_THE_MACS, student_dropout=0.1),
+    "tinybert, head by words": method("tinybert", mlm_trains="head"),
+    "minilm_v2, head by words": method("minilm_v2", student_dropout=0.1, mlm_trains="head"),
+    "embedding": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_embeddings),
+    "embedding, axes": Run({"max_steps": 6, "learning_rate": 1e-2, "output": 7}, distilling_embeddings),
+    "embedding, plain": Run({"max_steps": 6, "student": PLAIN, "plain": True}, distilling_embeddings),
+    "reranker": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_a_reranker),
+    "self_distillation": Run({"max_steps": 6}, partial(self_distilling, has_teacher=True)),
+    "further pre-training": Run({"max_steps": 6}, partial(self_distilling, has_teacher=False)),
+    "factored moments": Run({"max_steps": 6, "optim": "adafactor"}, partial(self_distilling, has_teacher=False)),
+    "bit": Run({"max_steps": 6}, binarizing),
+    # the order of these comes from the global generator, in a later pass too
+    "bit, rows grouped by length": Run(
+        {"max_steps": 12, "train_sampling_strategy": "group_by_length"}, binarizing, steps=(3, 10)
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from methods_here import SAME_HEADS
+from method_students import SAME_HEADS
 from run_traces import SaveAt
 from safetensors.torch import load_file, save_file
 from students import logits_of

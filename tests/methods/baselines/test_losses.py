@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from fake_device import DEVICE, fake_device
-from methods_here import SAME_HEADS, student_of
+from method_students import SAME_HEADS, student_of
 from rows import each
 from run_traces import logs_of
 from students import WITHOUT_DROPOUT, make_batch, unlabelled

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from methods_here import SAME_HEADS
+from method_students import SAME_HEADS
 from rows import each
 from run_traces import SaveAt
 from students import make_batch
