@@ -122,23 +122,6 @@ class DistillationLoss:
         num_predictions = lengths_B.new_full((), len(inputs["masked_positions"]))
         return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
 
-    def known_share(self, inputs: Inputs, counts: torch.Tensor) -> Terms:
-        """The share of the global batch's predictions that are in this batch and have a label.
-
-        The loss divides the sum over known labels by all predictions; divided by this share too, it is their average.
-
-        Args:
-            inputs: a batch with labels.
-            counts: the result of `count`, summed over the global batch.
-
-        Returns:
-            `task` → a scalar; empty where labels are made of the batch, as all are known then.
-        """
-        if self.task.name != "task":
-            return {}
-        num_known = self.task.num_known(self.task.labels(self.task.with_positions(inputs)))
-        return {self.task.name: num_known / counts[PREDICTIONS].clamp(min=1)}
-
     def total(self, terms: Terms) -> torch.Tensor:
         """Return the weighted sum of all terms, a scalar.
 

@@ -224,21 +224,9 @@ class DistillationTrainer(ExactTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[Any, Any] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
-        model_init: None = None,
-        compute_loss_func: None = None,
         plan: WidthPlan | None = None,
     ):
         self.made_with = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if compute_loss_func is not None:
-            raise ValueError(
-                f"compute_loss_func={compute_loss_func!r} would replace the distillation loss; leave it out, "
-                "and weight the loss's terms with the settings that end in _weight"
-            )
-        if model_init is not None:
-            raise ValueError(
-                f"model_init={model_init!r} would replace the student, which starts from model; leave it out; "
-                "each trial of hyperparameter_search starts from model, too"
-            )
         # settings, ranks and folder first: what they refuse costs no time
         self.args = args = own_arguments(args, self.arguments_class)
         check_launch(args)
@@ -397,10 +385,6 @@ class DistillationTrainer(ExactTrainer):
         """Predictions, tokens and token pairs of a batch; see [`DistillationLoss.count`]."""
         return self.distillation.count(inputs)
 
-    def num_tokens(self, counts: torch.Tensor) -> int:
-        """The second of the counts."""
-        return int(counts[1])
-
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -410,8 +394,7 @@ class DistillationTrainer(ExactTrainer):
         """
         counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
         terms, outputs = self.distillation.terms(model, inputs, counts)
-        known = self.distillation.known_share(inputs, counts)
-        loss = self.scale_and_log(self.distillation.total(terms), terms, model, known)
+        loss = self.scale_and_log(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
 
     def on_resized(self, masks: UnitTensors | None) -> None:
@@ -466,12 +449,6 @@ class DistillationTrainer(ExactTrainer):
         return collator
 
     # Logs and checkpoints
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Like [`ExactTrainer.save_model`]; where a user calls it, a line of the log names what writes an export."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call:
-            logger.info("the student is saved as it is now; to use it or pass it on, trainer.export(FOLDER) writes it")
 
     def write_state(self, folder: Path, logs: Mapping[str, Any]) -> None:
         """Add the projections to a checkpoint; the student's own weights leave them out."""
@@ -642,7 +619,7 @@ class DistillationTrainer(ExactTrainer):
                 "method": self.method,
                 "num_steps": self.state.global_step,
                 "num_epochs": self.state.epoch,
-                **self.step_log.skipped(),
+                "num_bad_steps": self.step_log.num_bad_steps,
                 **self.status(),
             },
             DATA: self.data_facts(),

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import torch
 from accelerate.data_loader import DataLoaderAdapter
 from accelerate.optimizer import AcceleratedOptimizer
@@ -128,10 +127,6 @@ class ExactTrainer(Trainer):
         """
         raise NotImplementedError
 
-    def num_tokens(self, counts: torch.Tensor) -> int:
-        """Tokens of a step by its counts, for the log of skipped steps; 0 if the log needs none."""
-        return 0
-
     def evaluation_collator(self) -> Any:
         """The collator of evaluations: the training's, with the masks of epoch 0 if it draws masks."""
         if not isinstance(self.data_collator, SeededMasks):
@@ -171,22 +166,10 @@ class ExactTrainer(Trainer):
         fetched = list(itertools.islice(batches, num_batches))
         return [self.prepare_batch(batch) for batch in fetched] if len(fetched) == num_batches else []
 
-    def scale_and_log(
-        self,
-        loss: torch.Tensor,
-        terms: Mapping[str, torch.Tensor],
-        model: nn.Module,
-        known: Mapping[str, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients.
-
-        `known` is as in [`StepLog.take_in`], by the names of `terms`.
-        """
+    def scale_and_log(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
+        """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
         if model.training:
-            logged, shares = (
-                {f"loss_{name}": value for name, value in (values or {}).items()} for values in (terms, known)
-            )
-            self.step_log.take_in({"loss": loss} | logged, shares)
+            self.step_log.take_in({"loss": loss} | {f"loss_{name}": value for name, value in terms.items()})
             # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
             loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
         return loss * self.accelerator.num_processes
@@ -209,12 +192,9 @@ class ExactTrainer(Trainer):
         if is_finite:
             self.step_log.close_step()
             return loss
-        num_tokens = 0 if num_items_in_batch is None else self.num_tokens(num_items_in_batch)
-        self.step_log.skip_step(num_tokens)
+        self.step_log.skip_step()
         step, in_row = self.state.global_step + 1, self.step_log.num_bad_steps_in_row
-        logger.warning(
-            "step %d is skipped: gradients are not finite (%d in a row), %d tokens", step, in_row, num_tokens
-        )
+        logger.warning("step %d is skipped: gradients are not finite (%d in a row)", step, in_row)
         if self.accelerator.scaler is None:
             self.model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradients alone
         else:
@@ -390,18 +370,7 @@ class ExactTrainer(Trainer):
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
         is_training = kwargs.get("is_training")
-        name = "train_dataset" if is_training else "the data set to evaluate on"
-        check_kind(name, dataset)
-        # streams of datasets divide their shards among the workers
-        is_foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset)
-        if is_foreign and (num_workers := self.args.dataloader_num_workers or 0) > 1:
-            logger.warning(
-                "dataloader_num_workers=%d: each worker reads all rows of %s, a %s, unless its __iter__ divides them "
-                "by torch.utils.data.get_worker_info(); set it to 1 if it does not",
-                num_workers,
-                name,
-                type(dataset).__name__,
-            )
+        check_kind("train_dataset" if is_training else "the data set to evaluate on", dataset)
         if not is_training:
             if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
                 raise ValueError(
@@ -510,7 +479,7 @@ class ExactTrainer(Trainer):
         if "loss" in logs and "learning_rate" in logs:  # Trainer's: a user may log on one rank only
             del logs["loss"]  # Trainer's counts skipped steps, and does not survive a resume
             logs |= self.step_log.averages(self.accelerator.reduce)
-            logs |= self.step_log.skipped() | self.status()
+            logs |= {"num_bad_steps": self.step_log.num_bad_steps} | self.status()
         if "train_loss" in logs:
             logs["train_loss"] = self.step_log.mean_loss(self.accelerator.reduce)
         super().log(logs, start_time)

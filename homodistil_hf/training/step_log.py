@@ -1,4 +1,4 @@
-"""Sums between two logs: every term of the loss, skipped steps, and the tokens lost with them.
+"""Sums between two logs: every term of the loss, and skipped steps.
 
 Checkpoints hold these sums, so that a resumed run logs the same values. `exact_trainer.py` fills and reads them.
 """
@@ -9,9 +9,7 @@ from typing import Any
 import torch
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]
-_KNOWN = "known "
-"""Before a term's name: the sum of its steps' shares of known labels."""
-_COUNTERS = ("num_summed_steps", "num_good_steps", "num_bad_steps", "num_bad_steps_in_row", "num_skipped_tokens")
+_COUNTERS = ("num_summed_steps", "num_good_steps", "num_bad_steps", "num_bad_steps_in_row")
 
 
 class StepLog:
@@ -33,17 +31,11 @@ class StepLog:
         self.step_terms: dict[str, torch.Tensor] = {}
         self.term_sums: dict[str, torch.Tensor] = {}
         self.loss_sum = torch.zeros(())
-        self.num_summed_steps = self.num_good_steps = 0
-        self.num_bad_steps = self.num_bad_steps_in_row = self.num_skipped_tokens = 0
+        self.num_summed_steps = self.num_good_steps = self.num_bad_steps = self.num_bad_steps_in_row = 0
 
-    def take_in(self, terms: Mapping[str, torch.Tensor], known: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them.
-
-        `known`: term → the share of the step's predictions that are in this micro-batch and have a label, where the
-        term has only these and its log is their average.
-        """
-        shares = {_KNOWN + name: share for name, share in (known or {}).items()}
-        for name, term in {**terms, **shares}.items():
+    def take_in(self, terms: Mapping[str, torch.Tensor]) -> None:
+        """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them."""
+        for name, term in terms.items():
             self.step_terms[name] = self.step_terms.get(name, 0) + term.detach()
 
     def close_step(self) -> None:
@@ -56,30 +48,21 @@ class StepLog:
         for name, value in terms.items():
             self.term_sums[name] = self.term_sums.get(name, 0) + value
 
-    def skip_step(self, num_tokens: int) -> None:
-        """Count a skipped step and its tokens over all ranks, and drop its terms."""
+    def skip_step(self) -> None:
+        """Count a skipped step, and drop its terms."""
         self.step_terms = {}
         self.num_bad_steps += 1
         self.num_bad_steps_in_row += 1
-        self.num_skipped_tokens += num_tokens
-
-    def skipped(self) -> dict[str, int]:
-        """Number of skipped steps, and of the tokens lost with them."""
-        return {"num_bad_steps": self.num_bad_steps, "num_skipped_tokens": self.num_skipped_tokens}
 
     def averages(self, reduce: Reduce = lambda sums: sums) -> dict[str, float]:
-        """Mean terms over the good steps since the last call, without those of no known label. Collective.
-
-        Empty if all steps were skipped.
-        """
+        """Mean terms over the good steps since the last call; empty if all were skipped. Collective."""
         sums, num_steps = self.term_sums, self.num_summed_steps
         self.term_sums, self.num_summed_steps = {}, 0
         if not num_steps:
             return {}
         names = sorted(sums)
-        found = dict(zip(names, reduce(torch.stack([sums[name] for name in names])).tolist(), strict=True))
-        counts = {name: found.pop(_KNOWN + name, num_steps) for name in names if not name.startswith(_KNOWN)}
-        return {name: found[name] / count for name, count in counts.items() if count}
+        totals = reduce(torch.stack([sums[name] for name in names])).tolist()
+        return {name: total / num_steps for name, total in zip(names, totals, strict=True)}
 
     def mean_loss(self, reduce: Reduce = lambda sums: sums) -> float:
         """Mean loss over all good steps of the run; argument as [`StepLog.averages`]."""

@@ -9,14 +9,10 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, List
 from rows import each
-from run_traces import logs_of
-from students import WITHOUT_DROPOUT
 from tiny_models import make_teacher
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
-from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from homodistil_hf.distillation.tasks import task_of
-from homodistil_hf.models.widths import widths_of
 from homodistil_hf.training.row_checks import check_label_rows
 
 pytestmark = pytest.mark.slow
@@ -239,29 +235,3 @@ def test_rows_tokenized_by_a_transform_train_as_those_of_a_table(trained, tokeni
         trainer = trained(model=model, train_dataset=rows, eval_dataset=rows, max_steps=2, **settings)
         runs.append(trainer.model.classifier.weight)
     assert torch.equal(*runs)
-
-
-@each(
-    ("config", "labels"),
-    [
-        ({"num_labels": 3}, [2, UNKNOWN_CLASS, 0, UNKNOWN_CLASS]),
-        (SEVERAL, [[1.0, UNKNOWN_VALUE, 0.0], [UNKNOWN_VALUE] * 3, [1.0, 1.0, 1.0], [UNKNOWN_VALUE] * 3]),
-        ({"num_labels": 1}, [*[[UNKNOWN_VALUE]] * 12, *[[3.0]] * 4]),
-    ],
-)
-def test_the_logged_loss_is_averaged_over_known_labels(trained, config, labels):
-    model = make_teacher("sequence_classification", **config, **WITHOUT_DROPOUT)
-    rows = sequences(labels)
-    settings = {"max_steps": 4, "logging_steps": 4, "learning_rate": 1e-12, "plain": True}
-    for batch, accumulation in ((4, 1), (1, 4)):
-        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-        trainer = trained(
-            model=model,
-            student=widths_of(model.config).to_json(),
-            train_dataset=rows,
-            eval_dataset=rows,
-            **sizes,
-            **settings,
-        )
-        (entry,) = [entry for entry in logs_of(trainer) if "loss_kl" in entry]
-        assert entry["loss_task"] == pytest.approx(trainer.evaluate()["eval_task_loss"], rel=1e-5)
