@@ -1,7 +1,7 @@
-"""Queries, keys and values of a forward pass, for terms that compare attention, without `output_attentions`.
+"""Queries, keys, values and contexts of a forward pass, without `output_attentions`.
 
 Hooks sit on the requested projections alone, so the forward pass keeps its fused attention. objective.py computes
-the attention term from the recordings; methods/baselines/minilm.py computes relations from them.
+the attention term from the recordings, methods/baselines/minilm.py relations, pruning/rotation.py moments.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers, layer_config, layer_head_dim
 
 Recorded = tuple[torch.Tensor, ...]
-_LINEARS = ("query", "key", "value", "output")
 
 
 class AttentionRecorder:
@@ -22,7 +21,7 @@ class AttentionRecorder:
 
     Args:
         model: its projections get the hooks; compaction keeps them, as modules stay the same.
-        names: some of `query`, `key` and `value`.
+        names: some of `query`, `key`, `value` and `context`, the input of attention-out.
         layers: indices, negative ones from the end; default: every layer.
     """
 
@@ -36,16 +35,23 @@ class AttentionRecorder:
         all_layers, architecture = range(model.config.num_hidden_layers), architecture_of(model.config)
         self.layers = all_layers if layers is None else [all_layers[layer] for layer in layers]
         self._model = model
-        linears = [
-            dict(zip(_LINEARS, architecture.attention_linears(model, layer), strict=True)) for layer in self.layers
-        ]
-        self._projections = [tuple(of_layer[name] for name in names) for of_layer in linears]
+        places = [("query", "key", "value", "context").index(name) for name in names]
+        linears = [architecture.attention_linears(model, layer) for layer in self.layers]
+        self._projections = [tuple(of_layer[place] for place in places) for of_layer in linears]
         self._recorded: dict[nn.Module, torch.Tensor] = {}
         self._is_on = False
-        model.base_model.register_forward_pre_hook(self._begin_pass)
-        for projections in self._projections:
-            for projection in projections:
-                projection.register_forward_hook(self._record)
+        self._hooks = [
+            projection.register_forward_pre_hook(lambda module, inputs: self._record(module, inputs, inputs[0]))
+            if name == "context"
+            else projection.register_forward_hook(self._record)
+            for projections in self._projections
+            for name, projection in zip(names, projections, strict=True)
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
 
     def attention_of(self, position: int) -> tuple[int, int, float]:
         """Return the present heads and channels of the `position`-th recorded layer, and the scale of its scores."""
@@ -57,10 +63,10 @@ class AttentionRecorder:
 
     @contextmanager
     def recording(self) -> Iterator[list[Recorded]]:
-        """Record the forward passes inside the context.
+        """Record the forward pass inside the context.
 
         Yields:
-            `list`, filled at the end: for each layer the outputs of `names`, each `(B, T, heads × head size)`.
+            `list`, filled at the end: for each layer the states of `names`, each `(B, T, heads × head size)`.
         """
         recorded: list[Recorded] = []
         self._is_on = True
@@ -76,10 +82,7 @@ class AttentionRecorder:
                 if projections[0] in taken
             )
 
-    def _begin_pass(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        self._recorded = {}  # the last pass counts
-
-    def _record(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def _record(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], states: torch.Tensor) -> None:
         # The first call projects the tokens; a later one of the same pass may project embedded distances.
         if self._is_on:
-            self._recorded.setdefault(module, output)
+            self._recorded.setdefault(module, states)

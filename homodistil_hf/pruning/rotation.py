@@ -9,12 +9,12 @@ Shapes: T tokens, H heads, C channels of a head and a 1 behind them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..distillation.attention_recorder import AttentionRecorder
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
 from ..models.equality import evaluation_mode
@@ -44,7 +44,7 @@ def head_moments(
 ) -> dict[int, torch.Tensor]:
     """Sum moments of queries, keys and contexts (the inputs of attention-out) over some text, without its padding.
 
-    Memory: a forward pass of one batch, and the sums: 15 MB for BERT-base.
+    Memory: a forward pass of one batch with what is recorded of it, and the sums: 15 MB for BERT-base.
 
     Args:
         model: a student; its mode is restored.
@@ -60,48 +60,19 @@ def head_moments(
         widths = layer_config(model.config, index)
         size = layer_head_dim(widths) + 1
         moments[index] = torch.zeros(3, widths.num_attention_heads, size, size, dtype=torch.float64)
-    running = _Running()
-    hooks = [
-        hook
-        for index in layers
-        for hook in _hooks(architecture_of(model.config).attention_linears(model, index), moments[index], running)
-    ]
-    try:
-        with evaluation_mode(model):
-            for batch in batches:
-                inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
-                mask = inputs.get("attention_mask")
-                # for the hooks: which tokens count, and that no projection has seen them yet
-                running.kept, running.seen = None if mask is None else mask.flatten().bool(), set()
+    recorder = AttentionRecorder(model, ("query", "key", "context"), layers=layers)
+    with evaluation_mode(model):
+        for batch in batches:
+            inputs = {name: batch[name] for name in _ENCODER_INPUTS if batch.get(name) is not None}
+            mask = inputs.get("attention_mask")
+            kept = None if mask is None else mask.flatten().bool()
+            with recorder.recording() as recorded:
                 model.base_model(**inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+            for index, of_layer in zip(layers, recorded, strict=True):
+                for total, states in zip(moments[index], of_layer, strict=True):
+                    total += moments_of(states.flatten(0, -2), kept, num_heads=len(total))
+    recorder.remove()
     return moments
-
-
-@dataclass
-class _Running:
-    """The mask of the batch that is running, and the projections that have read it. All hooks share it."""
-
-    kept: torch.Tensor | None = None
-    seen: set[nn.Module] = field(default_factory=set)
-
-
-def _hooks(attention: list[Any], moments: torch.Tensor, running: _Running) -> list[Any]:
-    (query, key, context), (queries, keys, _, output) = moments, attention
-
-    def add(module: nn.Module, total: torch.Tensor, states: torch.Tensor) -> None:
-        # A projection of tokens first; then it may project embedded distances too, which are no text.
-        if module not in running.seen:
-            running.seen.add(module)
-            total += moments_of(states.flatten(0, -2), running.kept, num_heads=len(total))
-
-    return [
-        queries.register_forward_hook(lambda module, inputs, states: add(module, query, states)),
-        keys.register_forward_hook(lambda module, inputs, states: add(module, key, states)),
-        output.register_forward_pre_hook(lambda module, inputs: add(module, context, inputs[0])),
-    ]
 
 
 def moments_of(states: torch.Tensor, kept: torch.Tensor | None, *, num_heads: int) -> torch.Tensor:

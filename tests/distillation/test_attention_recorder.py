@@ -50,17 +50,6 @@ def test_nothing_is_held_outside_of_a_recording_however_it_ends():
     assert recorded == []
 
 
-def test_the_last_forward_pass_counts():
-    student = make_student()
-    recorder, inputs = AttentionRecorder(student), unlabelled(make_batch())
-    with recorder.recording() as once:
-        student(**inputs)
-    with recorder.recording() as twice:
-        student(input_ids=inputs["input_ids"].flip(1))
-        student(**inputs)
-    assert_recorded(twice, once)
-
-
 def test_recording_goes_on_after_a_compaction():
     student = make_student()
     recorder = AttentionRecorder(student)
