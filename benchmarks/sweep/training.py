@@ -28,7 +28,7 @@ from benchmarks.sweep.folder import (
 from homodistil_hf.evaluation.fine_tuning import GlueSettings, settings_from
 from homodistil_hf.evaluation.task_runs import evaluate_glue
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.files.checkpoints import last_verified, sorted_checkpoints
+from homodistil_hf.files.checkpoints import last_checkpoint, sorted_checkpoints
 from homodistil_hf.files.folders import remove_folder, write_text
 from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.files.provenance import machine_facts
@@ -158,7 +158,7 @@ def train_cell(cell: Cell, run_folder: Path, log: Log) -> dict[str, Any]:
     Anything in `run_folder` that was trained with other settings is removed.
     """
     _claim(cell, run_folder)
-    checkpoint = last_verified(run_folder)
+    checkpoint = last_checkpoint(run_folder)
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
     settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint.folder)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on

@@ -31,7 +31,7 @@ from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.caches import keep_datasets_here
-from ..files.checkpoints import last_verified, model_written
+from ..files.checkpoints import last_checkpoint, model_written
 from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.folders import check_writable, remove_folder
 from ..files.inside import refuse_link_out
@@ -347,7 +347,7 @@ def fine_tune(
         collate = collator_of(tokenizer, model)
         trainer = FineTuningTrainer(model=model, args=args, train_dataset=rows, data_collator=collate)
         try:
-            output = trainer.train(last_verified(place))
+            output = trainer.train(last_checkpoint(place))
             trainer.check_finite()
         except FloatingPointError as error:
             raise FloatingPointError(

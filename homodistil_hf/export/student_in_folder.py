@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers.utils import CONFIG_NAME
 
-from ..files.checkpoints import SCORES_FILE, STATE_FILE, VerifiedCheckpoint, check_manifest, last_verified
+from ..files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, last_checkpoint
 from ..files.inside import refuse_link_out
 from ..files.run_names import SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
@@ -115,15 +115,14 @@ def export_model_from(
     place = student_in(source)
     if place.kind == "export":
         return convert_export(place.folder, output, format, teacher=teacher, overwrite=overwrite)
-    verified = check_manifest(source) if place.kind == "checkpoint" else last_verified(source)
-    if verified is None:
+    checkpoint = check_manifest(source) if place.kind == "checkpoint" else last_checkpoint(source)
+    if checkpoint is None:
         raise ValueError(
             f"folder={str(source)!r} holds no {STUDENT_FOLDER}/, no complete checkpoint-N and no {FACTS_FILE}; "
             f"expected a finished run, a checkpoint-N or an export{members_hint(source)}"
         )
-    checkpoint = verified.folder
     place = StudentIn("checkpoint", checkpoint)
-    student, state = checkpoint_student(verified, format=format, allow_partial=allow_partial)
+    student, state = checkpoint_student(checkpoint, format=format, allow_partial=allow_partial)
     if not teacher and (teacher := place.teacher) is not None:
         try:
             load_encoder_config(teacher)
@@ -203,10 +202,8 @@ def check_finished(is_finished: bool, *, kept: WidthPlan, target: WidthPlan, all
         )
 
 
-def checkpoint_student(
-    checkpoint: VerifiedCheckpoint, *, format: str, allow_partial: bool
-) -> tuple[LayerwiseModel, dict[str, Any]]:
-    """The student of a checkpoint, without a trainer.
+def checkpoint_student(folder: Path, *, format: str, allow_partial: bool) -> tuple[LayerwiseModel, dict[str, Any]]:
+    """The student of a checkpoint that was compared with its manifest, without a trainer.
 
     `format` decides on possible widths before the plan is reached; see [`narrowed_copy`].
 
@@ -216,7 +213,6 @@ def checkpoint_student(
     Raises:
         ValueError: no checkpoint of a run, or unfinished and `allow_partial` is False.
     """
-    folder = checkpoint.folder
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
     classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")

@@ -21,7 +21,6 @@ import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from .folders import outdated_name, recover, remove_folder, remove_leftovers, written_whole
@@ -47,15 +46,8 @@ def write_manifest(folder: str | Path) -> None:
     write_json(folder / MANIFEST_NAME, {"sha256": files}, sort_keys=True)
 
 
-@dataclass(frozen=True)
-class VerifiedCheckpoint:
-    """A `checkpoint-N` whose files agree with its manifest."""
-
-    folder: Path
-
-
-def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
-    """Compare a `checkpoint-N` with its manifest.
+def check_manifest(folder: str | Path) -> Path:
+    """Compare a `checkpoint-N` with its manifest, and return it.
 
     Raises:
         ValueError: no manifest, a missing or different file, or a pickle that is not listed. The message names the
@@ -66,7 +58,7 @@ def check_manifest(folder: str | Path) -> VerifiedCheckpoint:
         good = last_checkpoint(folder.parent, skip=folder)
         remedy = f"resume from the last good checkpoint, {good}" if good else "there is no other checkpoint beside it"
         raise ValueError(f"resume_from_checkpoint={str(folder)!r} can't be used: {problem}; {remedy}")
-    return VerifiedCheckpoint(folder)
+    return folder
 
 
 def manifest_problem(folder: Path) -> str | None:
@@ -106,12 +98,6 @@ def last_checkpoint(
                 return checkpoint
             logger.warning("%s can't be used and is passed over: %s", checkpoint, problem)
     return None
-
-
-def last_verified(output_dir: str | Path) -> VerifiedCheckpoint | None:
-    """Return the result of [`last_checkpoint`], which the caller need not verify again."""
-    checkpoint = last_checkpoint(output_dir)
-    return None if checkpoint is None else VerifiedCheckpoint(checkpoint)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 from ..distillation.projections import Projections
 from ..export.export_folder import check_output, load_export
 from ..export.facts import FACTS_FILE
-from ..files.checkpoints import PROJECTIONS_FILE, last_verified, sorted_checkpoints
+from ..files.checkpoints import PROJECTIONS_FILE, last_checkpoint, sorted_checkpoints
 from ..files.folders import remove_folder
 from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
@@ -255,7 +255,7 @@ def _train_member(member: RunConfig, inputs: RunInputs, plan: WidthPlan, log: Lo
     from ..export.report import try_report
 
     since, folder = time.perf_counter(), member.folder
-    checkpoint = last_verified(folder)
+    checkpoint = last_checkpoint(folder)
     start = None if previous is None else load_start(previous)
     trainer = make_trainer(member, log, inputs=inputs, plan=plan, start=start)
     if previous is not None:

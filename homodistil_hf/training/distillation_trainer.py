@@ -690,13 +690,25 @@ class DistillationTrainer(ExactTrainer):
 
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a complete checkpoint, and the student in it once it is finished, while training goes on."""
-        from .publishing import checkpoint_pushes, push_aside
+        from .publishing import LAST_CHECKPOINT, push_aside, push_checkpoint, where_to_push
+
+        is_last, strategy = self.args.hub_strategy == HubStrategy.CHECKPOINT, self.args.hub_strategy
+
+        def push_it() -> None:
+            in_repo = LAST_CHECKPOINT if is_last else checkpoint.name
+            try:
+                push_checkpoint(checkpoint, self.hub_model_id, path_in_repo=in_repo, **where_to_push(self.args))
+            finally:
+                self.run_folder.being_pushed = None
 
         def make_pushes() -> list[Callable[[], Any]]:
-            pushes = checkpoint_pushes(checkpoint, self.hub_model_id, self.args)
+            pushes: list[Callable[[], Any]] = []
+            if is_last or strategy == HubStrategy.ALL_CHECKPOINTS:
+                self.run_folder.being_pushed = checkpoint
+                pushes.append(push_it)
             if self.is_finished:
                 pushes.append(self._student_push(f"Training in progress, step {self.state.global_step}"))
             return pushes
 
-        if self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+        if strategy != HubStrategy.END and self.is_world_process_zero():
             self.push_in_progress = push_aside(make_pushes, self.push_in_progress, waits=self.args.hub_always_push)

@@ -243,7 +243,7 @@ class ExactTrainer(Trainer):
 
         Args:
             resume_from_checkpoint: a folder or an address on the Hub (`hf://…`); True or `"last"` for the newest one
-                in `output_dir`; a [`VerifiedCheckpoint`]; None to start anew.
+                in `output_dir`; None to start anew.
             trial: of `hyperparameter_search`, whose backend passes it.
             args: as in `Trainer.train`.
             kwargs: as in `Trainer.train`.

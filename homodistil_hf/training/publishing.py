@@ -10,18 +10,16 @@ are checked, with `weights_only=True`. `training_args.bin`, which nothing opens,
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..export.hub import commit_to
@@ -36,41 +34,12 @@ logger = logging.getLogger(__name__)
 
 Push = Callable[[], Any]
 """A push without arguments; it blocks until the Hub has the files."""
-_PUSHING_NAME = ".pushing"
-_WITH_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
-
 LAST_CHECKPOINT = "last-checkpoint"
 """Folder of the repository for the newest checkpoint; `transformers.Trainer` uses the same name."""
 
 _ADDRESS = re.compile(r"hf://(?:models/)?([\w.-]+/[\w.-]+)(?:@([^/]+))?(?:/(.+?)/?)?")
 # It holds settings and folders of the other machine; no resumed run reads it.
 _LEFT_BEHIND = "training_args.bin"
-
-
-def checkpoint_pushes(checkpoint: Path, repo_id: str, args: TrainingArguments) -> list[Push]:
-    """The push of a complete checkpoint, without doing it; none if `hub_strategy` pushes no checkpoints."""
-    if args.hub_strategy not in _WITH_CHECKPOINTS:
-        return []
-    in_repo = LAST_CHECKPOINT if args.hub_strategy == HubStrategy.CHECKPOINT else checkpoint.name
-
-    def link_or_copy(source: str, target: str) -> None:
-        try:
-            os.link(source, target)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, target)
-
-    # the same files under a name that `save_total_limit` doesn't remove: a slow push may outlive its checkpoint
-    aside = checkpoint.parent / _PUSHING_NAME
-    remove_folder(aside)  # maybe a link
-    linked = Path(shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=link_or_copy))
-
-    def push() -> None:
-        try:
-            push_checkpoint(linked, repo_id, path_in_repo=in_repo, **where_to_push(args))
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    return [push]
 
 
 def push_aside(
@@ -111,30 +80,15 @@ def _warn(error: BaseException) -> None:
     logger.warning("a push during training failed (%s: %s); the student is still on disk", type(error).__name__, error)
 
 
-class HubAddress(NamedTuple):
-    """Address of a checkpoint on the Hub; a revision is a branch, tag or commit (None: the main branch)."""
+def parse_address(address: str) -> tuple[str, str | None, str]:
+    """Read `hf://user/name[@revision][/folder]`, a value of `resume_from_checkpoint`: repository, revision, folder.
 
-    repo_id: str
-    revision: str | None
-    folder: str
-
-
-def parse_address(address: str) -> HubAddress:
-    """Read `hf://user/name[@revision][/folder]`, as huggingface_hub writes it.
-
-    Args:
-        address: value of `resume_from_checkpoint`.
-
-    Returns:
-        [`HubAddress`].
-
-    Raises:
-        ValueError: it is no such address.
+    A revision is a branch, tag or commit; None: the main branch. A ValueError refuses what is no such address.
 
     Example:
     ```python
     >>> parse_address("hf://me/student@v2")
-    HubAddress(repo_id='me/student', revision='v2', folder='last-checkpoint')
+    ('me/student', 'v2', 'last-checkpoint')
 
     ```
     """
@@ -145,7 +99,7 @@ def parse_address(address: str) -> HubAddress:
             f"hf://user/name[@revision][/folder], e.g. hf://me/my-student or hf://me/my-student@main/{LAST_CHECKPOINT}"
         )
     repo_id, revision, folder = match.groups()
-    return HubAddress(repo_id, unquote(revision) if revision else None, folder or LAST_CHECKPOINT)
+    return repo_id, unquote(revision) if revision else None, folder or LAST_CHECKPOINT
 
 
 def push_checkpoint(
@@ -168,12 +122,9 @@ def push_checkpoint(
         revision: branch to commit to, created if need be; default: the main one.
 
     Raises:
-        ValueError: the checkpoint is incomplete or damaged.
         HubError: the Hub refused or can't be reached; the repository is as it was.
     """
     folder = Path(folder)
-    if problem := manifest_problem(folder):
-        raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
     manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
     # the manifest on the Hub lists what is uploaded, no more
     manifest["sha256"].pop(_LEFT_BEHIND, None)
@@ -197,18 +148,18 @@ def push_checkpoint(
         return commit_to(repo_id, commit, private=private, token=token, revision=revision)
 
 
-def check_address(address: str, *, token: str | None = None) -> tuple[HubAddress, str]:
-    """Check that a checkpoint is there, before time is spent on anything else; return the address and its commit.
+def check_address(address: str, *, token: str | None = None) -> tuple[str, str, str]:
+    """Check that a checkpoint is there, before time is spent on anything else: its repository, commit and folder.
 
     Raises:
         ValueError: no such address, or no checkpoint there.
         HubError: the Hub refused or can't be reached.
     """
-    at = parse_address(address)
+    repo_id, revision, folder = parse_address(address)
     with _fetch_errors(address, token):
-        info = persistently(lambda: HfApi(token=token).model_info(at.repo_id, revision=at.revision))
+        info = persistently(lambda: HfApi(token=token).model_info(repo_id, revision=revision))
     names = [file.rfilename for file in info.siblings or ()]
-    if (manifest := f"{at.folder}/{MANIFEST_NAME}") not in names:
+    if (manifest := f"{folder}/{MANIFEST_NAME}") not in names:
         raise ValueError(
             f"resume_from_checkpoint={address!r} holds no checkpoint ({manifest} is missing); push one with "
             "hub_strategy='checkpoint', or name another folder or revision"
@@ -220,7 +171,7 @@ def check_address(address: str, *, token: str | None = None) -> tuple[HubAddress
                 f"resume_from_checkpoint={address!r} holds a file whose name leads out of its folder, "
                 f"{short_repr(name)}; name another repository"
             )
-    return at, str(info.sha)
+    return repo_id, str(info.sha), folder
 
 
 def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None = None) -> Path:
@@ -232,20 +183,17 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
         ValueError: no such address, no checkpoint there, a damaged one, or another checkpoint of that step here.
         HubError: the Hub refused or can't be reached.
     """
-    at, commit = check_address(address, token=token)
+    repo_id, commit, folder = check_address(address, token=token)
     with _fetch_errors(address, token):
         # Named after the commit, so that files of an earlier attempt are used only if they are of the same commit.
         if (staging := Path(output_dir) / STAGING_NAME).is_symlink():
             remove_folder(staging)
         aside = staging / f"hub-{commit}"
-        persistently(
-            lambda: snapshot_download(
-                at.repo_id, revision=commit, allow_patterns=[f"{at.folder}/*"], local_dir=aside, token=token
-            )
-        )
-    if problem := manifest_problem(aside / at.folder):
+        settings: dict[str, Any] = {"allow_patterns": [f"{folder}/*"], "local_dir": aside, "token": token}
+        persistently(lambda: snapshot_download(repo_id, revision=commit, **settings))
+    staged = aside / folder
+    if problem := manifest_problem(staged):
         raise ValueError(f"resume_from_checkpoint={address!r} can't be used: {problem}; name another revision")
-    staged = aside / at.folder
     final = Path(output_dir) / f"checkpoint-{_step_of(staged, address)}"
     if not final.exists():
         publish(staged, final)
@@ -261,10 +209,9 @@ def fetch_checkpoint(address: str, output_dir: str | Path, *, token: str | None 
 def _step_of(folder: Path, address: str) -> int:
     try:
         # Leniently: Trainer writes NaN among the logs, such as the norm of a step that a gradient scaler skipped.
-        state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        state = None
-    step = state.get("global_step") if isinstance(state, dict) else None
+        step = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        step = None
     if not is_int(step) or step < 0:
         raise ValueError(
             f"resume_from_checkpoint={address!r} has no global_step in {TRAINER_STATE_NAME}; expected a checkpoint of "

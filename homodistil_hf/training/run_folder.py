@@ -15,7 +15,6 @@ from accelerate.utils import broadcast_object_list
 
 from ..files.checkpoints import (
     STAGING_NAME,
-    VerifiedCheckpoint,
     check_manifest,
     last_checkpoint,
     rotate,
@@ -31,7 +30,7 @@ from .ranks import on_every_rank
 
 logger = logging.getLogger(__name__)
 
-Requested: TypeAlias = str | bool | VerifiedCheckpoint | None
+Requested: TypeAlias = str | Path | bool | None
 """Values of `resume_from_checkpoint`."""
 
 
@@ -79,6 +78,7 @@ class RunFolder:
     def __init__(self, args: ExactArguments):
         self.args = args
         self.staged_in: str | None = None
+        self.being_pushed: Path | None = None
         with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
 
             def look() -> list[str]:
@@ -148,9 +148,10 @@ class RunFolder:
                 shutil.rmtree(aside, ignore_errors=True)
 
     def rotate(self, run_dir: Path, keep: Sequence[str | Path | None]) -> None:
-        """Remove checkpoints beyond `save_total_limit`, on the main process, but never those to keep."""
+        """Remove checkpoints beyond `save_total_limit`, on the main process, but none to keep or of a slow push."""
         if self.args.should_save:
-            rotate(run_dir, limit=self.args.save_total_limit, keep=[Path(path) for path in keep if path])
+            kept = [Path(path) for path in (*keep, self.being_pushed) if path]
+            rotate(run_dir, limit=self.args.save_total_limit, keep=kept)
 
     # Going on
 
@@ -175,12 +176,7 @@ class RunFolder:
 
             (requested,) = broadcast_object_list([on_every_rank(fetch)])
 
-        def verified() -> str:
-            if isinstance(requested, VerifiedCheckpoint):
-                return str(requested.folder)
-            return str(verified_checkpoint(requested, self.args.output_dir).folder)
-
-        return on_every_rank(verified)
+        return on_every_rank(lambda: str(verified_checkpoint(requested, self.args.output_dir)))
 
 
 def is_hub_address(value: Any) -> bool:
@@ -238,7 +234,7 @@ def check_same_identity(output_dir: str, recorded: Mapping[str, Any], now: Mappi
             )
 
 
-def verified_checkpoint(requested: str | bool | None, output_dir: str) -> VerifiedCheckpoint:
+def verified_checkpoint(requested: Requested, output_dir: str) -> Path:
     """Check the checkpoint of a folder, or for True and `"last"` the newest one of a run, against its manifest."""
     if requested is True or requested == "last":
         folders = sorted_checkpoints(output_dir)

@@ -10,7 +10,6 @@ from rows import each
 
 from homodistil_hf.files.checkpoints import MANIFEST_NAME, manifest_problem, write_manifest
 from homodistil_hf.training.publishing import (
-    HubAddress,
     check_address,
     fetch_checkpoint,
     parse_address,
@@ -71,10 +70,10 @@ TRAVELLING = {name: content for name, content in CONTENT.items() if name != "tra
 @each(
     ("address", "expected"),
     [
-        ("hf://me/run", HubAddress("me/run", None, "last-checkpoint")),
-        ("hf://me/run@main", HubAddress("me/run", "main", "last-checkpoint")),
-        ("hf://me/run@try%2Fthis/checkpoint-8", HubAddress("me/run", "try/this", "checkpoint-8")),
-        ("hf://models/me/run.v2/runs/a/", HubAddress("me/run.v2", None, "runs/a")),
+        ("hf://me/run", ("me/run", None, "last-checkpoint")),
+        ("hf://me/run@main", ("me/run", "main", "last-checkpoint")),
+        ("hf://me/run@try%2Fthis/checkpoint-8", ("me/run", "try/this", "checkpoint-8")),
+        ("hf://models/me/run.v2/runs/a/", ("me/run.v2", None, "runs/a")),
     ],
 )
 def test_addresses(address, expected):
@@ -121,13 +120,6 @@ def test_the_next_checkpoint_replaces_the_folder_and_nothing_else(pushed, hub_cl
     assert names == {f"last-checkpoint/{name}" for name in expected}
     assert pushed.files("me/run").keys() - names == {"README.md", "last-checkpointed.txt"}
     assert fetched(hub_client, tmp_path / "there").value.name == "checkpoint-12"
-
-
-def test_a_damaged_checkpoint_is_not_pushed(hub, checkpoint):
-    (checkpoint / "optimizer.pt").write_bytes(b"another pickle")
-    with pytest.raises(ValueError, match=r"checkpoint-8' can't be pushed: optimizer\.pt is damaged"):
-        push_checkpoint(checkpoint, "me/run")
-    assert hub.requests == []
 
 
 # Down

@@ -34,7 +34,6 @@ from homodistil_hf.files.checkpoints import (
 from homodistil_hf.files.folders import TRIAL_SUFFIX
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.runs.kinds import trainer_named
-from homodistil_hf.training.publishing import checkpoint_pushes
 from homodistil_hf.training.run_folder import check_output_dir, existing_files
 
 pytestmark = pytest.mark.slow
@@ -49,13 +48,9 @@ def test_nothing_is_written_through_links_in_a_strangers_run(make_trainer, tmp_p
     (home / "mine").mkdir(parents=True)
     run.mkdir()
     trainer = make_trainer(max_steps=1, save_strategy="steps", save_steps=1)
-    for name in (".staging", ".pushing"):
-        (run / name).symlink_to(home)
+    (run / ".staging").symlink_to(home)
     trainer.train()
-    trainer.args.hub_strategy = "checkpoint"
-    checkpoint_pushes(run / "checkpoint-1", "me/run", trainer.args)
     assert [path.name for path in home.rglob("*")] == ["mine"]
-    assert (run / ".pushing" / "checkpoint-1" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from ...evaluation.task_runs import training_rows, with_length
 from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
-from ...files.checkpoints import is_model_done, last_verified, model_written, sorted_checkpoints
+from ...files.checkpoints import is_model_done, last_checkpoint, model_written, sorted_checkpoints
 from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import Log, short_repr
@@ -188,7 +188,7 @@ def _stage(
         save_steps=_SAVE_STEPS,
         arguments_class=BinarizationArguments,
     )
-    checkpoint = last_verified(folder)
+    checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         remove_folder(folder)  # without a whole checkpoint nothing in it is of use
     trainer = BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows, data_collator=collate)

@@ -19,7 +19,7 @@ from ...export.card import fill_card, run_texts
 from ...export.facts import CARD_FILE
 from ...export.hub import teacher_card
 from ...export.markdown import card_table, code_span
-from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_verified, model_written
+from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_checkpoint, model_written
 from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
 from ...files.provenance import public_name, version_facts
@@ -158,7 +158,7 @@ def _train_round(
     own = with_settings(args, output_dir=str(folder), overwrite_output_dir=True)
     teacher = None if number == 0 else load_initial(str(folder.with_name(f"round-{number - 1}") / MODEL_FOLDER))
     trainer = SelfDistillTrainer(load(), own, teacher_model=teacher, **data)
-    trainer.train(last_verified(folder) if args.resume_from_checkpoint else None)
+    trainer.train(last_checkpoint(folder) if args.resume_from_checkpoint else None)
     trainer.check_finite()
     if trainer.eval_dataset is not None:
         trainer.evaluate()

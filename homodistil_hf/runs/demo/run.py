@@ -24,7 +24,7 @@ from ...export.export_folder import check_output
 from ...export.facts import CARD_FILE, LATENCY, read_facts
 from ...export.outcome import outcome_line
 from ...export.report import write_report
-from ...files.checkpoints import last_verified
+from ...files.checkpoints import last_checkpoint
 from ...files.folders import check_writable, remove_folder
 from ...files.run_names import REPORT_FILE, RESULTS_FILE, TABLES
 from ...files.strict_json import read_json_object, write_json
@@ -205,7 +205,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     """Train and evaluate a student of `_STUDENTS`, and export it to the folder of its name."""
     folder = Path(settings.output_dir)
     place = folder / _TRAINING_FOLDER / name
-    checkpoint = last_verified(place)
+    checkpoint = last_checkpoint(place)
     kind = trainer_named(_STUDENTS[name][0])
     # Students of this small teacher end so near to it that the default would drown out the KL.
     weights: dict[str, Any] = {"hidden_weight": 10.0} if issubclass(kind, HomoDistilTrainer) else {}
