@@ -160,7 +160,7 @@ def train_cell(cell: Cell, run_folder: Path, log: Log) -> dict[str, Any]:
     _claim(cell, run_folder)
     checkpoint = last_checkpoint(run_folder)
     settings = run_settings(cell, str(run_folder), overwrite_output_dir=checkpoint is None)
-    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint.folder)
+    settings.training.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     settings.training.eval_on_start &= checkpoint is None  # Trainer would evaluate wherever a run goes on
     trainer = make_trainer(settings, log)
     clock = RunClock(run_folder / _CLOCK_FILE)

@@ -40,7 +40,7 @@ from .runtimes import runtimes_text
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 
-_SELDOM = ("num_bad", "num_skipped")
+_SELDOM = ("num_bad",)
 """Counts that a card leaves out where they are 0."""
 _WIDTH_LABELS = {
     "num_attention_heads": "heads",
