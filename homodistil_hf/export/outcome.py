@@ -57,6 +57,8 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
+_FEW_ROWS = 500
+"""Below so many held-out rows a share is named with their number."""
 
 
 class Row(NamedTuple):
@@ -135,7 +137,9 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
         return ", ".join([*words, f"cosine {cosine:.3f} to the teacher's vectors"])
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
-        words.append(f"keeps {row.kept} of {row.label}")
+        num_rows = section_of(facts, DATA).get("num_held_out_rows")
+        few = f" on {num_rows} rows" if is_int(num_rows) and num_rows < _FEW_ROWS else ""
+        words.append(f"keeps {row.kept} of {row.label}{few}")
     return ", ".join(words)
 
 

@@ -34,6 +34,8 @@ def test_rows_of_a_classifier():
         ({}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
         ({"latency": LATENCY | {"student_ms": 21.0}}, "3.6× smaller, 2× slower here, keeps 75 % of accuracy"),
         ({"latency": {}, "teacher_evaluation": {}}, "3.6× smaller"),
+        ({"data": {"num_held_out_rows": 80}}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy on 80 rows"),
+        ({"data": {"num_held_out_rows": 872}}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
         ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
         (
             {
