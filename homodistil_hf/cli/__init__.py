@@ -1,10 +1,11 @@
 """The command line `homodistil`: a file for each command; this file finds the command and prints errors."""
 
-import argparse
 import ctypes
+import gc
 import io
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -12,7 +13,6 @@ from typing import Any
 
 from ..files.caches import full_disk
 from ..files.messages import nearest_valid, short_repr
-from ..files.settings import RaisingParser
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
 
@@ -35,6 +35,20 @@ COMMANDS = {
 }
 """Name → class, imported when the command runs; the first line of its docstring is its line in the help."""
 
+_HELP = """usage: homodistil [-h] [--version] COMMAND ...
+
+Prune the width of an encoder and distil it.
+
+positional arguments:
+  COMMAND
+{commands}
+
+options:
+  -h, --help  show this help message and exit
+  --version   show program's version number and exit
+
+example: homodistil plan --teacher google-bert/bert-base-uncased --student homobert-tiny"""
+
 _MALLOC = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
 """glibc's variables, and the numbers of the same options in its malloc.h."""
 
@@ -55,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     tune_process()
+    if "torch" not in sys.modules:
+        # What a command imports is no garbage, and looking through it takes a second; `show_logs` turns it on again.
+        gc.disable()
     # a log has a line for each evaluation, and no bars
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
@@ -118,11 +135,15 @@ def out_of_memory(error: Exception) -> str:
 
 
 def _run(words: Sequence[str]) -> int:
-    if words[:1] and words[0] in COMMANDS:
-        return command_named(words[0]).main(words[0], words[1:])
-    if words[:1] and not words[0].startswith("-"):
-        raise ValueError(f"homodistil has no command {short_repr(words[0])}; {nearest_valid(words[0], COMMANDS)}")
-    _parser().parse_args(words[:1] or ["--help"])  # prints the help or the version, or refuses the word
+    name = words[0] if words else "--help"
+    if name in COMMANDS:
+        return command_named(name).main(name, words[1:])
+    if name == "--version":
+        print(f"homodistil_hf {__version__}")
+    elif name in ("-h", "--help"):
+        print(_help())
+    else:
+        raise ValueError(f"homodistil has no command {short_repr(name)}; {nearest_valid(name, COMMANDS)}")
     return 0
 
 
@@ -131,17 +152,10 @@ def command_named(name: str) -> Any:
     return resolve_name(COMMANDS[name])
 
 
-def _parser() -> RaisingParser:
-    """Knows the commands' names; each reads the words behind its name by itself."""
-    parser = RaisingParser(
-        prog="homodistil",
-        description="Prune the width of an encoder and distil it.",
-        epilog="example: homodistil plan --teacher google-bert/bert-base-uncased --student homobert-tiny",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"homodistil_hf {__version__}")
-    commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
+def _help() -> str:
+    lines = []
     for name in COMMANDS:
         text = command_named(name).__doc__
-        commands.add_parser(name, help=text[0].lower() + text[1:].removesuffix("."), add_help=False)
-    return parser
+        words = f"{name:8}  {text[0].lower()}{text[1:].removesuffix('.')}"
+        lines.append(textwrap.fill(words, 78, initial_indent=" " * 4, subsequent_indent=" " * 14))
+    return _HELP.format(commands="\n".join(lines))

@@ -3,8 +3,7 @@
 import gc
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
@@ -50,8 +49,7 @@ class SettingsCommand(Command):
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Also read `[CONFIG.json]`, the first word, and hand the settings on."""
-        with importing():
-            kind = resolve_name(cls.settings)
+        kind = resolve_name(cls.settings)
         usage = f"homodistil {name} [CONFIG.json] [--key value …]"
         parser = settings_parser(name, cls, kind, words=words, usage=usage, takes_config=True)
         if parser is None:
@@ -64,24 +62,6 @@ class SettingsCommand(Command):
     def run_with(self, settings: Any) -> int:
         """Do it, and return the exit status."""
         raise NotImplementedError
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Collect no garbage while a command imports torch and transformers.
-
-    Python would look through all that they bring, none of it garbage, again and again. Later collections leave it out,
-    too. In a process that has torch already, as where Python code calls a command, nothing changes.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def settings_parser(
@@ -113,9 +93,15 @@ def settings_parser(
 
 
 def show_logs(is_main_process: bool = True) -> None:
-    """Let the package's log lines appear on standard error; other processes are silent below warnings."""
+    """Let the package's log lines appear on standard error, once all is imported; see `main`.
+
+    Other processes are silent below warnings.
+    """
     from transformers.utils.logging import disable_progress_bar
 
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     disable_progress_bar()  # those of reading and writing weights; training and tokenizing keep theirs
     logger = logging.getLogger("homodistil_hf")
     logger.setLevel(logging.INFO if is_main_process else logging.WARNING)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, importing, show_logs
+from .command import Command, show_logs
 
 
 @dataclass
@@ -18,8 +18,7 @@ class Demo(Command):
 
     def run(self) -> int:
         """Run the demo."""
-        with importing():
-            from ..runs.demo.run import DemoSettings, run_demo
+        from ..runs.demo.run import DemoSettings, run_demo
 
         show_logs(is_main_process=False)  # warnings alone: its own lines are enough
         run_demo(DemoSettings(**asdict(self)))

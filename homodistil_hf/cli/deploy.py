@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, importing, show_logs
+from .command import Command, show_logs
 
 
 @dataclass(kw_only=True)
@@ -22,9 +22,8 @@ class Deploy(Command):
 
     def run(self) -> int:
         """Write the files and print what they measure; status 1 if a file is below the bar or can't be made."""
-        with importing():
-            from ..export.runtimes import runtime_cells
-            from ..methods.formats import deploy_export
+        from ..export.runtimes import runtime_cells
+        from ..methods.formats import deploy_export
 
         show_logs()
         rows = deploy_export(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from ..files.field_checks import help_and_default
-from .command import HELP_ALL, Command, importing, show_logs
+from .command import HELP_ALL, Command, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]
 
@@ -56,8 +56,7 @@ class Distill(Command):
             lines = [f"  --{key.ljust(width)}  {text or described[key]}" for key, text in _MAIN_SETTINGS.items()]
             print(_USAGE + "\n".join(lines))
             return 0 if words else 2
-        with importing():
-            from ..runs.config import help_of, parse_run
+        from ..runs.config import help_of, parse_run
 
         if HELP_ALL in words:
             print(help_of([word for word in words if word != HELP_ALL]))

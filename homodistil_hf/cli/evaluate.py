@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from ..files.folders import check_writable_file
 from ..files.messages import nearest_valid, short_repr
 from ..files.settings import build, flag
-from .command import Command, importing, log_progress, settings_parser, show_logs, write_output
+from .command import Command, log_progress, settings_parser, show_logs, write_output
 
 _DISCREPANCY, _CLASSES, _GLUE, _SQUAD, _EMBEDDING = "discrepancy", "classes", "glue", "squad", "embedding"
 _USAGE = "homodistil evaluate MODEL --task TASK … [--key value …]\n       homodistil evaluate --compare MODEL …"
@@ -50,8 +50,7 @@ class Evaluate(Command):
     @classmethod
     def main(cls, name: str, words: Sequence[str]) -> int:
         """Run the command, with every setting of its evaluations as a flag."""
-        with importing():
-            kinds = evaluations()
+        kinds = evaluations()
         settings = [kind.settings for kind in kinds.values()]
         notes = f"\ntasks: {' '.join(_task_names(kinds))}"
         parser = settings_parser(name, cls, *settings, words=words, notes=notes, usage=_USAGE)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..files.settings import flag
 from ..tables import aligned_lines
-from .command import Command, importing, show_logs
+from .command import Command, show_logs
 
 
 @dataclass(kw_only=True)
@@ -23,8 +23,7 @@ class Export(Command):
 
     def run(self) -> int:
         """Write the export."""
-        with importing():
-            from ..methods.formats import export_from
+        from ..methods.formats import export_from
 
         show_logs()
         folder = export_from(
@@ -54,11 +53,10 @@ class Verify(Command):
 
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
-        with importing():
-            from ..evaluation.guarantee import guarantee_problems, least_of
-            from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
-            from ..export.student_in_folder import student_in
-            from ..methods.formats import verify_export
+        from ..evaluation.guarantee import guarantee_problems, least_of
+        from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
+        from ..export.student_in_folder import student_in
+        from ..methods.formats import verify_export
 
         least, folder = least_of(self.least), student_in(self.folder).folder
         report = verify_export(folder)
@@ -96,9 +94,8 @@ class Push(Command):
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
-        with importing():
-            from ..export.hub import push_export, tag_commit
-            from ..export.student_in_folder import exported_student
+        from ..export.hub import push_export, tag_commit
+        from ..export.student_in_folder import exported_student
 
         folder = exported_student(self.folder)
         if self.dry_run:

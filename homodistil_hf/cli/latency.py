@@ -7,7 +7,7 @@ from typing import ClassVar
 from ..files.folders import check_writable_file
 from ..files.messages import first_line
 from ..files.settings import flag
-from .command import Command, importing, log_progress, show_logs, write_output
+from .command import Command, log_progress, show_logs, write_output
 
 
 @dataclass(kw_only=True)
@@ -28,10 +28,9 @@ class Latency(Command):
 
     def run(self) -> int:
         """Time the models, and print a table."""
-        with importing():
-            from ..export.student_in_folder import student_in
-            from ..models.loading import load_encoder
-            from ..plans.latency.timing import LatencyGrid, compare_latencies, format_latencies
+        from ..export.student_in_folder import student_in
+        from ..models.loading import load_encoder
+        from ..plans.latency.timing import LatencyGrid, compare_latencies, format_latencies
 
         show_logs()
         if self.output is not None:

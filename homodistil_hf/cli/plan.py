@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, importing, log_progress, show_logs
+from .command import Command, log_progress, show_logs
 
 
 @dataclass(kw_only=True)
@@ -61,8 +61,7 @@ class Plan(Command):
 
     def run(self) -> int:
         """Print the plan."""
-        with importing():
-            from ..runs.plan import answer
+        from ..runs.plan import answer
 
         show_logs()
         facts, words = answer(self, log_progress)

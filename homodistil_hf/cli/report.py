@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, importing
+from .command import Command
 
 
 @dataclass(kw_only=True)
@@ -18,8 +18,7 @@ class Report(Command):
 
     def run(self) -> int:
         """Write the page, and print what was won and its place."""
-        with importing():
-            from ..export.report import closing_line, write_report
+        from ..export.report import closing_line, write_report
 
         write_report(self.folder, self.student, output=self.output)
         print(closing_line(self.folder, self.student, output=self.output))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..files.settings import flag
-from .command import Command, importing, log_progress, show_logs
+from .command import Command, log_progress, show_logs
 
 
 @dataclass(kw_only=True)
@@ -31,8 +31,7 @@ class Trim(Command):
 
     def run(self) -> int:
         """Trim, or print what trimming would do."""
-        with importing():
-            from ..runs.trim import TrimSource, format_trimming, plan_trimming, trim_to_folder
+        from ..runs.trim import TrimSource, format_trimming, plan_trimming, trim_to_folder
 
         show_logs()
         source = TrimSource(

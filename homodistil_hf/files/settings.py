@@ -128,25 +128,14 @@ def checked_values(values: Mapping[str, Any], hints: Mapping[str, Any], label: s
     return checked
 
 
-class RaisingParser(argparse.ArgumentParser):
-    """An `ArgumentParser` that raises errors instead of printing them and leaving, so that all of them look alike."""
-
-    manual: str | None = None
-    """Where flags are described; default: the help of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise a ValueError of what is wrong with the words."""
-        raise ValueError(f"{shortened(message)}; see {self.manual or f'{self.prog} --help'}")
-
-
-class SettingsParser(RaisingParser):
-    """Flags of dataclasses, over a JSON object with the same names.
+class SettingsParser(argparse.ArgumentParser):
+    """Flags of dataclasses, over a JSON object with the same names; errors are raised, so that all of them look alike.
 
     Args:
         prog: words of the command.
         kinds: the dataclasses.
         shown_names: fields that the help describes; default: all.
-        manual: see [`RaisingParser`].
+        manual: where flags are described; default: the help of the command.
         takes_config: whether [`split_config`] takes a file from the words first, for messages.
         options: as in `ArgumentParser`.
     """
@@ -165,7 +154,7 @@ class SettingsParser(RaisingParser):
             allow_abbrev=False,
             **{"formatter_class": partial(argparse.RawDescriptionHelpFormatter, max_help_position=32), **options},
         )
-        self.manual = manual
+        self.manual = manual or f"{prog} --help"
         self.takes_config = takes_config
         self.hints = setting_types(*kinds)
         entries = [entry for kind in kinds for entry in fields(kind)]
@@ -190,6 +179,10 @@ class SettingsParser(RaisingParser):
             if argument.get("type") is _truth and entry.default is True:
                 off: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
                 self.add_argument(f"--no_{name}", dest=name, action="store_false", **off)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a ValueError of what is wrong with the words."""
+        raise ValueError(f"{shortened(message)}; see {self.manual}")
 
     def given(
         self, words: Sequence[str], values: Mapping[str, Any] | None = None, label: str = "the settings"
