@@ -50,6 +50,13 @@ class Plan(Command):
             raise ValueError("one of the arguments --student --latency_ms is required; see homodistil plan --help")
         if self.student is not None and self.latency_ms is not None:
             raise ValueError("argument --latency_ms: not allowed with argument --student; drop one")
+        values = {name: getattr(self, name) for name in ("latency_ms", "batch_size", "length", "backend")}
+        budget = {name: value for name, value in values.items() if value is not None}
+        if self.latency_ms is not None:
+            self.student = ",".join(f"{name}={value}" for name, value in budget.items())
+        elif budget or self.no_measurement:
+            name = next(iter(budget), "no_measurement")
+            raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
         if bool(self.text) != (self.vocabulary is not None):
             raise ValueError("--vocabulary is chosen by the tokens of a text; give --text with it, or neither")
         if self.time != bool(self.train_data or self.config):

@@ -18,7 +18,7 @@ from ..methods.self_distillation.rounds import check_folder, run_identity, self_
 from ..tables import aligned_lines, cell
 from .config import run_of
 from .kinds import Kind
-from .masked_words import check_inputs, load_blocks
+from .masked_words import check_inputs, read_rows
 from .settings import Log, RunArguments, RunConfig
 
 METHOD = "self_distillation"
@@ -47,13 +47,13 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     keep_datasets_here()
     # one process tokenizes, the others find the rows in its cache
     with training.main_process_first(desc="reading the text"):
-        train_blocks, eval_blocks = load_blocks(settings, inputs, log)
+        rows = read_rows(settings, inputs, log)
     results = self_distill(
         arguments.teacher,
         training,
         revision=arguments.teacher_revision,
-        train_dataset=train_blocks,
-        eval_dataset=eval_blocks,
+        train_dataset=rows.train,
+        eval_dataset=rows.held_out,
         processing_class=inputs.tokenizer,
     )
     results |= {"versions": version_facts(), "settings": settings.given}

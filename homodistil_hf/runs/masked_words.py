@@ -28,12 +28,46 @@ _STREAM_SHUFFLE_BLOCKS = 10_000
 
 
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
-    """Read and tokenize the text: blocks to train on, and those to evaluate on."""
-    run = settings.run
+    """Read and tokenize the text: blocks to train on, and those to evaluate on.
+
+    Raises:
+        ValueError: no text, or too little of it.
+        OSError: a file or a Hub repository can't be read.
+    """
+    run, tokenizer = settings.run, inputs.tokenizer
     column = f" in {run.text_column!r}" if run.text_column else ""
-    blocks = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
-    log(f"{run.teacher} predicts masked words; the text{column} becomes {blocks} tokens")
-    return Rows(*load_blocks(settings, inputs, log))
+    form = f"blocks of {run.row_length}" if run.packing else f"a row a document, of at most {run.row_length}"
+    log(f"{run.teacher} predicts masked words; the text{column} becomes {form} tokens")
+
+    def tokenized(documents: Blocks, argument: str) -> Blocks:
+        try:
+            return tokenize_to_blocks(
+                documents,
+                tokenizer,
+                max_seq_length=run.row_length,
+                num_proc=run.preprocessing_num_workers,
+                max_positions=max_tokens(inputs.config),
+                packing=run.packing,
+            )
+        except ValueError as error:
+            given = getattr(run, argument)
+            label = f"{argument}={given}" if given else f"the held-out part of train_data={run.train_data}"
+            raise ValueError(f"{label}: {error}{'' if given else ', or name eval_data'}") from error
+
+    read = partial(load_text, text_column=run.text_column, line_by_line=run.line_by_line)
+    eval_documents = read(run.eval_data, split=run.eval_split, argument="eval_data") if run.eval_data else None
+    documents = read(run.train_data, split=run.train_split, streaming=run.streaming)
+    if eval_documents is None:
+        documents, eval_documents, held_out = hold_out(documents)
+        log(f"eval_data is not set: {held_out} of train_data are held out")
+    blocks, held_out_blocks = tokenized(documents, "train_data"), tokenized(eval_documents, "eval_data")
+    texts = {"tokenizer": tokenizer, "documents": eval_documents if run.streaming else documents}
+    parts = {"to train on": blocks, "held out": held_out_blocks}
+    log(read_line(parts, documents.info.description, **texts if run.packing else {"tokenizer": tokenizer}))
+    if run.streaming:
+        # repeated first and then shuffled, so that each pass has an order of its own
+        blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
+    return Rows(blocks, some_blocks(held_out_blocks, run.max_eval_blocks))
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
@@ -134,46 +168,6 @@ def set_length(
     )
     if length != run.row_length:
         run.max_seq_length = settings.given[name] = length
-
-
-def load_blocks(settings: RunConfig, inputs: RunInputs, log: Log) -> tuple[Blocks, Dataset]:
-    """Read and tokenize the text of a run: blocks to train on, and those to evaluate on.
-
-    Raises:
-        ValueError: no text, or too little of it.
-        OSError: a file or a Hub repository can't be read.
-    """
-    run, tokenizer = settings.run, inputs.tokenizer
-
-    def tokenized(documents: Blocks, argument: str) -> Blocks:
-        try:
-            return tokenize_to_blocks(
-                documents,
-                tokenizer,
-                max_seq_length=run.row_length,
-                num_proc=run.preprocessing_num_workers,
-                max_positions=max_tokens(inputs.config),
-                packing=run.packing,
-            )
-        except ValueError as error:
-            given = getattr(run, argument)
-            label = f"{argument}={given}" if given else f"the held-out part of train_data={run.train_data}"
-            raise ValueError(f"{label}: {error}{'' if given else ', or name eval_data'}") from error
-
-    read = partial(load_text, text_column=run.text_column, line_by_line=run.line_by_line)
-    eval_documents = read(run.eval_data, split=run.eval_split, argument="eval_data") if run.eval_data else None
-    documents = read(run.train_data, split=run.train_split, streaming=run.streaming)
-    if eval_documents is None:
-        documents, eval_documents, held_out = hold_out(documents)
-        log(f"eval_data is not set: {held_out} of train_data are held out")
-    blocks, held_out_blocks = tokenized(documents, "train_data"), tokenized(eval_documents, "eval_data")
-    texts = {"tokenizer": tokenizer, "documents": eval_documents if run.streaming else documents}
-    parts = {"to train on": blocks, "held out": held_out_blocks}
-    log(read_line(parts, documents.info.description, **texts if run.packing else {"tokenizer": tokenizer}))
-    if run.streaming:
-        # repeated first and then shuffled, so that each pass has an order of its own
-        blocks = repeat_stream(blocks).shuffle(seed=settings.training.seed, buffer_size=_STREAM_SHUFFLE_BLOCKS)
-    return blocks, some_blocks(held_out_blocks, run.max_eval_blocks)
 
 
 KIND = StudentKind(

@@ -19,7 +19,7 @@ from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, config_values, load_encoder_config
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_advice
-from ..plans.budgets import FEWER_LAYERS_BELOW, LATENCY_BUDGET, WIDTH_MULTIPLE, is_latency_budget
+from ..plans.budgets import FEWER_LAYERS_BELOW, WIDTH_MULTIPLE, is_latency_budget
 from ..plans.resolve import resolve_plan
 from ..tables import format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
@@ -124,7 +124,7 @@ def _timed_settings(question: Any) -> dict[str, Any]:
     values = {} if question.config is None else split_config([question.config])[0]
     names = ("teacher", "student", "plain", "width_multiple", "train_data", "teacher_revision")
     values |= {name: value for name in names if (value := getattr(question, name))}
-    if question.latency_ms is not None or is_latency_budget(values.get("student")):
+    if is_latency_budget(values.get("student")):
         raise ValueError("--time times a run of a known student; name it by --student, without latency_ms")
     if "student" not in values and "start" not in values:
         raise ValueError(f"--student is not given, and {question.config} names neither student nor start; name one")
@@ -157,32 +157,25 @@ def _plan_of(question: Any, config: Any, method: str | None) -> WidthPlan:
         from .kinds import trainer_named
 
         least = trainer_named(method).fewer_layers_below
-    multiple = WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
-    return resolve_plan(
-        question.student or "", config, multiple=multiple, plain=question.plain, fewer_layers_below=least
-    )
+    settings = {"multiple": _multiple(question), "plain": question.plain, "fewer_layers_below": least}
+    return resolve_plan(question.student or "", config, **settings)
 
 
 def _latency(question: Any, config: Any) -> dict[str, Any]:
     """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""
-    conditions = {"batch_size": question.batch_size, "length": question.length, "backend": question.backend}
-    given = {name: value for name, value in conditions.items() if value is not None}
-    if question.latency_ms is None and (given or question.no_measurement):
-        name = next(iter(given), "no_measurement")
-        raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
-    student = question.student or ""
-    if question.latency_ms is not None:
-        student = ",".join(f"{name}={value}" for name, value in {LATENCY_BUDGET: question.latency_ms, **given}.items())
-    if not is_latency_budget(student):
+    if not is_latency_budget(question.student):
         return {}
     from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
 
-    budget = LatencyBudget.parse(student).on(config)
-    multiple = WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
-    plan, facts = plan_within(budget, config, multiple=multiple, plain=question.plain)
+    budget = LatencyBudget.parse(question.student).on(config)
+    plan, facts = plan_within(budget, config, multiple=_multiple(question), plain=question.plain)
     if not question.no_measurement:
         facts["measured"] = measure_plan(plan, config, budget)
     return {"plan": plan, "facts": facts}
+
+
+def _multiple(question: Any) -> int:
+    return WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
 
 
 def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
