@@ -180,7 +180,9 @@ def times(more: float, less: float) -> str:
 def held_out_metrics(values: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of an evaluation, without sizes, times and a loss that is there under another name."""
     kept = {name: value for name, value in values.items() if is_number(value) and "kept_fraction" not in name}
-    doubled = [name for name in kept if name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept)]
+    doubled = {name for name in kept if name.endswith("loss") and any(other.endswith(f"_{name}") for other in kept)}
+    # the user's own metric may be one that is measured anyway
+    doubled |= {name for name, value in kept.items() if kept.get(f"task_{name}") == value}
     return {name: value for name, value in kept.items() if not name.endswith(TIMINGS) and name not in doubled}
 
 

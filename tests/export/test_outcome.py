@@ -16,6 +16,13 @@ FACTS = {
 }
 
 
+def test_a_users_metric_that_is_measured_anyway_has_one_row():
+    metrics = FACTS["evaluation"] | {"accuracy": 0.6, "f1": 0.7}
+    labels = [row.label for row in outcome_rows(FACTS | {"evaluation": metrics})]
+    assert labels.count("accuracy") == 1
+    assert "F1" in labels
+
+
 def test_rows_of_a_classifier():
     assert [row[1:] for row in outcome_rows(FACTS)] == [
         ("weights", "36 MB", "10 MB", "3.6× smaller"),
