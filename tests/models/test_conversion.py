@@ -251,14 +251,6 @@ def test_the_first_berts_files_are_read(tmp_path):
     assert torch.equal(logits_of(load_encoder(folder)), logits_of(teacher))
 
 
-@pytest.mark.parametrize("plan", (UNIFORM, UNEVEN))
-def test_a_student_checkpoint_is_loaded(tmp_path, plan):
-    student = random_student(HomoBertForMaskedLM, plan)
-    loaded = load_encoder(saved(student, tmp_path))
-    assert type(loaded) is HomoBertForMaskedLM
-    assert torch.equal(logits_of(loaded), logits_of(student))
-
-
 def test_configurations_are_read_without_weights(tmp_path):
     make_teacher(BertForMaskedLM).config.save_pretrained(tmp_path)
     config = load_encoder_config(str(tmp_path))

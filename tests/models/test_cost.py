@@ -11,7 +11,6 @@ from transformers import (
     BertModel,
 )
 
-from homodistil_hf.models.architectures import modeling_homobert as modeling
 from homodistil_hf.models.cost import count_parameters, encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
@@ -54,23 +53,6 @@ def num_model_parameters(model_class: type, config: BertConfig, **kwargs: bool) 
 @each("head", HEADS)
 def test_parameters_equal_those_of_the_stock_model(config, head):
     assert count_parameters(widths_of(config), config, head=head) == num_model_parameters(HEADS[head], config)
-
-
-@each("config", CONFIGS.values())
-def test_without_a_head_there_is_no_pooler_either(config):
-    expected = num_model_parameters(BertModel, config, add_pooling_layer=False)
-    assert count_parameters(widths_of(config), config) == expected
-
-
-@each("head", HEADS)
-def test_parameters_of_uneven_widths_equal_those_of_the_compact_model(head):
-    plan = WidthPlan(20, (LayerWidths(3, 4, 40), LayerWidths(1, 7, 9)))
-    layers = plan.to_dict()["layers"]
-    config = modeling.HomoBertConfig(
-        **{**TINY.to_diff_dict(), "hidden_size": 20}, per_layer_config=dict(enumerate(layers))
-    )
-    model_class = getattr(modeling, HEADS[head].__name__.replace("Bert", "HomoBert"))
-    assert count_parameters(plan, TINY, head=head) == num_model_parameters(model_class, config)
 
 
 def test_encoder_macs_by_hand():

@@ -176,17 +176,6 @@ def test_a_hidden_size_that_slots_do_not_fill_is_refused_with_one_that_they_do(h
     assert (found.hidden_size, found.layers[0].num_attention_heads) == (nearest, nearest // 8)
 
 
-def test_scaled_rotary_positions_keep_whole_heads():
-    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
-    config = tiny_architecture_config(
-        ARCHITECTURES["modernbert"], rope_parameters={"full_attention": rope, "sliding_attention": rope}
-    )
-    widths = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
-    assert resolve_plan({**widths, "head_dim": 8}, config).layers[0].head_dim == 8
-    with pytest.raises(ValueError, match="head_dim=4, but this teacher's positions are scaled .*; nearest valid: 8"):
-        resolve_plan({**widths, "head_dim": 4}, config)
-
-
 def test_only_plans_that_ask_for_it_lose_rotary_pairs():
     config = ARCHITECTURES["modernbert"].stock_config()  # heads of 64
     assert {layer.head_dim for layer in resolve_plan("macs=0.25", config).layers} == {64}
