@@ -59,11 +59,8 @@ def count_parameters(plan: WidthPlan, config: PreTrainedConfig, *, head: str | N
         tables.append(found.untied)
 
     def count(shapes: Shapes, widths: LayerWidths) -> int:
-        sizes = _sizes(plan, widths)
         return sum(
-            math.prod(sizes[what] if what in sizes else architecture.size_of(config, what) for what in dims)
-            for name, dims in shapes.items()
-            if name not in absent
+            math.prod(_shape(dims, plan, widths, config)) for name, dims in shapes.items() if name not in absent
         )
 
     # layers that are alike are counted once and multiplied
@@ -86,12 +83,10 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
     config, plan, class_name = model.config, widths_of(model.config), type(model).__name__
     architecture = architecture_of(config)
     shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(class_name))
-    sizes = [_sizes(plan, widths) for widths in plan.layers]
     for name, parameter in model.named_parameters():
         # a parameter that the table lacks has no shape to compare: encoder_groups refuses it
         dims, layer = shapes.get(name, ((), None))
-        known = _sizes(plan, plan.widest) if layer is None else sizes[layer]
-        expected = tuple(known[what] if what in known else architecture.size_of(config, what) for what in dims)
+        expected = _shape(dims, plan, plan.widest if layer is None else plan.layers[layer], config)
         if dims and expected != tuple(parameter.shape):
             raise ValueError(
                 f"{argument} parameter {name} has the shape {tuple(parameter.shape)}, where {expected} is supported: "
@@ -99,10 +94,10 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
             )
 
 
-def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
-    """Return the meaning of a dimension's indices → their number, for the dimensions that are widths."""
+def _shape(dims: tuple[str, ...], plan: WidthPlan, widths: LayerWidths, config: PreTrainedConfig) -> tuple[int, ...]:
+    """Return the shape of a parameter by the meanings of its dimensions' indices."""
     of_keys = widths.attention_size // plan.traits.queries_per_key
-    return {
+    sizes = {
         HIDDEN: plan.hidden_size,
         EMBEDDING: plan.embedding_size or plan.hidden_size,
         HEAD: widths.num_attention_heads,
@@ -113,6 +108,7 @@ def _sizes(plan: WidthPlan, widths: LayerWidths) -> dict[str, int]:
         GATE: 2 * widths.intermediate_size,
         NEURON: widths.intermediate_size,
     }
+    return tuple(sizes[what] if what in sizes else architecture_of(config).size_of(config, what) for what in dims)
 
 
 def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:

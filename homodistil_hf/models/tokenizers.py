@@ -16,7 +16,7 @@ from ..files.folders import refuse_missing
 from ..files.inside import leads_inside, stays_inside
 from ..files.messages import first_line, short_repr
 from ..files.strict_json import fits, read_json_object, write_json
-from .architectures import MODEL_TYPES, architecture_of, has_segments, max_tokens
+from .architectures import architecture_of, has_segments, max_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +148,7 @@ def padding_multiple(config: PreTrainedConfig) -> int | None:
 
     Matrix libraries prepare for fewer shapes then.
     """
-    # A method's own classes, such as models of bits, number their positions as BERT does.
-    most = max_tokens(config) if config.model_type in MODEL_TYPES else config.max_position_embeddings
-    return _MULTIPLE if most % _MULTIPLE == 0 else None
+    return _MULTIPLE if max_tokens(config) % _MULTIPLE == 0 else None
 
 
 def tokenizer_of_run(

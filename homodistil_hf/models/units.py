@@ -6,11 +6,9 @@ pruning/scores.py scores the units, pruning/masks.py chooses among them.
 import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import nn
-from transformers import PreTrainedConfig
 
 from ..files.messages import first_of
 from .architectures import HEADS, architecture_of
@@ -29,9 +27,8 @@ from .architectures.architecture import (
     VALUE,
     Architecture,
 )
-from .architectures.modeling_layerwise import LayerwiseModel, layer_config, layer_head_dim
-
-Module = TypeVar("Module", bound=nn.Module)
+from .architectures.modeling_layerwise import LayerwiseModel
+from .widths import WidthPlan, widths_of
 
 UnitTensors = dict[str, torch.Tensor]
 """The plain type between stages: one tensor a group, one element a unit. Scores are float32, masks are bool."""
@@ -115,8 +112,8 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     Raises:
         ValueError: the model has a parameter that the architecture's table lacks.
     """
-    architecture = architecture_of(model.config)
-    num_layers = model.config.num_hidden_layers
+    architecture, plan = architecture_of(model.config), widths_of(model.config)
+    num_layers = len(plan.layers)
     shapes = architecture.shapes(num_layers, HEADS.get(type(model).__name__))
     names = [name for name, _ in model.named_parameters()]
     if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
@@ -125,17 +122,14 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
     # Groups and their sizes first: groups that span layers, then each layer's own.
-    outer = _Units({"hidden": ("hidden", model.config.hidden_size)}, {HIDDEN: {"hidden": None}})
+    outer = _Units({"hidden": ("hidden", plan.hidden_size)}, {HIDDEN: {"hidden": None}})
     # embeddings have the hidden size, unless a projection follows them
     outer.maps[EMBEDDING] = {"hidden": None}
-    if embedding_size := architecture.embedding_size(model.config):
-        outer.sizes["embedding"], outer.maps[EMBEDDING] = ("hidden", embedding_size), {"embedding": None}
+    if plan.embedding_size is not None:
+        outer.sizes["embedding"], outer.maps[EMBEDDING] = ("hidden", plan.embedding_size), {"embedding": None}
     if architecture.shares_heads:  # their size comes with every layer
         outer.maps[HEAD] = {"head": None}
-    kinds: tuple[str | None, ...] = architecture.rotary_kinds(model.config) or (None,) * num_layers
-    layers = [
-        _layer_units(layer_config(model.config, layer), architecture, layer, kind) for layer, kind in enumerate(kinds)
-    ]
+    layers = [_layer_units(plan, architecture, layer) for layer in range(num_layers)]
     sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
     # Then the slices: the table names the meaning of every dimension of every parameter, the maps the groups that
     # divide a dimension of that meaning. Projections are no part of an architecture; they divide along `hidden`.
@@ -159,11 +153,13 @@ class _Units(NamedTuple):
     maps: dict[str, dict[str, UnitMap | None]]
 
 
-def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: int, kind: str | None) -> _Units:
-    """Return the groups of one layer; layers of a `kind` share their rotary positions and lose the same pairs."""
-    num_heads, head_dim = widths.num_attention_heads, layer_head_dim(widths)
-    shared = architecture.queries_per_key(widths)
-    num_groups, num_channels = num_heads // shared, num_heads // shared * head_dim
+def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> _Units:
+    """Return the groups of one layer."""
+    widths, shared = plan.layers[layer], plan.traits.queries_per_key
+    # layers of a kind share their rotary positions and lose the same pairs
+    kind = plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else None
+    head_dim, num_groups = widths.head_dim, widths.num_attention_heads // shared
+    num_channels = num_groups * head_dim
     head, query_key, value_output, ffn = (f"{kind}.{layer}" for kind in ("head", "query_key", "value_output", "ffn"))
     head = "head" if architecture.shares_heads else head
     query_key = query_key if kind is None else f"query_key.{kind}"
@@ -172,7 +168,7 @@ def _layer_units(widths: PreTrainedConfig, architecture: Architecture, layer: in
         head: ("attention", num_groups),
         query_key: ("attention", num_channels if kind is None else head_dim // 2),
         value_output: ("attention", num_channels),
-        ffn: ("ffn", architecture.num_neurons(widths)),
+        ffn: ("ffn", widths.intermediate_size),
     }
     # channels of keys and values, and for each channel of a query the one that it shares with its group
     channels, of_queries = torch.arange(num_channels), torch.arange(num_channels * shared)
@@ -261,8 +257,3 @@ def kept_indices(
     for (parameter, dim), key in of_places.items():
         indices.setdefault(parameter, {})[dim] = kept[key]
     return {name: kept[key] for name, key in of_units.items()}, indices
-
-
-def modules_of(model: nn.Module, kind: type[Module]) -> list[Module]:
-    """All submodules of one class or its subclasses, in order."""
-    return [module for module in model.modules() if isinstance(module, kind)]

@@ -238,7 +238,13 @@ def widths_of(config: PreTrainedConfig) -> WidthPlan:
                 f"teacher hidden_size={hidden_size} is not divisible by num_attention_heads={num_heads}; expected a "
                 f"config with head_dim, or one of {nearest_multiples(hidden_size, num_heads)} hidden channels"
             )
-        widths.append(LayerWidths(num_heads, head_dim or hidden_size // num_heads, architecture.num_neurons(layer)))
+        widths.append(
+            LayerWidths(
+                num_heads,
+                head_dim or hidden_size // num_heads,
+                getattr(layer, architecture.named("intermediate_size")),
+            )
+        )
     # a student's heads may have lost channels; its softmax scale still has the teacher's head size
     slot = getattr(config, "softmax_head_dim", None) or widths[0].head_dim
     traits = Traits(

@@ -31,7 +31,6 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import refuse_no_model, to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
-from ..models.units import modules_of
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
@@ -180,10 +179,10 @@ def prepare(
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
     if args.student_dropout is not None:
         # on the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning
-        for module in modules_of(student, nn.Dropout):
-            module.p = args.student_dropout
         for module in student.modules():
-            if isinstance(getattr(module, "attention_dropout", None), float | int):
+            if isinstance(module, nn.Dropout):
+                module.p = args.student_dropout
+            elif isinstance(getattr(module, "attention_dropout", None), float | int):
                 module.attention_dropout = args.student_dropout  # of attention that has no module for it
     _attach_projections(student, guide, args, init=projection_init)
     # a student that goes on with its teacher has learned its projections

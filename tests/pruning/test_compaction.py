@@ -27,7 +27,7 @@ from students import (
 from torch import nn
 
 from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
-from homodistil_hf.models.units import UnitTensors, encoder_groups, modules_of
+from homodistil_hf.models.units import UnitTensors, encoder_groups
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import Kept, compact
 from homodistil_hf.pruning.masks import choose_masks, full_masks
@@ -213,7 +213,7 @@ def test_modules_stay_and_parameters_are_contiguous_and_smaller():
     assert all(parameter.is_contiguous() and parameter.is_leaf for parameter in student.parameters())
     shrunk = {name for name, parameter in student.named_parameters() if parameter.numel() < before[name]}
     assert set(before) - shrunk == {"cls.predictions.bias"}
-    assert {norm.normalized_shape for norm in modules_of(student, nn.LayerNorm)} == {(16,)}
+    assert {norm.normalized_shape for norm in student.modules() if isinstance(norm, nn.LayerNorm)} == {(16,)}
 
 
 def test_a_parameter_that_loses_nothing_stays_and_so_does_its_optimizers_state():

@@ -38,8 +38,10 @@ def config_class(model_type: str) -> type[PreTrainedConfig]:
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:
-    """Return the architecture of a teacher's or a student's configuration."""
-    return architecture_named(config.model_type)
+    """Return the architecture of a teacher's or a student's configuration, or of one whose class is made from it."""
+    # a model of bits has a type of its own
+    kinds = (config.model_type, *(getattr(kind, "model_type", None) for kind in type(config).__mro__))
+    return architecture_named(next((kind for kind in kinds if kind in MODEL_TYPES), config.model_type))
 
 
 def max_tokens(config: PreTrainedConfig) -> int:
@@ -59,10 +61,7 @@ def max_tokens(config: PreTrainedConfig) -> int:
 
     ```
     """
-    # A model of bits has a type of its own, and a configuration whose class is made from a student's.
-    kinds = (config.model_type, *(getattr(kind, "model_type", None) for kind in type(config).__mro__))
-    known = next((kind for kind in kinds if kind in MODEL_TYPES), config.model_type)
-    return architecture_named(known).max_tokens(config)
+    return architecture_of(config).max_tokens(config)
 
 
 def has_segments(config: PreTrainedConfig) -> bool:

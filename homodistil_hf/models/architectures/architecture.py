@@ -372,10 +372,6 @@ class Architecture:
         is_projected = any(EMBEDDING in dims for dims in self.embeddings.values()) and size != config.hidden_size
         return size if is_projected else None
 
-    def num_neurons(self, widths: PreTrainedConfig) -> int:
-        """Return the FFN neurons of a layer, by its view of a configuration."""
-        return getattr(widths, self.named("intermediate_size"))
-
     def named(self, width: str) -> str:
         """Return the configuration's name for a width."""
         return self.width_names.get(width, width)
