@@ -21,7 +21,7 @@ FEATURES = {
     "text, blocks, masking": "data",
     "tasks of fine-tuned teachers": "tasks runs/task.py",
     "widths, budgets, `plan`": "plans cli/plan.py runs/plan.py runs/timing.py",
-    "latency": "plans/latency cli/latency.py",
+    "latency": "plans/latency.py cli/latency.py",
     "exports, card, report, `verify`, `push`": "export cli/export.py cli/report.py methods/formats.py",
     "files, settings, tables": "files tables.py",
     "runs and command line": "runs cli __main__.py methods/__init__.py",

@@ -14,7 +14,7 @@ from typing import Any
 
 import griffe
 
-from homodistil_hf.files.field_checks import help_of
+from homodistil_hf.files.settings import help_of
 
 STUB = Path(import_module("homodistil_hf").__file__ or "").with_name("__init__.pyi")
 NAME = re.compile(r"\[`([A-Za-z_]\w*)((?:\.\w+)*)`\]")

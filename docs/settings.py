@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from homodistil_hf.cli import COMMANDS, command_named
 from homodistil_hf.cli.command import SettingsCommand
 from homodistil_hf.cli.evaluate import evaluations
-from homodistil_hf.files.field_checks import help_of
+from homodistil_hf.files.settings import help_of
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.runs.kinds import METHODS, run_kind_for, trainer_named
 from homodistil_hf.runs.settings import RunArguments

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .files.field_checks import refuse_without_part, setting
 from .files.messages import short_repr
+from .files.settings import refuse_without_part, setting
 from .files.strict_json import is_int, parse_json
 from .models.compiling import MOST_COMPILED_WIDTHS
 from .pruning.gates import LAYERS

@@ -38,8 +38,7 @@ from typing_extensions import override
 
 from .export.method_card import MethodCard
 from .files.checkpoints import SCORES_FILE
-from .files.field_checks import refuse_without_part
-from .files.settings import differing
+from .files.settings import differing, refuse_without_part
 from .files.tensors import load_tensors
 from .homodistil_args import (
     LAYER_SETTINGS,

@@ -18,8 +18,8 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 from transformers.utils import strtobool
 
-from .files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from .files.messages import near_name, short_repr
+from .files.settings import check_fields, describe_settings, refuse_without_part, setting
 from .files.strict_json import is_int
 from .models.compiling import compiling_problem
 from .models.widths import WidthPlan

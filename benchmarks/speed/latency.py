@@ -22,7 +22,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedModel
 from homodistil_hf import PRESETS, export_student
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.onnx_graphs import export_onnx, onnx_session
-from homodistil_hf.plans.latency.timing import (
+from homodistil_hf.plans.latency import (
     FirstOutput,
     LatencyGrid,
     compare_latencies,

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.speed.settings import BenchSettings
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
-from homodistil_hf.plans.latency.timing import quartiles
+from homodistil_hf.plans.latency import quartiles
 from homodistil_hf.pruning.masks import scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 

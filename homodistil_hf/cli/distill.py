@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from ..files.field_checks import help_and_default
+from ..files.settings import help_and_default
 from .command import HELP_ALL, Command, show_logs
 
 _USAGE = """usage: homodistil distill CONFIG.json [--key value ...]

@@ -1,4 +1,4 @@
-"""`homodistil latency`: forward passes of exports on this machine, side by side; see `plans/latency/timing.py`."""
+"""`homodistil latency`: forward passes of exports on this machine, side by side; see `plans/latency.py`."""
 
 import json
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Latency(Command):
         """Time the models, and print a table."""
         from ..export.student_in_folder import student_in
         from ..models.loading import load_encoder
-        from ..plans.latency.timing import LatencyGrid, compare_latencies, format_latencies
+        from ..plans.latency import LatencyGrid, compare_latencies, format_latencies
 
         show_logs()
         if self.output is not None:

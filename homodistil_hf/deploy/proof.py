@@ -21,7 +21,7 @@ from ..files.provenance import version_of
 from ..files.strict_json import is_int, is_number, read_json_object, write_json
 from ..models.onnx_graphs import missing_packages
 from ..models.tokenizers import save_tokenizer
-from ..plans.latency.timing import figures, time_in_turns
+from ..plans.latency import figures, time_in_turns
 from .deployable import Deployable, Fidelity, Outputs, Row
 from .graphs import Quantized, quantize, write_graph, write_half, write_int8
 from .runtimes import (

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..models.onnx_graphs import onnx_session
-from ..plans.latency.timing import Pass
+from ..plans.latency import Pass
 from .deployable import Deployable, Outputs, Row
 
 BATCH_SIZE = 8

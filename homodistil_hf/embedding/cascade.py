@@ -19,10 +19,10 @@ import torch
 from ..evaluation.guarantee import guarantee, largest_share
 from ..export.card import percent_below
 from ..export.student_in_folder import members_hint, student_in
-from ..files.field_checks import refuse_without_part, setting
 from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
+from ..files.settings import refuse_without_part, setting
 from ..files.strict_json import write_json
 from ..models.cost import model_facts
 from ..tables import aligned_lines

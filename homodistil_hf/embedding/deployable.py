@@ -25,7 +25,7 @@ from ..deploy.folder import Deployment
 from ..deploy.graphs import write_graph
 from ..files.messages import first_line
 from ..models.onnx_graphs import onnx_session
-from ..plans.latency.timing import Pass, missing_reason, time_in_turns
+from ..plans.latency import Pass, missing_reason, time_in_turns
 from .card import embedding_card
 from .metrics import agreement
 from .model import EmbeddingModel, folded, load_embedding_model, pooled

@@ -29,9 +29,9 @@ from ..export.facts import GUARANTEE
 from ..export.markdown import card_table
 from ..export.student_in_folder import student_in
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import check_fields, make_tuples, refuse_without_part, setting
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
+from ..files.settings import check_fields, make_tuples, refuse_without_part, setting
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..tables import figures_line

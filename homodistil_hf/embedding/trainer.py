@@ -27,8 +27,8 @@ from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import LATENCY
 from ..export.method_card import MethodCard
-from ..files.field_checks import ROW_LENGTH, setting
 from ..files.messages import short_repr
+from ..files.settings import ROW_LENGTH, setting
 from ..files.strict_json import parse_json
 from ..homodistil_args import LAYER_SETTINGS, AtOnceArguments
 from ..methods.fewer_layers import Layers, start_shallow

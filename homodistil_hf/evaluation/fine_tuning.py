@@ -32,13 +32,21 @@ from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import last_checkpoint, model_written
-from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.folders import check_writable, remove_folder
 from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
-from ..files.settings import build, checked_values, setting_types
+from ..files.settings import (
+    ROW_LENGTH,
+    build,
+    check_fields,
+    checked_values,
+    describe_settings,
+    make_tuples,
+    setting,
+    setting_types,
+)
 from ..files.strict_json import fits, read_json_object, write_json
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION

@@ -24,9 +24,9 @@ from ..data.samples import drawn
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE, is_guarantee
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import check_fields, make_tuples, setting
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
+from ..files.settings import check_fields, make_tuples, setting
 from ..files.strict_json import write_json
 from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows

@@ -27,8 +27,8 @@ from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher
 from ..files.caches import keep_datasets_here
-from ..files.field_checks import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..files.provenance import public_name
+from ..files.settings import ROW_LENGTH, check_fields, describe_settings, make_tuples, setting
 from ..models.architectures import max_tokens
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from ..data.read_line import columns_words, read_line
-from ..files.field_checks import describe_settings, setting
+from ..files.settings import describe_settings, setting
 from ..models.heads import logits_of_rows
 from ..tables import figures_line
 from ..tasks.glue import (

@@ -1,4 +1,4 @@
-"""Costs of a model of given widths by formula: parameters, multiply-accumulates, bytes. plans/latency/ has times."""
+"""Costs of a model of given widths by formula: parameters, multiply-accumulates, bytes. plans/latency.py has times."""
 
 from __future__ import annotations
 

@@ -11,10 +11,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import CONFIG_NAME, cached_file
 
-from ..files.field_checks import ROW_LENGTH
 from ..files.folders import refuse_missing
 from ..files.inside import leads_inside, stays_inside
 from ..files.messages import first_line, short_repr
+from ..files.settings import ROW_LENGTH
 from ..files.strict_json import fits, read_json_object, write_json
 from .architectures import architecture_of, has_segments, max_tokens
 

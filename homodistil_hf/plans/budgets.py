@@ -5,7 +5,7 @@ A budget fixes one number and a plan has four. The search prefers shapes whose s
 channels or more, else fewer rather than far thinner. For budgets of MACs and milliseconds, the hidden size falls less
 than the FFN size. Only the compact form may need padding. A plain student keeps the hidden size, so its FFNs narrow,
 and in the compact form its heads.
-latency/budget.py measures milliseconds. resolve.py reads presets and written plans, and checks plans against the
+latency.py measures milliseconds. resolve.py reads presets and written plans, and checks plans against the
 teacher.
 """
 
@@ -191,7 +191,7 @@ def leaves_layers_open(budget: str) -> bool:
 
 
 def is_latency_budget(student: object) -> bool:
-    """Whether `student`, of any type, is a latency budget, which latency/budget.py meets."""
+    """Whether `student`, of any type, is a latency budget, which latency.py meets."""
     return isinstance(student, str) and student.partition("=")[0].strip() == LATENCY_BUDGET and "=" in student
 
 

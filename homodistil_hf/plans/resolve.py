@@ -2,7 +2,7 @@
 
 `resolve_plan` turns the user's `student` into a `WidthPlan` before any weight is loaded, or refuses it with the
 nearest valid plan. `check_family` refuses a list of students in which one can't be made from the one before.
-budgets.py and latency/budget.py search for the plan of a budget, pruning/ prunes a model to it, and
+budgets.py and latency.py search for the plan of a budget, pruning/ prunes a model to it, and
 runs/distill.py trains a list of students.
 """
 
@@ -37,7 +37,7 @@ from ..models.widths import (
 from .budgets import WIDTH_MULTIPLE, is_latency_budget, plan_for_budget, share_as_budget
 
 if TYPE_CHECKING:
-    from .latency.budget import LatencyBudget
+    from .latency import LatencyBudget
 
 # The shapes are inferred from the parameter counts that HomoDistil (arXiv 2302.09632) states for BERT-base.
 PRESETS = {
@@ -117,7 +117,7 @@ def resolve_plan(
         keys = (DEPTH_KEY, *UNIFORM_KEYS)
         student = {key: int(number) for key, number in zip(keys, short.groups(), strict=True) if number}
     if isinstance(student, str) and is_latency_budget(student):
-        from .latency.budget import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
+        from .latency import LatencyBudget, plan_within  # builds models, which other plans needn't wait for
 
         budget = LatencyBudget.parse(student)
         plan = measure(budget) if measure else plan_within(budget, teacher_config, multiple=multiple, plain=plain)[0]

@@ -31,10 +31,10 @@ from ..embedding.texts import mixed, paragraph_rows, some_paragraphs, tokenize_t
 from ..embedding.trainer import check_for_vectors, check_output
 from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
-from ..files.field_checks import refuse_without_part, setting
 from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
+from ..files.settings import refuse_without_part, setting
 from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
 from ..models.widths import WidthPlan, widths_of

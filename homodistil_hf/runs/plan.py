@@ -165,7 +165,7 @@ def _latency(question: Any, config: Any) -> dict[str, Any]:
     """The plan for a budget of milliseconds and what is known of its latency; empty for any other student."""
     if not is_latency_budget(question.student):
         return {}
-    from ..plans.latency.budget import LatencyBudget, measure_plan, plan_within
+    from ..plans.latency import LatencyBudget, measure_plan, plan_within
 
     budget = LatencyBudget.parse(question.student).on(config)
     plan, facts = plan_within(budget, config, multiple=_multiple(question), plain=question.plain)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files.field_checks import ROW_LENGTH, check_fields, setting
 from ..files.messages import Log as Log
 from ..files.messages import short_repr
+from ..files.settings import ROW_LENGTH, check_fields, setting
 
 
 @dataclass

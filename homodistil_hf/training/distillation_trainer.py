@@ -35,7 +35,7 @@ from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.method_card import MethodCard
 from ..files.checkpoints import STATE_FILE
-from ..files.field_checks import refuse_without_part
+from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
 from ..models.conversion import to_stock

@@ -38,7 +38,7 @@ from ..training_args import DistillationArguments
 from .ranks import check_whole_model, on_every_rank
 
 if TYPE_CHECKING:
-    from ..plans.latency.budget import LatencyBudget
+    from ..plans.latency import LatencyBudget
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def resolve_student(
     plain = args.plain and starts_with_all_layers  # of fewer layers, widths are planned when their share is known
 
     def of_the_first_rank(budget: "LatencyBudget") -> WidthPlan | None:
-        from ..plans.latency.budget import plan_within  # clocks, for this budget alone
+        from ..plans.latency import plan_within  # clocks, for this budget alone
 
         if args.process_index != 0:
             return None

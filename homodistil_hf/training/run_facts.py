@@ -14,7 +14,7 @@ from ..files.provenance import machine_facts
 from ..files.settings import differing
 from ..models.architectures import max_tokens
 from ..models.equality import evaluation_mode
-from ..plans.latency.timing import figures, model_inputs, time_in_turns
+from ..plans.latency import figures, model_inputs, time_in_turns
 from ..training_args import ExactArguments
 
 _BATCH_SIZE, _LENGTH = {"cpu": 8}, 128

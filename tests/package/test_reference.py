@@ -12,7 +12,7 @@ from rows import each
 import homodistil_hf
 import homodistil_hf.evaluation
 from homodistil_hf.cli import COMMANDS, command_named
-from homodistil_hf.files.field_checks import help_of
+from homodistil_hf.files.settings import help_of
 from homodistil_hf.runs.kinds import METHODS, run_kind_for, trainer_named
 
 ROOT = Path(__file__).parents[2]

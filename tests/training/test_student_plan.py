@@ -10,9 +10,9 @@ from tiny_models import make_blocks, make_teacher, tiny_config
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
+from homodistil_hf.plans import latency as measuring
 from homodistil_hf.plans import resolve as plans
-from homodistil_hf.plans.latency import budget as measuring
-from homodistil_hf.plans.latency.budget import LatencyBudget
+from homodistil_hf.plans.latency import LatencyBudget
 from homodistil_hf.training.pair import recorded_plan, resolve_student
 
 FAST, SLOW = (WidthPlan.uniform(size, 2, LayerWidths(2, size // 2, 2 * size)) for size in (16, 24))

@@ -21,7 +21,7 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 from ...export.method_card import MethodCard
-from ...files.field_checks import setting
+from ...files.settings import setting
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.resizing import keep_layers

@@ -17,7 +17,7 @@ from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
 from ...export.method_card import MethodCard
-from ...files.field_checks import setting
+from ...files.settings import setting
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student

@@ -25,8 +25,8 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...export.method_card import MethodCard
-from ...files.field_checks import setting
 from ...files.messages import short_repr
+from ...files.settings import setting
 from ...files.strict_json import is_int
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.chunks import slices

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from ...export.method_card import LOSSES_ALONE, MethodCard
-from ...files.field_checks import setting
+from ...files.settings import setting
 from ...homodistil_args import PAPER, AtOnceArguments
 from ...trainer import UNITS, HomoDistilTrainer
 

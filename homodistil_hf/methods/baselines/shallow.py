@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import PreTrainedModel
 
 from ...export.method_card import MethodCard
-from ...files.field_checks import setting
+from ...files.settings import setting
 from ...homodistil_args import LAYER_SETTINGS, HomoDistilTrainingArguments
 from ...models.conversion import to_student
 from ...models.loading import load_encoder

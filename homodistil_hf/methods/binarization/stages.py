@@ -28,12 +28,11 @@ from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_checkpoint, model_written, sorted_checkpoints
-from ...files.field_checks import setting
 from ...files.folders import check_writable, remove_folder
 from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
-from ...files.settings import differing
+from ...files.settings import differing, setting
 from ...files.strict_json import write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS

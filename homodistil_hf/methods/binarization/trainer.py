@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ...distillation.losses import hidden_error, prediction_terms
 from ...distillation.tasks import sequence_task
-from ...files.field_checks import setting
+from ...files.settings import setting
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.exact_trainer import ExactTrainer
 from ...training.run_folder import RunFolder

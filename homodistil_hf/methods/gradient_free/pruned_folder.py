@@ -16,8 +16,8 @@ from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...export.export_folder import FORMATS, check_output, export_student
 from ...export.facts import read_export_facts
 from ...files.caches import keep_datasets_here
-from ...files.field_checks import ROW_LENGTH, make_tuples, refuse_without_part, setting
 from ...files.messages import Log, short_repr
+from ...files.settings import ROW_LENGTH, make_tuples, refuse_without_part, setting
 from ...models.heads import fastest_device
 from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from ...distillation.teacher import resolve_teacher_dtype
 from ...export.facts import CARD_SECTION
 from ...export.method_card import MethodCard
-from ...files.field_checks import check_fields, describe_settings, refuse_without_part, setting
 from ...files.messages import short_repr
+from ...files.settings import check_fields, describe_settings, refuse_without_part, setting
 from ...files.strict_json import is_number
 from ...models.architectures import architecture_of, has_segments, max_tokens
 from ...models.architectures.modeling_layerwise import LayerwiseModel

@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, ViTMAEConfig
 
 from ...data.masking import MaskedLMCollator, masking_collator
-from ...files.field_checks import refuse_without_part, setting
 from ...files.messages import first_of, short_repr
+from ...files.settings import refuse_without_part, setting
 from ...training.exact_trainer import ExactTrainer
 from ...training.ranks import check_launch
 from ...training.row_checks import check_data

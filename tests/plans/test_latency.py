@@ -12,8 +12,8 @@ from transformers import BertModel
 from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig, HomoBertForMaskedLM
 from homodistil_hf.models.onnx_graphs import export_onnx, missing_packages, onnx_runner
-from homodistil_hf.plans.latency import timing
-from homodistil_hf.plans.latency.timing import (
+from homodistil_hf.plans import latency as timing
+from homodistil_hf.plans.latency import (
     FirstOutput,
     LatencyGrid,
     check_equal,
@@ -52,7 +52,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 0.0
-        monkeypatch.setattr("homodistil_hf.plans.latency.timing.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("homodistil_hf.plans.latency.time.perf_counter", lambda: self.now)
 
 
 def test_figures_by_hand():

@@ -15,9 +15,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.models.conversion import stock_config
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan, widths_of
+from homodistil_hf.plans import latency as planning
 from homodistil_hf.plans.budgets import is_latency_budget, plan_for_budget, plan_for_latency
-from homodistil_hf.plans.latency import budget as planning
-from homodistil_hf.plans.latency.budget import LatencyBudget, encoder_times, measure_plan, plan_within
+from homodistil_hf.plans.latency import LatencyBudget, encoder_times, measure_plan, plan_within
 from homodistil_hf.runs.plan import format_planned_latency
 
 BASE = widths_of(BertConfig())

@@ -1,1 +1,0 @@
-"""Milliseconds of a forward pass on this machine: measured side by side, and predicted for a plan."""
