@@ -144,7 +144,7 @@ def _task_names(kinds: Mapping[str, _Kind]) -> list[str]:
 
 
 def _table(models: Sequence[str], teacher: str | None, output: str | None) -> str:
-    from ..evaluation.comparison import compare, format_comparison
+    from ..evaluation.evaluated_model import compare, format_comparison
 
     comparison = compare(models, teacher=teacher)
     return _written(format_comparison(comparison), comparison, output)

@@ -1,6 +1,6 @@
 """Measures a model: discrepancy to a teacher, GLUE and SQuAD, latency; tables of many models."""
 
-from .comparison import compare, format_comparison
+from .evaluated_model import compare, format_comparison
 from .fine_tuning import GlueSettings
 from .held_out_text import DiscrepancySettings, evaluate_discrepancy
 from .task_runs import SquadSettings, evaluate_glue, evaluate_squad, load_metric
