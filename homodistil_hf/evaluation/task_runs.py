@@ -163,11 +163,7 @@ def evaluate_glue(
         OSError: a file or the Hub can't be read, or results can't be written.
         FloatingPointError: a fine-tuning diverged.
     """
-    names, settings = check_tasks(tasks), settings_from(GlueSettings, settings)
-    for name in names:
-        if settings.data_dir is not None:
-            data_folder(name, settings.data_dir)
-    return _evaluate(model, names, load_glue, settings, output_dir, say)
+    return _evaluate(model, check_tasks(tasks), settings_from(GlueSettings, settings), output_dir, say)
 
 
 def official_metrics(
@@ -225,22 +221,23 @@ def evaluate_squad(
         say: takes lines for the user.
     """
     names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
-    settings = settings_from(SquadSettings, settings)
     for name in names:
         check_task(name, SQUAD_TASKS)
-        if settings.data_dir is not None:
-            squad_files(name, settings.data_dir)
-    return _evaluate(model, names, load_squad, settings, output_dir, say)
+    return _evaluate(model, names, settings_from(SquadSettings, settings), output_dir, say)
 
 
 def _evaluate(
     model: str | Path,
     tasks: Sequence[str],
-    load: Callable[[str, str | None], TaskData],
     settings: GlueSettings,
     output_dir: str | Path | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
+    is_squad = isinstance(settings, SquadSettings)
+    find, load = (squad_files, load_squad) if is_squad else (data_folder, load_glue)
+    if settings.data_dir is not None:  # missing data are refused before any model is loaded
+        for task in tasks:
+            find(task, settings.data_dir)
     with results_claimed(model, output_dir):
         evaluated = load_model(model, output_dir, needs_head=False)
         settings = with_length(settings, evaluated)
