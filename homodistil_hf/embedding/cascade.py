@@ -94,20 +94,15 @@ class Cascade:
     def search(self, queries: list[str], k: int = 10) -> Hits:
         """Find the best documents of each query; the prompt called `query` stands before it, where there is one."""
         # two hits at least: the margin is between them
-        most = min(max(k, 2), len(self.documents))
-        nearness, rows = best(self.student.encode(queries, prompt_name="query"), self.documents, most, self.similarity)
+        most, similarity = min(max(k, 2), len(self.documents)), self.teacher.similarity
+        nearness, rows = best(self.student.encode(queries, prompt_name="query"), self.documents, most, similarity)
         asked = nearness[:, 0] - nearness[:, 1] < self.margin
         if asked.any():
             # queries in doubt: the teacher's hits, in the same index, take the place of the student's
             again = [query for query, is_asked in zip(queries, asked.tolist(), strict=True) if is_asked]
             vectors = self.teacher.encode(again, prompt_name="query")
-            nearness[asked], rows[asked] = best(vectors, self.documents, most, self.similarity)
+            nearness[asked], rows[asked] = best(vectors, self.documents, most, similarity)
         return Hits(rows[:, :k], nearness[:, :k], asked)
-
-    @property
-    def similarity(self) -> str:
-        """The function that vectors are compared by, the teacher's."""
-        return self.teacher.similarity
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def embedding_deployable(model: str | Path | EmbeddingModel) -> Deployable:
         javascript={"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
         if has_states and pooling
         else None,
-        prepare=model.prepared,
+        prepare=model.settings.prepared,
         note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
     )
 

@@ -57,7 +57,6 @@ from .model import (
     read_modules,
     reduced,
 )
-from .vectors import Learner
 
 FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
@@ -117,7 +116,7 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
     # the map stands in front of the teacher's own layers; linear ones behind each other become one
     is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
     layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
-    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers)
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers, target=None)
 
 
 def export_embedding_model(
@@ -148,7 +147,7 @@ def export_embedding_model(
     """
     target = check_target(folder, overwrite=overwrite)
     teacher_facts = teacher
-    if isinstance(teacher, Learner):
+    if isinstance(teacher, EmbeddingModel) and teacher.target is not None:
         # of given vectors their names and number, and a section of the student's start
         vectors = teacher.target
         start = facts_of(teacher) | teacher_card(teacher.name)

@@ -169,6 +169,8 @@ class EmbeddingModel:
         settings: pooling, length, prompts.
         dense: layers behind the pooling, in order.
         name: folder or Hub name.
+        target: of what a student of given vectors starts from, these vectors, as `TeacherVectors`. The student's map
+            leads to them, in place of the layers behind the pooling.
     """
 
     encoder: PreTrainedModel
@@ -176,6 +178,7 @@ class EmbeddingModel:
     settings: PoolingSettings
     dense: tuple[Dense, ...] = ()
     name: str = ""
+    target: Any = None
 
     def __post_init__(self) -> None:
         check_padding(self.tokenizer)
@@ -184,7 +187,8 @@ class EmbeddingModel:
     @property
     def dimension(self) -> int:
         """Channels of a vector."""
-        whole = self.dense[-1].linear.out_features if self.dense else self.encoder.config.hidden_size
+        pooled_size = self.encoder.config.hidden_size if self.target is None else self.target.dimension
+        whole = self.dense[-1].linear.out_features if self.dense else pooled_size
         return min(whole, self.settings.truncate_dim or whole)
 
     @property
@@ -200,11 +204,6 @@ class EmbeddingModel:
     def similarity(self) -> str:
         """The function that its vectors are compared by, of `SIMILARITIES`."""
         return self.settings.similarity or COSINE
-
-    @property
-    def prepared(self) -> Callable[..., str]:
-        """[`PoolingSettings.prepared`], which a cache of rows can be found by without the model's weights."""
-        return self.settings.prepared
 
     def vectors(self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
@@ -245,7 +244,7 @@ class EmbeddingModel:
         """Padded inputs of the encoder, a prompt before each text, as in [`PoolingSettings.prepared`]."""
         with as_it_was(self.tokenizer):
             inputs = self.tokenizer(
-                [self.prepared(text, prompt_name) for text in texts],
+                [self.settings.prepared(text, prompt_name) for text in texts],
                 padding=True,
                 truncation=True,
                 max_length=self.settings.max_seq_length,

@@ -47,7 +47,7 @@ from .folder import export_embedding_model, student_model
 from .metrics import agreement, compared
 from .model import EmbeddingModel, load_embedding_model, pooled, reduced
 from .texts import VECTOR, TextCollator, TextReader
-from .vectors import Learner, TeacherVectors, learner_of
+from .vectors import TeacherVectors, learner_of
 
 logger = logging.getLogger(__name__)
 
@@ -345,8 +345,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     method = "embedding"
     arguments_class = EmbeddingDistilArguments
     fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
-    target: TeacherVectors | None = None
-    """Vectors that are given in place of a teacher's model."""
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
     card = MethodCard(
@@ -371,8 +369,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
-        if isinstance(self.embedding_model, Learner):
-            self.target = self.embedding_model.target
+        # vectors that are given in place of a teacher's model
+        self.target: TeacherVectors | None = self.embedding_model.target
+        if self.target is not None:
             check_for_vectors(args)
             args.hidden_weight = args.embedding_weight = 0.0
             args.remove_unused_columns = False  # the model's forward takes no vector
@@ -399,7 +398,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             return None
         whole = self.embedding_model
         length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
-        return TextReader(whole.tokenizer, length, whole.prepared)
+        return TextReader(whole.tokenizer, length, whole.settings.prepared)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         """Pads texts; arguments as [`DistillationTrainer.default_collator`]."""
@@ -429,7 +428,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""
-        projections, dense = self.model.get_submodule(PROJECTIONS), self.first_map(teacher)
+        projections = self.model.get_submodule(PROJECTIONS)
+        # the map (D, H) from the student's pooled states to the teacher's, at first the identity; of given vectors 0,
+        # fitted before any use
+        num_channels = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
+        dense = nn.Linear(self.full.hidden_size, num_channels, bias=False, device=self.args.device)
+        (nn.init.eye_ if self.target is None else nn.init.zeros_)(dense.weight)
         if self.earlier_student is not None:
             weight = self.earlier_student.get_submodule(PROJECTIONS).get_buffer("dense_weight")
             dense.load_state_dict({"weight": weight})
@@ -459,16 +463,6 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             matched_layers=self.matched_layers,
             has_own_space=output == "student",
         )
-
-    def first_map(self, teacher: FrozenTeacher) -> nn.Linear:
-        """The map (D, H) from the student's pooled states to the teacher's, the identity; of given vectors 0."""
-        num_channels = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
-        dense = nn.Linear(self.full.hidden_size, num_channels, bias=False, device=self.args.device)
-        if self.target is None:
-            nn.init.eye_(dense.weight)
-        else:
-            nn.init.zeros_(dense.weight)  # fitted before any use
-        return dense
 
     @torch.no_grad()
     def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:

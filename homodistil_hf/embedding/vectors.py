@@ -112,27 +112,10 @@ Encoder: TypeAlias = EmbeddingModel | TeacherVectors
 """A model, or a table of vectors: `encode` gives the vectors of texts."""
 
 
-@dataclass(frozen=True)
-class Learner(EmbeddingModel):
-    """The start of a student of given vectors: encoder, tokenizer and pooling of a local model.
-
-    The student's map leads from its pooled states to the vectors, in place of the layers behind the local model's
-    pooling.
-
-    Args:
-        target: the vectors.
-    """
-
-    target: TeacherVectors = field(kw_only=True)
-
-    @property
-    def dimension(self) -> int:
-        """Channels of a vector."""
-        return super().dimension if self.dense else self.target.dimension
-
-
-def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, token: str | None = None) -> Learner:
-    """Make the start of a student of given vectors.
+def learner_of(
+    start: str | Path | EmbeddingModel, target: TeacherVectors, *, token: str | None = None
+) -> EmbeddingModel:
+    """Make the start of a student of given vectors: encoder, tokenizer and pooling of a local model.
 
     Args:
         start: folder or Hub name of sentence-transformers, folder of an encoder, whose states are averaged, or a
@@ -156,7 +139,7 @@ def learner_of(start: str | Path | EmbeddingModel, target: TeacherVectors, *, to
         model = EmbeddingModel(encoder, tokenizer, settings, name=name)
     similarity = target.similarity if target.similarity != COSINE else None
     settings = replace(model.settings, normalizes=target.normalizes, similarity=similarity, truncate_dim=None)
-    return Learner(model.encoder, model.tokenizer, settings, name=model.name, target=target)
+    return replace(model, settings=settings, dense=(), target=target)
 
 
 def load_teacher_vectors(

@@ -29,7 +29,7 @@ from ..embedding.model import (
 )
 from ..embedding.texts import mixed, paragraph_rows, some_paragraphs, tokenize_texts
 from ..embedding.trainer import check_for_vectors, check_output
-from ..embedding.vectors import Learner, TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
+from ..embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
 from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
@@ -136,7 +136,7 @@ def plan_student(settings: RunConfig, inputs: RunInputs) -> WidthPlan:
     if training.layers is not None:
         Layers(training.layers).of(config.num_hidden_layers)
         return resolve_student(training, config, starts_with_all_layers=False)
-    if training.student is None and isinstance(inputs.teacher, Learner):
+    if training.student is None and inputs.teacher.target is not None:
         return widths_of(config)
     return method_plan(settings, inputs)
 
@@ -198,7 +198,7 @@ def _documents(
 ) -> Any:
     """Read files of text; where vectors are given, with a column of vectors."""
     split, argument = (run.eval_split, "eval_data") if is_held_out else (run.train_split, run.train_setting)
-    if not isinstance(teacher, Learner):
+    if teacher.target is None:
         is_stream = run.streaming and not is_held_out
         texts = load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
         return paragraph_rows(texts)
@@ -223,11 +223,11 @@ def _tokenized(
     settings: dict[str, Any] = {
         "tokenizer": teacher.tokenizer,
         "max_length": min(run.row_length, teacher.settings.max_seq_length),
-        "prepare": partial(teacher.prepared, prompt_name=prompt),
+        "prepare": partial(teacher.settings.prepared, prompt_name=prompt),
         "num_proc": run.preprocessing_num_workers,
         "argument": argument,
     }
-    if isinstance(teacher, Learner):
+    if teacher.target is not None:
         return tokenize_vectors(documents, **settings)
     # A source whose prompt is named may be one of queries, or of titles.
     return tokenize_texts(documents, **settings, least_characters=None if prompt is None else 1)
@@ -242,7 +242,7 @@ def of_members(settings: RunConfig, inputs: RunInputs, folders: Sequence[Path]) 
     if (task := task_of_texts(held_out_texts(run, model))) is None:
         return {}
     whole: EmbeddingModel | TeacherVectors = model
-    if isinstance(model, Learner):
+    if model.target is not None:
         held_out = run.eval_data and _vectors(run, run.eval_data, run.eval_split, "eval_data")
         whole = held_out or model.target
     # the teacher's vectors are shortened to the members' axes, its costs stay those of the whole
@@ -271,7 +271,7 @@ def held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[
             for name in run.train_data
         ]
         most = -(-most // len(parts))
-    is_given = isinstance(teacher, Learner)
+    is_given = teacher.target is not None
     return [text for part in parts for text in (part["text"][:most] if is_given else some_paragraphs(part, most))]
 
 

@@ -54,7 +54,7 @@ def test_texts_are_read_as_the_command_reads_them(make_embedding_trainer, tmp_pa
     texts = Dataset.from_dict({"text": [f"w{5 + row} w{6 + row} {words}" for row in range(40)]})
     trainer = make_embedding_trainer(folder, train_dataset=texts, eval_dataset=texts.select(range(16)))
     whole = load_embedding_model(folder)
-    expected = tokenize_texts(texts, whole.tokenizer, max_length=12, prepare=whole.prepared)
+    expected = tokenize_texts(texts, whole.tokenizer, max_length=12, prepare=whole.settings.prepared)
     assert trainer.train_dataset["input_ids"][:] == expected["input_ids"][:]
     assert expected["input_ids"][0][1] == whole.tokenizer.convert_tokens_to_ids("w90")
     found, again = trainer.evaluate(), trainer.evaluate(texts.select(range(16)))
