@@ -49,15 +49,9 @@ logger = logging.getLogger(__name__)
 def score_terms(
     student_M1: torch.Tensor, teacher_M1: torch.Tensor, signs_M1: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The probe that scores units, and the squared error of the scores.
+    """Return Σ v·s and Σ (s − t)², for logits s and t, and random signs v.
 
-    Args:
-        student_M1: logits.
-        teacher_M1: logits, without gradients.
-        signs_M1: random, +1 or −1.
-
-    Returns:
-        `(Σ v·s, Σ (s − t)²)`: at the start of a run the second has no gradient, so units are scored by the first.
+    At the start of a run the second has no gradient, so units are scored by the first, the probe.
     """
     student, teacher, signs = (rows.float() for rows in (student_M1, teacher_M1, signs_M1))
     return (signs * student).sum(), (student - teacher).square().sum()
@@ -291,7 +285,6 @@ def tokenize_pairs(
     *,
     max_length: int,
     num_others: int = 1,
-    seed: int = 0,
     num_proc: int | None = None,
 ) -> Dataset:
     """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
@@ -303,7 +296,6 @@ def tokenize_pairs(
         tokenizer: of the model.
         max_length: tokens of a pair at most, special ones included; the longer text is cut first.
         num_others: rows with a second text of another pair, for each pair.
-        seed: of the choice of other pairs.
         num_proc: processes.
 
     Returns:
@@ -313,7 +305,7 @@ def tokenize_pairs(
     def rows(batch: Mapping[str, list[Any]], indices: list[int]) -> dict[str, Any]:
         of_batch = list(zip(batch["first"], batch["second"], strict=True))
         # a generator for each batch, whichever process tokenizes it
-        draw = random.Random(f"{seed} {indices[0]}")
+        draw = random.Random(f"0 {indices[0]}")
         wanted = []
         # each first text beside its own second text, then beside those of other pairs in the batch
         for one, answer in of_batch:

@@ -12,8 +12,9 @@ import copy
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -178,7 +179,8 @@ class EmbeddingDistillation(DistillationLoss):
             # given vectors are what the map leads to; layers behind it still apply
             teacher_BD = self._compared(self.model.behind(given_BD))
         student = model(**forward)
-        student_BD, _ = self.mapped_and_own(student.last_hidden_state, mask_BT)
+        own_BH = pooled(student.last_hidden_state, mask_BT, self.model.settings.pooling)
+        student_BD, _ = self.mapped_and_own(own_BH)
         terms = {"vector": vector_error(student_BD, teacher_BD)}
         # the probe, Σ v·z_s: only while units are scored
         if self.weights[self.task.name]:
@@ -190,13 +192,12 @@ class EmbeddingDistillation(DistillationLoss):
             terms |= {name: error / num_tokens for name, error in errors.items()}
         return terms, student
 
-    def mapped_and_own(
-        self, states_BTH: torch.Tensor, mask_BT: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors in the teacher's space `(B, D)`, and an export's vectors, which differ where `has_own_space`."""
-        # in float32: near vectors differ by less than lower types round
-        with torch.autocast(states_BTH.device.type, enabled=False):
-            own_BH = pooled(states_BTH, mask_BT, self.model.settings.pooling)
+    def mapped_and_own(self, own_BH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors of pooled states in the teacher's space `(B, D)`, and an export's, which differ if `has_own_space`.
+
+        In float32: near vectors differ by less than lower types round.
+        """
+        with torch.autocast(own_BH.device.type, enabled=False):
             mapped_BD = self._compared(self.model.behind(self.dense(own_BH)))
             return mapped_BD, self._compared(own_BH) if self.has_own_space else mapped_BD
 
@@ -209,18 +210,18 @@ class EmbeddingDistillation(DistillationLoss):
         return self.student.projections.dense
 
 
-def pooled_by_teacher(
-    teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str, *, exact: bool = True
-) -> torch.Tensor:
+def pooled_by(forward: Callable[..., Any], inputs: Mapping[str, Any], pooling: str) -> torch.Tensor:
+    """The pooled states of texts by the forward of an encoder."""
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    return pooled(forward(**inputs).last_hidden_state.clone(), inputs.get("attention_mask"), pooling)
+
+
+def aims_of(teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str, *, exact: bool = True) -> torch.Tensor:
     """The states that a student's map leads to: the teacher's pooled ones, or the vectors of the rows.
 
     `exact`: float32 rather than the type that the teacher has in training.
     """
-    if VECTOR in inputs:
-        return inputs[VECTOR]
-    forward = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    states = teacher(exact=exact, **forward).last_hidden_state
-    return pooled(states.clone(), inputs.get("attention_mask"), pooling)
+    return inputs[VECTOR] if VECTOR in inputs else pooled_by(partial(teacher, exact=exact), inputs, pooling)
 
 
 def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float = 1e-3) -> torch.Tensor:
@@ -277,16 +278,12 @@ class VectorEvaluation(HeldOutEvaluation):
 
     def _vectors(self, rows: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Vectors of the student in the teacher's space, of the student in its own index, and of the teacher."""
-        forward = {name: rows[name] for name in ("input_ids", "attention_mask") if name in rows}
-        mask_BT = rows.get("attention_mask")
+        model = self.distillation.model
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             # the class's forward: accelerate has wrapped the instance's in autocast
-            states = type(self.student).forward(self.student, **forward).last_hidden_state
-            mapped, own = self.distillation.mapped_and_own(states, mask_BT)
-            model = self.distillation.model
-            exact = pooled_by_teacher(self.teacher, rows, model.settings.pooling)
-            teacher = compared(model.behind(exact), model.similarity)
-        return mapped, own, teacher
+            own = pooled_by(partial(type(self.student).forward, self.student), rows, model.settings.pooling)
+            aims = model.behind(aims_of(self.teacher, rows, model.settings.pooling))
+            return *self.distillation.mapped_and_own(own), compared(aims, model.similarity)
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:
         """The student's vectors."""
@@ -472,7 +469,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
             batch = self.data_collator([rows[index] for index in indices.tolist()])
             inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-            vectors = model.behind(pooled_by_teacher(teacher, inputs, model.settings.pooling))
+            vectors = model.behind(aims_of(teacher, inputs, model.settings.pooling))
             vectors = vectors.cpu().double()  # Apple's devices have no float64
             products = products + vectors.T @ vectors
         # eigenvalues rise: flipped, the first columns are the principal axes
@@ -515,12 +512,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         pooling = self.embedding_model.settings.pooling
         for batch, counts in self.first_batches(num_texts=NUM_FIT_TEXTS):
             num_texts += int(counts[0])
-            mask_BT = batch.get("attention_mask")
-            forward = {name: batch[name] for name in ("input_ids", "attention_mask") if name in batch}
             with distillation.autocast():  # student and teacher in the type of their training; float32 takes longer
-                states = type(self.model).forward(self.model, **forward).last_hidden_state
-            target = pooled_by_teacher(distillation.teacher, batch, pooling, exact=False).cpu().double()
-            own = pooled(states, mask_BT, pooling).cpu().double()
+                own = pooled_by(partial(type(self.model).forward, self.model), batch, pooling).cpu().double()
+            target = aims_of(distillation.teacher, batch, pooling, exact=False).cpu().double()
             # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
             products = torch.cat([own.T @ own, own.T @ target], 1)
             sums = products if sums is None else sums + products

@@ -19,7 +19,7 @@ from homodistil_hf.cli import main
 from homodistil_hf.embedding import model as embedding_model
 from homodistil_hf.embedding import trainer
 from homodistil_hf.embedding.evaluate import QUERIES
-from homodistil_hf.embedding.model import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model, pooled
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
 from homodistil_hf.files import model_files
 from homodistil_hf.models import loading
@@ -315,7 +315,8 @@ def test_a_family_begins_where_the_member_before_ended(config, tmp_path):
     trainer.model.eval()
     with torch.no_grad():
         states = trainer.model(**{name: inputs[name] for name in ("input_ids", "attention_mask")}).last_hidden_state
-        found = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
+        pooling = trainer.embedding_model.settings.pooling
+        found = trainer.distillation.mapped_and_own(pooled(states, inputs["attention_mask"], pooling))[1]
     assert torch.allclose(found, exported.encode(["w7 w8 w9", "w10"]), atol=1e-5)
 
 

@@ -24,7 +24,7 @@ from tiny_trainers import SIXTEENTH
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.embedding.model import load_embedding_model
+from homodistil_hf.embedding.model import load_embedding_model, pooled
 from homodistil_hf.embedding.texts import tokenize_texts
 from homodistil_hf.embedding.trainer import fit_dense, vector_error
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -97,7 +97,8 @@ def test_units_are_scored_by_how_far_vectors_move(make_embedding_trainer):
     trainer.model.zero_grad()
     trainer.model.eval()
     states = trainer.model(batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    vectors = trainer.distillation.mapped_and_own(states, batch["attention_mask"])[1]
+    pooling = trainer.embedding_model.settings.pooling
+    vectors = trainer.distillation.mapped_and_own(pooled(states, batch["attention_mask"], pooling))[1]
     ((vectors * batch["labels"]).sum() / len(vectors)).backward()
     assert_neurons_are_scored_by_gradients(trainer)
 
@@ -164,7 +165,8 @@ def assert_same_vectors(trainer, exported):
     trainer.model.eval()
     with torch.no_grad():
         states = trainer.model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
-        expected = trainer.distillation.mapped_and_own(states, inputs["attention_mask"])[1]
+        pooling = trainer.embedding_model.settings.pooling
+        expected = trainer.distillation.mapped_and_own(pooled(states, inputs["attention_mask"], pooling))[1]
     assert torch.allclose(exported.encode(TEXTS), expected, atol=1e-5)
 
 
