@@ -418,7 +418,7 @@ def chosen_rate(
     settings: FineTuningSettings,
     rows: Dataset,
     columns: Columns,
-    measure: Callable[..., Mapping[str, float]],
+    measured: Callable[..., tuple[Mapping[str, Mapping[str, float]], FineTuned]],
     score: Callable[[Mapping[str, float]], float],
     *,
     depends_on: Mapping[str, Any],
@@ -435,7 +435,8 @@ def chosen_rate(
         settings: have the rates.
         rows: training rows.
         columns: of the rows.
-        measure: `(rows, held_out, folder, **changes)` fine-tunes with changes of the settings, and returns metrics.
+        measured: `(rows, measured_on, folder, **changes)` fine-tunes with changes of the settings, and returns name →
+            metrics of the rows in `measured_on`, and the trained model.
         score: of metrics.
         depends_on: all that a result depends on, but rate and seed.
         seed: of all trials.
@@ -454,7 +455,7 @@ def chosen_rate(
 
     def tried(changes: dict[str, Any], folder: Path) -> dict[str, Any]:
         try:
-            metrics = measure(rows, held_out, folder, max_train_steps=few, **changes)
+            metrics = measured(rows, {"held_out": held_out}, folder, max_train_steps=few, **changes)[0]["held_out"]
         except FloatingPointError as error:
             return {"tried": changes, "score": None, "diverged": str(error)}
         return {"tried": changes, "metrics": metrics, "score": score(metrics)}
@@ -575,31 +576,29 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
 
     # one fine-tuning, for a trial or for good, and what is measured of it
-    def trained_on(rows: Dataset, folder: Path, save_steps: int | None = None, **changes: Any) -> FineTuned:
+    def measured(
+        rows: Dataset, measured_on: Mapping[str, Dataset], folder: Path, save_steps: int | None = None, **changes: Any
+    ) -> tuple[dict[str, dict[str, float]], FineTuned]:
         changed = replace(settings, learning_rates=(), **changes)
         saving: dict[str, Any] = {"folder": folder, "save_steps": save_steps}
-        return fine_tuned(evaluated, task, rows, settings=changed, seed=settings.seed, **saving)
-
-    def measured(model: PreTrainedModel, rows: Dataset) -> dict[str, float]:
-        return task_metrics(model, rows, task, evaluated.tokenizer, settings.row_length)
-
-    def metrics_aside(rows: Dataset, aside: Dataset, folder: Path, **changes: Any) -> dict[str, float]:
-        return measured(trained_on(rows, folder, **changes).model, aside)
+        trained = fine_tuned(evaluated, task, rows, settings=changed, seed=settings.seed, **saving)
+        how = task, evaluated.tokenizer, settings.row_length
+        return {name: task_metrics(trained.model, dev, *how) for name, dev in measured_on.items()}, trained
 
     rate = chosen_rate(
         replace(evaluated, results=training),
         settings,
         train,
         columns,
-        metrics_aside,
+        measured,
         lambda metrics: next(iter(metrics.values())),
         depends_on=given,
         seed=settings.seed,
         say=say,
     )
     # train with it on all rows, measure, and write
-    trained = trained_on(train, training / "run", save_steps=_SAVE_STEPS, learning_rate=rate)
-    results = {"metrics": measured(trained.model, dev), "learning_rate": rate, "num_steps": trained.num_steps}
+    metrics, trained = measured(train, {"eval": dev}, training / "run", save_steps=_SAVE_STEPS, learning_rate=rate)
+    results = {"metrics": metrics["eval"], "learning_rate": rate, "num_steps": trained.num_steps}
     results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}

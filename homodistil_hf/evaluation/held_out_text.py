@@ -245,14 +245,13 @@ def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
 def _found_teacher(
     model: str | Path, teacher: str | Path | None, *, say: Callable[[str], None]
 ) -> PreTrainedModel | None:
-    if teacher is not None:
-        return load_encoder(str(teacher))
-    recorded = recorded_teacher(model)
-    if recorded is None:
-        say(f"{model}: no teacher is recorded, so KL and agreement are left out; name one with --teacher")
-        return None
+    name, reason = teacher or recorded_teacher(model), "no teacher is recorded"
     try:
-        return load_encoder(recorded)
+        if name is not None:
+            return load_encoder(str(name))
     except (OSError, ValueError) as error:
-        say(f"{model}: its teacher can't be read, so KL and agreement are left out; name one with --teacher ({error})")
-        return None
+        if teacher is not None:
+            raise
+        reason = f"its teacher can't be read ({error})"
+    say(f"{model}: {reason}, so KL and agreement are left out; name one with --teacher")
+    return None

@@ -294,23 +294,19 @@ def _evaluate_task(
     )
     conditions = settings.compared() | {"dtype": training_dtype(settings.dtype), "data_sha256": data.sha256}
 
-    # one fine-tuning: results, the trained model, seconds; `changes` are of the settings, a learning rate among them
+    # one fine-tuning: results and the trained model; `changes` are of the settings, a learning rate among them
     def measured(
         rows: Dataset, measured_on: Mapping[str, Dataset], folder: Path, *, seed: int, **changes: Any
-    ) -> tuple[dict[str, dict[str, float]], FineTuned, float]:
-        start, changed = time.perf_counter(), replace(settings, learning_rates=(), **changes)
-        results, trained = measure(evaluated, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
-        return results, trained, round(time.perf_counter() - start, 1)
-
-    def metrics_aside(rows: Dataset, held_out: Dataset, folder: Path, **changes: Any) -> dict[str, float]:
-        return measured(rows, {"held_out": held_out}, folder, **changes)[0]["held_out"]
+    ) -> tuple[dict[str, dict[str, float]], FineTuned]:
+        changed = replace(settings, learning_rates=(), **changes)
+        return measure(evaluated, task, rows, measured_on, settings=changed, seed=seed, folder=folder)
 
     rate = chosen_rate(
         evaluated,
         settings,
         train,
         columns,
-        metrics_aside,
+        measured,
         partial(task_score, task),
         depends_on={"task": task, "conditions": conditions | {"learning_rate": None}},
         seed=seeds[0],
@@ -322,7 +318,8 @@ def _evaluate_task(
         conditions |= {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": LEAST_STEPS}
 
     def seed_record(seed: int, folder: Path) -> dict[str, Any]:
-        results, trained, time_s = measured(train, data.dev, folder, learning_rate=rate, seed=seed)
+        start = time.perf_counter()
+        results, trained = measured(train, data.dev, folder, learning_rate=rate, seed=seed)
         return {
             "task": task,
             "data": name,
@@ -340,7 +337,7 @@ def _evaluate_task(
             "num_dev_rows": {split: len(dev) for split, dev in data.dev.items()},
             "num_steps": trained.num_steps,
             "train_loss": trained.train_loss,
-            "time_s": time_s,
+            "time_s": round(time.perf_counter() - start, 1),
         }
 
     for index, seed in enumerate(seeds, 1):
