@@ -9,22 +9,11 @@ MOST_COMPILED_WIDTHS = 32
 _OLDEST_TORCH = (2, 7)  # compiled by torch 2.6, the encoder of transformers' BERT loses its outputs
 
 
-def compiling_problem(version: str | None = None) -> str | None:
-    """Return why this torch, or another `version`, can't compile transformers' models; None if it can.
-
-    Example:
-    ```python
-    >>> compiling_problem("2.6.0+cu124")
-    'torch 2.6.0+cu124 cannot compile BERT of transformers 5; install torch 2.7 or newer'
-    >>> compiling_problem("2.10.0") is None
-    True
-
-    ```
-    """
-    version = version or torch.__version__
-    if tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_TORCH:
+def compiling_problem() -> str | None:
+    """Return why this torch can't compile transformers' models; None if it can."""
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= _OLDEST_TORCH:
         return None
-    return f"torch {version} cannot compile BERT of transformers 5; install torch 2.7 or newer"
+    return f"torch {torch.__version__} cannot compile BERT of transformers 5; install torch 2.7 or newer"
 
 
 def allow_recompiling() -> None:

@@ -26,7 +26,6 @@ from .architectures.architecture import (
     QUERY,
     QUERY_KEY_VALUE,
     VALUE,
-    Architecture,
 )
 from .architectures.modeling_layerwise import LayerwiseModel, each_rope, layer_head_dim, whole_head_dim
 from .cost import check_shapes
@@ -221,6 +220,7 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         raise ValueError(f"model={name} is no student; expected one of {', '.join(stock_classes)} (to_student)")
     widths = widths_of(model.config)
     plan, architecture = widths.padded(), architecture_of(model.config)
+    shapes = architecture.shapes(len(plan.layers), head)
     stock_class = architecture.stock_encoder if head is None else head.stock
     stock = stock_class(stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     # Projections serve the loss alone, so no stock class has them.
@@ -230,12 +230,16 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     pairs = {} if plan.traits.has_free_heads else getattr(model.config, "rotary_pairs", None) or {}
     kinds = plan.traits.rotary_kinds
     state |= scaled_queries(model, plan)
-    for index, layers in enumerate(zip(widths.layers, plan.layers, strict=True)):
-        state |= _padded_layer(state, architecture, index, layers, pairs.get(kinds[index]) if kinds else None)
-    # A table of distances has a column for each head.
-    for table in (name for name, dims in architecture.embeddings.items() if dims[1:] == (HEAD,)):
-        for name in {table, f"{architecture.prefix}.{table}"} & state.keys():
-            state[name] = _padded(state[name].T, (plan.widest.num_attention_heads,)).T.contiguous()
+    for name in shapes.keys() & state.keys():
+        # a table of distances has a column for each head, as many in all layers
+        dims, layer = shapes[name][0], shapes[name][1] or 0
+        kept = pairs.get(kinds[layer]) if kinds else None
+        # every dimension with heads or neurons is brought to the front, padded there and brought back
+        for dim, what in enumerate(dims):
+            if what in _BLOCKS:
+                rows = state[name].transpose(0, dim)
+                padded = _padded_rows(rows, what, (widths.layers[layer], plan.layers[layer]), kept)
+                state[name] = padded.transpose(0, dim).contiguous()
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
     return stock.train(model.training)
@@ -277,9 +281,11 @@ def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.
     """
     is_student = isinstance(model, LayerwiseModel) and model.config.model_type in MODEL_TYPES
     plan = widths_of(model.config) if is_student else None
-    scales = {name: getattr(model.config, name, None) for name in _SCALES} if plan else {}
+    sizes = dict(zip(_SCALES, (plan.layers[0].head_dim, plan.hidden_size), strict=True)) if plan else {}
+    own = {name: size for name in sizes if (size := getattr(model.config, name, None))}
+    stock = {name: sizes[name] for name in own}
     # nothing to scale: no student, shapes that the stock class refuses, or its scale already
-    if plan is None or not plan.is_stock or scales.items() <= (stock := _stock_scales(plan, scales)).items():
+    if plan is None or not plan.is_stock or own == stock:
         yield {}
         return
     scaled = scaled_queries(model, plan)
@@ -294,53 +300,18 @@ def as_stock_reads_it(model: PreTrainedModel | Any) -> Iterator[dict[str, torch.
     finally:
         if rope is not None:
             model.config.rope_parameters = rope
-        _put_queries(model, exact, scales)
-
-
-def _stock_scales(plan: WidthPlan, scales: Mapping[str, int | None]) -> dict[str, int | None]:
-    """Return the sizes that a stock class scales by, for those that a student names."""
-    sizes = zip(_SCALES, (plan.layers[0].head_dim, plan.hidden_size), strict=True)
-    return {name: size if scales[name] else None for name, size in sizes}
+        _put_queries(model, exact, own)
 
 
 @torch.no_grad()
-def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], scales: Mapping[str, int | None]) -> None:
+def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], scales: Mapping[str, int]) -> None:
     for name, values in queries.items():
         model.get_parameter(name).copy_(values)
     for name, size in scales.items():
-        if size is not None:
-            setattr(model.config, name, size)
+        setattr(model.config, name, size)
 
 
-def _padded_layer(
-    state: dict[str, torch.Tensor],
-    architecture: Architecture,
-    layer: int,
-    widths: tuple[LayerWidths, LayerWidths],
-    pairs: list[int] | None = None,
-) -> dict[str, torch.Tensor]:
-    """Return the parameters of a layer that have another size at larger widths, zero-padded.
-
-    Args:
-        state: all parameters by name.
-        architecture: the table of shapes.
-        layer: its index.
-        widths: before and after.
-        pairs: places of the heads' rotary pairs in the larger heads; None where channels have no places.
-    """
-    # Every dimension with heads or neurons is brought to the front, padded there and brought back.
-    found: dict[str, torch.Tensor] = {}
-    shapes = {f"{architecture.layers}.{layer}.{name}": dims for name, dims in architecture.layer.items()}
-    shapes |= {f"{architecture.prefix}.{name}": dims for name, dims in shapes.items()}
-    for name, dims in shapes.items():
-        for dim, what in enumerate(dims):
-            if name in state and what in _BLOCKS:
-                rows = found.get(name, state[name]).transpose(0, dim)
-                found[name] = _padded_rows(rows, what, widths, pairs).transpose(0, dim).contiguous()
-    return found
-
-
-_BLOCKS = {QUERY: 1, KEY: 1, VALUE: 1, ATTENDED: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
+_BLOCKS = {HEAD: 1, QUERY: 1, KEY: 1, VALUE: 1, ATTENDED: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
 """Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
 
 
@@ -351,28 +322,22 @@ def _padded_rows(
 
     Channel c of a head turns with channel c + slot/2, where slot is the larger head size.
     """
-    # as many queries share a key and a value as these have fewer rows
-    shared = max(1, _BLOCKS[what] * widths[0].attention_size // len(rows))
-    old, new = (
-        (_BLOCKS[what], one.intermediate_size)
-        if what in (NEURON, GATE)
-        else (_BLOCKS[what], one.num_attention_heads // shared, one.head_dim)
-        for one in widths
-    )
-    # (blocks, heads, channels, …), or (blocks, neurons, …)
-    blocks = _padded(rows.unflatten(0, old), new)
+    sizes: list[tuple[int, ...]]
+    if what in (HEAD, NEURON, GATE):
+        sizes = [(one.num_attention_heads if what == HEAD else one.intermediate_size,) for one in widths]
+    else:  # as many queries share a key and a value as these have fewer rows
+        shared = max(1, _BLOCKS[what] * widths[0].attention_size // len(rows))
+        sizes = [(one.num_attention_heads // shared, one.head_dim) for one in widths]
+    # (blocks, heads, channels, …), or (blocks, neurons or heads, …)
+    old, new = ((_BLOCKS[what], *size) for size in sizes)
+    old_blocks = rows.unflatten(0, old)
+    blocks = old_blocks.new_zeros((*new, *rows.shape[1:]))
+    blocks[tuple(map(slice, old_blocks.shape))] = old_blocks
     if what == QUERY_KEY_VALUE and pairs is not None and old[-1] < (slot := new[-1]):
         # the kept pairs' channels stand in front: every channel back into its place
         order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
         blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
     return blocks.flatten(0, len(new) - 1)
-
-
-def _padded(tensor: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    """Zero-pad the first dimensions at their ends."""
-    padded = tensor.new_zeros((*sizes, *tensor.shape[len(sizes) :]))
-    padded[tuple(map(slice, tensor.shape))] = tensor
-    return padded
 
 
 def has_own_decoder(model: PreTrainedModel) -> bool:
