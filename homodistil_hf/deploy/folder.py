@@ -1,9 +1,19 @@
-"""Adds the files of a deployment to an export, with their figures in its facts and its card."""
+"""Adds files for other runtimes to an export: they are made, run on texts, compared with the student, and timed.
 
+Their figures go into facts and card. `verify` runs the files of an export again. runtimes.py writes and runs a file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
 import logging
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,18 +21,72 @@ from typing import Any
 from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
-from ..export.runtimes import RUNTIMES, runtime_rows
+from ..export.runtimes import BATCH_SIZES, RUNTIMES, runtime_rows
 from ..files.inside import links_to_folders, refuse_links_out
-from ..files.messages import first_line
-from ..files.provenance import machine_facts
-from ..files.strict_json import write_json
-from .deployable import Deployable, model_with_head
-from .proof import GRAPHS, TARGETS, Workshop, check_targets, limit_length, own_rows, prove, row_problems, rows_of_file
+from ..files.messages import first_line, nearest_valid, short_repr
+from ..files.provenance import machine_facts, version_of
+from ..files.strict_json import is_int, is_number, read_json_object, write_json
+from ..models.onnx_graphs import missing_packages
+from ..models.tokenizers import save_tokenizer
+from ..plans.latency import figures, time_in_turns
+from .deployable import Deployable, Fidelity, Outputs, Row, model_with_head
+from .runtimes import (
+    DTYPES,
+    Node,
+    OnnxRuntime,
+    OpenVino,
+    Quantized,
+    Runtime,
+    RuntimeProblem,
+    TransformersJs,
+    node_problem,
+    quantize,
+    write_graph,
+    write_half,
+    write_int8,
+    write_openvino,
+)
 
 logger = logging.getLogger(__name__)
 
 LEAST = 0.98
 NUM_ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file for a runtime.
+
+    Args:
+        file: path in the export, where the runtime looks for it.
+        runtime: name of the runtime that it is tried in.
+        extra: the extra of this package that writes it.
+    """
+
+    file: str
+    runtime: str
+    extra: str = "onnx"
+
+
+TARGETS = {
+    "onnx": Target("onnx/model.onnx", "ONNX Runtime"),
+    "onnx-int8": Target("onnx/model_quantized.onnx", "ONNX Runtime"),
+    "onnx-fp16": Target("onnx/model_fp16.onnx", "ONNX Runtime"),
+    "openvino": Target("openvino/openvino_model.xml", "OpenVINO", "openvino"),
+    "transformers.js": Target("onnx/model.onnx", "transformers.js"),
+}
+
+EXACT = 1e-4
+"""Largest distance of a float32 graph's results from the model's own."""
+GRAPHS = ("onnx", "onnx-int8", "onnx-fp16")
+"""Targets that are ONNX graphs."""
+PROBED = (*GRAPHS, "openvino")
+"""Targets that `verify` runs again, on the first of the package's own rows."""
+_NUM_PROBE_ROWS = 12
+_PACKAGES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
+_SLACK = 2.0
+"""How far the distance of an int8 graph may be above the stated one: processors round otherwise."""
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -94,8 +158,6 @@ def deploy_folder(
                 graphs = [graph for graph in graphs if graph != name]
                 logger.warning("to=%r can't be made, the other targets are: %s", name, first_line(error))
         section: dict[str, Any] = {
-            "least": least,
-            "texts": {"num_texts": len(rows), "are_own": texts is not None},
             "machine": machine_facts(),
             "note": student.note,
         }
@@ -156,3 +218,339 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
         facts["files"] = file_facts(aside)
         write_json(aside / FACTS_FILE, facts)
         (aside / CARD_FILE).write_text(deployment.card(target.name, facts), encoding="utf-8")
+
+
+def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of an export's facts whose file no target has: deploying removes, writes and sends files by these names."""
+    graphs = {target.file for target in TARGETS.values() if target.runtime == "ONNX Runtime"}
+    for row in rows:
+        name, file = row["target"], row["file"]
+        # transformers.js runs the graphs of other targets
+        files = graphs if name == "transformers.js" else {one.file for key, one in TARGETS.items() if key == name}
+        if file not in files:
+            found = f"{short_repr(name)}: {short_repr(file)}"
+            yield f"{FACTS_FILE} runtimes: expected a target and its file, found {found}"
+
+
+def check_targets(to: str | Iterable[str]) -> list[str]:
+    """The targets that a user names, each once, in the order of `TARGETS`.
+
+    Raises:
+        ValueError: none, an unknown one, or none that can be written here; one among others is left out, with a
+            warning.
+    """
+    names = [to] if isinstance(to, str) else list(to)
+    if not names:
+        raise ValueError(f"to=[] names no target; expected some of {', '.join(TARGETS)}")
+    problems = {name: problem for name in names if (problem := _problem(name))}
+    if len(problems) == len({*names}):
+        raise ValueError(next(iter(problems.values())))
+    for problem in problems.values():
+        logger.warning("%s; the other targets are made", problem)
+    return [name for name in TARGETS if name in names and name not in problems]
+
+
+def _problem(name: str) -> str | None:
+    """The reason why a target can't be written here, or None; a ValueError for a name that none has."""
+    if name not in TARGETS:
+        raise ValueError(f"to={name!r} is unknown; {nearest_valid(name, TARGETS)}")
+    extra, missing = TARGETS[name].extra, missing_packages()
+    if extra != "onnx" and importlib.util.find_spec(extra) is None:
+        missing = [*missing, extra]
+    return f"to={name!r} needs {', '.join(missing)}; pip install 'homodistil-hf[{extra}]'" if missing else None
+
+
+class Workshop:
+    """The files of one model for all runtimes, made on demand.
+
+    Args:
+        deployable: the model.
+        folder: where to; transformers.js loads it.
+        rows: what the files are compared on.
+    """
+
+    def __init__(self, deployable: Deployable, folder: Path, rows: Sequence[Row]):
+        self.deployable, self.folder, self.rows = deployable, folder, rows
+        self.ways: list[Quantized] = []
+        folder.mkdir(parents=True)
+
+    @cached_property
+    def expected(self) -> list[Outputs]:
+        """The model's own results of all rows."""
+        return self.deployable.results(self.rows)
+
+    def compare(self, running: Runtime, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
+        """Compare a runtime's results with the model's own, on the rows that `only` lets through.
+
+        Raises:
+            RuntimeProblem: those are fewer than two.
+        """
+        kept = [index for index, row in enumerate(self.rows) if only(row)]
+        if len(kept) < 2:
+            raise RuntimeProblem(f"{len(kept)} of {len(self.rows)} texts fit in whole; expected at least 2 to compare")
+        found = running.results([self.rows[index] for index in kept])
+        return self.deployable.compare([self.expected[index] for index in kept], found)
+
+    def path(self, target: str) -> Path:
+        """Place of a target's file."""
+        return self.folder / TARGETS[target].file
+
+    def make(self, target: str, *, least: float | None = None) -> Path:
+        """The file of a target; written, with those that it is made from, unless it is there already.
+
+        Args:
+            target: a name of `TARGETS`.
+            least: bar of the search for what stays float in an int8 graph; None: nothing does.
+        """
+        path = self.path(target)
+        if path.exists():
+            return path
+        path.parent.mkdir(exist_ok=True)
+        if target == "onnx":
+            write_graph(self.deployable, path)
+            return path
+        source = self.make("onnx")
+        if target == "onnx-fp16":
+            write_half(source, path)
+        elif target == "openvino":
+            write_openvino(source, path)
+        elif least is None:
+            write_int8(source, path)
+        else:
+            self.ways = quantize(
+                source, path, lambda graph: self.compare(OnnxRuntime(self.deployable, graph)), least=least
+            )
+        return path
+
+    def add_tokenizer(self) -> Path:
+        """Write configuration and tokenizer beside the graphs, where transformers.js reads them; return the folder."""
+        if not (self.folder / _TOKENIZER_CONFIG).exists():
+            self.deployable.config.save_pretrained(self.folder)
+            save_tokenizer(self.deployable.tokenizer, self.folder)
+            limit_length(self.folder, self.deployable.max_length)
+        return self.folder
+
+
+def limit_length(folder: Path, max_length: int) -> None:
+    """Let the tokenizer of a folder cut texts where the model does: transformers.js reads no other limit."""
+    path = folder / _TOKENIZER_CONFIG
+    if not path.is_file():
+        return
+    values = read_json_object(path, _TOKENIZER_CONFIG)
+    length = values.get("model_max_length")
+    if not is_int(length) or length > max_length:
+        write_json(path, {**values, "model_max_length": max_length})
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, with those of the weights that OpenVINO has in a file beside it."""
+    beside = path.with_suffix(".bin")
+    return os.path.getsize(path) + (os.path.getsize(beside) if beside.is_file() else 0)
+
+
+# Each target is made, run and compared
+
+
+def prove(
+    target: str, student: Workshop, teacher: Workshop | None, *, least: float, graphs: Sequence[str], num_rounds: int
+) -> list[dict[str, Any]]:
+    """Make the file of a target, run it, and return a row of facts for each file and runtime.
+
+    Args:
+        target: a name of `TARGETS`.
+        student: its files.
+        teacher: for times beside the student's; None: without.
+        least: fidelity below which a file is not kept.
+        graphs: targets whose graphs transformers.js runs.
+        num_rounds: timed rounds; 0: nothing is timed.
+
+    Raises:
+        ValueError: a float32 graph differs from the model.
+    """
+    if target == "transformers.js":
+        return _prove_javascript(student, teacher, graphs=graphs, num_rounds=num_rounds)
+    logger.info("%s: writing and comparing", target)
+    kind = runtime_of(target)
+    running = kind(student.deployable, student.make(target, least=least))
+    found = student.compare(running)
+    if target == "onnx" and not found["distance"] <= EXACT:
+        raise ValueError(
+            f"the graph of to={target!r} gives other results than the model, by {found['distance']:.1e} of their "
+            f"size; expected at most {EXACT:.0e}; export to another target, and report this"
+        )
+    ways = student.ways if target == "onnx-int8" else []
+    beside = None
+    if teacher is not None and num_rounds:
+        beside = kind(teacher.deployable, teacher.make(target))
+    row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
+    row["is_written"] = found["fidelity"] >= least
+    row["probe_distance"] = probe_distance(student.deployable, running)
+    # Another package may bring the runtime, such as onnxruntime-gpu.
+    row["runtime"] = f"{row['runtime']} {version_of(_PACKAGES[row['runtime']]) or ''}".strip()
+    if ways:
+        row["kept_float"] = list(ways[0].kept_float)
+        row["tried"] = [
+            {"kept_float": list(way.kept_float), "size_bytes": way.size_bytes, **way.figures} for way in ways
+        ]
+    return [row]
+
+
+def runtime_of(target: str) -> type[OnnxRuntime] | type[OpenVino]:
+    """The runtime, in this process, of a target in `PROBED`."""
+    return OpenVino if target == "openvino" else OnnxRuntime
+
+
+def probe_distance(deployable: Deployable, running: Runtime) -> float:
+    """Distance of a runtime's results from the model's on the first of the package's own rows."""
+    rows = own_rows()[:_NUM_PROBE_ROWS]
+    return deployable.compare(deployable.results(rows), running.results(rows))["distance"]
+
+
+def times(
+    rows: Sequence[Row], student: Runtime, teacher: Runtime | None, *, num_rounds: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds of a pass over one text and over 32, of student and teacher in turns; empty for no rounds."""
+    if not num_rounds:
+        return {}
+    sides = {"student": student} | ({"teacher": teacher} if teacher is not None else {})
+    # The package's rows 24 to 47 are pairs of sentences; of a user's own texts any are as good.
+    chosen = rows[24:48] or rows
+    batches = {size: [chosen[index % len(chosen)] for index in range(size)] for size in BATCH_SIZES}
+    passes = {f"{side} {size}": one.timed(batches[size]) for size in BATCH_SIZES for side, one in sides.items()}
+    found = figures(time_in_turns(passes, num_rounds=num_rounds, num_warmup=1))["latency"]
+    return {side: {str(size): found[f"{side} {size}"]["median_ms"] for size in BATCH_SIZES} for side in sides}
+
+
+def _row(target: str, student: Workshop, found: Fidelity, latency: Mapping[str, Any]) -> dict[str, Any]:
+    one = TARGETS[target]
+    return {
+        "target": target,
+        "file": one.file,
+        "runtime": one.runtime,
+        "size_bytes": size_of(student.path(target)),
+        "is_written": True,
+        "fidelity_name": student.deployable.fidelity_name,
+        "figures": dict(found),
+        "latency_ms": dict(latency),
+        "not_run": "",
+    }
+
+
+def _prove_javascript(
+    student: Workshop, teacher: Workshop | None, *, graphs: Sequence[str], num_rounds: int
+) -> list[dict[str, Any]]:
+    problem = node_problem()
+    if student.deployable.javascript is None:
+        problem = f"transformers.js can't make its results. {student.deployable.note}".strip()
+    rows = []
+    with ExitStack() as stack:
+        node = None if problem else stack.enter_context(Node())
+        for graph in graphs:
+            student.make(graph)
+            row = _row(graph, student, {}, {}) | {"not_run": problem or ""}
+            row |= {"target": "transformers.js", "runtime": "transformers.js"}
+            rows.append(row)
+            if node is None:
+                continue
+            logger.info("transformers.js: running %s", row["file"])
+            dtype = DTYPES[row["file"]]
+            try:
+                running = TransformersJs(node, student.deployable, student.add_tokenizer(), dtype)
+                row["runtime"] += f" {running.version}"
+                # It cuts a text that is too long without its last special token.
+                row["figures"] = student.compare(running, only=student.deployable.fits)
+                beside = None
+                if teacher is not None and num_rounds and teacher.deployable.javascript is not None:
+                    teacher.make(graph)
+                    beside = TransformersJs(node, teacher.deployable, teacher.add_tokenizer(), dtype)
+                row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
+            except RuntimeProblem as error:
+                row["not_run"] = f"transformers.js: {error}"
+    return rows
+
+
+# What `verify` asks
+
+
+def check_graphs(
+    folder: Path, facts: Mapping[str, Any], ready: Callable[[str | Path], Deployable]
+) -> tuple[list[str], list[str]]:
+    """Run the files of an export that has no other problems.
+
+    Args:
+        folder: the export.
+        facts: content of its `facts.json`.
+        ready: of its [`Deployment`].
+
+    Returns:
+        `(problems, notes)`: files whose results are farther from the model's than the facts say, and files whose
+        runtime isn't installed; a line each.
+    """
+    rows = [row for row in runtime_rows(facts) if row["target"] in PROBED and row["is_written"]]
+    problems: list[str] = []
+    notes: list[str] = []
+    if not rows:
+        return problems, notes
+    deployable = ready(folder)
+    for row in rows:
+        name, file, stated = row["target"], row["file"], row.get("probe_distance")
+        runtime, extra = TARGETS[name].runtime, TARGETS[name].extra
+        if not (folder / file).is_file() or not is_number(stated):
+            problems.append(f"{file}: expected the file of {name} and its distance, found {short_repr(stated)}")
+            continue
+        if importlib.util.find_spec("openvino") is None if name == "openvino" else missing_packages():
+            install = f"pip install 'homodistil-hf[{extra}]'"
+            notes.append(f"{file}: not run, {runtime} is not installed: {install}")
+            continue
+        limit = max(_SLACK * stated, EXACT)
+        try:
+            found = probe_distance(deployable, runtime_of(name)(deployable, folder / file))
+        except Exception as error:  # noqa: BLE001 - runtimes raise errors of their own kinds
+            problems.append(f"{file}: can't be run by {runtime}: {first_line(error)}")
+            continue
+        # written so that NaN is a problem, too
+        if not found <= limit:
+            problems.append(
+                f"{file}: expected results within {limit:.1e} of the model's, found a distance of {found:.3g}"
+            )
+    return problems, notes
+
+
+# The texts
+
+_TEXTS_FILE, _NUM_SENTENCES = "texts.txt", 24
+_LONG = "More than any model reads. " * 600
+
+
+def own_rows() -> list[Row]:
+    """The package's own texts, pairs of neighbours: 24 sentences, each with its neighbour, other kinds, long ones."""
+    lines = resources.files(__package__).joinpath(_TEXTS_FILE).read_text(encoding="utf-8").splitlines()
+    sentences, others = lines[:_NUM_SENTENCES], lines[_NUM_SENTENCES:]
+    joined = [f"{one} {other}" for one, other in zip(sentences, [*sentences[1:], sentences[0]], strict=True)]
+    paragraphs = [" ".join(sentences[start : start + 6]) for start in range(0, len(sentences), 6)]
+    return _paired([*sentences, *joined, "", *others, *paragraphs, _LONG])
+
+
+def rows_of_file(file: str | Path) -> list[Row]:
+    """Lines of a text file as rows; a tabulator divides a pair.
+
+    Raises:
+        ValueError: no such file, no UTF-8, or fewer than two lines.
+    """
+    label = f"texts={str(file)!r}"
+    if not Path(file).is_file():
+        raise ValueError(f"{label} is no file; name a text file with one text a line")
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{label} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
+    lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise ValueError(f"{label} has {len(lines)} texts; expected at least 2, one a line")
+    pairs = [line.partition("\t") for line in lines]
+    neighbours = _paired([first for first, _, _ in pairs])
+    return [(first, second) if tab else row for (first, tab, second), row in zip(pairs, neighbours, strict=True)]
+
+
+def _paired(texts: list[str]) -> list[Row]:
+    return list(zip(texts, [*texts[1:], texts[0]], strict=True))

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..deploy.deployable import Deployable, Fidelity, Outputs, differences
 from ..deploy.folder import Deployment
-from ..deploy.graphs import write_graph
+from ..deploy.runtimes import write_graph
 from ..files.messages import first_line
 from ..models.onnx_graphs import onnx_session
 from ..plans.latency import Pass, missing_reason, time_in_turns

@@ -6,8 +6,15 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from ..deploy.folder import LEAST, NUM_ROUNDS, WITH_HEAD, Deployment, deploy_folder
-from ..deploy.proof import graph_problems, row_problems, rows_to_run, skipped_graphs
+from ..deploy.folder import (
+    LEAST,
+    NUM_ROUNDS,
+    WITH_HEAD,
+    Deployment,
+    check_graphs,
+    deploy_folder,
+    row_problems,
+)
 from ..export.export_folder import check_output
 from ..export.facts import read_facts
 from ..export.runtimes import runtime_rows
@@ -52,10 +59,10 @@ def verify_export(folder: str | Path) -> VerifyReport:
     verify = resolve_name(_VERIFIERS[name]) if name in _VERIFIERS else verify_model
     report: VerifyReport = verify(folder, facts)
     deployment = _deployment(name)
-    if not report.ok or not rows_to_run(facts) or deployment is None:
+    if not report.ok or deployment is None:
         return report
-    problems = tuple(graph_problems(folder, facts, deployment.ready(folder)))
-    return replace(report, problems=problems, notes=tuple(skipped_graphs(facts)))
+    wrong, notes = check_graphs(folder, facts, deployment.ready)
+    return replace(report, problems=tuple(wrong), notes=tuple(notes))
 
 
 def deploy_export(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from homodistil_hf.deploy.deployable import compare_answers, some_positions
-from homodistil_hf.deploy.proof import Workshop
+from homodistil_hf.deploy.folder import Workshop
 from homodistil_hf.deploy.runtimes import RuntimeProblem
 from homodistil_hf.embedding.deployable import compare_vectors
 

@@ -14,7 +14,8 @@ from tiny_models import random_student
 
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
-from homodistil_hf.deploy import proof, runtimes
+from homodistil_hf.deploy import folder as deploy
+from homodistil_hf.deploy import runtimes
 from homodistil_hf.deploy.deployable import model_with_head
 from homodistil_hf.deploy.folder import WITH_HEAD, deploy_folder
 from homodistil_hf.models.architectures import ARCHITECTURES
@@ -46,7 +47,7 @@ def deployed(tmp_path_factory, tokenizer, texts):
 def copy(deployed, tmp_path, monkeypatch):
     """A copy of that student, which may be changed; its float32 graph is not traced anew, which takes seconds."""
     graph = deployed[0] / "onnx" / "model.onnx"
-    monkeypatch.setattr(proof, "write_graph", lambda deployable, path: shutil.copyfile(graph, path))
+    monkeypatch.setattr(deploy, "write_graph", lambda deployable, path: shutil.copyfile(graph, path))
     return shutil.copytree(deployed[0], tmp_path / "student")
 
 
@@ -75,7 +76,6 @@ def test_a_graph_has_named_axes_and_a_row_of_facts(deployed):
     assert [row["target"] for row in rows] == ["onnx", "onnx-int8"]
     section = json.loads((folder / "facts.json").read_text())["runtimes"]
     assert section["rows"] == rows
-    assert section["texts"] == {"num_texts": 20, "are_own": True}
     graph = onnx.load(folder / rows[0]["file"]).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)}
     axes = {name: [axis.dim_param or axis.dim_value for axis in shape] for name, shape in shapes.items()}
@@ -202,7 +202,7 @@ def test_a_teacher_that_is_gone_costs_its_times_alone(copy, texts, caplog):
 
 
 def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
-    monkeypatch.setattr("homodistil_hf.deploy.proof.EXACT", -1.0)
+    monkeypatch.setattr("homodistil_hf.deploy.folder.EXACT", -1.0)
     with pytest.raises(ValueError, match="gives other results than the model, by "):
         deploy_export(copy, "onnx", texts=texts, num_rounds=0)
 
@@ -211,7 +211,7 @@ def test_a_target_that_cant_be_made_refuses_no_other(copy, texts, monkeypatch, c
     def fail(*args):
         raise RuntimeError("no half of this")
 
-    monkeypatch.setattr(proof, "write_half", fail)
+    monkeypatch.setattr(deploy, "write_half", fail)
     rows = deploy_export(copy, ["onnx-fp16", "onnx-int8"], texts=texts, num_rounds=0, least=0)
     assert [row["target"] for row in rows] == ["onnx-int8"]
     assert "to='onnx-fp16' can't be made, the other targets are: no half of this" in caplog.text

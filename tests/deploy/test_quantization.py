@@ -5,7 +5,7 @@ import torch
 from deployed import needs_onnx
 from torch import nn
 
-from homodistil_hf.deploy.graphs import quantize
+from homodistil_hf.deploy.runtimes import quantize
 from homodistil_hf.models.onnx_graphs import export_onnx
 
 pytestmark = [needs_onnx]

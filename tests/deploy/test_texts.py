@@ -2,7 +2,7 @@
 
 import pytest
 
-from homodistil_hf.deploy.proof import own_rows, rows_of_file
+from homodistil_hf.deploy.folder import own_rows, rows_of_file
 
 
 def test_own_rows_are_pairs_of_neighbours():

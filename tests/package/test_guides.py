@@ -21,7 +21,7 @@ from transformers import BertModel
 
 from homodistil_hf import deploy_export, export_student, load_embedding_model
 from homodistil_hf.cli import command_named, main
-from homodistil_hf.deploy.proof import TARGETS
+from homodistil_hf.deploy.folder import TARGETS
 from homodistil_hf.deploy.runtimes import PACKAGE, modules_with
 from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
