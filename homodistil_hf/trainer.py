@@ -36,7 +36,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
-from .export.method_card import MethodCard
+from .export.facts import MethodCard
 from .files.checkpoints import SCORES_FILE
 from .files.settings import differing, refuse_without_part
 from .files.tensors import load_tensors
@@ -355,7 +355,7 @@ class HomoDistilTrainer(DistillationTrainer):
         """Like [`DistillationTrainer.dense_student`]; on its way a student has the nearest possible widths."""
         if self.is_finished or not allow_partial:
             return super().dense_student(format=format, allow_partial=allow_partial)
-        from .export.student_in_folder import narrowed_copy  # for exports alone
+        from .export.export_folder import narrowed_copy  # for exports alone
 
         return narrowed_copy(self.pruner, format=format)
 

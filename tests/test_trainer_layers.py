@@ -10,8 +10,8 @@ from tiny_models import GRADUAL, make_teacher
 from transformers import AutoModelForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
+from homodistil_hf.export.export_folder import export_model_from
 from homodistil_hf.export.facts import FACTS_FILE
-from homodistil_hf.export.student_in_folder import export_model_from
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_layerwise import encoder_layers
 from homodistil_hf.models.widths import WidthPlan

@@ -35,10 +35,9 @@ from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, encoded_rows
 from homodistil_hf.evaluation.fine_tuning import own_rows as labelled_rows
-from homodistil_hf.export.export_folder import check_target
+from homodistil_hf.export.export_folder import check_target, checkpoint_student
 from homodistil_hf.export.facts import FACTS_FILE, read_facts
 from homodistil_hf.export.hub import card_for, files_to_push
-from homodistil_hf.export.student_in_folder import checkpoint_student
 from homodistil_hf.files import checkpoints
 from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.models.cost import planned_facts

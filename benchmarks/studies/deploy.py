@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.studies.study import Study
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.runtimes import RUNTIMES, runtime_cells
+from homodistil_hf.export.outcome import RUNTIMES, runtime_cells
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.tables import markdown_table
 

@@ -22,7 +22,7 @@ class Deploy(Command):
 
     def run(self) -> int:
         """Write the files and print what they measure; status 1 if a file is below the bar or can't be made."""
-        from ..export.runtimes import runtime_cells
+        from ..export.outcome import runtime_cells
         from ..methods.formats import deploy_export
 
         show_logs()

@@ -54,8 +54,8 @@ class Verify(Command):
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
         from ..evaluation.guarantee import guarantee_problems, least_of
+        from ..export.export_folder import student_in
         from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
-        from ..export.student_in_folder import student_in
         from ..methods.formats import verify_export
 
         least, folder = least_of(self.least), student_in(self.folder).folder
@@ -94,8 +94,8 @@ class Push(Command):
 
     def run(self) -> int:
         """Upload, and print the commit's address."""
+        from ..export.export_folder import exported_student
         from ..export.hub import push_export, tag_commit
-        from ..export.student_in_folder import exported_student
 
         folder = exported_student(self.folder)
         if self.dry_run:

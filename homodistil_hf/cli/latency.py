@@ -28,7 +28,7 @@ class Latency(Command):
 
     def run(self) -> int:
         """Time the models, and print a table."""
-        from ..export.student_in_folder import student_in
+        from ..export.export_folder import student_in
         from ..models.loading import load_encoder
         from ..plans.latency import LatencyGrid, compare_latencies, format_latencies
 

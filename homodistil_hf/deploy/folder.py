@@ -21,7 +21,7 @@ from typing import Any
 from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, written_aside
 from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
-from ..export.runtimes import BATCH_SIZES, RUNTIMES, runtime_rows
+from ..export.outcome import BATCH_SIZES, RUNTIMES, runtime_rows
 from ..files.inside import links_to_folders, refuse_links_out
 from ..files.messages import first_line, nearest_valid, short_repr
 from ..files.provenance import machine_facts, version_of

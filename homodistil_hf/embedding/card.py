@@ -5,9 +5,17 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from ..export.card import fill_card, guarantee_text, paper_words, result_title, run_texts
+from ..export.card import (
+    card_table,
+    code_span,
+    fill_card,
+    guarantee_text,
+    paper_words,
+    plain_text,
+    result_title,
+    run_texts,
+)
 from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE, THIS_FOLDER
-from ..export.markdown import card_table, code_span, plain_text
 from ..export.outcome import COST_LABELS, METRIC_LABELS
 from ..models.cost import COSTS
 

@@ -18,7 +18,7 @@ import torch
 
 from ..evaluation.guarantee import guarantee, largest_share
 from ..export.card import percent_below
-from ..export.student_in_folder import members_hint, student_in
+from ..export.export_folder import members_hint, student_in
 from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts

@@ -24,10 +24,9 @@ from ..data.samples import drawn
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
 from ..evaluation.guarantee import WORDS, guarantee, length_groups
-from ..export.card import guarantee_text, percent_below
+from ..export.card import card_table, guarantee_text, percent_below
+from ..export.export_folder import student_in
 from ..export.facts import GUARANTEE
-from ..export.markdown import card_table
-from ..export.student_in_folder import student_in
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..export.export_folder import check_target, facts_held, plain_classes, written_aside
+from ..export.export_folder import check_target, facts_held, plain_classes, student_in, written_aside
 from ..export.facts import (
     BENCHMARKS,
     CARD_FILE,
@@ -30,7 +30,6 @@ from ..export.facts import (
     section_of,
 )
 from ..export.hub import teacher_card
-from ..export.student_in_folder import student_in
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ..files.folders import write_text
 from ..files.inside import stays_inside

@@ -25,7 +25,7 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import Task, task_of
 from ..distillation.teacher import FrozenTeacher
-from ..export.method_card import MethodCard
+from ..export.facts import MethodCard
 from ..files.messages import first_of
 from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows

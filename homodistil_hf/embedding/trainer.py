@@ -26,8 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
-from ..export.facts import LATENCY
-from ..export.method_card import MethodCard
+from ..export.facts import LATENCY, MethodCard
 from ..files.messages import short_repr
 from ..files.settings import ROW_LENGTH, setting
 from ..files.strict_json import parse_json

@@ -26,9 +26,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
-from ..export.export_folder import facts_held
+from ..export.export_folder import StudentIn, checkpoint_student, facts_held, members_hint, student_in
 from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
-from ..export.student_in_folder import StudentIn, checkpoint_student, members_hint, student_in
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, remove_folder, write_text
 from ..files.inside import refuse_link_out

@@ -3,10 +3,11 @@
 `methods/` and `runs/` make the texts of other models, beside the code that writes their folders.
 """
 
+import json
 import math
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -16,6 +17,7 @@ from huggingface_hub.utils import yaml_dump
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
+from ..tables import markdown_table
 from ..tasks.kinds import CLASSES, LABELS, TAGS, VALUES
 from .facts import (
     BENCHMARKS,
@@ -23,20 +25,22 @@ from .facts import (
     CHANGED,
     DATA,
     GUARANTEE,
+    NAMESAKE,
     THIS_FOLDER,
     UNKNOWN_LICENCE,
+    MethodCard,
 )
-from .markdown import card_table, cell, code_span, one_line, plain_text
-from .method_card import NAMESAKE, MethodCard
 from .outcome import (
     METRIC_LABELS,
+    RUNTIMES,
     held_out_metrics,
     measured_on,
     metric_label,
     outcome_line,
     outcome_rows,
+    runtime_cells,
+    runtime_rows,
 )
-from .runtimes import runtimes_text
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 
@@ -412,3 +416,73 @@ def paper_words(facts: Mapping[str, Any]) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def runtimes_text(facts: Mapping[str, Any]) -> str:
+    """Paragraphs for a card, an empty line before them; empty where nothing was deployed."""
+    rows = runtime_rows(facts)
+    if not rows:
+        return ""
+    header, cells = runtime_cells(rows)
+    section = facts[RUNTIMES]
+    words = [
+        "For other runtimes, each file run beside this model on the same texts; times on one machine, in turns with "
+        "the model that it was made from:",
+        card_table(header, cells),
+    ]
+    if isinstance(note := section.get("note"), str) and note:
+        words.append(plain_text(note))
+    return "".join(f"\n\n{part}" for part in words)
+
+
+# Texts and values from folders, facts and settings as Markdown
+
+
+def one_line(text: str) -> str:
+    """A text on one line, without characters that change how others are shown."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def plain_text(text: str) -> str:
+    r"""A name from a folder, from facts or from settings as Markdown: on one line, without HTML, links and images.
+
+    Example:
+    ```python
+    >>> print(plain_text("a\n# <b>b</b> [c](d)"))
+    a # &lt;b>b&lt;/b> [c]\(d)
+
+    ```
+    """
+    return one_line(text).replace("<", "&lt;").replace("](", "]\\(")
+
+
+def code_span(text: str) -> str:
+    """A name as code in Markdown, on one line, within as many backticks as it takes.
+
+    Example:
+    ```python
+    >>> print(code_span("my-bert"), code_span("a`b"))
+    `my-bert` `` a`b ``
+
+    ```
+    """
+    name = one_line(text)
+    longest = max(map(len, re.findall("`+", name)), default=0)
+    return f"{'`' * (longest + 1)} {name} {'`' * (longest + 1)}" if longest else f"`{name}`"
+
+
+def card_table(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """Lay values out as a Markdown table; numbers are rounded to four digits, pipes in texts are escaped."""
+    return "\n".join(markdown_table(list(map(cell, header)), (list(map(cell, row)) for row in rows)))
+
+
+def cell(value: Any) -> str:
+    """A value of a table: a number rounded, a text as [`plain_text`] with its pipes escaped."""
+    if value is None:
+        return "–"
+    if is_int(value):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return plain_text(text).replace("|", "\\|")

@@ -6,6 +6,7 @@ export_folder.py writes the file, card.py puts the facts in words.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,35 @@ UNKNOWN_LICENCE = "unknown"
 THIS_FOLDER = 'name = "."  # this folder'
 """The line of a card's snippet in which a push puts the name of the repository."""
 
+NAMESAKE = "HomoDistil, which `homodistil_hf` is named after, is the method of"
+"""Begins the sentence on the paper in cards of students that may have nothing of it."""
+
+LOSSES_ALONE = "The losses are HomoDistil's, its gradual pruning is not; HomoDistil is the method of"
+"""The same in cards of students that were not pruned gradually."""
+
 _PRIVATE_SETTINGS = ("output_dir", "logging_dir", "resume_from_checkpoint")
 
 _NUM_PROBE_TOKENS = 16
 _NUM_PROBE_LOGITS = 64
+
+
+@dataclass(frozen=True)
+class MethodCard:
+    """The texts on a training method; exports carry them in their facts.
+
+    Args:
+        student: name of such a student, in front of "of" and the teacher's name.
+        made: ends the sentence "a BERT of 6 layers that was …"; `{teacher}` is the teacher's place.
+        how: the paragraph on how it was made.
+        paper: how HomoDistil's paper relates to it, in front of the citation.
+        tags: words for the card's header.
+    """
+
+    student: str
+    made: str
+    how: str
+    paper: str = f"This student was trained by another method; {NAMESAKE}"
+    tags: tuple[str, ...] = ("distillation",)
 
 
 def forms_facts(student: PreTrainedModel) -> dict[str, Any]:

@@ -35,8 +35,17 @@ from ..files.run_names import (
 )
 from ..files.strict_json import fits, is_int, is_number, read_json
 from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
-from .outcome import held_out_metrics, is_share, measured_on, metric_label, outcome_line, outcome_rows, shown
-from .runtimes import runtime_cells, runtime_rows
+from .outcome import (
+    held_out_metrics,
+    is_share,
+    measured_on,
+    metric_label,
+    outcome_line,
+    outcome_rows,
+    runtime_cells,
+    runtime_rows,
+    shown,
+)
 
 logger = logging.getLogger(__name__)
 

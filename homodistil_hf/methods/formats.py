@@ -15,10 +15,9 @@ from ..deploy.folder import (
     deploy_folder,
     row_problems,
 )
-from ..export.export_folder import check_output
+from ..export.export_folder import check_output, export_model_from, exported_student, student_in
 from ..export.facts import read_facts
-from ..export.runtimes import runtime_rows
-from ..export.student_in_folder import export_model_from, exported_student, student_in
+from ..export.outcome import runtime_rows
 from ..export.verify import VerifyReport, verify_model
 from ..models.loading import MODULES_FILE
 

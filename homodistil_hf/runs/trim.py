@@ -22,11 +22,10 @@ from ..data.read_line import columns_words, read_line
 from ..data.sources import local_files
 from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel, load_embedding_model
-from ..export.card import fill_card, run_texts
+from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..export.hub import teacher_card
-from ..export.markdown import code_span
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts

@@ -33,7 +33,7 @@ from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedToke
 from ..distillation.objective import DistillationLoss, check_weights
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
-from ..export.method_card import MethodCard
+from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
 from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
@@ -338,14 +338,14 @@ class DistillationTrainer(ExactTrainer):
             format: `"standard"` or `"compact"`; it decides which widths are possible before the plan is reached.
             allow_partial: also copy a student that has not reached its plan, at the nearest possible widths.
         """
-        from ..export.student_in_folder import dense_copy
+        from ..export.export_folder import dense_copy
 
         self.check_finished(allow_partial=allow_partial)
         return dense_copy(self.model)
 
     def check_finished(self, *, allow_partial: bool) -> None:
         """Refuse a student that has not reached its plan; see [`check_finished`]."""
-        from ..export.student_in_folder import check_finished
+        from ..export.export_folder import check_finished
 
         check_finished(self.is_finished, kept=self.kept, target=self.plan, allow_partial=allow_partial)
 

@@ -10,9 +10,8 @@ from transformers import PreTrainedModel
 
 from ..distillation.projections import LeastSquares
 from ..distillation.tasks import Inputs, Task
-from ..export.export_folder import load_export
-from ..export.method_card import LOSSES_ALONE, MethodCard
-from ..export.student_in_folder import student_in
+from ..export.export_folder import load_export, student_in
+from ..export.facts import LOSSES_ALONE, MethodCard
 from ..files.provenance import public_name
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION

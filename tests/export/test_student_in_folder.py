@@ -8,20 +8,20 @@ from rows import each
 from students import assert_same_logits, logits_of, make_student, make_teacher, write_checkpoint
 
 from homodistil_hf.evaluation.evaluated_model import model_in, results_folder
-from homodistil_hf.export.export_folder import export_student
-from homodistil_hf.export.facts import read_export_facts
-from homodistil_hf.export.student_in_folder import (
+from homodistil_hf.export.export_folder import (
     SETTINGS_FILE,
     StudentIn,
     check_finished,
     checkpoint_student,
     dense_copy,
     export_model_from,
+    export_student,
     exported_student,
     members_hint,
     narrowed_copy,
     student_in,
 )
+from homodistil_hf.export.facts import read_export_facts
 from homodistil_hf.files.checkpoints import SCORES_FILE, STATE_FILE, check_manifest, write_manifest
 from homodistil_hf.files.strict_json import write_json
 from homodistil_hf.files.tensors import load_tensors

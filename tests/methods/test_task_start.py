@@ -14,9 +14,8 @@ from tiny_trainers import QUARTER
 from transformers import AutoConfig
 
 from homodistil_hf.cli import main
-from homodistil_hf.export.export_folder import load_export
+from homodistil_hf.export.export_folder import export_model_from, load_export
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.export.student_in_folder import export_model_from
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.models.widths import WidthPlan, widths_of

@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from homodistil_hf import export_student
 from homodistil_hf.export.facts import RUN_SECTIONS, teacher_facts
-from homodistil_hf.export.runtimes import RUNTIMES
+from homodistil_hf.export.outcome import RUNTIMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "facts.md"
 

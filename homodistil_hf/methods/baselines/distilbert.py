@@ -20,7 +20,7 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
-from ...export.method_card import MethodCard
+from ...export.facts import MethodCard
 from ...files.settings import setting
 from ...models.conversion import to_student
 from ...models.loading import load_encoder

@@ -16,7 +16,7 @@ from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
-from ...export.method_card import MethodCard
+from ...export.facts import MethodCard
 from ...files.settings import setting
 from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS

@@ -24,7 +24,7 @@ from ...distillation.losses import exact_dtype
 from ...distillation.objective import DistillationLoss, Terms
 from ...distillation.tasks import Inputs
 from ...distillation.teacher import FrozenTeacher
-from ...export.method_card import MethodCard
+from ...export.facts import MethodCard
 from ...files.messages import short_repr
 from ...files.settings import setting
 from ...files.strict_json import is_int

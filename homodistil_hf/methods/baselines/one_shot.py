@@ -9,7 +9,7 @@ Cutting by weight magnitudes needs no data but the first batches, which rotate t
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from ...export.method_card import LOSSES_ALONE, MethodCard
+from ...export.facts import LOSSES_ALONE, MethodCard
 from ...files.settings import setting
 from ...homodistil_args import PAPER, AtOnceArguments
 from ...trainer import UNITS, HomoDistilTrainer

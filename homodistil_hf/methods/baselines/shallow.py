@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedModel
 
-from ...export.method_card import MethodCard
+from ...export.facts import MethodCard
 from ...files.settings import setting
 from ...homodistil_args import LAYER_SETTINGS, HomoDistilTrainingArguments
 from ...models.conversion import to_student

@@ -12,10 +12,9 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.card import fill_card, loading_lines, result_title, run_texts
+from ...export.card import card_table, code_span, fill_card, loading_lines, result_title, run_texts
 from ...export.export_folder import check_target, plain_classes, written_aside
 from ...export.facts import CARD_FILE, FACTS_FILE, FACTS_VERSION, all_logits, file_facts, probe_facts, probe_inputs
-from ...export.markdown import card_table, code_span
 from ...export.verify import (
     RELATIVE_TOLERANCE,
     VerifyReport,

@@ -21,8 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...distillation.teacher import resolve_teacher_dtype
-from ...export.facts import CARD_SECTION
-from ...export.method_card import MethodCard
+from ...export.facts import CARD_SECTION, MethodCard
 from ...files.messages import short_repr
 from ...files.settings import check_fields, describe_settings, refuse_without_part, setting
 from ...files.strict_json import is_number

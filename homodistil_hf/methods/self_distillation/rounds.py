@@ -15,10 +15,9 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...export.card import fill_card, run_texts
+from ...export.card import card_table, code_span, fill_card, run_texts
 from ...export.facts import CARD_FILE
 from ...export.hub import teacher_card
-from ...export.markdown import card_table, code_span
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_checkpoint, model_written
 from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
