@@ -12,15 +12,15 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..export.card import render_card
-from ..export.export_folder import check_target, facts_held, written_aside
-from ..export.facts import CARD_FILE, FACTS_FILE, file_facts, read_facts
+from ..export.export_folder import check_target, facts_held, write_record, written_aside
+from ..export.facts import FACTS_FILE, read_facts
 from ..export.outcome import BATCH_SIZES, RUNTIMES, runtime_rows
 from ..files.inside import links_to_folders, refuse_links_out
 from ..files.messages import first_line, nearest_valid, short_repr
@@ -214,10 +214,7 @@ def _publish(target: Path, facts: dict[str, Any], made: Workshop, deployment: De
                     (aside / file).parent.mkdir(exist_ok=True)
                     shutil.copyfile(path, aside / path.relative_to(made.folder))
         limit_length(aside, made.deployable.max_length)
-        # digests when all other files are there
-        facts["files"] = file_facts(aside)
-        write_json(aside / FACTS_FILE, facts)
-        (aside / CARD_FILE).write_text(deployment.card(target.name, facts), encoding="utf-8")
+        write_record(aside, facts, partial(deployment.card, target.name))
 
 
 def row_problems(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:

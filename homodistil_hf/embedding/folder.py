@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,15 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..export.export_folder import check_target, facts_held, plain_classes, student_in, written_aside
+from ..export.export_folder import check_target, facts_held, save_model, student_in, write_record, written_aside
 from ..export.facts import (
     BENCHMARKS,
     CARD_FILE,
     FACTS_FILE,
-    FACTS_VERSION,
     GUARANTEE,
     RUN_SECTIONS,
-    file_facts,
     run_facts,
     section_of,
 )
@@ -34,14 +33,13 @@ from ..export.verify import VerifyReport, code_problems, difference_problems, fi
 from ..files.folders import write_text
 from ..files.inside import stays_inside
 from ..files.messages import first_line, short_repr
-from ..files.provenance import public_name, version_facts
+from ..files.provenance import public_name
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from ..models.tokenizers import save_tokenizer
 from .card import START, STUDENT, TEACHER, embedding_card
 from .model import (
     MODULES_FILE,
@@ -178,18 +176,13 @@ def _write_record(
     channels = torch.linspace(0, query.dimension - 1, min(_NUM_PROBE_CHANNELS, query.dimension)).long()
     vectors = {route: model.encode(texts)[:, channels].tolist() for route, model in routes.items()}
     facts: dict[str, Any] = {
-        "facts_version": FACTS_VERSION,
         "format": FORMAT if len(routes) == 1 else PAIR,
-        "versions": version_facts(),
         **sections,
         "settings_of_vectors": {"max_seq_length": query.settings.max_seq_length} | shared_settings(query),
         "probe": {"texts": texts, "channels": channels.tolist(), "vectors": vectors},
         **(run or {}),
     }
-    # digests of all files that are there, then facts with them, then the card made of the facts
-    facts["files"] = file_facts(folder)
-    write_json(folder / FACTS_FILE, facts)
-    (folder / CARD_FILE).write_text(embedding_card(name, facts), encoding="utf-8")
+    write_record(folder, facts, partial(embedding_card, name))
 
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
@@ -270,10 +263,7 @@ def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> di
     folders = [folder / path for path in paths]
     for one in folders:
         one.mkdir(exist_ok=True)
-    encoder: Any = model.encoder
-    with plain_classes(type(encoder), type(encoder.config)):
-        encoder.save_pretrained(folders[0])
-    save_tokenizer(model.tokenizer, folders[0])
+    save_model(model.encoder, folders[0], model.tokenizer)
     read = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
     write_json(folders[0] / TRANSFORMER_FILE, read)
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}

@@ -33,9 +33,7 @@ from .facts import (
 from .outcome import (
     METRIC_LABELS,
     RUNTIMES,
-    held_out_metrics,
     measured_on,
-    metric_label,
     outcome_line,
     outcome_rows,
     runtime_cells,
@@ -73,7 +71,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
     """
     texts, teacher, method = run_texts(facts), facts["teacher"] or {}, _words_of_method(facts)
     pipeline = _head(facts).pipeline
-    results = _eval_results(facts, pipeline)
+    results = _eval_results(facts)
     metadata = ModelCardData(
         license=teacher.get("licence"),
         base_model=teacher.get("hub_id"),
@@ -100,11 +98,8 @@ def render_card(facts: Mapping[str, Any]) -> str:
 def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """The texts that cards of all kinds share, by place: from what was won to the licence."""
     won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")
-    every = "No settings came with this export."
-    if settings:
-        every = (
-            f"<details>\n<summary>All {len(settings)} settings</summary>\n\n{_settings_table(settings)}\n\n</details>"
-        )
+    words = "These differ from their defaults; `facts.json` has all:\n\n" if changed else ""
+    rows = [(code_span(name), value) for name, value in (changed or settings or {}).items()]
     # lengths and languages of text, as far as they are recorded
     teacher, limits = facts.get("teacher") or {}, []
     if is_int(most := facts.get(DATA, {}).get("max_tokens")):
@@ -126,8 +121,7 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "comparison": _comparison(facts),
         "widths": _widths(facts),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
-        "changed": f"These differ from their defaults:\n\n{_settings_table(changed)}" if changed else "",
-        "settings": every if settings or not changed else "",
+        "settings": words + card_table(("setting", "value"), rows) if rows else "No settings came with this export.",
         "limits": "\n".join(limits),
         "licence": licence,
     }
@@ -227,18 +221,9 @@ def _words_of_method(facts: Mapping[str, Any]) -> MethodCard | None:
     return MethodCard(**shown) if shown else None
 
 
-def _eval_results(facts: Mapping[str, Any], pipeline: str) -> list[EvalResult]:
-    results = [
-        EvalResult(
-            task_type=pipeline,
-            dataset_type="held-out",
-            dataset_name="the run's held-out data",
-            metric_type=name,
-            metric_name=f"held-out {metric_label(name)}",
-            metric_value=value,
-        )
-        for name, value in held_out_metrics(facts.get("evaluation", {})).items()
-    ]
+def _eval_results(facts: Mapping[str, Any]) -> list[EvalResult]:
+    """Results on data sets of the Hub, for the `model-index` that it reads."""
+    results: list[EvalResult] = []
     for name, task in facts.get(BENCHMARKS, {}).get("tasks", {}).items():
         is_squad = task["task"].startswith("squad")
         about = f"{name}, mean of {len(task['seeds'])} fine-tunings"
@@ -402,10 +387,6 @@ def _training(facts: Mapping[str, Any]) -> str:
         if value or not name.startswith(_SELDOM)
     )
     return "\n\n".join(filter(None, (sentence, lines)))
-
-
-def _settings_table(settings: Mapping[str, Any]) -> str:
-    return card_table(("setting", "value"), [(code_span(name), value) for name, value in settings.items()])
 
 
 def paper_words(facts: Mapping[str, Any]) -> str:

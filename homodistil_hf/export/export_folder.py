@@ -3,7 +3,7 @@
 import copy
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +123,8 @@ def export_student(
         student.config.auto_map = architecture_of(student.config).auto_map
     teacher_section, costs = _teacher_section(teacher), model_facts(exported)
     contents = {
-        "facts_version": FACTS_VERSION,
         "format": format,
         "requires": {"transformers": "≥ 5.14"} if format == "compact" else {},
-        "versions": version_facts(),
         "student": costs,
         "forms": forms_facts(student),
         "teacher": teacher_section,
@@ -134,18 +132,10 @@ def export_student(
         **run,
         "probe": probe_facts(student),
     }
+    code = architecture_of(student.config).modeling_files if format == "compact" else ()
     with written_aside(target, overwrite=overwrite) as aside:
-        with plain_classes(type(exported), type(exported.config)), as_stock_reads_it(exported):
-            exported.save_pretrained(aside)
-        if format == "compact":
-            for file in architecture_of(student.config).modeling_files:
-                shutil.copy(file, aside)
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, aside)
-        # digests when all files but facts and card are there
-        contents["files"] = file_facts(aside)
-        write_json(aside / FACTS_FILE, contents)
-        (aside / CARD_FILE).write_text(render_card(contents), encoding="utf-8")
+        save_model(exported, aside, tokenizer, code=code)
+        write_record(aside, contents, render_card)
     return target
 
 
@@ -296,19 +286,33 @@ def facts_held(folder: str | Path, facts: Mapping[str, Any]) -> Iterator[dict[st
         yield present
 
 
-@contextmanager
-def plain_classes(*classes: Any) -> Iterator[None]:
-    """Within the block, transformers saves models and configs of these classes as its own."""
+def save_model(
+    model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, *, code: Iterable[Path] = ()
+) -> None:
+    """Write a model, its tokenizer and the modelling files `code`, for `from_pretrained`."""
     # Loading remote code may have marked stock classes as custom in this process; transformers would then copy its own
     # source files into the export.
+    classes: tuple[Any, ...] = (type(model), type(model.config))
     marks = [(marked, marked._auto_class) for marked in classes]
     try:
-        for marked, _ in marks:
+        for marked in classes:
             marked._auto_class = None
-        yield
+        with as_stock_reads_it(model):
+            model.save_pretrained(folder)
     finally:
         for marked, mark in marks:
             marked._auto_class = mark
+    for file in code:
+        shutil.copy(file, folder)
+    if tokenizer is not None:
+        save_tokenizer(tokenizer, folder)
+
+
+def write_record(folder: Path, facts: Mapping[str, Any], card: Callable[[Mapping[str, Any]], str]) -> None:
+    """Write facts with the digests of all files that are there, and the card that `card` makes of them."""
+    known = {"facts_version": FACTS_VERSION, "versions": version_facts(), **facts, "files": file_facts(folder)}
+    write_json(folder / FACTS_FILE, known)
+    (folder / CARD_FILE).write_text(card(known), encoding="utf-8")
 
 
 def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:

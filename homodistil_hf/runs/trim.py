@@ -23,7 +23,7 @@ from ..data.sources import local_files
 from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel, load_embedding_model
 from ..export.card import code_span, fill_card, run_texts
-from ..export.export_folder import check_output, written_aside
+from ..export.export_folder import check_output, save_model, written_aside
 from ..export.facts import CARD_FILE, file_facts
 from ..export.hub import teacher_card
 from ..files.caches import keep_datasets_here
@@ -32,7 +32,7 @@ from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
-from ..models.tokenizers import check_tokenizer, save_tokenizer, tokenizer_of_run
+from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import find_columns, listed_columns
 from ..tasks.encoding import check_rows, texts_of
@@ -236,8 +236,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         if plan.whole:
             write_model(replace(plan.whole, encoder=trimmed, tokenizer=tokenizer), aside)
         else:
-            trimmed.save_pretrained(aside)
-            save_tokenizer(tokenizer, aside)
+            save_model(trimmed, aside, tokenizer)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
         write_json(aside / RECORD_FILE, facts)
