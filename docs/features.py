@@ -20,12 +20,12 @@ FEATURES = {
     "architectures, loading, copying, costs": "models",
     "text, blocks, masking": "data",
     "tasks of fine-tuned teachers": "tasks runs/task.py",
-    "widths, budgets, `plan`": "plans cli/plan.py runs/plan.py runs/timing.py",
+    "widths, budgets, `plan`": "plans cli/plan.py runs/plan.py",
     "latency": "plans/latency.py cli/latency.py",
     "exports, card, report, `verify`, `push`": "export cli/export.py cli/report.py methods/formats.py",
     "files, settings, tables": "files tables.py",
     "runs and command line": "runs cli __main__.py methods/__init__.py",
-    "embedding models, rerankers, `cascade`": "embedding runs/embedding.py runs/reranker.py runs/texts.py "
+    "embedding models, rerankers, `cascade`": "embedding runs/embedding.py runs/reranker.py "
     "cli/cascade.py",
     "`evaluate`, `finetune`": "evaluation cli/evaluate.py cli/finetune.py",
     "`trim`": "vocabulary runs/trim.py cli/trim.py",

@@ -6,10 +6,15 @@ Trainer, data sets or timing is imported where it is asked for.
 
 import json
 import math
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
 
 from ..files.messages import Log
 from ..files.model_files import model_file
@@ -24,8 +29,17 @@ from ..plans.resolve import resolve_plan
 from ..tables import format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _SIZES = ("coverage=0.98", "coverage=0.99", "coverage=0.995", "coverage=0.999", "coverage=1")
 """Vocabularies that a plan describes beside the wanted one."""
+NUM_STEPS = 20
+"""Steps that are taken; the first one warms up and isn't counted."""
+_STEPS_ALONE = {"save_strategy": "no", "eval_strategy": "no", "eval_on_start": False}
+_STEPS_ALONE |= {"report_to": "none", "push_to_hub": False}
 
 
 def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
@@ -62,8 +76,6 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
     # of a budget of milliseconds, of the run that is timed, as its settings count, or of the teacher's method
     latency, timing = _latency(question, config), {}
     if question.time:
-        from .timing import time_run
-
         timing = time_run(values, log, num_tokens=num_tokens)
     plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, method)
 
@@ -96,8 +108,6 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         costs["run"] = planned_run(num_tokens, config.hidden_size)
         lines.append(format_planned_run(costs["run"]))
     if timing:
-        from .timing import format_timing
-
         costs["timing"] = timing
         lines.append(format_timing(timing))
         num_tokens = timing["num_tokens"] if predicts_words else None
@@ -254,3 +264,123 @@ def format_planned_latency(facts: Mapping[str, Any]) -> str:
         spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
         lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
     return "\n".join(lines)
+
+
+# Minutes and memory of a run
+
+
+def time_run(
+    values: Mapping[str, Any], log: Log, *, num_steps: int = NUM_STEPS, num_tokens: float | None = None
+) -> dict[str, Any]:
+    """Take some steps of a run, and estimate the whole of it; only tokenized text stays, in the cache.
+
+    The steps are of the run itself: its text, its batches, its teacher and its student, pruned along the same curve in
+    fewer steps. So they are as wide on average as those of the whole run. Masks are chosen more often; the time that a
+    choice takes counts as often as the run makes one.
+
+    Args:
+        values: settings of the run by name, as the JSON file of `homodistil distill` holds them; without `output_dir`.
+        log: takes lines for the user.
+        num_steps: steps to take, ≥ 3.
+        num_tokens: of the whole run, at full rows. Default: as long as `values` make it.
+
+    Returns:
+        `num_steps`: of the whole run; `seconds_per_step`, `setup_s` (reading, tokenizing, loading, scoring), `time_s`:
+        of the whole run without evaluations; `peak_bytes`; `device`; `num_tokens`: that it reads, at full rows;
+        `student`: its [`WidthPlan`], which is the method's.
+
+    Raises:
+        ValueError: as the run itself; a list of students.
+    """
+    from ..training.progress import ShortProgress
+    from ..training_args import with_settings
+    from .config import run_of
+    from .student import make_trainer
+
+    since = time.perf_counter()
+    with TemporaryDirectory() as folder:
+        settings = run_of({**values, **_STEPS_ALONE, "output_dir": folder}, "the planned run")
+        if settings.members:
+            raise ValueError(f"student={values['student']!r} is several students; time one of them, such as the last")
+        trainer = make_trainer(settings, log)
+        length = trainer.rows_facts.get("max_seq_length", settings.run.row_length)
+        of_step = trainer.args.rows_per_step * length
+        if num_tokens is None:
+            *_, planned = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+        else:
+            planned = max(1, round(num_tokens / of_step))
+        choices = num_choices(trainer, planned)
+        # so few steps, along the same curve
+        shortened = {"max_steps": min(num_steps, planned), "disable_tqdm": True, "logging_strategy": "no"}
+        shortened |= {"pruning_interval_steps": 1} if hasattr(trainer.args, "pruning_interval_steps") else {}
+        trainer.args = with_settings(trainer.args, **shortened)
+        trainer.remove_callback(ShortProgress)
+        begin_step, begins, choosing = trainer.begin_step, [], []
+
+        def timed_begin() -> None:
+            begins.append(time.perf_counter())
+            begin_step()
+            choosing.append(time.perf_counter() - begins[-1])
+
+        trainer.begin_step = timed_begin
+        began = time.perf_counter()
+        trainer.train()
+        begins.append(time.perf_counter())
+    if len(choosing) < 3:
+        raise ValueError(f"max_steps={planned} is too short a run to be timed; expected at least 3")
+    taken = num_choices(trainer, trainer.args.max_steps)
+    # the mean of the steps behind the first, with as many choices of masks as the whole run makes
+    choosing_s = sum(choosing[1:])
+    alone = (begins[-1] - begins[1] - choosing_s) / (len(choosing) - 1)
+    seconds = alone + choosing_s / max(1, taken) * choices / planned
+    # what the first step took beyond a usual one is part of the setup
+    setup_s = began - since + max(0.0, begins[1] - began - seconds)
+    return {
+        "num_steps": planned,
+        "rows_per_step": trainer.args.rows_per_step,
+        "num_tokens": planned * of_step,
+        "seconds_per_step": seconds,
+        "setup_s": setup_s,
+        "time_s": setup_s + planned * seconds,
+        "peak_bytes": peak_bytes(trainer.args.device),
+        "device": str(trainer.args.device),
+        "student": trainer.plan,
+    }
+
+
+def num_choices(trainer: Any, num_steps: int) -> int:
+    """How often a run of so many steps chooses masks behind its first step; 0 of a method that prunes nothing."""
+    from ..trainer import HomoDistilTrainer
+
+    if not isinstance(trainer, HomoDistilTrainer):
+        return 0
+    schedule = trainer.args.pruning_schedule(num_steps, trainer.pruned_kinds)
+    return sum(map(schedule.is_due, range(1, math.ceil(schedule.end_step) + 1)))
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory so far: of tensors on a GPU, else of this process; None where it isn't known."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # bytes on macOS, kibibytes elsewhere
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def format_timing(timing: Mapping[str, Any]) -> str:
+    """Describe what the whole run takes."""
+    peak = timing["peak_bytes"]
+    memory = "" if peak is None else f"\n  memory peak {peak / 1e9:.1f} GB"
+    return (
+        f"on this machine ({timing['device']}), by some steps of the run:\n  {timing['num_steps']:,} steps of "
+        f"{timing['rows_per_step']:,} rows take {_duration(timing['time_s'])}, without evaluations: "
+        f"{timing['seconds_per_step']:.2g} s a step and {timing['setup_s']:.0f} s before the first{memory}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

@@ -11,8 +11,9 @@ from homodistil_hf.cli import main
 from homodistil_hf.models.loading import load_encoder_config
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.pruner import Pruner
-from homodistil_hf.runs import timing as timing_module
-from homodistil_hf.runs.timing import NUM_STEPS, StepClock, format_timing, time_run
+from homodistil_hf.runs import plan as planning
+from homodistil_hf.runs.plan import NUM_STEPS, format_timing, time_run
+from homodistil_hf.trainer import HomoDistilTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -43,18 +44,18 @@ def test_passes_are_counted_as_the_run_counts_them(values):
 
 def test_choices_of_masks_count_as_often_as_the_whole_run_makes_them(values, monkeypatch):
     now = [0.0]
-    end_step, choose = StepClock.on_step_end, Pruner.step
+    train, choose = HomoDistilTrainer.training_step, Pruner.step
 
-    def on_step_end(self, *args, **kwargs):
+    def training_step(self, *args, **kwargs):
         now[0] += 1.0
-        end_step(self, *args, **kwargs)
+        return train(self, *args, **kwargs)
 
     def step(self, step, schedule, **kwargs):
         now[0] += 10.0 * (step <= schedule.end_step and schedule.is_due(step))
         return choose(self, step, schedule, **kwargs)
 
-    monkeypatch.setattr(timing_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(StepClock, "on_step_end", on_step_end)
+    monkeypatch.setattr(planning, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(HomoDistilTrainer, "training_step", training_step)
     monkeypatch.setattr(Pruner, "step", step)
     run = {"max_steps": 1000, "pruning_end_fraction": 0.5, "pruning_interval_steps": 10}
     found = time_run(values | run, lambda line: None, num_steps=10)
