@@ -3,7 +3,7 @@
     python examples/make_demo_teacher.py --output_dir homodistil_hf/runs/demo/teacher
 
 Everything is trained on the strings and comments of this Python's standard library and of the packages that are
-installed with this one, without the paragraphs that `homodistil_hf.runs.demo.text` holds out. Weights are
+installed with this one, without the paragraphs that `homodistil_hf.runs.demo.run` holds out. Weights are
 written in float16, and loaded in float32.
 """
 
@@ -26,7 +26,7 @@ from homodistil_hf import tokenize_to_blocks
 from homodistil_hf.data.masking import IGNORED_LABEL, MaskedLMCollator
 from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.models.conversion import to_stock, to_student
-from homodistil_hf.runs.demo.text import python_files, read_documents, source_files
+from homodistil_hf.runs.demo.run import python_files, read_documents, source_files
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_SIZE = 2000

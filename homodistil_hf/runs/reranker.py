@@ -14,13 +14,14 @@ from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, load_tokenizer
 from ..tasks.columns import ReadRows, described_rows, has_values, listed_columns, num_labelled, ranks_pairs
-from ..tasks.encoding import LEAST_ROWS, length_of_rows, what_fits
+from ..tasks.encoding import LEAST_ROWS
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
 from .embedding import UNUSED, in_batches, library_lines, training_of
 from .kinds import Rows, RunInputs, StudentKind
 from .masked_words import set_length, summary_with
 from .settings import Log, RunConfig
+from .task import row_length
 
 
 def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
@@ -75,11 +76,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         train, held_out = map(
             list, zip(*(apart(part, log, together=part.columns.texts[0]) for part in train), strict=True)
         )
-    length = run.max_seq_length
-    if length is None:
-        # the length that the rows of the longest source need
-        length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
-        log(f"max_seq_length={length}: {what_fits(length, columns, config, tokenizer)}")
+    length = row_length(settings, inputs, train, log)
     reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
     tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
     parts = in_batches(settings, *tokenized)

@@ -3,7 +3,7 @@
 `tasks/` reads the rows, `distillation/task_scores.py` measures in the task's words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,10 +104,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         warn_of_learned_texts(train, held_out)
         if held_out.columns != train.columns:
             log(f"eval_data: {held_out.columns.describe()}")
-    length = run.max_seq_length
-    if length is None:
-        length = length_of_rows(train.rows, train.columns, config, inputs.tokenizer)
-        log(f"max_seq_length={length}: {what_fits(length, train.columns, config, inputs.tokenizer)}")
+    length = row_length(settings, inputs, [train], log)
     encoded = [
         encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
         for part in (train, held_out)
@@ -129,6 +126,16 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         grading=grading,
         metrics=("kl", "agreement", *REPORTED[kind]),
     )
+
+
+def row_length(settings: RunConfig, inputs: RunInputs, train: Sequence[ReadRows], log: Log) -> int:
+    """Return the given length, else the one that the rows of the longest source need."""
+    if (given := settings.run.max_seq_length) is not None:
+        return int(given)
+    config, tokenizer = inputs.config, inputs.tokenizer
+    length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
+    log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
+    return length
 
 
 def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRows:

@@ -1,7 +1,6 @@
 import io
 import json
 import re
-import shutil
 from contextlib import suppress
 
 import pytest
@@ -251,15 +250,6 @@ def test_verify_passes_what_a_run_exported(finished, capsys):
         told = capsys.readouterr().out
         assert f"{folder}: all is well" in told
         assert "sha256" not in told
-
-
-@pytest.mark.slow
-def test_verify_tells_what_is_wrong(finished, tmp_path, capsys):
-    shutil.copytree(finished / "student", tmp_path / "student")
-    weights = tmp_path / "student" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    assert main(["verify", str(tmp_path / "student")]) == 1
-    assert "model.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -5,10 +5,8 @@ import re
 
 import pytest
 from rows import each
-from tiny_models import make_teacher
 from transformers import BertConfig
 
-from homodistil_hf.cli import main
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.plans.advice import Measured, advise, doubts, read_advice, to_json
 from homodistil_hf.plans.resolve import resolve_plan
@@ -94,12 +92,3 @@ def test_a_budget_that_is_none_is_refused(num_tokens):
 def test_measurements_survive_their_file(tmp_path):
     (path := tmp_path / "advice.json").write_text(json.dumps(to_json("x", POINTS)))
     assert read_advice(path) == ("x", [POINTS[1], POINTS[0], POINTS[2]])
-
-
-def test_plan_tells_it(tmp_path, capsys):
-    make_teacher().config.save_pretrained(tmp_path)
-    words = ["plan", "--teacher", str(tmp_path), "--student", "macs=0.25", "--num_tokens", "2e6"]
-    assert main(words) == 0
-    assert "\nadvice for 2 M tokens" in capsys.readouterr().out
-    assert main([*words, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["advice"].startswith("advice for 2 M tokens")

@@ -168,12 +168,6 @@ def test_narrow_attention_costs_what_was_asked_for_and_fits_a_stock_bert(teacher
     assert plan.hidden_size >= plan_for_budget(f"macs={share}", config).hidden_size
 
 
-@pytest.mark.parametrize(("num_heads", "head_dim"), [(12, 18), (8, 26)])
-def test_heads_can_be_named_beside_a_budget(num_heads, head_dim):
-    plan = plan_for_budget(f"macs=0.25, num_attention_heads={num_heads}", TEACHERS["six layers"])
-    assert (plan.layers[0].num_attention_heads, plan.layers[0].head_dim) == (num_heads, head_dim)
-
-
 @pytest.mark.parametrize("kind", ["macs", "compact_macs", "params"])
 def test_the_layers_can_be_named_beside_a_budget(kind):
     teacher = TEACHERS["six layers"]

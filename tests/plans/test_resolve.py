@@ -255,14 +255,6 @@ def check(*students: str) -> None:
     check_family(students, [resolve_plan(student, BASE) for student in students], widths_of(BASE))
 
 
-@pytest.mark.parametrize(
-    "students",
-    [["macs=0.5", "macs=0.25", "macs=0.125"], ["homobert-base", "params=30M", "homobert-tiny"], ["macs=0.5"]],
-)
-def test_families_that_can_be_made(students):
-    check(*students)
-
-
 @each(
     ("students", "message"),
     [

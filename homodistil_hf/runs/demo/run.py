@@ -1,13 +1,19 @@
 """`homodistil demo`: a real teacher, its HomoDistil student, the same widths pruned at once and from scratch.
 
 Everything is a function of settings and seed, never of a clock. The teacher comes with the package;
-`examples/make_demo_teacher.py` made it, and `text.py` finds the text. Until all is done, `training/` has checkpoints:
-a demo that was stopped goes on when it is started again.
+`examples/make_demo_teacher.py` made it. The text is English that every Python has: docstrings, messages and comments
+of its standard library. Until all is done, `training/` has checkpoints: a demo that was stopped goes on when it is
+started again.
 """
 
+import ast
 import dataclasses
+import hashlib
+import re
 import shutil
+import sysconfig
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +22,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from tqdm.auto import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from ...data.blocks import tokenize_to_blocks
 from ...distillation.teacher import multiplies_bfloat16
-from ...export.export_folder import check_output
 from ...export.facts import CARD_FILE, LATENCY, read_facts
 from ...export.outcome import outcome_line
 from ...export.report import write_report
@@ -42,7 +48,6 @@ from ...training.distillation_trainer import DistillationTrainer
 from ...training.progress import ShortProgress
 from ...training.run_folder import existing_files, folder_claimed
 from ..kinds import trainer_named
-from .text import read_documents, source_files
 
 TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
@@ -69,6 +74,19 @@ _SENTENCES = (
     "This function is used to [MASK] the data.",
     "The default [MASK] is None.",
 )
+# Half of all English text consists of words like these; tables, signatures and listings do not.
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """the of to and a in is for that be this with are it as by on or from an can not if which will at when has
+        have was should its must than may into used but all one you any each only there they""",
+    )
+)
+_MIN_WORDS = 8
+_MIN_FUNCTION_WORD_FRACTION = 0.2
+_MIN_LETTER_FRACTION = 0.85
+_SKIPPED_FOLDERS = {"test", "tests", "idlelib", "site-packages", "dist-packages"}
+_HELD_OUT_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -173,8 +191,6 @@ def claim_folder(settings: DemoSettings) -> None:
         raise ValueError(
             f"output_dir={str(folder)!r} is not empty and was not written by homodistil demo; name another folder"
         )
-    for name in _STUDENTS:
-        check_output(folder / name, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     marks = {"made_by": _MADE_BY, "settings": dataclasses.asdict(settings)}
     # checkpoints of other settings would be gone on with
@@ -270,3 +286,91 @@ def _print_outcome(folder: Path, rows: list[dict[str, Any]]) -> None:
         for name, fill in fills.items():
             words = [guess["token_str"] for guess in fill(sentence, top_k=_NUM_PREDICTIONS)]
             print(f"  {name.ljust(8)} {', '.join(words)}")
+
+
+# The text: source files are parsed, never imported, so nothing in them runs. A file's name alone decides whether it is
+# training text or held-out text. So no machine trains a student on text that the teacher's machine held out.
+
+
+def source_files() -> dict[str, Path]:
+    """Name and path of the Python files of the standard library, without its tests, by name."""
+    return python_files(Path(sysconfig.get_path("stdlib")))
+
+
+def python_files(root: Path) -> dict[str, Path]:
+    """Name and path of the Python files under a folder, without tests and installed packages, by name."""
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
+    return {name: root / name for name in names if not _SKIPPED_FOLDERS & set(name.split("/"))}
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a source file's text is for measuring: one in 16, by its name."""
+    return hashlib.sha256(name.encode()).digest()[0] % _HELD_OUT_EVERY == 0
+
+
+def read_documents(files: Mapping[str, Path]) -> tuple[list[str], list[str]]:
+    """Training documents and held-out ones, no paragraph twice.
+
+    Args:
+        files: path of each file by its name.
+
+    Returns:
+        `tuple[list[str], list[str]]`: one document a source file that has any text, paragraphs separated by a newline.
+
+    Raises:
+        ValueError: there is no text.
+    """
+    documents: tuple[list[str], list[str]] = ([], [])
+    seen: set[str] = set()
+    # training files come first, so held-out text has no paragraph of theirs
+    for name in tqdm(sorted(files, key=is_held_out), desc="Reading the standard library", unit=" files"):
+        new = {text.casefold(): text for text in english_paragraphs(files[name]) if text.casefold() not in seen}
+        seen.update(new)
+        if new:
+            documents[is_held_out(name)].append("\n".join(new.values()))
+    if not all(documents):
+        raise ValueError(f"num_files={len(files)}: this Python's standard library has no source text; use another")
+    return documents
+
+
+def english_paragraphs(path: Path) -> list[str]:
+    """The English paragraphs in one source file's strings and comments, without line breaks.
+
+    A file that this Python can't parse has none.
+    """
+    try:
+        source = path.read_text(encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    strings = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    # lines of comments that follow each other are one text, without their marks
+    comments = [re.sub(r"(?m)^\s*#+", "", lines) for lines in re.findall(r"(?m)(?:^[ \t]*#.*\n)+", source)]
+    blocks = (block for text in strings + comments for block in re.split(r"\n\s*\n", text))
+    # examples of the interpreter are no prose
+    paragraphs = (" ".join(block.split()) for block in blocks if ">>>" not in block)
+    return [paragraph for paragraph in paragraphs if is_english(paragraph)]
+
+
+def is_english(paragraph: str) -> bool:
+    """Whether a paragraph without line breaks is plain prose rather than a table, a signature or code.
+
+    Example:
+    ```python
+    >>> is_english("Return the number of bytes that are left in the buffer.")
+    True
+    >>> is_english("x : array_like, shape (n, m), dtype=float64, default=None, y : int")
+    False
+
+    ```
+    """
+    words = paragraph.split()
+    if len(words) < _MIN_WORDS or not paragraph.isascii():
+        return False
+    num_function_words = sum(word.lower().strip(".,;:()") in _FUNCTION_WORDS for word in words)
+    num_letters = sum(character.isalpha() or character == " " for character in paragraph)
+    return num_function_words >= _MIN_FUNCTION_WORD_FRACTION * len(
+        words
+    ) and num_letters >= _MIN_LETTER_FRACTION * len(paragraph)
