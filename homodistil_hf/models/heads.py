@@ -66,11 +66,8 @@ def with_fresh_head(
     attention = "eager" if fastest_device().type == "cpu" else None
     model: PreTrainedModel = getattr(transformers, kind.auto_class).from_config(config, attn_implementation=attention)
     state = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(_POOLER)}
-    missing, unexpected = model.base_model.load_state_dict(state, strict=False)
-    if unexpected or any(not name.startswith(_POOLER) for name in missing):
-        raise ValueError(
-            f"encoder={type(encoder).__name__} does not fit {type(model).__name__}: {missing}, {unexpected}"
-        )
+    fresh = {name: tensor for name, tensor in model.base_model.state_dict().items() if name.startswith(_POOLER)}
+    model.base_model.load_state_dict(state | fresh)
     generator = torch.Generator().manual_seed(seed)
     for layer in head_linears(model):
         nn.init.normal_(layer.weight, std=model.config.initializer_range, generator=generator)

@@ -39,6 +39,16 @@ def norm(name: str, channels: str = HIDDEN) -> dict[str, tuple[str, ...]]:
     return {f"{name}.weight": (channels,), f"{name}.bias": (channels,)}
 
 
+_ROWS = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+"""Table of embeddings → the meaning of its rows."""
+
+
+def embeddings(*tables: str, channels: str = HIDDEN) -> Shapes:
+    """Return the parameters of tables of embeddings, by their names in BERT, and of their LayerNorm."""
+    named = {f"embeddings.{name}_embeddings.weight": (_ROWS[name], channels) for name in tables}
+    return {**named, **norm("embeddings.LayerNorm", channels)}
+
+
 def attention_of(names: tuple[str, str, str, str], *, bias: bool = True) -> Shapes:
     """Return the parameters of the linear modules query, key, value and output."""
     query, key, value, output = names

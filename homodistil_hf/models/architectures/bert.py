@@ -4,11 +4,12 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .architecture import EMBEDDING, HIDDEN, LABELS, Architecture, Shapes, layer_of, linear, norm
+from .architecture import EMBEDDING, HIDDEN, LABELS, Architecture, embeddings, layer_of, linear, norm
 
 _ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 FFN, NORMS = ("intermediate.dense", "output.dense"), ("attention.output.LayerNorm", "output.LayerNorm")
 POOLER = linear("pooler.dense", HIDDEN, HIDDEN)
+_TABLES = ("word", "position", "token_type")
 ROBERTA_HEADS: dict[str, Any] = {
     "masked_lm": {
         **linear("lm_head.dense", HIDDEN, HIDDEN),
@@ -24,18 +25,9 @@ ROBERTA_HEADS: dict[str, Any] = {
 """Heads of RoBERTa and of architectures that took them over."""
 
 
-def _embeddings(channels: str = HIDDEN) -> Shapes:
-    """Return the tables of words, positions and segments, and their LayerNorm."""
-    tables = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
-    return {
-        **{f"embeddings.{name}_embeddings.weight": (rows, channels) for name, rows in tables.items()},
-        **norm("embeddings.LayerNorm", channels),
-    }
-
-
 def _architecture(name: str, model_type: str, stock: str, **more: Any) -> Architecture:
     """Return an architecture; `more` are its heads and what only it has."""
-    usual: dict[str, Any] = {"prefix": model_type, "embeddings": _embeddings(), "pooler": POOLER}
+    usual: dict[str, Any] = {"prefix": model_type, "embeddings": embeddings(*_TABLES), "pooler": POOLER}
     return Architecture(
         name=name,
         model_type=model_type,
@@ -72,7 +64,7 @@ ERNIE = _architecture(
     "Ernie",
     **bert_heads("ernie"),
     surplus=_NEXT_SENTENCE,
-    embeddings={**_embeddings(), _TASKS: ("task_type_vocab_size", HIDDEN)},
+    embeddings={**embeddings(*_TABLES), _TASKS: ("task_type_vocab_size", HIDDEN)},
     absent=lambda config: () if config.use_task_id else (_TASKS,),
 )
 
@@ -109,7 +101,7 @@ ELECTRA = _architecture(
         **linear("discriminator_predictions.dense", HIDDEN, HIDDEN),
         **linear("discriminator_predictions.dense_prediction", _ONE, HIDDEN),
     },
-    embeddings={**_embeddings(EMBEDDING), **_PROJECTION},
+    embeddings={**embeddings(*_TABLES, channels=EMBEDDING), **_PROJECTION},
     pooler={},
     absent=lambda config: tuple(_PROJECTION) if config.embedding_size == config.hidden_size else (),
     sizes={_ONE: lambda config: 1},

@@ -2,7 +2,7 @@
 
 from transformers import DebertaV2Config
 
-from .architecture import EMBEDDING, HIDDEN, LABELS, QUERY, Architecture, layer_of, linear, norm
+from .architecture import EMBEDDING, HIDDEN, LABELS, QUERY, Architecture, embeddings, layer_of, linear, norm
 from .bert import FFN, NORMS
 
 _DISTANCES, _KERNEL = "num_distances", "conv_kernel_size"
@@ -77,9 +77,7 @@ DEBERTA = Architecture(
     untied=_UNTIED,
     classifier=linear("pooler.dense", HIDDEN, HIDDEN) | LABELS,
     embeddings={
-        "embeddings.word_embeddings.weight": ("vocab_size", EMBEDDING),
-        "embeddings.position_embeddings.weight": ("max_position_embeddings", EMBEDDING),
-        "embeddings.token_type_embeddings.weight": ("type_vocab_size", EMBEDDING),
+        **embeddings("word", "position", "token_type", channels=EMBEDDING),
         _PROJECTION: (HIDDEN, EMBEDDING),
         **norm("embeddings.LayerNorm"),
         "encoder.rel_embeddings.weight": (_DISTANCES, HIDDEN),

@@ -1,6 +1,6 @@
 """DistilBERT: no segments, names of its own for everything, and a masked-LM head beside the encoder."""
 
-from .architecture import HIDDEN, LABELS, Architecture, layer_of, linear, norm
+from .architecture import HIDDEN, LABELS, Architecture, embeddings, layer_of, linear, norm
 
 _ATTENTION = ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin")
 
@@ -16,11 +16,7 @@ DISTILBERT = Architecture(
     },
     untied={"vocab_projector.weight": ("vocab_size", HIDDEN)},
     classifier=linear("pre_classifier", HIDDEN, HIDDEN) | LABELS,
-    embeddings={
-        "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
-        "embeddings.position_embeddings.weight": ("max_position_embeddings", HIDDEN),
-        **norm("embeddings.LayerNorm"),
-    },
+    embeddings=embeddings("word", "position"),
     layer=layer_of(_ATTENTION, ("ffn.lin1", "ffn.lin2"), ("sa_layer_norm", "output_layer_norm")),
     layers="transformer.layer",
     attention=_ATTENTION,

@@ -1,6 +1,6 @@
 """MPNet: all layers add a table of distances to their scores, with a column for each head."""
 
-from .architecture import HEAD, HIDDEN, Architecture, layer_of, norm
+from .architecture import HEAD, Architecture, embeddings, layer_of
 from .bert import FFN, POOLER, ROBERTA_HEADS
 
 _ATTENTION = ("attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o")
@@ -12,9 +12,7 @@ MPNET = Architecture(
     prefix="mpnet",
     **ROBERTA_HEADS,
     embeddings={
-        "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
-        "embeddings.position_embeddings.weight": ("max_position_embeddings", HIDDEN),
-        **norm("embeddings.LayerNorm"),
+        **embeddings("word", "position"),
         "encoder.relative_attention_bias.weight": ("relative_attention_num_buckets", HEAD),
     },
     layer=layer_of(_ATTENTION, FFN, ("attention.LayerNorm", "output.LayerNorm")),

@@ -4,12 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .architecture import HIDDEN, LABELS, NEURON, Architecture, Shapes, attention_of, linear, norm
+from .architecture import HIDDEN, LABELS, NEURON, Architecture, Shapes, attention_of, embeddings, linear, norm
 from .bert import POOLER, ROBERTA_HEADS, bert_heads
 
 _ALL_LAYERS = "all"  # as in modeling_layerwise.py, which imports more than a plan needs
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-_SEGMENTS = "embeddings.token_type_embeddings.weight"
 
 
 def gated_ffn(*, before: bool, after: bool) -> Shapes:
@@ -53,11 +52,7 @@ def _architecture(
         name=name,
         model_type=model_type,
         stock=stock,
-        embeddings={
-            "embeddings.word_embeddings.weight": ("vocab_size", HIDDEN),
-            _SEGMENTS: ("type_vocab_size", HIDDEN),
-            **norm("embeddings.LayerNorm"),
-        },
+        embeddings=embeddings("word", "token_type"),
         layer={
             **attention_of(_ATTENTION, bias=bias),
             **ffn,
@@ -94,7 +89,7 @@ GTE = _architecture(
     classifier=linear("gte.pooler.dense", HIDDEN, HIDDEN) | LABELS,
     answers=None,
     ffn=gated_ffn(before=False, after=True),
-    absent=lambda config: () if config.type_vocab_size else (_SEGMENTS,),
+    absent=lambda config: () if config.type_vocab_size else ("embeddings.token_type_embeddings.weight",),
 )
 JINA_EMBEDDINGS_V3 = _architecture(
     "Jina embeddings v3",
