@@ -1,6 +1,5 @@
 """DeBERTa-v2 and v3 with widths of their own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,9 +19,7 @@ class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
 class DebertaV2Layers(LayerwiseModel):
     """DeBERTa's linear layers, and the scale of its scores."""
 
-    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        (f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query")), 1
-    )
+    into_attention = tuple(f"attention.self.{name}_proj" for name in ("query", "key", "value", "pos_key", "pos_query"))
     queries = ("attention.self.query_proj", "attention.self.pos_query_proj")
     scales_queries = True
 

@@ -21,12 +21,10 @@ class DistilBertLayers(LayerwiseModel):
 
     layers_path = "transformer.layer"
     attention_path = "attention"
-    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("attention.q_lin", "attention.k_lin", "attention.v_lin"), 1
-    )
+    into_attention = ("attention.q_lin", "attention.k_lin", "attention.v_lin")
     out_of_attention = "attention.out_lin"
     queries = ("attention.q_lin",)
-    into_ffn: ClassVar[Mapping[str, int]] = {"ffn.lin1": 1}
+    into_ffn = ("ffn.lin1",)
     out_of_ffn = "ffn.lin2"
 
 

@@ -1,8 +1,5 @@
 """Jina embeddings v3 with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from transformers import JinaEmbeddingsV3Config
 
 from .modeling_layerwise import RobertaMaskedLM, RotaryConfig, RotaryLayers, student_classes
@@ -17,7 +14,7 @@ class HomoJinaEmbeddingsV3Config(RotaryConfig, JinaEmbeddingsV3Config):
 class JinaEmbeddingsV3Layers(RotaryLayers):
     """Jina embeddings v3's linear layers."""
 
-    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.fc1": 1}
+    into_ffn = ("mlp.fc1",)
     out_of_ffn = "mlp.fc2"
 
 

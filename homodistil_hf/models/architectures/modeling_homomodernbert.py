@@ -1,8 +1,5 @@
 """ModernBERT with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import torch
 from transformers import ModernBertConfig
 
@@ -20,10 +17,11 @@ class ModernBertLayers(RotaryLayers):
 
     scales_rotation = True
     attention_path = "attn"
-    into_attention: ClassVar[Mapping[str, int]] = {"attn.Wqkv": 3}
+    into_attention = ("attn.Wqkv",)
     keys_and_values = ()
     out_of_attention = "attn.Wo"
-    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.Wi": 2}
+    into_ffn = ("mlp.Wi",)
+    num_fused = (3, 2)
     out_of_ffn = "mlp.Wo"
     queries = ()
 

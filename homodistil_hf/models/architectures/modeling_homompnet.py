@@ -1,7 +1,6 @@
 """MPNet with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 from transformers import MPNetConfig
@@ -19,9 +18,7 @@ class MPNetLayers(LayerwiseModel):
     """MPNet's linear layers, and the table of distances that the heads of all layers share."""
 
     attention_path = "attention.attn"
-    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("attention.attn.q", "attention.attn.k", "attention.attn.v"), 1
-    )
+    into_attention = ("attention.attn.q", "attention.attn.k", "attention.attn.v")
     out_of_attention = "attention.attn.o"
     queries = ("attention.attn.q",)
     scales_queries = True

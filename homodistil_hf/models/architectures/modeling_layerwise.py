@@ -175,16 +175,15 @@ class LayerwiseModel(PreTrainedModel):
 
     layers_path: ClassVar[str] = "encoder.layer"
     attention_path: ClassVar[str] = "attention.self"
-    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("attention.self.query", "attention.self.key", "attention.self.value"), 1
-    )
-    """Linear layer → number of outputs as a multiple of heads × head size."""
+    into_attention: ClassVar[tuple[str, ...]] = ("attention.self.query", "attention.self.key", "attention.self.value")
+    into_ffn: ClassVar[tuple[str, ...]] = ("intermediate.dense",)
+    num_fused: ClassVar[tuple[int, int]] = (1, 1)
+    """Outputs of a linear layer as a multiple of heads × head size, and of an FFN's neurons."""
     keys_and_values: ClassVar[tuple[str, ...]] = ()
     """Those among them whose outputs several queries may share."""
     head_norms: ClassVar[tuple[str, ...]] = ()
     """Norms over the channels of a head."""
     out_of_attention: ClassVar[str] = "attention.output.dense"
-    into_ffn: ClassVar[Mapping[str, int]] = {"intermediate.dense": 1}
     out_of_ffn: ClassVar[str] = "output.dense"
     queries: ClassVar[tuple[str, ...]] = ("attention.self.query",)
     scales_queries: ClassVar[bool] = False
@@ -216,9 +215,9 @@ class LayerwiseModel(PreTrainedModel):
         hidden, attention = widths.hidden_size, widths.num_attention_heads * layer_head_dim(widths)
         ffn = getattr(widths, width_name(widths, "intermediate_size"))
         # linear layer → (inputs, outputs)
-        sizes = {name: (hidden, times * attention) for name, times in self.into_attention.items()}
+        sizes = dict.fromkeys(self.into_attention, (hidden, self.num_fused[0] * attention))
         sizes |= dict.fromkeys(self.keys_and_values, (hidden, attention // queries_per_key(widths)))
-        sizes |= {name: (hidden, times * ffn) for name, times in self.into_ffn.items()}
+        sizes |= dict.fromkeys(self.into_ffn, (hidden, self.num_fused[1] * ffn))
         sizes |= {self.out_of_attention: (attention, hidden), self.out_of_ffn: (ffn, hidden)}
         present = dict(layer.named_modules())
         for name, (inputs, outputs) in sizes.items():
@@ -283,12 +282,10 @@ class RotaryLayers(LayerwiseModel):
     """Whether attention takes its softmax scale from the present head size, so that rotations must compensate."""
     layers_path = "layers"
     attention_path = "self_attn"
-    into_attention: ClassVar[Mapping[str, int]] = dict.fromkeys(
-        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), 1
-    )
+    into_attention: ClassVar[tuple[str, ...]] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     keys_and_values: ClassVar[tuple[str, ...]] = ("self_attn.k_proj", "self_attn.v_proj")
     out_of_attention = "self_attn.o_proj"
-    into_ffn: ClassVar[Mapping[str, int]] = {"mlp.gate_proj": 1, "mlp.up_proj": 1}
+    into_ffn: ClassVar[tuple[str, ...]] = ("mlp.gate_proj", "mlp.up_proj")
     out_of_ffn = "mlp.down_proj"
     queries: ClassVar[tuple[str, ...]] = ("self_attn.q_proj",)
 
