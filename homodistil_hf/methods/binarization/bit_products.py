@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class BitProduct:
         spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
         # x → u, bit by bit
-        library = _library()
+        library: Any = compiled()
         library.pack_values(
             *_addresses(values_RI, planes_KRW, spoilt_R),
             *(num_rows, self.num_inputs, num_bits, int(quantizer.is_sign)),
@@ -100,37 +100,23 @@ class BitProduct:
         return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
 
 
+@lru_cache(maxsize=1)
 def compiled() -> ctypes.CDLL | None:
     """Compile the C file for this machine, once a process, and load it; None where no compiler does it."""
+    command = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), _COMPILERS[0])
+    run = partial(subprocess.run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     try:
-        return _library()
-    except OSError as error:
-        logger.warning("%s was not compiled, or does not load: %s", SOURCE.name, error)
+        # a library stays loaded without its file
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder, "bit_products.so"))
+            words = [*shlex.split(command), *_FLAGS]
+            if run([*words, "-fopenmp", str(SOURCE), "-o", path]).returncode:  # without OpenMP one thread multiplies
+                run([*words, str(SOURCE), "-o", path], check=True)
+            library = ctypes.CDLL(path)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        output = str(getattr(error, "output", None) or "")[-500:].strip()
+        logger.warning("%s was not compiled by CC=%s, or does not load: %s", SOURCE.name, command, output or error)
         return None
-
-
-@lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL:
-    command = os.environ.get("CC")
-    try:
-        named = [shlex.split(command)] if command else [[name] for name in _COMPILERS]
-    except ValueError as error:
-        raise OSError(f"CC={command!r} is no command line ({error}); name a compiler, or unset it") from error
-    compiler = next((words for words in named if words and shutil.which(words[0])), None)
-    if compiler is None:
-        raise OSError(f"none of {', '.join(_COMPILERS)} is on the path, nor does CC name one")
-    # a library stays loaded without its file
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "bit_products.so"))
-        for threads in (["-fopenmp"], []):  # without OpenMP one thread multiplies
-            words = [*compiler, *_FLAGS, *threads, str(SOURCE), "-o", path]
-            done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-            if done.returncode == 0:
-                break
-        else:
-            said = done.stdout[-500:].strip()
-            raise OSError(said or f"{compiler[0]} ended with status {done.returncode}")
-        library = ctypes.CDLL(path)
     address, count, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
     library.pack_values.argtypes = [address] * 3 + [count] * 2 + [ctypes.c_int] * 2 + [number] * 4
     library.multiply_bits.argtypes = [address] * 6 + [count] * 3 + [ctypes.c_int] + [number] * 3

@@ -5,16 +5,16 @@ the model's head; rows, steps and metrics are those of fine-tuning. `trainer.py`
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ...evaluation.evaluated_model import EvaluatedModel, load_model
+from ...evaluation.evaluated_model import load_model
 from ...evaluation.fine_tuning import (
     OwnTaskSettings,
     check_start,
@@ -45,7 +45,6 @@ from .trainer import BinarizationArguments, BinarizationTrainer
 
 _SAVE_STEPS = 200
 _HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
-TaskRows: TypeAlias = tuple[Dataset, Callable[[PreTrainedModel], dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -99,20 +98,24 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
     refuse_ranks()
     folder = Path(settings.output_dir)
     record = folder / SETTINGS_FILE
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir={settings.output_dir!r} is a file; name a folder")
-    check_writable(folder, f"output_dir={settings.output_dir!r}")
-    if existing_files(str(folder)) and not (settings.resume and record.is_file()):
-        remedy = "set resume, or name another folder" if record.is_file() else "it holds no chain; name another folder"
-        raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}")
     with folder_claimed(settings.output_dir, is_main=True):
+        if existing_files(str(folder)) and not (settings.resume and record.is_file()):
+            remedy = "set resume" if record.is_file() else "it holds no chain"
+            raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}, or name another folder")
         start = time.perf_counter()
         keep_datasets_here()
         evaluated = load_model(settings.model)
         settings = with_length(settings, evaluated)
         recorded = check_start(record, settings)
-        teacher, tokenizer = evaluated.model, evaluated.tokenizer
-        encoded, measure = task_rows(settings, evaluated, log)
+        teacher, tokenizer, max_length = evaluated.model, evaluated.tokenizer, settings.row_length
+        if not type(teacher).__name__.endswith(_HEADS):
+            raise ValueError(
+                f"model={type(teacher).__name__} is for no task that is measured here; expected …"
+                f"{' or …'.join(_HEADS)}"
+            )
+        task, train, dev = own_rows(settings, tokenizer, log, teacher)
+        encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
+        measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
         to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": measure(teacher)}
@@ -186,13 +189,11 @@ def _stage(
         num_rows=len(rows),
         save_steps=_SAVE_STEPS,
         arguments_class=BinarizationArguments,
+        overwrite_output_dir=True,  # without a whole checkpoint nothing in it is of use
     )
-    checkpoint = last_checkpoint(folder)
-    if checkpoint is None:
-        remove_folder(folder)  # without a whole checkpoint nothing in it is of use
     trainer = BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows, data_collator=collate)
     trainer.run_folder.how_to_resume = "resume=true"
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(last_checkpoint(folder))
     trainer.check_finite()
     # the model before its checkpoints are removed: a run that is killed between the two has both
     with model_written(done, remedy="Make room, then go on with resume=true") as aside:
@@ -200,22 +201,3 @@ def _stage(
     for finished in sorted_checkpoints(folder):
         remove_folder(finished)
     return student.eval()
-
-
-def task_rows(settings: OwnTaskSettings, evaluated: EvaluatedModel, log: Log) -> TaskRows:
-    """Read the rows that a model with a head for classification, regression or questions was fine-tuned for.
-
-    Returns:
-        `(encoded, measure)`: training rows as model inputs, unpadded, with labels and `length`; model → its metrics on
-        the evaluation rows.
-
-    Raises:
-        ValueError: another head, other labels, or rows that can't be used.
-    """
-    name = type(evaluated.model).__name__
-    if not name.endswith(_HEADS):
-        raise ValueError(f"model={name} is for no task that is measured here; expected …{' or …'.join(_HEADS)}")
-    task, train, dev = own_rows(settings, evaluated.tokenizer, log, evaluated.model)
-    tokenizer, max_length = evaluated.tokenizer, settings.row_length
-    encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
-    return encoded, partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)

@@ -6,7 +6,6 @@ import shutil
 import pytest
 from rows import each
 
-from homodistil_hf.methods.binarization import bit_products
 from homodistil_hf.methods.binarization.bit_products import compiled
 
 REAL = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
@@ -15,16 +14,16 @@ pytestmark = [pytest.mark.skipif(REAL is None, reason="no C compiler here"), pyt
 
 @pytest.fixture(autouse=True)
 def _not_compiled_yet():
-    bit_products._library.cache_clear()
+    compiled.cache_clear()
 
 
 @pytest.fixture
 def compiler(monkeypatch, tmp_path):
     """Lets CC name a script."""
 
-    def write(script, *, first_line="#!/bin/sh\n"):
+    def write(script):
         path = tmp_path / "own-cc"
-        path.write_text(first_line + script)
+        path.write_text(f"#!/bin/sh\n{script}")
         path.chmod(0o755)
         monkeypatch.setenv("CC", str(path))
 
@@ -35,9 +34,8 @@ WRITE = 'for word; do out="$word"; done\n'  # the last word is the library
 
 FAILURES = {
     "writes nothing": ("exit 0", "bit_products.so: cannot open shared object file|image not found"),
-    "fails without a word": ("exit 3", "own-cc ended with status 3"),
+    "fails without a word": ("exit 3", "non-zero exit status 3"),
     "says why": ("echo no licence; exit 1", "no licence"),
-    "writes an empty file": (WRITE + ': > "$out"', "file too short"),
     "writes no library": (WRITE + 'echo hello > "$out"', "file too short|invalid ELF header"),
 }
 
@@ -49,23 +47,19 @@ def test_a_compiler_that_fails_is_told(name, compiler, monkeypatch, caplog):
     assert compiled() is None
     assert re.search(message, caplog.text)
     monkeypatch.delenv("CC")
+    compiled.cache_clear()
     assert compiled() is not None
 
 
 @each(
     ("command", "message"),
-    [("gcc 'x", "is no command line"), ("/nowhere/cc", "none of cc"), ("  ", "none of cc"), ('""', "none of cc")],
+    [("gcc 'x", "CC=gcc 'x, .* No closing quotation"), ("/nowhere/cc", "No such file or directory: '/nowhere/cc'")],
 )
 def test_a_broken_command_line_is_told(command, message, monkeypatch, caplog):
     monkeypatch.setenv("CC", command)
+    compiled.cache_clear()
     assert compiled() is None
-    assert message in caplog.text
-
-
-def test_a_file_that_can_not_be_started_is_told(compiler, caplog):
-    compiler("x", first_line="#!/nowhere/sh\n")
-    assert compiled() is None
-    assert "No such file" in caplog.text
+    assert re.search(message, caplog.text)
 
 
 def test_a_process_compiles_once():
