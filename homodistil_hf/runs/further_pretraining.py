@@ -14,7 +14,7 @@ from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import parse_json, write_json
-from ..methods.self_distillation.rounds import check_folder, run_identity, self_distill
+from ..methods.self_distillation.rounds import check_folder, self_distill
 from ..tables import aligned_lines, cell
 from .config import run_of
 from .kinds import Kind
@@ -42,7 +42,7 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     since = time.perf_counter()
     arguments, training = settings.run, settings.training
     # as `self_distill` does, but before any text is read
-    check_folder(training, run_identity(arguments.teacher, arguments.teacher_revision))
+    check_folder(training, {"model": arguments.teacher, "revision": arguments.teacher_revision})
     inputs = check_inputs(settings)
     keep_datasets_here()
     # one process tokenizes, the others find the rows in its cache

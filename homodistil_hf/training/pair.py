@@ -193,6 +193,16 @@ def prepare(
     return Preparation(student, frozen, plan)
 
 
+def check_alike(teacher: PreTrainedModel, model: PreTrainedModel, names: Sequence[str]) -> None:
+    """Refuse, by a ValueError, a teacher whose configuration has another value of a name than the student's."""
+    for name in names:
+        of_teacher, of_student = (getattr(one.config, name, None) for one in (teacher, model))
+        if of_teacher != of_student:
+            raise ValueError(
+                f"teacher has {name}={of_teacher}, the student {of_student}; both must agree, choose another teacher"
+            )
+
+
 def _freeze_alike(student: LayerwiseModel, model: PreTrainedModel) -> None:
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     for name, parameter in student.named_parameters():

@@ -69,7 +69,7 @@ def test_filters_are_pruned_without_gradients(architecture):
 
 @of_every_masked_lm
 def test_masked_words_are_predicted_by_the_stock_class(architecture):
-    from homodistil_hf.methods.self_distillation.masked_models import MaskedWords
+    from homodistil_hf.methods.self_distillation.trainer import MaskedWords
 
     teacher, batch = masked_lm_teacher(architecture), make_batch()
     with torch.no_grad():

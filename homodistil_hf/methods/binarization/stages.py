@@ -28,7 +28,7 @@ from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_checkpoint, model_written, sorted_checkpoints
-from ...files.folders import check_writable, remove_folder
+from ...files.folders import remove_folder
 from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE

@@ -17,6 +17,7 @@ from ...distillation.tasks import sequence_task
 from ...files.settings import setting
 from ...models.architectures.modeling_binarybert import ElasticQuantizer
 from ...training.exact_trainer import ExactTrainer
+from ...training.pair import check_alike
 from ...training.run_folder import RunFolder
 from ...training_args import ExactArguments, own_arguments
 from .binarizing import calibrate
@@ -53,10 +54,7 @@ class BinarizationTrainer(ExactTrainer):
         super().__init__(model, own_arguments(args, BinarizationArguments), **kwargs)
         self.run_folder = RunFolder(self.args)
         self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
-        for name in ("num_hidden_layers", "hidden_size", "num_labels"):
-            own, others = getattr(self.model.config, name), getattr(teacher_model.config, name)
-            if own != others:
-                raise ValueError(f"teacher has {name}={others}, the student {own}; take the model it was made from")
+        check_alike(teacher_model, model, ("num_hidden_layers", "hidden_size", "num_labels"))
         if teacher_model.config.problem_type == "multi_label_classification":
             raise ValueError("teacher has problem_type='multi_label_classification', which has no loss here")
 

@@ -36,8 +36,7 @@ from ...models.loading import (
 from ...training.ranks import on_every_rank
 from ...training.run_folder import check_free, check_output_dir, check_same_identity, existing_files, folder_claimed
 from ...training_args import with_settings
-from .masked_models import IMAGE_CLASS, check_class
-from .trainer import SelfDistillationArguments, SelfDistillTrainer, check_corpus
+from .trainer import IMAGE_CLASS, SelfDistillationArguments, SelfDistillTrainer, check_class, check_corpus
 
 RUN_FILE = "self_distillation.json"
 
@@ -88,7 +87,7 @@ def self_distill(
         OSError: the model can't be read, or a file can't be written.
     """
     name: str = plain_name(model)
-    identity = run_identity(name, revision)
+    identity = {"model": name, "revision": revision}
     config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
@@ -178,13 +177,11 @@ def _train_round(
     return logs
 
 
-def run_identity(model: str, revision: str | None) -> dict[str, Any]:
-    """Values that a resumed run must have in common with the interrupted run."""
-    return {"model": str(model), "revision": revision}
-
-
 def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder with other files for a new run, and one without this run for one that goes on."""
+    """Refuse a folder with other files for a new run, and one without this run for one that goes on.
+
+    `identity` are the values that a resumed run must have in common with the interrupted one: `model`, `revision`.
+    """
     folder, resume = str(args.output_dir), args.resume_from_checkpoint
     path = Path(folder, RUN_FILE)
     check_output_dir(folder)

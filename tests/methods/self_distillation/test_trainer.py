@@ -14,9 +14,8 @@ from tiny_files import change_json
 from tiny_models import make_blocks, make_teacher, randomized, tiny_tokenizer
 
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.methods.self_distillation.masked_models import MaskedImageCollator
 from homodistil_hf.methods.self_distillation.rounds import load_initial
-from homodistil_hf.methods.self_distillation.trainer import SelfDistillTrainer
+from homodistil_hf.methods.self_distillation.trainer import MaskedImageCollator, SelfDistillTrainer
 
 
 def batch_of(trainer, num_rows=4):
@@ -252,7 +251,7 @@ def test_later_rows_that_the_model_can_not_read_are_told(initial, arguments, mom
 
 def test_teachers_of_another_shape_are_refused(initial, arguments):
     teacher = make_teacher(hidden_size=16, num_attention_heads=2)
-    with pytest.raises(ValueError, match=r"teacher has hidden_size=16, model 32; .* choose another teacher"):
+    with pytest.raises(ValueError, match=r"teacher has hidden_size=16, the student 32; .* choose another teacher"):
         SelfDistillTrainer(load_initial(initial), arguments(), teacher_model=teacher, **data_of(TEXT))
 
 
