@@ -23,8 +23,8 @@ from .methods.baselines.one_shot import OneShotTrainer as OneShotTrainer
 from .methods.binarization.binarizing import to_binary as to_binary
 from .methods.binarization.bit_products import multiply_bits as multiply_bits
 from .methods.binarization.folder import export_packed as export_packed
-from .methods.binarization.trainer import BinarizationArguments as BinarizationArguments
-from .methods.binarization.trainer import BinarizationTrainer as BinarizationTrainer
+from .methods.binarization.stages import BinarizationArguments as BinarizationArguments
+from .methods.binarization.stages import BinarizationTrainer as BinarizationTrainer
 from .methods.formats import deploy_export as deploy_export
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings

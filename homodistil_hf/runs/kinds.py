@@ -39,7 +39,7 @@ METHODS = {
     "embedding": "homodistil_hf.embedding.trainer:EmbeddingDistilTrainer",
     "reranker": "homodistil_hf.embedding.reranker:RerankerDistilTrainer",
     "self_distillation": "homodistil_hf.methods.self_distillation.trainer:SelfDistillTrainer",
-    "bit": "homodistil_hf.methods.binarization.trainer:BinarizationTrainer",
+    "bit": "homodistil_hf.methods.binarization.stages:BinarizationTrainer",
 }
 """Name in configs, sweeps and tables → trainer, whose `arguments_class` are the method's settings."""
 

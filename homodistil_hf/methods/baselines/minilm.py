@@ -10,7 +10,6 @@ Shapes: B batch, T tokens, A channels of all heads side by side, N heads, D chan
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -43,21 +42,6 @@ CHUNK_ELEMENTS = 1 << 22
 _PROJECTIONS = ("query", "key", "value")
 
 
-@dataclass(frozen=True)
-class Relations:
-    """What is compared.
-
-    Args:
-        sides: term → the two of `query`, `key` and `value` that are multiplied.
-        num_heads: relation heads, ≥ 1.
-        teacher_layer: index into the teacher's layers.
-    """
-
-    sides: Mapping[str, tuple[str, str]]
-    num_heads: int
-    teacher_layer: int = -1
-
-
 @dataclass
 class MiniLMArguments(FreshArguments):
     """Settings of MiniLM: factors of the relations and of the masked-LM loss, and the parameters that MLM trains."""
@@ -69,22 +53,24 @@ class MiniLMArguments(FreshArguments):
         refuse_reentrant_checkpointing(self, "this method compares")
 
 
-class RelationTrainer(FreshTrainer, ABC):
+class RelationTrainer(FreshTrainer):
     """What both versions share; subclasses name the relations."""
 
     arguments_class: ClassVar[type[DistillationArguments]] = MiniLMArguments
 
-    @abstractmethod
-    def relations(self) -> Relations:
-        """The relations that are compared, checked against the widths of both models."""
-
-    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """Relations and masked words; arguments and return as [`DistillationTrainer.make_distillation`]."""
+    def related(
+        self, teacher: FrozenTeacher, sides: Mapping[str, tuple[str, str]], *, num_heads: int, teacher_layer: int = -1
+    ) -> DistillationLoss:
+        """The loss of relations and masked words; arguments as [`RelationDistillation`]."""
         args: Any = self.args
-        relations = self.relations()
-        weights = {"mlm": args.mlm_weight} | dict.fromkeys(relations.sides, args.relation_weight)
         return RelationDistillation(
-            self.model, teacher, weights=weights, kept_heads=self.matched_heads, relations=relations
+            self.model,
+            teacher,
+            weights={"mlm": args.mlm_weight} | dict.fromkeys(sides, args.relation_weight),
+            kept_heads=self.matched_heads,
+            relations=sides,
+            num_heads=num_heads,
+            teacher_layer=teacher_layer,
         )
 
 
@@ -110,10 +96,10 @@ class MiniLMTrainer(RelationTrainer):
         return super().impossible_reason(plan, teacher) or other_heads(*heads)
 
     @override
-    def relations(self) -> Relations:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         self.check_possible(self.plan, self.full)
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
-        return Relations(sides, self.plan.layers[-1].num_attention_heads)
+        return self.related(teacher, sides, num_heads=self.plan.layers[-1].num_attention_heads)
 
 
 @dataclass
@@ -145,7 +131,7 @@ class MiniLMv2Trainer(RelationTrainer):
     )
 
     @override
-    def relations(self) -> Relations:
+    def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         num_layers = len(self.full.layers)
         layer = self.args.teacher_layer
         if not is_int(layer) or not -num_layers <= layer < num_layers:
@@ -167,20 +153,30 @@ class MiniLMv2Trainer(RelationTrainer):
                 f"{sizes[0]} and {sizes[1]}; nearest valid: {nearest}"
             )
         self.args.num_relation_heads = asked
-        return Relations(sides, asked, layer)
+        return self.related(teacher, sides, num_heads=asked, teacher_layer=layer)
 
 
 class RelationDistillation(DistillationLoss):
     """Relations of one layer, and whatever of [`DistillationLoss`]'s terms has a weight; arguments as there.
 
-    `weights` also name the `relations`, which are between the student's last layer and one of the teacher's.
+    `weights` also name the `relations`: term → the two of `query`, `key` and `value` that are multiplied, in
+    `num_heads` relation heads. They are between the student's last layer and `teacher_layer` of the teacher's.
     """
 
-    def __init__(self, student: LayerwiseModel, teacher: FrozenTeacher, *, relations: Relations, **kwargs: Any):
+    def __init__(
+        self,
+        student: LayerwiseModel,
+        teacher: FrozenTeacher,
+        *,
+        relations: Mapping[str, tuple[str, str]],
+        num_heads: int,
+        teacher_layer: int = -1,
+        **kwargs: Any,
+    ):
         super().__init__(student, teacher, **kwargs)
-        self.relations = relations
+        self.relations, self.num_heads = relations, num_heads
         self.sides = {
-            "teacher": AttentionRecorder(teacher.fast, _PROJECTIONS, layers=[relations.teacher_layer]),
+            "teacher": AttentionRecorder(teacher.fast, _PROJECTIONS, layers=[teacher_layer]),
             "student": AttentionRecorder(student, _PROJECTIONS, layers=[-1]),
         }
 
@@ -198,11 +194,11 @@ class RelationDistillation(DistillationLoss):
         (teacher,), (student,) = (
             [dict(zip(_PROJECTIONS, layer, strict=True)) for layer in recorded] for recorded in (theirs, own)
         )
-        for name, (left, right) in self.relations.sides.items():
+        for name, (left, right) in self.relations.items():
             error = relation_error(
                 (teacher[left], teacher[right]),
                 (student[left], student[right]),
-                num_heads=self.relations.num_heads,
+                num_heads=self.num_heads,
                 scalings=(self._scaling("teacher", left, right), self._scaling("student", left, right)),
                 token_mask_BT=inputs.get("attention_mask"),
             )
@@ -212,7 +208,7 @@ class RelationDistillation(DistillationLoss):
     def _scaling(self, side: str, left: str, right: str) -> float:
         num_channels, scaling = self.sides[side].attention_of(0)[1:]
         # That of the model's own attention, or of the relation heads.
-        return scaling if left != right else (num_channels / self.relations.num_heads) ** -0.5
+        return scaling if left != right else (num_channels / self.num_heads) ** -0.5
 
 
 def relation_error(

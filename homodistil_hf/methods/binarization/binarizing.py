@@ -1,6 +1,6 @@
 """Float classifier → model of bits, other numbers of bits, and the packed form.
 
-`models/architectures/modeling_binarybert.py` has the layers, `trainer.py` trains them.
+`models/architectures/modeling_binarybert.py` has the layers, `stages.py` trains them.
 """
 
 from collections.abc import Mapping

@@ -23,7 +23,6 @@ from homodistil_hf.methods.baselines.minilm import (
     MiniLMTrainer,
     MiniLMv2Trainer,
     RelationDistillation,
-    Relations,
     relation_error,
 )
 from homodistil_hf.models.conversion import to_student
@@ -356,7 +355,7 @@ def test_the_host_waits_for_the_device_once_a_batch(loss_class):
     student, teacher = (to_student(make_teacher(**WITHOUT_DROPOUT)).to(DEVICE) for _ in range(2))
     weights = dict.fromkeys(("mlm", "kl", "soft_kl", "cosine", "relation"), 1.0)
     weights |= dict.fromkeys(("hidden", "embedding", "attention"), 0.0)
-    relations = {"relations": Relations({"relation": ("query", "key")}, num_heads=4)}
+    relations = {"relations": {"relation": ("query", "key")}, "num_heads": 4}
     others = relations if loss_class is RelationDistillation else {}
     distillation = loss_class(student, FrozenTeacher(teacher), weights=weights, kept_heads=None, **others)
     inputs = {name: tensor.to(DEVICE) for name, tensor in BATCH.items()}

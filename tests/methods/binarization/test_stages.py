@@ -22,8 +22,12 @@ from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, fine_tune_own
 from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
-from homodistil_hf.methods.binarization.stages import BinarizationSettings, binarize_chain
-from homodistil_hf.methods.binarization.trainer import BinarizationArguments, BinarizationTrainer
+from homodistil_hf.methods.binarization.stages import (
+    BinarizationArguments,
+    BinarizationSettings,
+    BinarizationTrainer,
+    binarize_chain,
+)
 
 pytestmark = pytest.mark.slow
 
