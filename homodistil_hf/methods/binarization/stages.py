@@ -36,7 +36,7 @@ from ...export.facts import CHANGED, DATA, run_facts
 from ...export.hub import teacher_card
 from ...files.caches import keep_datasets_here
 from ...files.checkpoints import is_model_done, last_checkpoint, model_written, sorted_checkpoints
-from ...files.folders import remove_folder
+from ...files.folders import check_writable, remove_folder
 from ...files.messages import Log, short_repr
 from ...files.provenance import public_name, version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
@@ -113,6 +113,7 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
     refuse_ranks()
     folder = Path(settings.output_dir)
     record = folder / SETTINGS_FILE
+    check_writable(folder, f"output_dir={settings.output_dir!r}")
     with folder_claimed(settings.output_dir, is_main=True):
         if existing_files(str(folder)) and not (settings.resume and record.is_file()):
             remedy = "set resume" if record.is_file() else "it holds no chain"
