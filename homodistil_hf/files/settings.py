@@ -409,16 +409,11 @@ class SettingsParser(argparse.ArgumentParser):
                 self.error(f"unknown key {key}; what stands first has no key: {self.prog} {' '.join(shown)} …")
 
     def _refuse_unknown(self, word: str) -> NoReturn:
-        if word.strip("-") == "":
-            self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
         if not word.startswith("-"):
             expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
             self.error(f"unexpected argument {short_repr(word)}{expected}")
         name = shortened(word.partition("=")[0])
-        keys = [key for key in self._option_string_actions if key not in ("-h", "--help")]
-        nearest = near_name(name, keys)
-        if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
-            self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
+        nearest = near_name(name, [key for key in self._option_string_actions if key not in ("-h", "--help")])
         self.error(f"unknown key {name}" + ("" if nearest is None else f"; nearest valid: {nearest}"))
 
 

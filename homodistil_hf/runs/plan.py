@@ -24,7 +24,7 @@ from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, config_values, load_encoder_config
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_advice
-from ..plans.budgets import FEWER_LAYERS_BELOW, WIDTH_MULTIPLE, is_latency_budget
+from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW, FEWER_LAYERS_BELOW, WIDTH_MULTIPLE, is_latency_budget
 from ..plans.resolve import resolve_plan
 from ..tables import format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
@@ -62,7 +62,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         # the file's widths are planned where no flag names others
         planned_names = ("student", "plain", "width_multiple")
         question = replace(question, **{name: values[name] for name in planned_names if name in values})
-    config, method = _teacher_config(question)
+    config, fewer_layers_below = _teacher_config(question)
     architecture, widths = config.architectures[0], widths_of(config)
     # an embedding model's encoder has no head, and a task's predicts no words
     predicts_words = architecture in HEADS and task_kind_of(config) == MASKED_WORDS
@@ -77,7 +77,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
     latency, timing = _latency(question, config), {}
     if question.time:
         timing = time_run(values, log, num_tokens=num_tokens)
-    plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, method)
+    plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, fewer_layers_below)
 
     trimming = _trimming(question, log)
     trimmed = trimming.trimmed_config if trimming else config
@@ -92,7 +92,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         log(f"warning: {warning}")
     reason = depth_reason(question.student or "", plan, widths)
     # other methods and settings may leave layers out as well
-    if reason and plan == _plan_of(question, config, method):
+    if reason and plan == _plan_of(question, config, fewer_layers_below):
         lines.append(reason)
 
     if trimming:
@@ -144,31 +144,24 @@ def _timed_settings(question: Any) -> dict[str, Any]:
     return values
 
 
-def _teacher_config(question: Any) -> tuple[Any, str | None]:
-    """Configuration of the teacher's encoder, and the method for a teacher that several modules make up."""
+def _teacher_config(question: Any) -> tuple[Any, int]:
+    """Configuration of the teacher's encoder, and the hidden size below which its students have fewer layers."""
     teacher, revision = question.teacher, question.teacher_revision
     if not Path(teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
         config_values(teacher, f"teacher={teacher!r}", revision=revision)
-    method = None
     if model_file(teacher, MODULES_FILE) is not None:
         from .kinds import method_for
 
-        method = method_for(teacher)
-    if method == "embedding":
-        from .embedding import planned_config
+        if method_for(teacher) == "embedding":
+            from .embedding import planned_config
 
-        return planned_config(teacher), method
-    return load_encoder_config(teacher, revision=revision), method
+            return planned_config(teacher), EMBEDDINGS_FEWER_LAYERS_BELOW
+    return load_encoder_config(teacher, revision=revision), FEWER_LAYERS_BELOW
 
 
-def _plan_of(question: Any, config: Any, method: str | None) -> WidthPlan:
-    least = FEWER_LAYERS_BELOW
-    if method is not None:
-        from .kinds import trainer_named
-
-        least = trainer_named(method).fewer_layers_below
-    settings = {"multiple": _multiple(question), "plain": question.plain, "fewer_layers_below": least}
-    return resolve_plan(question.student or "", config, **settings)
+def _plan_of(question: Any, config: Any, fewer_layers_below: int) -> WidthPlan:
+    settings = {"plain": question.plain, "fewer_layers_below": fewer_layers_below}
+    return resolve_plan(question.student or "", config, multiple=_multiple(question), **settings)
 
 
 def _latency(question: Any, config: Any) -> dict[str, Any]:

@@ -106,6 +106,17 @@ def test_models_are_timed_in_evaluation_mode_and_without_gradients():
     assert all(model.training for model in models.values())
 
 
+def test_measuring_leaves_every_training_mode_and_the_random_state_alone():
+    model = BertModel(tiny_config()).train()
+    model.embeddings.eval()  # a frozen part of a model that trains
+    modes = [module.training for module in model.modules()]
+    random_state = torch.get_rng_state()
+    compare_latencies({"model": model}, small_grid(lengths=(8,)))
+    assert [module.training for module in model.modules()] == modes
+    assert {True, False} <= set(modes)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
 # Backends
 
 
