@@ -444,7 +444,7 @@ def test_a_model_of_vectors_has_a_plan_of_its_vocabulary(tmp_path, capsys):
 
 @each(("make", "num_layers"), [(make_sentence_folder, 2), (make_reranker, 1)])
 def test_layers_leave_below_the_limit_of_the_folders_method(tmp_path, monkeypatch, capsys, make, num_layers):
-    monkeypatch.setattr(EmbeddingDistilTrainer, "fewer_layers_below", 0)
+    monkeypatch.setattr("homodistil_hf.runs.plan.EMBEDDINGS_FEWER_LAYERS_BELOW", 0)
     folder = make(tmp_path / "teacher")
     (folder / "modules.json").touch()
     assert main(["plan", "--teacher", str(folder), "--student", "macs=0.25", "--json"]) == 0
