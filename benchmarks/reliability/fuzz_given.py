@@ -21,10 +21,9 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks.reliability import fuzz_mutations as damage
 from benchmarks.reliability import fuzz_samples as samples
 from homodistil_hf import load_text
-from homodistil_hf.evaluation.fine_tuning import encoded_rows
+from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, encoded_rows, own_rows
 from homodistil_hf.tasks.kinds import CLASSES, LABELS
 from homodistil_hf.tasks.reading import load_rows
-from homodistil_hf.tasks.rows_task import read_labelled
 from homodistil_hf.tasks.tags import marked_texts
 
 SCRIPTS = (
@@ -245,7 +244,9 @@ def label_cells(folder: Path, draw: Random) -> None:
     file.write_text(
         content if file.suffix == ".csv" else "\n".join(map(json.dumps, rows)), encoding="utf-8", newline=""
     )
-    task, *parts = read_labelled(str(file), str(file), label_column=",".join(columns))
+    data = {"model": "any", "train_data": str(file), "eval_data": str(file), "output_dir": "any"}
+    settings = OwnTaskSettings(**data, label_column=",".join(columns))
+    task, *parts = own_rows(settings, samples.tiny_tokenizer(), lambda line: None)
     for part in parts:
         numbers = encoded_rows(task, part, samples.tiny_tokenizer(), 16)["labels"][:]
         if task.kind == CLASSES:

@@ -31,8 +31,8 @@ from benchmarks.sweep.training import RunClock
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker
+from homodistil_hf.data.lengths import unlabeled_batches
 from homodistil_hf.data.masking import MaskedLMCollator
-from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, encoded_rows
 from homodistil_hf.evaluation.fine_tuning import own_rows as labelled_rows
 from homodistil_hf.export.export_folder import check_target, checkpoint_student
@@ -48,7 +48,7 @@ from homodistil_hf.plans.resolve import PRESETS
 from homodistil_hf.runs import distill as family
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.tasks.columns import Columns
-from homodistil_hf.tasks.glue import SQUAD_TASKS, load_squad
+from homodistil_hf.tasks.glue import SQUAD_TASKS, load_task
 from homodistil_hf.tasks.kinds import VALUES
 from homodistil_hf.tasks.rows_task import RowsTask
 from homodistil_hf.vocabulary.selection import Vocabulary, select
@@ -382,7 +382,7 @@ def squad_rows(folder: Path, draw: Random) -> None:
     rows = draw.choice((samples.QUESTIONS, samples.ARTICLES)) if suffix == ".json" else samples.QUESTIONS
     damage.write_hostile(data / f"train{suffix}", damage.table_bytes(rows, suffix, draw), draw)
     (data / "dev.json").write_text(json.dumps({"data": samples.ARTICLES}), encoding="utf-8")
-    found = load_squad(draw.choice(("squad", "squad_v2")), data)
+    found = load_task(draw.choice(("squad", "squad_v2")), data)
     encoded_rows(SQUAD_TASKS["squad_v2"], found.train, samples.tiny_tokenizer(), 16, samples.WINDOWS)
 
 

@@ -31,7 +31,7 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.models.conversion import to_stock
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.tasks.glue import GLUE_TASKS, load_glue
+from homodistil_hf.tasks.glue import GLUE_TASKS, load_task
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 TASKS = ("cola", "sst2", "mrpc", "rte", "stsb")
@@ -58,7 +58,7 @@ def main() -> None:
     )
     teacher, *students = models_of(given.sweep_folder, given.variants, given.run_seeds)
     kept = teacher.evaluations.parent / "fine_tuned"
-    constant = {task: round(constant_score(load_glue(task, given.data_dir)), 4) for task in given.tasks}
+    constant = {task: round(constant_score(load_task(task, given.data_dir)), 4) for task in given.tasks}
     write = partial(_write, given.results, constant)
     write(scored(teacher, PLAIN, given.tasks, own, partial(_keeping, kept)))
     for student in students:
@@ -72,7 +72,7 @@ def scored(model: Model, way: str, tasks: Sequence[str], settings: GlueSettings,
     evaluated = load_model(model.folder, model.evaluations)
     if way == BY_TEACHER:  # no figures of the model alone: they don't belong into its card
         evaluated = dataclasses.replace(evaluated, results=model.evaluations / "by_teacher", export=None)
-    rows = (load_glue(task, settings.data_dir) for task in tasks)
+    rows = (load_task(task, settings.data_dir) for task in tasks)
     found = evaluate_tasks(evaluated, rows, measure, settings=settings, say=partial(print, flush=True))["tasks"]
     rates = {task: found[task]["conditions"]["learning_rate"] for task in tasks}
     scores = {task: found[task]["scores"][0] for task in tasks}

@@ -238,6 +238,17 @@ def some_blocks(blocks: Dataset | IterableDataset, num_blocks: int) -> Dataset:
     return blocks.select([index * len(blocks) // num_blocks for index in range(num_blocks)])
 
 
+def drawn(rows: Dataset, num_rows: int, *, seed: int) -> Dataset:
+    """Draw `num_rows` rows without replacement, the same for a seed, in their order; all rows if there are fewer."""
+    return rows if num_rows >= len(rows) else rows.select(drawn_indices(len(rows), num_rows, seed))
+
+
+def drawn_indices(num_all: int, num_rows: int, seed: int) -> list[int]:
+    """Places of rows that [`drawn`] takes."""
+    # RandomState draws the same in all versions of numpy
+    return sorted(np.random.RandomState(seed).permutation(num_all)[:num_rows].tolist())
+
+
 def repeat_stream(blocks: IterableDataset) -> IterableDataset:
     """Repeat a stream of blocks without end; `example_id` keeps counting, so that every pass gets new masks.
 

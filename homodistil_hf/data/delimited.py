@@ -22,17 +22,6 @@ _QUOTE = '"'
 _ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)
 
 
-def separator_of(file: Path) -> str:
-    """Return what stands between words: the ending's separator, or another one where only that is in the first line.
-
-    Spreadsheets write semicolons in countries with decimal commas.
-    """
-    usual = SEPARATORS[file.suffix.lower()]
-    with _opened(file) as opened:
-        line = opened.readline()
-    return usual if usual in line else next((other for other in ",;\t" if other in line), usual)
-
-
 def header_of(file: Path) -> tuple[str, ...]:
     """Return the names of a file's columns, from its first line."""
     with _opened(file) as opened:
@@ -40,10 +29,16 @@ def header_of(file: Path) -> tuple[str, ...]:
 
 
 def _separation(file: Path) -> dict[str, Any]:
-    """How cells are parted; blanks behind separators belong to none where the first line has them behind all."""
-    separator = separator_of(file)
+    """How cells are parted: by the ending's separator, or by another one where only that is in the first line.
+
+    Spreadsheets write semicolons in countries with decimal commas. Blanks behind separators belong to no cell where
+    the first line has them behind all.
+    """
+    usual = SEPARATORS[file.suffix.lower()]
     with _opened(file) as opened:
-        between = opened.readline().split(separator)[1:]
+        line = opened.readline()
+    separator = usual if usual in line else next((other for other in ",;\t" if other in line), usual)
+    between = line.split(separator)[1:]
     return {"delimiter": separator, "skipinitialspace": bool(between) and all(cell[:1] == " " for cell in between)}
 
 
@@ -53,19 +48,19 @@ def csv_settings(file: Path) -> dict[str, Any]:
         return {}
     return {
         **_separation(file),
-        "quoting": csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE,
+        "quoting": csv.QUOTE_MINIMAL if _has_quoted_cells(file) else csv.QUOTE_NONE,
         "converters": dict.fromkeys(header_of(file), str),
         "keep_default_na": False,
         "index_col": False,
     }
 
 
-def has_quoted_cells(file: Path) -> bool:
+def _has_quoted_cells(file: Path) -> bool:
     """Whether quotes enclose cells: always in CSV; in TSV where every quote that begins a cell also ends one.
 
     Lines that have as many cells as the header with their quotes as letters are such lines.
     """
-    if separator_of(file) != "\t":
+    if _separation(file)["delimiter"] != "\t":
         return True
     state = file.stat()
     return _are_quoted(file.resolve(), state.st_mtime_ns, state.st_size)
@@ -90,7 +85,7 @@ def _are_quoted(file: Path, changed_ns: int, size_bytes: int) -> bool:
 
 def check_cells(file: Path, label: str) -> int:
     """Count the rows; refuse, by a ValueError with the line, more cells than the header has, or an open quote."""
-    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if has_quoted_cells(file) else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if _has_quoted_cells(file) else csv.QUOTE_NONE
     header, number, count = header_of(file), 1, 0
     try:
         for count, (number, cells) in enumerate(_lines(file, quoting)):  # noqa: B007 — the last are returned and told
@@ -98,7 +93,7 @@ def check_cells(file: Path, label: str) -> int:
                 raise ValueError(
                     f"{label}: line {number:,} of {file.name} has {len(cells)} cells, the header {len(header)} "
                     f"({first_of(header)}): {short_repr(cells)}; put quotes around cells with a "
-                    f"{short_repr(separator_of(file))} in them, or name all columns in the first line"
+                    f"{short_repr(_separation(file)['delimiter'])} in them, or name all columns in the first line"
                 )
     except csv.Error as error:
         raise ValueError(

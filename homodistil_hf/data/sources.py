@@ -28,7 +28,7 @@ from datasets.utils.extract import Extractor
 from ..files.caches import check_cache
 from ..files.messages import join_some, short_repr
 from ..files.strict_json import parse_json
-from .delimited import SEPARATORS, check_cells, csv_settings, has_quoted_cells, header_of, separator_of
+from .delimited import SEPARATORS, check_cells, csv_settings
 
 logger = logging.getLogger(__name__)
 
@@ -291,7 +291,7 @@ def _columns_of(file: Path) -> Any:
     if file.suffix.lower() == ".parquet":
         return pyarrow.parquet.read_schema(file).remove_metadata()
     if file.suffix.lower() in SEPARATORS:
-        return separator_of(file), header_of(file), has_quoted_cells(file)
+        return str(csv_settings(file))
     if _READERS[file.suffix.lower()] is JsonDatasetReader:
         with file.open("rb") as opened:
             first = opened.readline(_LINE_BYTES)

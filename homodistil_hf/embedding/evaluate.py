@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from ..data.blocks import drawn
 from ..data.corpus import is_running_text, load_text
 from ..data.read_line import read_line
-from ..data.samples import drawn
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
 from ..evaluation.guarantee import WORDS, guarantee, length_groups
@@ -34,7 +34,7 @@ from ..files.settings import check_fields, make_tuples, refuse_without_part, set
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
 from ..tables import figures_line
-from ..tasks.glue import GLUE_TASKS, data_folder, load_glue, load_squad
+from ..tasks.glue import GLUE_TASKS, data_folder, load_task
 from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
 from .deployable import query_ms
 from .folder import has_own_space, publish_scores, read_embedding_facts
@@ -434,7 +434,7 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
     for name in _NAMES:
         if name == "squad":
             if any(folder.is_dir() for folder in squads):
-                squad = load_squad("squad", data_dir)
+                squad = load_task("squad", data_dir)
                 rows = squad.dev["validation"]
                 # Paragraphs of training questions make the index larger, and the search harder.
                 documents = [*rows["context"][:], *squad.train["context"][:]]
@@ -444,7 +444,7 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
             data_folder(name, data_dir)
         except ValueError:  # no such rows
             continue
-        glue = load_glue(name, data_dir)
+        glue = load_task(name, data_dir)
         rows = glue.dev["validation"]
         if name == "qnli":
             # class 0: the sentence answers its question; sentences of all rows are the index

@@ -31,8 +31,8 @@ from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows
 from ..models.tokenizers import as_heads_read, as_it_was, padding_multiple
 from ..models.widths import WidthPlan
-from ..tasks.columns import ReadRows, find_columns
-from ..tasks.encoding import check_rows, length_of_rows
+from ..tasks.columns import ReadRows, check_rows, find_columns
+from ..tasks.encoding import length_of_rows
 from ..tasks.kinds import VALUES
 from ..tasks.labels import label_numbers
 from ..trainer import HomoDistilTrainer
@@ -138,10 +138,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         argument, first = first_raw(data)
         if first is None or not isinstance(tokenizer, PreTrainedTokenizerBase):
             return None
-        rows, columns, _ = pairs_in(first, argument=argument)
+        pairs = pairs_in(first, argument=argument)
         own = as_heads_read(tokenizer, model.config)
-        length = length_of_rows(rows, columns, model.config, own)
-        logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
+        length = length_of_rows(pairs, model.config, own)
+        logger.info("%s: %s; max_seq_length=%d", argument, pairs.columns.describe(), length)
         return PairReader(model.config, own, length)
 
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
@@ -209,8 +209,9 @@ def pairs_in(
             "to query and passage, or name two, such as 'question,passage' (text_column); a regression is distilled "
             "by method=homodistil"
         )
-    check_rows(rows, columns, argument, least=least)
-    return ReadRows(rows, columns, argument)
+    part = ReadRows(rows, columns, argument)
+    check_rows(part, least=least)
+    return part
 
 
 def check_one_score(model: PreTrainedModel, label: str = "model") -> None:
@@ -257,12 +258,12 @@ class PairReader(RawReader):
         """
         labels: list[float] = []
         texts: list[tuple[str, ...]] = []
-        for rows, columns, argument in parts:
+        for part in parts:
             # rows whose label is known, with their texts beside it
-            own = np.array(label_numbers(rows, columns, self.config, argument), dtype=np.float64)[:, 0]
+            own = np.array(label_numbers(part, self.config), dtype=np.float64)[:, 0]
             known = np.flatnonzero(own != UNKNOWN_VALUE).tolist()
             labels += own[known].tolist()
-            texts += zip(*(rows.select(known)[name][:] for name in columns.texts), strict=True)
+            texts += zip(*(part.rows.select(known)[name][:] for name in part.columns.texts), strict=True)
         if len(set(labels)) < 2:
             if labels:
                 logger.warning("%s: all labels are alike, so no order is measured by them", parts[0].argument)

@@ -23,10 +23,10 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ..data.read_line import MEASURED_ROWS, columns_words, read_line
-from ..data.samples import drawn
+from ..data.blocks import drawn
+from ..data.read_line import MEASURED_ROWS, read_line
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import sequence_task, task_of
 from ..distillation.teacher import multiplies_bfloat16
@@ -57,13 +57,14 @@ from ..models.heads import PREDICTION_BATCH_SIZE, collator_of, fastest_device, s
 from ..models.loading import MODULES_FILE
 from ..models.tokenizers import fitted_length, save_tokenizer
 from ..tables import figures_line
-from ..tasks.columns import Columns, ReadRows, num_labelled
+from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, what_is_read
 from ..tasks.encoding import encode_rows, length_of_rows, question_rows, some_tokens
-from ..tasks.held_out import keep_aside
-from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES
+from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
+from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
 from ..tasks.metrics import IS_CONSTANT, accuracy
 from ..tasks.questions import WindowSizes, answer_grades
-from ..tasks.rows_task import RowsTask, read_labelled
+from ..tasks.reading import load_rows
+from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
 from ..training.ranks import refuse_ranks
@@ -263,7 +264,7 @@ def encoded_rows(
     windows: WindowSizes | None = None,
 ) -> Dataset:
     """Rows of a task as [`encode_rows`] tokenizes them, with `length`, in tokens."""
-    encoded = encode_rows(rows, task.columns, task.config, tokenizer, max_length=max_length, windows=windows)
+    encoded = encode_rows(ReadRows(rows, task.columns), task.config, tokenizer, max_length=max_length, windows=windows)
     return encoded.add_column("length", list(map(len, encoded["input_ids"])))
 
 
@@ -299,7 +300,7 @@ def task_metrics(
         FloatingPointError: logits are not finite.
     """
     if task.kind == ANSWERS:
-        questions = question_rows(rows, task.columns, "rows")
+        questions = question_rows(ReadRows(rows, task.columns, "rows"))
         grades = {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
         return {name: value for name, value in grades.items() if name != IS_CONSTANT}
     model.eval()
@@ -569,7 +570,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     columns = task.columns
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
     if task.kind not in (CLASSES, VALUES) and not has_length:
-        length = length_of_rows(train, columns, evaluated.model.config, evaluated.tokenizer)
+        length = length_of_rows(ReadRows(train, columns), evaluated.model.config, evaluated.tokenizer)
         settings = replace(settings, max_length=length)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
@@ -633,20 +634,43 @@ def own_rows(
     say: Callable[[str], None],
     model: PreTrainedModel | None = None,
 ) -> tuple[RowsTask, Dataset, Dataset]:
-    """Read the rows that settings name, and say what was read, in the tokenizer's words; see [`read_labelled`]."""
-    found = read_labelled(
-        settings.train_data,
-        settings.eval_data,
-        text_columns=settings.text_columns,
-        label_column=settings.label_column,
-        model=model,
-    )
-    columns, (train, dev) = found[0].columns, found[1:]
-    words = columns_words((*columns.texts, *columns.labels), train.column_names)
-    parts = (ReadRows(train, columns, "train_data"), ReadRows(dev, columns, "eval_data"))
-    tokens: dict[str, Any] = {"tokenizer": tokenizer, "tokens": some_tokens(train, columns, tokenizer, MEASURED_ROWS)}
-    say(read_line({"to train on": train, "held out": dev}, words, num_labelled=num_labelled(parts), **tokens))
-    return found
+    """Read the rows that settings name, find their task, and say what was read, in the tokenizer's words.
+
+    Rows to evaluate on are kept aside where none are named. A `model` has kind and labels, else the rows have them.
+
+    Returns:
+        The task, rows to train on, and rows to evaluate on.
+
+    Raises:
+        ValueError: rows that can't be read, or labels that are none.
+        OSError: a file can't be read.
+    """
+    rows = load_rows([settings.train_data])
+    named: dict[str, Any] = {"text_columns": settings.text_columns, "label_column": settings.label_column}
+    train = ReadRows(rows, columns_of_rows(rows, model=model, **named))
+    check_rows(train, least=LEAST_ROWS)
+    parts = [train]
+    if settings.eval_data:
+        columns, argument = train.columns, "eval_data"
+        rows = load_rows([settings.eval_data], split="validation", argument=argument)
+        named = {"text_columns": columns.texts, "label_column": ",".join(columns.labels), "argument": argument}
+        parts.append(found_rows(rows, PreTrainedConfig(num_labels=2), columns.kind, least=LEAST_ROWS, **named))
+    if model is None:
+        task = task_of_rows({part.argument: part.rows for part in parts}, train.columns)
+    else:
+        task = RowsTask(train.columns, tuple(names_of(model.config)))
+    train, *others = (part._replace(columns=task.columns) for part in parts)
+    if others:
+        (held_out,) = others
+        warn_of_learned_texts(train, held_out)
+    else:
+        train, aside = apart(train, logger.info)
+        held_out = aside._replace(argument="eval_data")
+    report_names(task, train, held_out)
+    tokens = some_tokens(train, tokenizer, MEASURED_ROWS)
+    of_parts = {"to train on": train.rows, "held out": held_out.rows}
+    say(read_line(of_parts, **what_is_read([train, held_out]), tokenizer=tokenizer, tokens=tokens))
+    return task, train.rows, held_out.rows
 
 
 def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:

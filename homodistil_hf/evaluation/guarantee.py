@@ -19,8 +19,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.blocks import drawn
 from ..data.read_line import columns_words, read_line
-from ..data.samples import drawn
 from ..export.card import guarantee_text, percent_below
 from ..export.facts import GUARANTEE, is_guarantee
 from ..files.caches import keep_datasets_here
@@ -32,8 +32,8 @@ from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, fitted_length, load_tokenizer
-from ..tasks.columns import check_named, find_columns, is_missing
-from ..tasks.encoding import check_rows, texts_by_column
+from ..tasks.columns import ReadRows, check_named, check_rows, find_columns, is_missing
+from ..tasks.encoding import texts_by_column
 from ..tasks.kinds import CLASSES, LABELS, TAGS, names_of, task_kind_of
 from ..tasks.reading import load_rows
 from .evaluated_model import BOUND_TO, load_model, recorded_teacher, results_claimed
@@ -332,14 +332,15 @@ def _rows(
     cells = zip(*(whole[name][:] for name in columns.texts), strict=True)
     filled = [place for place, row in enumerate(cells) if not any(map(is_missing, row))]
     rows = drawn(whole.select(filled), settings.max_rows, seed=0)
-    check_rows(rows, columns, "eval_data")
+    part = ReadRows(rows, columns, "eval_data")
+    check_rows(part)
     words = columns_words((*columns.texts, *settings.group_columns), whole.column_names)
     say(read_line({f"of {len(whole):,} to evaluate on": rows}, words))
     # 0 and False are groups of their own
     groups = {
         name: ["none" if cell in (None, "") else str(cell) for cell in rows[name]] for name in settings.group_columns
     }
-    return texts_by_column(rows, columns), groups
+    return texts_by_column(part), groups
 
 
 def answers(

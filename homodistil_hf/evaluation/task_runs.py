@@ -29,10 +29,8 @@ from ..tasks.glue import (
     TaskData,
     check_task,
     check_tasks,
-    data_folder,
-    load_glue,
-    load_squad,
-    squad_files,
+    load_task,
+    task_files,
 )
 from ..tasks.kinds import VALUES
 from ..tasks.metrics import (
@@ -233,15 +231,13 @@ def _evaluate(
     output_dir: str | Path | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    is_squad = isinstance(settings, SquadSettings)
-    find, load = (squad_files, load_squad) if is_squad else (data_folder, load_glue)
     if settings.data_dir is not None:  # missing data are refused before any model is loaded
         for task in tasks:
-            find(task, settings.data_dir)
+            task_files(task, settings.data_dir)
     with results_claimed(model, output_dir):
         evaluated = load_model(model, output_dir, needs_head=False)
         settings = with_length(settings, evaluated)
-        rows = (load(task, settings.data_dir) for task in tasks)
+        rows = (load_task(task, settings.data_dir) for task in tasks)
         return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
 

@@ -13,8 +13,15 @@ from ..files.caches import keep_datasets_here
 from ..files.messages import join_some, short_repr
 from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, load_tokenizer
-from ..tasks.columns import ReadRows, described_rows, has_values, listed_columns, num_labelled, ranks_pairs
-from ..tasks.encoding import LEAST_ROWS
+from ..tasks.columns import (
+    LEAST_ROWS,
+    ReadRows,
+    described_rows,
+    has_values,
+    listed_columns,
+    ranks_pairs,
+    what_is_read,
+)
 from ..tasks.held_out import apart
 from ..tasks.reading import load_rows
 from .embedding import UNUSED, in_batches, library_lines, training_of
@@ -81,9 +88,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
     parts = in_batches(settings, *tokenized)
     rows, evaluated = parts.values()
-    words = columns_words((*columns.texts, *columns.labels), train[0].rows.column_names)
-    counts = num_labelled([*train, *held_out])
-    log(read_line(parts, words, num_labelled=counts, tokenizer=tokenizer))
+    log(read_line(parts, **what_is_read([*train, *held_out]), tokenizer=tokenizer))
     return Rows(
         rows,
         evaluated,

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.blocks import some_blocks
-from ..data.read_line import columns_words, read_line
+from ..data.read_line import read_line
 from ..export.card import pipeline_call
 from ..export.facts import read_export_facts
 from ..files.messages import join_some, short_repr
@@ -27,15 +27,8 @@ from ..models.tokenizers import (
     tokenizer_of_run,
 )
 from ..models.widths import WidthPlan, widths_of
-from ..tasks.columns import ReadRows, described_rows, find_columns, listed_columns, num_labelled
-from ..tasks.encoding import (
-    LEAST_ROWS,
-    check_rows,
-    encode_rows,
-    length_of_rows,
-    question_rows,
-    what_fits,
-)
+from ..tasks.columns import LEAST_ROWS, ReadRows, described_rows, found_rows, listed_columns, what_is_read
+from ..tasks.encoding import encode_rows, length_of_rows, question_rows, what_fits
 from ..tasks.held_out import apart, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
 from ..tasks.questions import answer_grades
@@ -105,17 +98,12 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         if held_out.columns != train.columns:
             log(f"eval_data: {held_out.columns.describe()}")
     length = row_length(settings, inputs, [train], log)
-    encoded = [
-        encode_rows(part.rows, part.columns, config, inputs.tokenizer, max_length=length, argument=part.argument)
-        for part in (train, held_out)
-    ]
+    encoded = [encode_rows(part, config, inputs.tokenizer, max_length=length) for part in (train, held_out)]
     grading = None
-    if kind == ANSWERS and (questions := question_rows(*held_out)) is not None:
+    if kind == ANSWERS and (questions := question_rows(held_out)) is not None:
         grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
-    names = (*train.columns.texts, *train.columns.labels)
-    words = columns_words(names, train.rows.column_names)
     parts = dict(zip(("to train on", "held out"), encoded, strict=True))
-    log(read_line(parts, words, num_labelled=num_labelled([train, held_out]), tokenizer=inputs.tokenizer))
+    log(read_line(parts, **what_is_read([train, held_out]), tokenizer=inputs.tokenizer))
     # its default is one for blocks of text; a task is measured on all rows that are held out
     if "max_eval_blocks" in settings.given:
         encoded[1] = some_blocks(encoded[1], run.max_eval_blocks)
@@ -133,7 +121,7 @@ def row_length(settings: RunConfig, inputs: RunInputs, train: Sequence[ReadRows]
     if (given := settings.run.max_seq_length) is not None:
         return int(given)
     config, tokenizer = inputs.config, inputs.tokenizer
-    length = max(length_of_rows(part.rows, part.columns, config, tokenizer) for part in train)
+    length = max(length_of_rows(part, config, tokenizer) for part in train)
     log(f"max_seq_length={length}: {what_fits(length, train[0].columns, config, tokenizer)}")
     return length
 
@@ -142,11 +130,8 @@ def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRow
     split = run.train_split if argument == "train_data" else run.eval_split
     rows = load_rows(getattr(run, argument), split=split, argument=argument)
     texts = listed_columns(run.text_column or None)
-    columns = find_columns(
-        rows, config, task_kind_of(config), text_columns=texts, label_column=run.label_column, argument=argument
-    )
-    check_rows(rows, columns, argument, least=LEAST_ROWS)
-    return ReadRows(rows, columns, argument)
+    named = {"text_columns": texts, "label_column": run.label_column, "argument": argument}
+    return found_rows(rows, config, task_kind_of(config), least=LEAST_ROWS, **named)
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:

@@ -34,8 +34,8 @@ from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
-from ..tasks.columns import find_columns, listed_columns
-from ..tasks.encoding import check_rows, texts_of
+from ..tasks.columns import found_rows, listed_columns
+from ..tasks.encoding import texts_of
 from ..tasks.kinds import task_kind_of
 from ..tasks.reading import load_rows
 from ..training.run_folder import check_free, existing_files
@@ -180,10 +180,9 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     rows = load_rows(source.text, split=source.split)
     texts = listed_columns(source.text_column or None)
-    columns = find_columns(rows, config, task_kind_of(config), text_columns=texts)
-    check_rows(rows, columns, "train_data")
-    documents = texts_of(rows, columns)
-    documents.info.description = columns_words(columns.texts, rows.column_names)
+    part = found_rows(rows, config, task_kind_of(config), text_columns=texts)
+    documents = texts_of(part)
+    documents.info.description = columns_words(part.columns.texts, rows.column_names)
     return documents
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..data.delimited import parsed_cell
 from ..data.masking import IGNORED_LABEL
+from ..data.read_line import columns_words
 from ..files.messages import first_of, join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
@@ -52,6 +53,7 @@ MARKS = dict.fromkeys(("x", "✓", "1", "1.0", "true", "yes"), 1) | dict.fromkey
 _STRINGS = ("string", "large_string", "string_view")
 HELD_OUT_PART = "the held-out part of "
 """Begins the name in messages of rows that were kept aside; of few labels these may have none."""
+LEAST_ROWS = 8
 _LOOKED_AT = 100  # rows, for what a column holds
 
 
@@ -89,7 +91,21 @@ class ReadRows(NamedTuple):
 
     rows: Dataset
     columns: Columns
-    argument: str
+    argument: str = "train_data"
+
+
+def found_rows(rows: Dataset, config: PreTrainedConfig, kind: str, *, least: int = 1, **named: Any) -> ReadRows:
+    """Find the columns of rows, and check the rows; arguments and errors as [`find_columns`] and [`check_rows`]."""
+    part = ReadRows(rows, find_columns(rows, config, kind, **named), named.get("argument", "train_data"))
+    check_rows(part, least=least)
+    return part
+
+
+def what_is_read(parts: Sequence[ReadRows]) -> dict[str, Any]:
+    """What [`read_line`] says of parts: the columns of the first, and the rows of all with labels."""
+    rows, columns, _ = parts[0]
+    words = columns_words((*columns.texts, *columns.labels), rows.column_names)
+    return {"columns": words, "num_labelled": num_labelled(parts)}
 
 
 def described_rows(
@@ -161,6 +177,30 @@ def find_columns(
     return Columns(kind, texts, found if has_labels else ())
 
 
+def check_rows(part: ReadRows, *, least: int = 1) -> None:
+    """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
+    rows, columns, argument = part
+    if len(rows) < least:
+        raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
+    for name in columns.texts:
+        if not is_string(rows.features[name]) and not columns.are_words:
+            raise ValueError(
+                f"{argument}: column {name!r} holds {type_of(rows.features[name])}; expected a text a row: name "
+                "other text_columns, or make them texts"
+            )
+        values = rows[name][:]
+        # a text may have no words; a list of words may be empty, or lack some
+        empty = [
+            place
+            for place, value in enumerate(values, 1)
+            if not (value.strip() if isinstance(value, str) else value)
+            or (columns.are_words and not isinstance(value, str) and None in [*value])
+        ]
+        if empty:
+            rows_of = f"{len(empty):,} row{'s' * (len(empty) != 1)}"
+            raise ValueError(f"{argument} has {rows_of} without {name!r}, the first is row {empty[0]:,}; drop them")
+
+
 def known_labels(rows: Dataset, column: str) -> list[Any]:
     """Values of a column, None for missing ones; a feature's numbers below 0 stand for none."""
     has_names = bool(class_names(rows.features[column]))
@@ -170,22 +210,22 @@ def known_labels(rows: Dataset, column: str) -> list[Any]:
     ]
 
 
-def cells_of_several(rows: Dataset, columns: Columns) -> list[list[Any]]:
+def cells_of_several(part: ReadRows) -> list[list[Any]]:
     """Labels of several columns, a list a column; of marks beside empty cells, 1 and 0.
 
     A column of marks alone, without a 0, is 0 where it is empty; one without a mark, where no other has a 0.
     """
-    parts = [known_labels(rows, name) for name in columns.labels]
-    if columns.kind != LABELS:
-        return parts
+    cells = [known_labels(part.rows, name) for name in part.columns.labels]
+    if part.columns.kind != LABELS:
+        return cells
     # numbers stay as they are: there are shares, too
-    parts = [[MARKS.get(str(cell).strip().casefold(), cell) for cell in part] for part in parts]
-    are_all_marks = any(1 in part for part in parts) and not any(0 in part for part in parts)
+    cells = [[MARKS.get(str(cell).strip().casefold(), cell) for cell in column] for column in cells]
+    are_all_marks = any(1 in column for column in cells) and not any(0 in column for column in cells)
     return [
-        [cell or 0 for cell in part]
-        if all(cell in (None, 1) for cell in part) and (1 in part or are_all_marks)
-        else part
-        for part in parts
+        [cell or 0 for cell in column]
+        if all(cell in (None, 1) for cell in column) and (1 in column or are_all_marks)
+        else column
+        for column in cells
     ]
 
 
@@ -196,9 +236,10 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
         ValueError: labels are announced, and no row of a part has one, but for rows that were kept aside.
     """
     counts = []
-    for rows, columns, argument in parts:
+    for part in parts:
+        rows, columns, argument = part
         if columns.labels:
-            cells = list(zip(*cells_of_several(rows, columns), strict=True))
+            cells = list(zip(*cells_of_several(part), strict=True))
             counts.append(sum(all(_counts(cell, columns) for cell in row) for row in cells))
             has_none = not counts[-1] or all(cell == [] for row in cells for cell in row)
             if has_none and not argument.startswith(HELD_OUT_PART):

@@ -18,7 +18,7 @@ from datasets import Dataset
 
 from ..files.hub_errors import HTTP_ERROR
 from ..files.messages import first_line, join_some, nearest_valid, short_repr
-from .columns import Columns, class_names
+from .columns import Columns, ReadRows, class_names
 from .encoding import question_rows
 from .kinds import ANSWERS, CLASSES, VALUES
 from .labels import finite_number
@@ -131,43 +131,87 @@ def _from_hub(task: str) -> dict[str, Dataset]:
         ) from error
 
 
-# GLUE
-
-
-def load_glue(task: str, data_dir: str | Path | None = None) -> TaskData:
+def load_task(task: str, data_dir: str | Path | None = None) -> TaskData:
     """Load and check the rows of a task.
 
     Args:
-        task: name of a GLUE task.
-        data_dir: folder with one folder a task, each with `train.parquet` and `validation.parquet` (MNLI also:
-            `validation_matched.parquet`, `validation_mismatched.parquet`); default: the Hub's `nyu-mll/glue`.
+        task: one of the table.
+        data_dir: folder with the files of [`task_files`]. Of `squad`, if it has only `squad_v2`, the questions that
+            have an answer are taken, which count as a part. Default: the Hub.
 
     Raises:
-        ValueError: unknown task, missing or unreadable rows, or labels that the task does not have.
+        ValueError: an unknown task, missing or unreadable rows, labels that the task does not have, or answers that
+            are not at their `answer_start`.
     """
-    (name,) = check_tasks([task])
-    described = GLUE_TASKS[name]
+    check_task(task, BENCHMARK_TASKS)
+    described, name, is_other = BENCHMARK_TASKS[task], task, False
     if data_dir is None:
-        splits, data_name = _from_hub(name), name
+        splits = _from_hub(task)
+        sources = dict.fromkeys(splits, described.on_hub[0])
     else:
-        folder = data_folder(name, data_dir)
+        files = task_files(task, data_dir)
+        sources = {split: f"file={str(file)!r}" for split, file in files.items()}
+        splits = {split: _rows_of(file, sources[split]) for split, file in files.items()}
+        folder = files["train"].parent
+        is_other = task == "squad" and folder.name.startswith("squad_v2")
+        name += PART_SUFFIX * (is_other or folder.name.endswith(PART_SUFFIX))
+    digest, columns = hashlib.sha256(), described.columns
+    for split, rows in splits.items():
+        label = f"{split} of {sources[split]}"
+        if task in GLUE_TASKS:
+            rows = _numbered(rows, described, label)
+        else:
+            rows = _questions(rows, label)
+            answers = [row["text"] for row in rows["answers"]]
+            if is_other:
+                rows = rows.select([place for place, texts in enumerate(answers) if texts])
+            elif task == "squad" and [] in answers:
+                raise ValueError(
+                    f"{label}: question id={rows['id'][answers.index([])]!r} has no answer; take the task squad_v2, "
+                    "or drop such rows"
+                )
+        cells = [rows[column][:] for column in rows.column_names if column in ("id", *columns.texts, *columns.labels)]
+        digest.update(json.dumps(cells).encode("utf-8"))
+        splits[split] = rows
+    return TaskData(task, name, splits.pop("train"), splits, digest.hexdigest())
+
+
+def task_files(task: str, data_dir: str | Path) -> dict[str, Path]:
+    """Find the files of a task, of its training rows and of those to measure on, without reading them.
+
+    Args:
+        task: one of the table.
+        data_dir: folder with one folder a task of GLUE, each with `train.parquet` and `validation.parquet` (MNLI also:
+            `validation_matched.parquet`, `validation_mismatched.parquet`); for SQuAD with a training and a development
+            file, or with a folder `task` or `task_part` of such files.
+
+    Raises:
+        ValueError: no folder, no file for a split, or several.
+    """
+    if task in GLUE_TASKS:
+        folder = data_folder(task, data_dir)
         # a copy of the matched rows under the plain name would be measured twice
         dev = [split for split in _MATCHED if (folder / f"{split}.parquet").is_file()] or ["validation"]
         files = {split: folder / f"{split}.parquet" for split in ("train", *dev)}
         if not all(file.is_file() for file in files.values()):
             raise ValueError(f"folder={str(folder)!r} lacks train.parquet or validation.parquet; expected both")
-        splits, data_name = {split: Dataset(_table(file)) for split, file in files.items()}, folder.name
-    for split, rows in splits.items():
-        splits[split] = _numbered(rows, described, f"task={name!r}: {split} of {data_dir or described.on_hub[0]}")
-    return _task_data(name, data_name, splits)
-
-
-def _task_data(task: str, name: str, splits: dict[str, Dataset]) -> TaskData:
-    digest, columns = hashlib.sha256(), BENCHMARK_TASKS[task].columns
-    for rows in splits.values():
-        cells = [rows[column][:] for column in rows.column_names if column in ("id", *columns.texts, *columns.labels)]
-        digest.update(json.dumps(cells).encode("utf-8"))
-    return TaskData(task, name, splits.pop("train"), splits, digest.hexdigest())
+        return files
+    if not Path(data_dir).is_dir():
+        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with {_SQUAD_FILES}")
+    # of v2.0 the questions with an answer are a part of v1.1
+    names = [name + suffix for name in dict.fromkeys((task, "squad_v2")) for suffix in ("", PART_SUFFIX)]
+    inside = [Path(data_dir, name) for name in names]
+    folder = next((path for path in inside if path.is_dir()), Path(data_dir))
+    files = {}
+    for split, words in _SQUAD_SPLITS.items():
+        there = sorted(
+            path for path in folder.iterdir() if path.suffix in _SQUAD_SUFFIXES and path.name.lower().startswith(words)
+        )
+        if len(there) != 1:
+            given = join_some(path.name for path in there) or "none"
+            raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
+        files[split] = there[0]
+    return files
 
 
 def data_folder(task: str, data_dir: str | Path) -> Path:
@@ -187,10 +231,11 @@ def data_folder(task: str, data_dir: str | Path) -> Path:
     )
 
 
-def _table(path: Path) -> pyarrow.Table:
-    label = f"file={str(path)!r}"
+def _rows_of(path: Path, label: str) -> Dataset:
+    if path.suffix != ".parquet":
+        return read_json(path, label)
     try:
-        return pyarrow.parquet.read_table(path)
+        return Dataset(pyarrow.parquet.read_table(path))
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{label} is unreadable ({first_line(error)[:200]}); copy it again") from error
 
@@ -217,79 +262,15 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     return rows.remove_columns("label").add_column("label", [int(one) for one in numbers] if task.words else numbers)
 
 
-# SQuAD
-
-
-def load_squad(task: str, data_dir: str | Path | None = None) -> TaskData:
-    """Load and check the questions of a task.
-
-    Args:
-        task: `"squad"` (v1.1) or `"squad_v2"`.
-        data_dir: folder with a training and a development file, or with a folder `task` or `task_part` of such files.
-            If it has only `squad_v2`, `squad` takes the questions that have an answer and counts as a part. Default:
-            the Hub.
-
-    Raises:
-        ValueError: an unknown task, missing or unreadable rows, answers that are not at their `answer_start`.
-    """
-    check_task(task, SQUAD_TASKS)
-    if data_dir is None:
-        hub_name = SQUAD_TASKS[task].on_hub[0]
-        name = task
-        splits = {split: _questions(rows, f"{split} of {hub_name}") for split, rows in _from_hub(task).items()}
-    else:
-        files = squad_files(task, data_dir)
-        folder = files["train"].parent
-        splits = {}
-        for split, path in files.items():
-            label = f"file={str(path)!r}"
-            rows = Dataset(_table(path)) if path.suffix == ".parquet" else read_json(path, label)
-            splits[split] = _questions(rows, f"{split} of {label}")
-        is_other = task == "squad" and folder.name.startswith("squad_v2")
-        if is_other:
-            splits = {
-                split: rows.select([place for place, answers in enumerate(rows["answers"]) if answers["text"]])
-                for split, rows in splits.items()
-            }
-        name = task + PART_SUFFIX * (is_other or folder.name.endswith(PART_SUFFIX))
-    for split, rows in splits.items():
-        for identity, answers in zip(rows["id"], rows["answers"], strict=True) if task == "squad" else ():
-            if not answers["text"]:
-                raise ValueError(
-                    f"{split}: question id={identity!r} has no answer; take the task squad_v2, or drop such rows"
-                )
-    return _task_data(task, name, splits)
-
-
 def _questions(rows: Dataset, label: str) -> Dataset:
     """Rows with SQuAD's columns, by number where they have no `id`, once they are checked."""
     check_columns(rows.column_names, _SQUAD_COLUMNS[1:], label, remedy=f"expected {', '.join(_SQUAD_COLUMNS)}")
     if len(rows) == 0:
         raise ValueError(f"{label} has 0 questions; expected at least one")
-    found = question_rows(rows, SQUAD_TASKS["squad"].columns, label)
+    found = question_rows(ReadRows(rows, SQUAD_TASKS["squad"].columns, label))
     if found is None or len(found) < len(rows):
         raise ValueError(f"{label} has rows without 'answers'; expected empty lists where there is no answer")
     identity, count = Counter(found["id"][:]).most_common(1)[0]
     if count > 1:
         raise ValueError(f"{label} has id={identity!r} {count} times; expected one row a question")
     return found
-
-
-def squad_files(task: str, data_dir: str | Path) -> dict[str, Path]:
-    """Find a task's files, `train` and `validation`, without reading them; ValueError for none or several of one."""
-    if not Path(data_dir).is_dir():
-        raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with {_SQUAD_FILES}")
-    # of v2.0 the questions with an answer are a part of v1.1
-    names = [name + suffix for name in dict.fromkeys((task, "squad_v2")) for suffix in ("", PART_SUFFIX)]
-    inside = [Path(data_dir, name) for name in names]
-    folder = next((path for path in inside if path.is_dir()), Path(data_dir))
-    files = {}
-    for split, words in _SQUAD_SPLITS.items():
-        there = sorted(
-            path for path in folder.iterdir() if path.suffix in _SQUAD_SUFFIXES and path.name.lower().startswith(words)
-        )
-        if len(there) != 1:
-            given = join_some(path.name for path in there) or "none"
-            raise ValueError(f"data_dir={str(folder)!r} has {given} for {split}; expected one file: {_SQUAD_FILES}")
-        files[split] = there[0]
-    return files

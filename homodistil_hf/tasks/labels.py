@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from ..data.delimited import parsed_cell
 from ..data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from ..files.messages import first_of, near_name, short_repr
-from .columns import Columns, cells_of_several, class_names, is_missing, known_labels
+from .columns import Columns, ReadRows, cells_of_several, class_names, is_missing, known_labels
 from .kinds import CLASSES, LABELS, VALUES, has_default_names, names_of
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,12 @@ _SEPARATORS = re.compile(r"[,;|]")
 _POINT = re.compile(r"(?<=\d)\.0*$")  # of whole numbers, as pandas writes a column with empty cells
 
 
-def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, argument: str) -> list[Any]:
+def label_numbers(part: ReadRows, config: PreTrainedConfig) -> list[Any]:
     """Labels of rows of classes, several labels or values, as the model's loss takes them.
 
     Args:
-        rows: with `columns.labels`, or without any.
-        columns: those that were found.
+        part: with columns of labels, or without any.
         config: of the model.
-        argument: the user's name for the rows in messages.
 
     Returns:
         A class, or a list of numbers, a row; `UNKNOWN_CLASS` and `UNKNOWN_VALUE` where there is no label.
@@ -48,6 +46,7 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
     Raises:
         ValueError: a label that is none of the model's, or a number that is none.
     """
+    rows, columns, argument = part
     unknown = UNKNOWN_CLASS if columns.kind == CLASSES else [UNKNOWN_VALUE] * config.num_labels
     if not columns.labels:
         return [unknown] * len(rows)
@@ -59,8 +58,8 @@ def label_numbers(rows: Dataset, columns: Columns, config: PreTrainedConfig, arg
                 f"{config.num_labels} labels; name one column, or one for each of {', '.join(names_of(config))}"
             )
         # a row of several columns is known where all its cells are
-        parts = cells_of_several(rows, columns)
-        values: list[Any] = [None if None in row else list(row) for row in zip(*parts, strict=True)]
+        cells = zip(*cells_of_several(part), strict=True)
+        values: list[Any] = [None if None in row else list(row) for row in cells]
     else:
         values = known_labels(rows, columns.labels[0])
     # read all known labels at once, then put them back at their places

@@ -9,7 +9,7 @@ Shapes: R rows or words, C classes or values.
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,7 +140,15 @@ def span_scores(
 
     ```
     """
-    given, wanted = (set(_spans(classes, names, ends_R)) for classes in (given_R, wanted_R))
+    rows = np.flatnonzero(ends_R) + 1
+    given, wanted = (
+        {
+            (row, *span)
+            for row, classes in enumerate(np.split(classes_R, rows))
+            for span in spans_of(names[number] for number in classes)
+        }
+        for classes_R in (given_R, wanted_R)
+    )
     num_right = len(given & wanted)
     return {
         "span_f1": float(f1(num_right, len(given), len(wanted))),
@@ -149,11 +157,11 @@ def span_scores(
     }
 
 
-def _spans(classes_R: np.ndarray, names: Sequence[str], ends_R: np.ndarray) -> Iterator[tuple[int, int, str]]:
-    """First word, last word and type of each span."""
+def spans_of(tags: Iterable[str]) -> Iterator[tuple[int, int, str]]:
+    """First word, last word and type of each span in a row."""
     first, open_type = 0, ""
-    for place, (number, is_last) in enumerate(zip(classes_R, ends_R, strict=True)):
-        mark, _, kind = names[number].partition("-")
+    for place, tag in enumerate((*tags, "")):
+        mark, _, kind = tag.partition("-")
         # B-, S- and U- always begin a span, other marks where the type changes
         begins = bool(kind) and (mark in "BSU" or kind != open_type)
         # the word before was its span's last
@@ -162,10 +170,6 @@ def _spans(classes_R: np.ndarray, names: Sequence[str], ends_R: np.ndarray) -> I
         if begins:
             first = place
         open_type = kind
-        # no span goes on into the next row
-        if kind and is_last:
-            yield first, place, kind
-            open_type = ""
 
 
 def normalize_answer(text: str) -> str:

@@ -31,9 +31,7 @@ from .columns import (
     num_labelled,
     words_column,
 )
-from .encoding import LEAST_ROWS, check_rows
-from .held_out import apart, warn_of_learned_texts
-from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of, task_kind_of
+from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
 from .labels import (
     LARGEST_INTEGER,
     are_several,
@@ -43,7 +41,6 @@ from .labels import (
     lists_of,
     plain_labels,
 )
-from .reading import load_rows
 from .tags import entries_of, read_span, scheme_of
 
 logger = logging.getLogger(__name__)
@@ -90,55 +87,6 @@ class RowsTask:
         )
 
 
-def read_labelled(
-    train_data: str,
-    eval_data: str | None,
-    *,
-    text_columns: Sequence[str] = (),
-    label_column: str | None = None,
-    model: PreTrainedModel | None = None,
-) -> tuple[RowsTask, Dataset, Dataset]:
-    """Read rows and find their task; rows to evaluate on are kept aside where none are named.
-
-    Args:
-        train_data: a file, folder, glob or Hub data set.
-        eval_data: the same, or None.
-        text_columns: one, or two of a pair; default: found by their usual names.
-        label_column: one, or several with commas between them; default: found by its usual names.
-        model: has the task's kind and labels; default: the rows have them.
-
-    Returns:
-        The task, rows to train on, and rows to evaluate on.
-
-    Raises:
-        ValueError: rows that can't be read, or labels that are none.
-        OSError: a file can't be read.
-    """
-    train = load_rows([train_data])
-    columns = columns_of_rows(train, text_columns=text_columns, label_column=label_column, model=model)
-    check_rows(train, columns, "train_data", least=LEAST_ROWS)
-    parts = {"train_data": train}
-    if eval_data:
-        parts["eval_data"] = held_out = load_rows([eval_data], split="validation", argument="eval_data")
-        labels = ",".join(columns.labels)
-        config = PreTrainedConfig(num_labels=2)
-        find_columns(
-            held_out, config, columns.kind, text_columns=columns.texts, label_column=labels, argument="eval_data"
-        )
-        check_rows(held_out, columns, "eval_data", least=LEAST_ROWS)
-    task = task_of_rows(parts, columns) if model is None else RowsTask(columns, tuple(names_of(model.config)))
-    if not eval_data:
-        kept, aside = apart(ReadRows(train, task.columns, "train_data"), logger.info)
-        train, held_out = kept.rows, aside.rows
-    else:
-        warn_of_learned_texts(*(ReadRows(rows, task.columns, name) for name, rows in parts.items()))
-    if task.kind == CLASSES:
-        _report_classes(task, train, held_out)
-    elif task.names:
-        logger.info("%s a row, %d: %s", task.kind, len(task.names), _listed(task.names))
-    return task, train, held_out
-
-
 # Columns and kind
 
 
@@ -149,7 +97,13 @@ def columns_of_rows(
     label_column: str | None = None,
     model: PreTrainedModel | None = None,
 ) -> Columns:
-    """Find columns and kind; arguments as those of [`read_labelled`].
+    """Find columns and kind.
+
+    Args:
+        rows: with all their columns.
+        text_columns: one, or two of a pair; default: found by their usual names.
+        label_column: one, or several with commas between them; default: found by its usual names.
+        model: has the task's kind and labels; default: the rows have them.
 
     Raises:
         ValueError: a column that isn't there, no text, or no labels.
@@ -165,7 +119,7 @@ def columns_of_rows(
     if columns.labels:
         return columns
     if (empty := empty_labels(rows, columns)) is not None:
-        num_labelled([ReadRows(rows, empty, "train_data")])
+        num_labelled([ReadRows(rows, empty)])
     raise ValueError(
         "train_data lacks the column 'label'; name text_columns and label_column; it has "
         f"{join_some(map(short_repr, rows.column_names))}; labels in several columns are label_column=joy,fear"
@@ -278,12 +232,13 @@ def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     return RowsTask(replace(columns, kind=CLASSES), tuple(names))
 
 
-def _report_classes(task: RowsTask, train: Dataset, held_out: Dataset) -> None:
-    """Log the classes with their training rows; warn of those that a misspelt label may have made."""
-    labels, others = (
-        label_numbers(rows, task.columns, task.config, argument)
-        for rows, argument in ((train, "train_data"), (held_out, "eval_data"))
-    )
+def report_names(task: RowsTask, train: ReadRows, held_out: ReadRows) -> None:
+    """Log the names, classes with their training rows; warn of classes that a misspelt label may have made."""
+    if task.kind != CLASSES:
+        if task.names:
+            logger.info("%s a row, %d: %s", task.kind, len(task.names), _listed(task.names))
+        return
+    labels, others = (label_numbers(part, task.config) for part in (train, held_out))
     counts, other_counts, names = Counter(labels), Counter(others), task.names
     logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
     has_many = max(counts.values()) >= _MANY_ROWS

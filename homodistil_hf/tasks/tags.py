@@ -10,15 +10,15 @@ import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS
 from ..files.messages import short_repr
 from ..models.tokenizers import as_it_was
-from .columns import Columns, class_names, is_missing
+from .columns import ReadRows, class_names, is_missing
 from .kinds import names_of
 from .labels import as_list, class_numbers
+from .metrics import spans_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +45,13 @@ class TaggedText(NamedTuple):
     tags: Any
 
 
-def tagged_texts(
-    rows: Dataset, columns: Columns, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, argument: str
-) -> list[TaggedText]:
+def tagged_texts(part: ReadRows, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> list[TaggedText]:
     """Texts with the tags of their words.
 
     Args:
-        rows: of words and tags, a list each; or of texts and spans, `[start, end, type]` or objects with these.
-        columns: those that were found.
+        part: of words and tags, a list each; or of texts and spans, `[start, end, type]` or objects with these.
         config: of the model, whose classes the tags are.
         tokenizer: of the model, with offsets; its words are those of texts with spans.
-        argument: the user's name for the rows in messages.
 
     Raises:
         ValueError: a tokenizer without offsets, a tag that is none of the model's, or tags that are not one a word.
@@ -65,6 +61,7 @@ def tagged_texts(
             f"tokenizer={type(tokenizer).__name__} has no offsets, by which tokens find their words; expected a fast "
             "one, with a tokenizer.json"
         )
+    rows, columns, argument = part
     cells = rows[columns.texts[0]][:]
     found = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
@@ -151,15 +148,7 @@ def in_scheme(
 
 
 def _converted(tags: Sequence[str], scheme: "Scheme") -> list[str | None]:
-    spans: list[Span] = []
-    is_open = False
-    for place, tag in enumerate(tags):
-        mark, _, kind = tag.partition("-")
-        if kind and is_open and mark not in "BSU" and spans[-1].kind == kind:
-            spans[-1] = spans[-1]._replace(end=place + 1)
-        elif kind:
-            spans.append(Span(place, place + 1, kind))
-        is_open = bool(kind) and mark in "BI"
+    spans = [Span(first, last + 1, kind) for first, last, kind in spans_of(tags)]
     converted = scheme.tags(spans, [(place, place + 1) for place in range(len(tags))])
     return [new if "-" in tag else tag or None for tag, new in zip(tags, converted, strict=True)]
 
@@ -168,11 +157,13 @@ def _is_none(tag: Any) -> bool:
     return is_missing(tag) or tag == IGNORED_LABEL
 
 
-def tagged_tokens(texts: Sequence[TaggedText], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
-    """Tokenize texts, cut behind `max_length` tokens, with `labels`, one a token: a word's first token has its tag."""
+def tagged_tokens(
+    batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    """Tokenize [`TaggedText`]s, a column a field, with `labels`, one a token: a word's first token has its tag."""
     with as_it_was(tokenizer):
         encoded = tokenizer(
-            [one.text for one in texts],
+            batch["text"],
             truncation=True,
             max_length=max_length,
             return_offsets_mapping=True,
@@ -180,13 +171,13 @@ def tagged_tokens(texts: Sequence[TaggedText], tokenizer: PreTrainedTokenizerBas
         )
     offsets, special = encoded.pop("offset_mapping"), encoded.pop("special_tokens_mask")
     labels = []
-    for text, places, are_special in zip(texts, offsets, special, strict=True):
-        word_of = {place: word for word, (first, last) in enumerate(text.words) for place in range(first, last)}
+    for words, tags, places, are_special in zip(batch["words"], batch["tags"], offsets, special, strict=True):
+        word_of = {place: word for word, (first, last) in enumerate(words) for place in range(first, last)}
         of_row, seen = [], -1
         for (first, last), is_special in zip(places, are_special, strict=True):
             # A token's last character: its first may be the space before the word.
             word = -1 if is_special or last <= first else word_of.get(last - 1, -1)
-            of_row.append(text.tags[word] if word > seen else IGNORED_LABEL)
+            of_row.append(tags[word] if word > seen else IGNORED_LABEL)
             seen = max(seen, word)
         labels.append(of_row)
     return {**encoded, "labels": labels}

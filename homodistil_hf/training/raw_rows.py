@@ -88,12 +88,12 @@ class RowReader(RawReader):
             return rows
         from ..data.blocks import tokenize_to_blocks
         from ..data.corpus import only_text
-        from ..tasks.encoding import check_rows, encode_rows
+        from ..tasks.columns import check_rows
+        from ..tasks.encoding import encode_rows
 
-        if (found := self.found(rows, argument)) is not None:
-            check_rows(*found)
-            whole, columns, argument = found
-            return encode_rows(whole, columns, self.config, self.tokenizer, max_length=self.length, argument=argument)
+        if (part := self.found(rows, argument)) is not None:
+            check_rows(part)
+            return encode_rows(part, self.config, self.tokenizer, max_length=self.length)
         if not len(rows):
             return rows
         text = only_text(rows, None, argument)
@@ -110,7 +110,7 @@ class RowReader(RawReader):
         from ..tasks.encoding import question_rows
         from ..tasks.questions import answer_grades
 
-        questions = question_rows(*found)
+        questions = question_rows(found)
         if questions is None:
             return None
         return partial(answer_grades, questions=questions, tokenizer=self.tokenizer, max_length=self.length)
@@ -137,12 +137,12 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
         return RowReader(kind, config, tokenizer, length)
     if not len(first):
         raise ValueError(f"{argument} is empty (0 rows); check its filters, split and path")
-    from ..tasks.columns import find_columns
+    from ..tasks.columns import ReadRows, find_columns
     from ..tasks.encoding import length_of_rows
 
     own = as_heads_read(tokenizer, config)
     columns = find_columns(first, config, kind, argument=argument)
-    length = length_of_rows(first, columns, config, own)
+    length = length_of_rows(ReadRows(first, columns, argument), config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
     return RowReader(kind, config, own, length, columns.texts)
 
@@ -157,16 +157,13 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[s
         return dict(data), []
     found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
     if raw := {name: rows for name, rows in named_sets(data).items() if is_raw(rows)}:
-        from ..data.read_line import columns_words, read_line
-        from ..tasks.columns import num_labelled
+        from ..data.read_line import read_line
+        from ..tasks.columns import what_is_read
 
         parts = [part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None]
-        words = found[next(iter(raw))].info.description
-        if parts:
-            columns = parts[0].columns
-            words = columns_words((*columns.texts, *columns.labels), parts[0].rows.column_names)
+        read = what_is_read(parts) if parts else {"columns": found[next(iter(raw))].info.description}
         of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
-        logger.info(read_line(of_sets, words, num_labelled=num_labelled(parts), tokenizer=reader.tokenizer))
+        logger.info(read_line(of_sets, **read, tokenizer=reader.tokenizer))
     graded = {name: reader.grading(rows, name) for name, rows in raw.items() if name.startswith("eval_dataset")}
     gradings = [(found[name], grading) for name, grading in graded.items() if grading is not None]
     # back in the shape of the arguments: one set, or several by name

@@ -4,7 +4,7 @@ import pytest
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.delimited import _are_quoted, check_cells
+from homodistil_hf.data.delimited import check_cells
 from homodistil_hf.tasks.reading import load_rows
 
 
@@ -60,11 +60,3 @@ def test_blanks_behind_all_separators_of_the_header_are_no_part_of_cells(tmp_pat
 def test_rows_are_counted_as_they_are_read(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)
     assert len(load_rows([str(tmp_path / "a.csv")])) == check_cells(tmp_path / "a.csv", "rows") == 3
-
-
-def test_a_files_quotes_are_looked_at_once_until_it_changes(tmp_path):
-    file, before = tmp_path / "a.tsv", _are_quoted.cache_info().misses
-    for text in ("x", "yy"):
-        file.write_text(f'text\tlabel\n"{text}\t1\n')
-        assert load_text(file)["text"][:] == load_rows([str(file)])["text"][:] == [f'"{text}']
-    assert _are_quoted.cache_info().misses == before + 2

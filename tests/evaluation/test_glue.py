@@ -33,7 +33,7 @@ from homodistil_hf.evaluation.task_runs import training_rows
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.heads import fastest_device, logits_of_rows, with_fresh_head
-from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_glue
+from homodistil_hf.tasks.glue import GLUE_TASKS, check_tasks, data_folder, load_task
 from homodistil_hf.tasks.held_out import keep_aside
 
 QUICK = {"learning_rate": 1e-4, "num_train_epochs": 1, "batch_size": 8, "max_length": 24}
@@ -73,7 +73,7 @@ def test_an_unknown_task_names_the_nearest(name, nearest):
 def test_both_dev_sets_of_mnli_are_read_once(tmp_path):
     sizes = {"train": 9, "validation": 2, "validation_matched": 2, "validation_mismatched": 3}
     write_task(tmp_path, "mnli", splits=sizes)
-    data = load_glue("mnli", tmp_path)
+    data = load_task("mnli", tmp_path)
     assert {split: len(rows) for split, rows in data.dev.items()} == {
         "validation_matched": 2,
         "validation_mismatched": 3,
@@ -112,9 +112,9 @@ def test_labels_as_words_are_the_tasks_numbers(tmp_path, task, labels, expected)
         table = table.cast_column("label", labels) if name == "words" and isinstance(labels, ClassLabel) else table
         for split in ("train", "validation"):
             table.to_parquet(tmp_path / name / task / f"{split}.parquet")
-    data = load_glue(task, tmp_path / "words")
+    data = load_task(task, tmp_path / "words")
     assert data.train["label"][:] == expected
-    assert data.sha256 == load_glue(task, tmp_path / "plain").sha256
+    assert data.sha256 == load_task(task, tmp_path / "plain").sha256
 
 
 @each(
@@ -142,11 +142,11 @@ def test_rows_that_are_not_the_tasks_are_refused(tmp_path, task, changes, messag
     }
     pyarrow.parquet.write_table(pyarrow.table(values), folder / "validation.parquet")
     with pytest.raises(ValueError, match=message):
-        load_glue(task, tmp_path)
+        load_task(task, tmp_path)
 
 
 def test_rows_are_encoded_as_the_model_reads_them(data_dir):
-    tokenizer, rows = tiny_tokenizer(), load_glue("rte", data_dir).train
+    tokenizer, rows = tiny_tokenizer(), load_task("rte", data_dir).train
     encoded = encoded_rows(GLUE_TASKS["rte"], rows, tokenizer, 12)
     first = rows[0]
     assert (
@@ -157,12 +157,12 @@ def test_rows_are_encoded_as_the_model_reads_them(data_dir):
     assert encoded["labels"][:] == rows["label"][:]
     assert encoded["length"][:] == [len(ids) for ids in encoded["input_ids"][:]]
     assert max(encoded["length"][:]) == 12
-    values = encoded_rows(GLUE_TASKS["stsb"], load_glue("stsb", data_dir).train, tokenizer, 12)["labels"][:]
+    values = encoded_rows(GLUE_TASKS["stsb"], load_task("stsb", data_dir).train, tokenizer, 12)["labels"][:]
     assert all(isinstance(value, float) for (value,) in values)
 
 
 def test_the_same_rows_are_capped_and_held_out_every_time(data_dir):
-    rows = load_glue("rte", data_dir).train
+    rows = load_task("rte", data_dir).train
     capped = training_rows(rows, 10)["idx"][:]
     assert capped == training_rows(rows, 10)["idx"][:]
     assert len(set(capped)) == 10
@@ -195,7 +195,7 @@ def test_a_classifier_takes_the_encoder_and_nothing_else(kind):
 
 def test_a_regression_starts_at_the_mean_of_its_labels(data_dir, model):
     settings = GlueSettings(**QUICK | {"learning_rate": 1e-30, "max_train_steps": 1})  # no weight moves
-    rows = {task: load_glue(task, data_dir).train for task in ("stsb", "rte")}
+    rows = {task: load_task(task, data_dir).train for task in ("stsb", "rte")}
     trained = {
         task: fine_tuned(load_model(model), GLUE_TASKS[task], rows[task], settings=settings, seed=0) for task in rows
     }
@@ -208,7 +208,7 @@ def test_a_diverged_training_is_no_result(data_dir):
     tokenizer = tiny_tokenizer()
     classifier = with_fresh_head(make_teacher().base_model, 2, dropout=0.1, seed=0)
     torch.nn.init.constant_(classifier.classifier.bias, float("nan"))
-    rows = encoded_rows(GLUE_TASKS["rte"], load_glue("rte", data_dir).train, tokenizer, 24)
+    rows = encoded_rows(GLUE_TASKS["rte"], load_task("rte", data_dir).train, tokenizer, 24)
     with pytest.raises(FloatingPointError, match="at learning_rate=0.0001: fine-tuning diverged; lower learning_rate"):
         fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK), seed=0)
 
@@ -224,7 +224,7 @@ def test_a_seed_is_a_seed(data_dir, model, tmp_path):
     assert record["train_loss"] == again["train_loss"]
     assert record["train_loss"] != json.loads((tmp_path / "a" / "rte.seed-0.json").read_text())["train_loss"]
     assert record["num_steps"] == NUM_TRAIN // 8
-    tokenizer, data, task = tiny_tokenizer(), load_glue("rte", data_dir), GLUE_TASKS["rte"]
+    tokenizer, data, task = tiny_tokenizer(), load_task("rte", data_dir), GLUE_TASKS["rte"]
     classifier = with_fresh_head(make_teacher().base_model, 2, dropout=0.1, seed=1)
     rows = encoded_rows(task, data.train, tokenizer, 24)
     trained = fine_tune(classifier, rows, tokenizer, settings=GlueSettings(**QUICK | {"learning_rate": 1e-3}), seed=1)

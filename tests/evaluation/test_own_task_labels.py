@@ -8,6 +8,7 @@ from own_rows import run
 from tiny_models import tiny_tokenizer
 
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, own_rows, settings_from
+from homodistil_hf.tasks.columns import ReadRows
 from homodistil_hf.tasks.labels import label_numbers
 
 
@@ -31,7 +32,7 @@ def rows_from(given, tmp_path, train, dev=None, suffix=".csv"):
 def read(given, **changes):
     """Numbers of the labels to train on and to evaluate on, and the names of the classes."""
     task, *parts = own_rows(settings_from(OwnTaskSettings, {**given, **changes}), tiny_tokenizer(), print)
-    numbers = [label_numbers(rows, task.columns, task.config, "rows") for rows in parts]
+    numbers = [label_numbers(ReadRows(rows, task.columns), task.config) for rows in parts]
     return *([row[0] if isinstance(row, list) else row for row in part] for part in numbers), list(task.names)
 
 

@@ -28,7 +28,7 @@ from homodistil_hf.evaluation.task_runs import (
 from homodistil_hf.models.architectures.architecture import QUESTION_ANSWERING
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForQuestionAnswering
 from homodistil_hf.models.heads import with_fresh_head
-from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_squad
+from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_task
 from homodistil_hf.tasks.questions import (
     RankedAnswers,
     WindowSizes,
@@ -283,7 +283,7 @@ def real_tokenizer(real_data):
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
-    rows = load_squad("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
+    rows = load_task("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
     sizes = WindowSizes(192, stride=64)
     windows = make_windows(rows.to_list(), real_tokenizer, sizes)
     assert len(windows) > len(rows)

@@ -12,14 +12,14 @@ from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import read_summary
 from homodistil_hf.evaluation.fine_tuning import LEAST_STEPS
 from homodistil_hf.evaluation.task_runs import evaluate_tasks
-from homodistil_hf.tasks.glue import load_glue
+from homodistil_hf.tasks.glue import load_task
 
 
 @pytest.fixture(scope="module")
 def rte(tmp_path_factory):
     """Rows of a tiny RTE."""
     write_task(folder := tmp_path_factory.mktemp("glue data"), "rte")
-    return load_glue("rte", folder)
+    return load_task("rte", folder)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from transformers import BertConfig
 
 from homodistil_hf.data.delimited import check_cells
 from homodistil_hf.files.messages import first_of
-from homodistil_hf.tasks.columns import Columns, find_columns
+from homodistil_hf.tasks.columns import Columns, ReadRows, find_columns
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS
 from homodistil_hf.tasks.labels import label_numbers
 from homodistil_hf.tasks.questions import check_answers
@@ -32,7 +32,7 @@ def _cells(folder):
         (lambda _: check_answers({"text": [TEXT], "answer_start": [1]}, TEXT * 2, "row 1"), "correct or drop the row"),
         (
             lambda _: label_numbers(
-                Dataset.from_dict({"a": [[0, 1, 0]] * 2}), Columns(LABELS, ("b",), ("a",)), LABELLED, "train_data"
+                ReadRows(Dataset.from_dict({"a": [[0, 1, 0]] * 2}), Columns(LABELS, ("b",), ("a",))), LABELLED
             ),
             "expected a number for each",
         ),

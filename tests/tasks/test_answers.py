@@ -200,18 +200,6 @@ def test_the_best_answers_are_the_slow_loops(seed, max_answer_tokens, shift):
     assert ranked.null_score == pytest.approx(min(float(starts[0]) + float(ends[0]) for starts, ends in logits))
 
 
-def test_the_best_score_over_windows_counts_by_hand():
-    windows = [window_of(0, 4), window_of(2, 4)]
-    starts, ends = np.zeros((2, 8)), np.zeros((2, 8))
-    starts[0, [0, 5]], ends[0, [0, 6]] = (4, 2), (3, 1)  # first window: c2 d3 with 3
-    starts[1, [0, 3]], ends[1, [0, 4]] = (1, 3), (1, 2)  # second: the same words with 5
-    ranked = rank_answers(ONE_TO_TEN, windows, list(zip(starts, ends, strict=True)))
-    assert (ranked.text, ranked.scores[0]) == ("c2 d3", 5)
-    assert ranked.null_score == 2  # of 7 and 2
-    assert ranked.no_answer_probability == pytest.approx(1 / (1 + math.exp(5 - 2)))
-    assert len(set(ranked.texts)) == len(ranked.texts)
-
-
 def test_an_empty_context_has_no_answer():
     ranked = rank_answers("", [window_of(0, 0)], [(np.zeros(4), np.zeros(4))])
     assert ranked == RankedAnswers((), (), 0.0)

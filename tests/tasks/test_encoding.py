@@ -7,9 +7,8 @@ from task_rows import KINDS, rows_of_kind
 from tiny_models import make_teacher, tiny_config, tiny_tokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
-from homodistil_hf.tasks.columns import Columns, find_columns
+from homodistil_hf.tasks.columns import Columns, ReadRows, check_rows, found_rows
 from homodistil_hf.tasks.encoding import (
-    check_rows,
     encode_rows,
     length_of_rows,
     question_rows,
@@ -23,16 +22,17 @@ LABEL_NAMES = {ANSWERS: {"start_positions", "end_positions"}}
 
 def read(name, **how):
     model = make_teacher(**KINDS[name][1])
-    rows = rows_of_kind(name, **how)
-    return model.config, rows, find_columns(rows, model.config, task_kind_of(model.config, type(model).__name__))
+    rows, kind = rows_of_kind(name, **how), task_kind_of(model.config, type(model).__name__)
+    return model.config, found_rows(rows, model.config, kind)
 
 
 @pytest.mark.slow
 @each("has_labels", [True, False])
 @each("name", KINDS)
 def test_rows_have_what_the_stock_model_takes(name, has_labels):
-    config, rows, columns = read(name, has_labels=has_labels)
-    encoded = encode_rows(rows, columns, config, tiny_tokenizer(), max_length=24)
+    config, part = read(name, has_labels=has_labels)
+    rows, columns, _ = part
+    encoded = encode_rows(part, config, tiny_tokenizer(), max_length=24)
     labels = LABEL_NAMES.get(columns.kind, {"labels"})
     assert set(encoded.column_names) == {"input_ids", "token_type_ids", "attention_mask"} | labels
     assert len(encoded) == len(rows)
@@ -43,18 +43,18 @@ def test_rows_have_what_the_stock_model_takes(name, has_labels):
 
 
 def test_answers_are_the_tokens_of_their_text():
-    config, rows, columns = read("answers")
+    config, part = read("answers")
     tokenizer = tiny_tokenizer()
-    encoded = encode_rows(rows, columns, config, tokenizer, max_length=24)
-    for row, found in zip(rows, encoded, strict=True):
+    encoded = encode_rows(part, config, tokenizer, max_length=24)
+    for row, found in zip(part.rows, encoded, strict=True):
         tokens = found["input_ids"][found["start_positions"] : found["end_positions"] + 1]
         assert tokenizer.decode(tokens) == row["answers"]["text"][0]
 
 
 def test_tags_stand_at_first_tokens():
-    config, rows, columns = read("tags")
-    encoded = encode_rows(rows, columns, config, tiny_tokenizer(), max_length=24)
-    assert encoded["labels"][0] == [IGNORED_LABEL, 1, 2, *[0] * (len(rows["tokens"][0]) - 2), IGNORED_LABEL]
+    config, part = read("tags")
+    encoded = encode_rows(part, config, tiny_tokenizer(), max_length=24)
+    assert encoded["labels"][0] == [IGNORED_LABEL, 1, 2, *[0] * (len(part.rows["tokens"][0]) - 2), IGNORED_LABEL]
 
 
 @each(
@@ -69,13 +69,13 @@ def test_tags_stand_at_first_tokens():
 )
 def test_the_length_fits_99_of_100_rows(num_words, columns, expected):
     rows = Dataset.from_dict({"text": [" ".join(["w7"] * num_words)] * 200 + [" ".join(["w7"] * 500)]})
-    assert length_of_rows(rows, columns, tiny_config(), tiny_tokenizer()) == expected
+    assert length_of_rows(ReadRows(rows, columns), tiny_config(), tiny_tokenizer()) == expected
 
 
 def test_questions_get_windows_of_a_usual_length():
     rows = Dataset.from_dict({"question": ["w7"] * 9, "context": [" ".join(["w7"] * 600)] * 9})
     config = tiny_config(max_position_embeddings=512)
-    assert length_of_rows(rows, Columns(ANSWERS, ("question", "context")), config, tiny_tokenizer()) == 384
+    assert length_of_rows(ReadRows(rows, Columns(ANSWERS, ("question", "context"))), config, tiny_tokenizer()) == 384
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_what_becomes_of_longer_rows_is_said(length, kind, words):
 
 def test_texts_are_documents():
     rows = Dataset.from_dict({"tokens": [["a", "b"], ["c"]]})
-    assert texts_of(rows, Columns(TAGS, ("tokens",)))["text"][:] == ["a b", "c"]
+    assert texts_of(ReadRows(rows, Columns(TAGS, ("tokens",))))["text"][:] == ["a b", "c"]
     written = Dataset.from_dict({"tokens": ['["a", "b"]', "['c']", "d e"]})
-    assert texts_of(written, Columns(TAGS, ("tokens",)))["text"][:] == ["a b", "c", "d e"]
+    assert texts_of(ReadRows(written, Columns(TAGS, ("tokens",))))["text"][:] == ["a b", "c", "d e"]
     pairs = Dataset.from_dict({"one": ["a"], "two": ["b"]})
-    assert texts_of(pairs, Columns(CLASSES, ("one", "two")))["text"][:] == ["a", "b"]
+    assert texts_of(ReadRows(pairs, Columns(CLASSES, ("one", "two"))))["text"][:] == ["a", "b"]
 
 
 def test_questions_without_known_answers_are_not_graded():
-    _, rows, columns = read("answers")
-    assert question_rows(rows, columns, "rows").num_rows == len(rows)
-    _, rows, columns = read("answers", has_labels=False)
-    assert question_rows(rows, columns, "rows") is None
+    _, part = read("answers")
+    assert question_rows(part).num_rows == len(part.rows)
+    _, part = read("answers", has_labels=False)
+    assert question_rows(part) is None
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_questions_without_known_answers_are_not_graded():
 )
 def test_rows_without_text(rows, message):
     with pytest.raises(ValueError, match=message):
-        check_rows(Dataset.from_dict(rows), Columns(CLASSES, ("text",)), "rows")
+        check_rows(ReadRows(Dataset.from_dict(rows), Columns(CLASSES, ("text",)), "rows"))
 
 
 @each(
@@ -132,5 +132,5 @@ def test_rows_without_text(rows, message):
 )
 def test_answers_may_be_lists_or_objects(answers):
     rows = Dataset.from_dict({"question": ["q"] * 2, "context": ["a b"] * 2, "answers": answers})
-    found = question_rows(rows, Columns(ANSWERS, ("question", "context"), ("answers",)), "rows")
+    found = question_rows(ReadRows(rows, Columns(ANSWERS, ("question", "context"), ("answers",))))
     assert [(row["text"], row["answer_start"]) for row in found["answers"]] == [(["b"], [2]), ([], [])]

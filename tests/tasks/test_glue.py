@@ -7,7 +7,7 @@ from datasets import Dataset
 from rows import each
 
 from homodistil_hf.tasks import glue
-from homodistil_hf.tasks.glue import load_squad
+from homodistil_hf.tasks.glue import load_task
 
 CONTEXT = "Normandy is a region in France. “É” – and 東京."
 
@@ -64,24 +64,24 @@ def without_title(rows):
 @pytest.mark.slow
 @each("form", ["parquet", "lines", "list", "object", "official"])
 def test_every_format_gives_the_same_rows(tmp_path, form):
-    data = load_squad("squad_v2", write(tmp_path, form=form))
+    data = load_task("squad_v2", write(tmp_path, form=form))
     assert data.train.to_list() == without_title(TRAIN)
     assert data.dev["validation"].to_list() == without_title(DEV)
     assert (data.task, data.name) == ("squad_v2", "squad_v2")
-    assert data.sha256 == load_squad("squad_v2", write(tmp_path / "other")).sha256
+    assert data.sha256 == load_task("squad_v2", write(tmp_path / "other")).sha256
 
 
 @each("form", ["parquet", "lines"])
 def test_questions_without_ids_have_their_places(tmp_path, form):
     rows = [{name: value for name, value in row.items() if name != "id"} for row in TRAIN]
-    data = load_squad("squad_v2", write(tmp_path, rows, form=form))
+    data = load_task("squad_v2", write(tmp_path, rows, form=form))
     assert data.train["id"][:] == [str(place) for place in range(1, len(TRAIN) + 1)]
 
 
 def test_every_change_of_a_row_changes_the_digest(tmp_path):
-    digests = {load_squad("squad_v2", write(tmp_path / "0")).sha256}
+    digests = {load_task("squad_v2", write(tmp_path / "0")).sha256}
     for number, change in enumerate(({"id": "x"}, {"question": "?"}, {"answers": row("a")["answers"]}), start=1):
-        digests.add(load_squad("squad_v2", write(tmp_path / str(number), [TRAIN[0] | change, *TRAIN[1:]])).sha256)
+        digests.add(load_task("squad_v2", write(tmp_path / str(number), [TRAIN[0] | change, *TRAIN[1:]])).sha256)
     assert len(digests) == 4
 
 
@@ -98,7 +98,7 @@ def test_every_change_of_a_row_changes_the_digest(tmp_path):
 def test_parts_are_called_parts(tmp_path, folder, task, name):
     write(tmp_path / folder)
     for data_dir in (tmp_path, tmp_path / folder):
-        data = load_squad(task, data_dir)
+        data = load_task(task, data_dir)
         assert data.name == name
         assert len(data.train) == (4 if task == "squad_v2" else 3)
 
@@ -106,7 +106,7 @@ def test_parts_are_called_parts(tmp_path, folder, task, name):
 def test_a_folder_of_the_task_itself_comes_first(tmp_path):
     write(tmp_path / "squad_v2")
     write(tmp_path / "squad", [TRAIN[0]], [DEV[0]])
-    data = load_squad("squad", tmp_path)
+    data = load_task("squad", tmp_path)
     assert (data.name, data.train["id"][:]) == ("squad", ["a"])
 
 
@@ -124,7 +124,7 @@ def test_a_folder_of_the_task_itself_comes_first(tmp_path):
 )
 def test_wrong_questions_are_named(tmp_path, train, task, message):
     with pytest.raises(ValueError, match=message):
-        load_squad(task, write(tmp_path, train))
+        load_task(task, write(tmp_path, train))
 
 
 @each(
@@ -141,7 +141,7 @@ def test_wrong_questions_are_named(tmp_path, train, task, message):
 )
 def test_wrong_columns_are_named(tmp_path, train, message):
     with pytest.raises(ValueError, match=message):
-        load_squad("squad_v2", write(tmp_path, train))
+        load_task("squad_v2", write(tmp_path, train))
 
 
 @each(
@@ -159,7 +159,7 @@ def test_wrong_json_is_named(tmp_path, text, message):
     write(tmp_path, form="list")
     (tmp_path / "train-v2.0.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_squad("squad_v2", tmp_path)
+        load_task("squad_v2", tmp_path)
 
 
 @each(
@@ -177,25 +177,25 @@ def test_wrong_lines_are_named(tmp_path, line, message):
     path = tmp_path / "train.jsonl"
     path.write_bytes(path.read_bytes().split(b"\n")[1] + b"\n" + line)
     with pytest.raises(ValueError, match=message):
-        load_squad("squad_v2", tmp_path)
+        load_task("squad_v2", tmp_path)
 
 
 def test_no_questions_are_an_error(tmp_path):
     write(tmp_path)
     Dataset.from_list(DEV).select([]).to_parquet(tmp_path / "validation.parquet")
     with pytest.raises(ValueError, match="validation of .* has 0 questions; expected at least one"):
-        load_squad("squad_v2", tmp_path)
+        load_task("squad_v2", tmp_path)
 
 
 def test_missing_and_ambiguous_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="data_dir='.*nowhere' is no folder; expected one with train.parquet and"):
-        load_squad("squad", tmp_path / "nowhere")
+        load_task("squad", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has none for train; expected one file: train.parquet"):
-        load_squad("squad", tmp_path)
+        load_task("squad", tmp_path)
     write(tmp_path)
     write(tmp_path, form="list")
     with pytest.raises(ValueError, match="has train-v2.0.json, train.parquet for train; expected one file"):
-        load_squad("squad_v2", tmp_path)
+        load_task("squad_v2", tmp_path)
 
 
 def test_the_hub_is_asked_where_no_folder_is_given(monkeypatch):
@@ -206,7 +206,7 @@ def test_the_hub_is_asked_where_no_folder_is_given(monkeypatch):
         return Dataset.from_list(TRAIN if split == "train" else DEV)
 
     monkeypatch.setattr(glue.datasets, "load_dataset", load_dataset)
-    data = load_squad("squad_v2")
+    data = load_task("squad_v2")
     assert asked == [("rajpurkar/squad_v2", "train"), ("rajpurkar/squad_v2", "validation")]
     assert data.train.column_names == ["id", "context", "question", "answers"]
 
@@ -217,13 +217,13 @@ def test_a_hub_that_does_not_answer_is_told(monkeypatch):
 
     monkeypatch.setattr(glue.datasets, "load_dataset", load_dataset)
     with pytest.raises(ValueError, match=r"from the Hub \(rajpurkar/squad: no route\); check the connection, or name"):
-        load_squad("squad")
+        load_task("squad")
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_real_questions(real_data):
-    data = load_squad("squad_v2", real_data)
+    data = load_task("squad_v2", real_data)
     assert (data.name, len(data.train), len(data.dev["validation"])) == ("squad_v2_part", 4806, 1272)
-    first = load_squad("squad", real_data)
+    first = load_task("squad", real_data)
     assert (first.name, len(first.train), len(first.dev["validation"])) == ("squad_part", 2293, 617)

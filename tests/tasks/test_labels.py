@@ -19,7 +19,7 @@ STARS = tiny_config(id2label={0: "1", 1: "2", 2: "3"})
 
 def numbers(kind, labels, config, names=("label",)):
     rows = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
-    return label_numbers(rows, Columns(kind, ("text",), names), config, "rows")
+    return label_numbers(ReadRows(rows, Columns(kind, ("text",), names), "rows"), config)
 
 
 @each(
@@ -48,9 +48,9 @@ def test_classes(labels, config, expected):
 
 def test_a_features_own_names_are_brought_into_the_models_order():
     rows = Dataset.from_dict({"label": [0, 2, -1]}).cast_column("label", ClassLabel(names=["good", "fair", "bad"]))
-    columns = Columns(CLASSES, ("text",), ("label",))
-    assert label_numbers(rows, columns, NAMED, "rows") == [2, 0, UNKNOWN_CLASS]
-    assert label_numbers(rows, columns, NUMBERED, "rows") == [0, 2, UNKNOWN_CLASS]
+    part = ReadRows(rows, Columns(CLASSES, ("text",), ("label",)))
+    assert label_numbers(part, NAMED) == [2, 0, UNKNOWN_CLASS]
+    assert label_numbers(part, NUMBERED) == [0, 2, UNKNOWN_CLASS]
 
 
 @each(
@@ -71,8 +71,8 @@ def test_several_labels(labels, expected):
 
 def test_a_column_for_each_label():
     rows = Dataset.from_dict({"bad": ["1", "0"], "fair": ["0", "1"], "good": ["0", ""]})
-    columns = Columns(LABELS, ("text",), ("bad", "fair", "good"))
-    assert label_numbers(rows, columns, NAMED, "rows") == [[1, 0, 0], [UNKNOWN_VALUE] * 3]
+    part = ReadRows(rows, Columns(LABELS, ("text",), ("bad", "fair", "good")))
+    assert label_numbers(part, NAMED) == [[1, 0, 0], [UNKNOWN_VALUE] * 3]
 
 
 @each(
@@ -89,7 +89,7 @@ def test_a_column_for_each_label():
 )
 def test_marks_beside_empty_cells_and_booleans_are_ones_and_zeros(cells, expected):
     part = ReadRows(Dataset.from_dict(cells), Columns(LABELS, ("text",), ("bad", "fair", "good")), "rows")
-    assert label_numbers(part.rows, part.columns, NAMED, "rows") == expected
+    assert label_numbers(part, NAMED) == expected
     assert num_labelled([part]) == sum(UNKNOWN_VALUE not in row for row in expected)
 
 
@@ -108,8 +108,8 @@ def test_values(labels, num_labels, expected):
 
 def test_without_a_column_all_are_unknown():
     rows = Dataset.from_dict({"text": ["a", "b"]})
-    assert label_numbers(rows, Columns(CLASSES, ("text",)), NAMED, "rows") == [UNKNOWN_CLASS] * 2
-    assert label_numbers(rows, Columns(LABELS, ("text",)), NAMED, "rows") == [[UNKNOWN_VALUE] * 3] * 2
+    assert label_numbers(ReadRows(rows, Columns(CLASSES, ("text",))), NAMED) == [UNKNOWN_CLASS] * 2
+    assert label_numbers(ReadRows(rows, Columns(LABELS, ("text",))), NAMED) == [[UNKNOWN_VALUE] * 3] * 2
 
 
 @each(
@@ -143,7 +143,7 @@ def test_a_number_below_the_classes_is_not_the_last_one():
     feature = List(ClassLabel(names=["good", "bad", "fair"]))
     rows = Dataset.from_dict({"label": [[0], [-1]]}, features=Features({"label": feature}))
     with pytest.raises(ValueError, match="has the label -1, which is no class: correct or drop such rows"):
-        label_numbers(rows, Columns(LABELS, ("text",), ("label",)), NAMED, "rows")
+        label_numbers(ReadRows(rows, Columns(LABELS, ("text",), ("label",))), NAMED)
 
 
 def test_columns_that_are_not_one_for_each_label():

@@ -8,7 +8,7 @@ from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import BertTokenizer, CanineTokenizer
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS
-from homodistil_hf.tasks.columns import Columns
+from homodistil_hf.tasks.columns import Columns, ReadRows
 from homodistil_hf.tasks.kinds import TAGS
 from homodistil_hf.tasks.tags import TaggedText, tagged_texts, tagged_tokens
 
@@ -24,12 +24,12 @@ WORDS = BertTokenizer(
 
 def of_words(words, tags, config=CONFIG, tokenizer=WORDS):
     rows = Dataset.from_dict({"tokens": words, "tags": tags})
-    return tagged_texts(rows, Columns(TAGS, ("tokens",), ("tags",)), config, tokenizer, "rows")
+    return tagged_texts(ReadRows(rows, Columns(TAGS, ("tokens",), ("tags",)), "rows"), config, tokenizer)
 
 
 def of_spans(text, spans, config=CONFIG):
     rows = Dataset.from_dict({"text": [text], "spans": [spans]})
-    return tagged_texts(rows, Columns(TAGS, ("text",), ("spans",)), config, WORDS, "rows")[0]
+    return tagged_texts(ReadRows(rows, Columns(TAGS, ("text",), ("spans",)), "rows"), config, WORDS)[0]
 
 
 def test_words_are_joined_and_keep_their_places():
@@ -46,7 +46,7 @@ def test_numbers_are_those_of_the_feature():
     names = ["I-PER", "B-PER", "O", "B-LOC", "I-LOC"]
     features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=names))})
     rows = Dataset.from_dict({"tokens": [["a", "b", "c"]], "tags": [[1, 0, 2]]}, features=features)
-    (found,) = tagged_texts(rows, Columns(TAGS, ("tokens",), ("tags",)), CONFIG, WORDS, "rows")
+    (found,) = tagged_texts(ReadRows(rows, Columns(TAGS, ("tokens",), ("tags",)), "rows"), CONFIG, WORDS)
     assert found.tags == [FIRST, GO_ON, OUT]
 
 
@@ -118,7 +118,8 @@ def test_only_a_words_first_token_has_its_tag():
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ada", "love", "##lace", "wrote"]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
     (text,) = of_words([["ada", "lovelace", "wrote"]], [["B-PER", "I-PER", "O"]])
-    found = tagged_tokens([text], tokenizer, 16)
+    batch = Dataset.from_list([text._asdict()])[:]
+    found = tagged_tokens(batch, tokenizer, 16)
     assert tokenizer.convert_ids_to_tokens(found["input_ids"][0]) == [
         "[CLS]",
         "ada",
@@ -128,7 +129,7 @@ def test_only_a_words_first_token_has_its_tag():
         "[SEP]",
     ]
     assert found["labels"] == [[IGNORED_LABEL, FIRST, GO_ON, IGNORED_LABEL, OUT, IGNORED_LABEL]]
-    assert tagged_tokens([text], tokenizer, 4)["labels"] == [[IGNORED_LABEL, FIRST, GO_ON, IGNORED_LABEL]]
+    assert tagged_tokens(batch, tokenizer, 4)["labels"] == [[IGNORED_LABEL, FIRST, GO_ON, IGNORED_LABEL]]
 
 
 @each(
@@ -161,6 +162,6 @@ def test_every_word_is_tagged_once_whatever_cuts_it(kind):
     tokenizer = trained_tokenizer(kind)
     words = [word for text in paragraphs()[:20] for word in text.split()][:60]
     (text,) = of_words([words], [[MARKS[number % 5] for number in range(len(words))]])
-    found = tagged_tokens([text], tokenizer, 1000)
+    found = tagged_tokens(Dataset.from_list([text._asdict()])[:], tokenizer, 1000)
     assert len(found["input_ids"][0]) > len(words) + 2
     assert [label for label in found["labels"][0] if label != IGNORED_LABEL] == text.tags

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
+from ...data.blocks import drawn
 from ...data.corpus import load_text
+from ...data.lengths import padded_batches, unlabeled_batches
 from ...data.read_line import columns_words, read_line
-from ...data.samples import drawn, padded_batches, unlabeled_batches
 from ...data.sources import local_files
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...export.export_folder import FORMATS, check_output, export_student
@@ -21,9 +21,9 @@ from ...files.settings import ROW_LENGTH, make_tuples, refuse_without_part, sett
 from ...models.heads import fastest_device
 from ...models.tokenizers import fitted_length
 from ...models.widths import widths_of
-from ...tasks.columns import Columns, find_columns, listed_columns
-from ...tasks.encoding import check_rows, encode_rows, texts_by_column
-from ...tasks.glue import GLUE_TASKS, check_tasks, load_glue
+from ...tasks.columns import Columns, ReadRows, found_rows, listed_columns
+from ...tasks.encoding import encode_rows, texts_by_column
+from ...tasks.glue import GLUE_TASKS, check_tasks, load_task
 from ...tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
 from ...tasks.reading import is_conll, load_rows
 from .pruning import GradientFreeSettings, export_facts, num_kept_filters, prune_gradient_free
@@ -131,38 +131,37 @@ def prune_to_folder(settings: PruneSettings, log: Log, *, overwrite: bool = Fals
 def _batches(
     settings: PruneSettings, evaluated: EvaluatedModel, length: int, log: Log
 ) -> list[dict[str, torch.Tensor]]:
-    rows, columns = _rows(settings, evaluated)
+    whole = _rows(settings, evaluated)
+    rows, columns, _ = whole
     is_text = columns.kind == MASKED_WORDS
     words = rows.info.description if is_text else columns_words(columns.texts, rows.column_names)
-    part = drawn(rows, settings.num_samples, seed=settings.seed)
-    log(read_line({f"of {len(rows):,} without labels": part}, words))
+    part = whole._replace(rows=drawn(rows, settings.num_samples, seed=settings.seed))
+    log(read_line({f"of {len(rows):,} without labels": part.rows}, words))
     sizes = {"num_rows": settings.num_samples, "seed": settings.seed, "batch_size": settings.batch_size}
     tokenizer = evaluated.tokenizer
     if columns.kind != ANSWERS:
-        return unlabeled_batches(texts_by_column(part, columns), tokenizer, max_length=length, **sizes)
-    config = evaluated.model.config
-    windows = encode_rows(part, columns, config, tokenizer, max_length=length, argument=_ARGUMENT)
+        return unlabeled_batches(texts_by_column(part), tokenizer, max_length=length, **sizes)
+    windows = encode_rows(part, evaluated.model.config, tokenizer, max_length=length)
     names = [name for name in tokenizer.model_input_names if name in windows.column_names]
     return padded_batches({name: windows[name][:] for name in names}, tokenizer, **sizes)
 
 
-def _rows(settings: PruneSettings, evaluated: EvaluatedModel) -> tuple[Dataset, Columns]:
+def _rows(settings: PruneSettings, evaluated: EvaluatedModel) -> ReadRows:
     """Rows that `distill` of the model reads, with their columns of texts; of sources of mere text its documents."""
     if settings.task is not None:
         (task,) = check_tasks([settings.task])
         columns = GLUE_TASKS[task].columns
-        return load_glue(task, settings.data_dir).train, Columns(columns.kind, columns.texts)
+        return ReadRows(load_task(task, settings.data_dir).train, replace(columns, labels=()))
     config, named = evaluated.model.config, listed_columns(settings.text_column)
     kind = task_kind_of(config, type(evaluated.model).__name__)
     if kind != MASKED_WORDS and not _are_documents(settings.unlabeled_data):
         rows = load_rows(settings.unlabeled_data, argument=_ARGUMENT)
         # an answerer may be pruned on any text
         if kind != ANSWERS or len(named) == 2 or {"question", "context"} <= {*map(str.lower, rows.column_names)}:
-            columns = find_columns(rows, config, kind, text_columns=named, argument=_ARGUMENT)
-            check_rows(rows, columns, _ARGUMENT)
-            return rows, Columns(kind, columns.texts)
+            part = found_rows(rows, config, kind, text_columns=named, argument=_ARGUMENT)
+            return part._replace(columns=replace(part.columns, labels=()))
     text = load_text(settings.unlabeled_data, text_column=settings.text_column, argument=_ARGUMENT)
-    return text, Columns(MASKED_WORDS, ("text",))
+    return ReadRows(text, Columns(MASKED_WORDS, ("text",)))
 
 
 def _are_documents(sources: Sequence[str]) -> bool:

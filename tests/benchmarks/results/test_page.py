@@ -14,7 +14,7 @@ from benchmarks.studies import retrieval
 from benchmarks.sweep.folder import trained
 from homodistil_hf.evaluation.task_runs import constant_score
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
-from homodistil_hf.tasks.glue import load_glue
+from homodistil_hf.tasks.glue import load_task
 from homodistil_hf.training.learning_rate import default_learning_rate
 
 CHECKOUT = Path(__file__).parents[3]
@@ -27,7 +27,7 @@ def committed() -> Tables:
 
 def test_the_floor_of_tasks_is_that_of_the_data(real_data):
     committed = json.loads((CHECKOUT / page.FOLDER / "fine_tunings.json").read_text(encoding="utf-8"))["constant"]
-    scores = {task: constant_score(load_glue(task, str(real_data / "glue"))) for task in committed}
+    scores = {task: constant_score(load_task(task, str(real_data / "glue"))) for task in committed}
     assert committed == {task: pytest.approx(score, abs=1e-4) for task, score in scores.items()}
 
 

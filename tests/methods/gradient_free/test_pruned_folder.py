@@ -20,12 +20,13 @@ from transformers import (
 
 from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_export
 from homodistil_hf.cli import main
+from homodistil_hf.data.blocks import drawn
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.samples import drawn, unlabeled_batches
+from homodistil_hf.data.lengths import unlabeled_batches
 from homodistil_hf.methods.gradient_free.pruned_folder import PruneSettings, prune_to_folder
-from homodistil_hf.tasks.columns import find_columns
+from homodistil_hf.tasks.columns import found_rows
 from homodistil_hf.tasks.encoding import encode_rows
-from homodistil_hf.tasks.glue import load_glue
+from homodistil_hf.tasks.glue import load_task
 from homodistil_hf.tasks.reading import load_rows
 
 SHAPE = {"intermediate_size": 256, "max_position_embeddings": 128}
@@ -85,7 +86,7 @@ def test_flags_override_the_file_and_a_tasks_sentences_are_text(folder, capsys):
     (folder / "config.json").write_text(json.dumps(values))
     assert main(["prune", str(folder / "config.json"), "--macs", "0.6", "--rescaling", "none"]) == 0
     settings = GradientFreeSettings(ranking="d2", rescaling="none")
-    train = load_glue("mrpc", folder).train
+    train = load_task("mrpc", folder).train
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     columns = [train["sentence1"][:], train["sentence2"][:]]
     batches = unlabeled_batches(columns, tokenizer)
@@ -152,12 +153,11 @@ def test_rows_of_a_task_are_those_that_distill_reads(tmp_path, name, has_labels)
     out = str(tmp_path / "out")
     settings = PruneSettings(model=given["teacher"], unlabeled_data=given["train_data"], output_dir=out, macs=0.9)
     found = prune_to_folder(settings, lines.append)["training"]
-    rows = load_rows(given["train_data"])
-    columns = find_columns(rows, model, KINDS[name][0])
+    part = found_rows(load_rows(given["train_data"]), model, KINDS[name][0])
     tokenizer = AutoTokenizer.from_pretrained(given["teacher"])
-    encoded = encode_rows(rows, columns, model, tokenizer, max_length=32)
+    encoded = encode_rows(part, model, tokenizer, max_length=32)
     assert (found["num_samples"], found["num_tokens"]) == (len(encoded), sum(map(len, encoded["input_ids"])))
-    assert f"; read: {', '.join(columns.texts)}" in lines[0]
+    assert f"; read: {', '.join(part.columns.texts)}" in lines[0]
 
 
 @pytest.mark.slow
