@@ -47,6 +47,7 @@ from .facts import (
     FACTS_VERSION,
     LATENCY,
     RUN_SECTIONS,
+    TRIMMING_FILE,
     file_facts,
     forms_facts,
     probe_facts,
@@ -62,6 +63,8 @@ from .hub import teacher_card
 logger = logging.getLogger(__name__)
 
 FORMATS = ("standard", "compact")
+_RECORDS = (FACTS_FILE, TRIMMING_FILE)
+"""Files that list all others of a folder that is written whole."""
 _WAIT_S = 60.0  # for another process that writes the folder
 Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
 
@@ -179,14 +182,12 @@ def convert_export(
     )
 
 
-def check_output(
-    folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE, argument: str = "folder"
-) -> Path:
+def check_output(folder: str | Path, *, overwrite: bool = False, argument: str = "folder") -> Path:
     """Check, before a long run, that its export can be written: the folder is free, and can be replaced as a whole.
 
     At the end of a run [`written_aside`] finds out, and says what remains.
 
-    `record` lists all other files of the folder; `argument` is the user's name for it.
+    `argument` is the user's name for it.
 
     Returns:
         The folder's absolute path.
@@ -196,15 +197,13 @@ def check_output(
     """
     label = f"{argument}={str(folder)!r}"
     check_replaceable(folder, label)
-    target = check_target(folder, overwrite=overwrite, record=record)
+    target = check_target(folder, overwrite=overwrite)
     check_writable(target.parent, label)  # another one where the folder is a link
     return target
 
 
-def check_target(folder: str | Path, *, overwrite: bool = False, record: str = FACTS_FILE) -> Path:
+def check_target(folder: str | Path, *, overwrite: bool = False) -> Path:
     """Check that a folder is free for an export.
-
-    `record` is the file that lists all others of the folder.
 
     Returns:
         The folder's absolute path.
@@ -215,7 +214,7 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
     target = Path(folder).resolve()
     if not str(folder).strip() or (target.exists() and not target.is_dir()):
         raise ValueError(f"folder={str(folder)!r} is {'a file' if str(folder) else 'empty'}; choose another name")
-    for file in (parent / name for parent in target.parents for name in (FACTS_FILE, STATE_FILE, record)):
+    for file in (parent / name for parent in target.parents for name in (*_RECORDS, STATE_FILE)):
         values: dict[str, Any] = {}
         with suppress(OSError, ValueError):  # somebody else's file of that name
             values = read_json_object(file, file.name) if file.is_file() else {}
@@ -227,7 +226,8 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
             )
     if not target.is_dir() or not any(target.iterdir()):
         return target
-    if not (target / record).is_file():
+    record = next((name for name in _RECORDS if (target / name).is_file()), None)
+    if record is None:
         raise ValueError(f"folder={str(folder)!r} is not empty and holds no export; choose another or empty it")
     if not overwrite:
         raise ValueError(f"folder={str(folder)!r} holds an export already; set overwrite to replace it")
@@ -247,10 +247,10 @@ def check_target(folder: str | Path, *, overwrite: bool = False, record: str = F
 
 
 @contextmanager
-def written_aside(target: Path, *, overwrite: bool, record: str = FACTS_FILE) -> Iterator[Path]:
+def written_aside(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """An empty folder that takes an export's place when the block ends; see [`written_whole`].
 
-    The target is of [`check_target`], whose other arguments these are: it is checked again, as time has passed.
+    The target is of [`check_target`], whose argument `overwrite` is: it is checked again, as time has passed.
     """
 
     def what_remains() -> str:
@@ -261,7 +261,7 @@ def written_aside(target: Path, *, overwrite: bool, record: str = FACTS_FILE) ->
         return f"no export was written to {target}{earlier}. {remedy}{source}"
 
     with written_whole(target, what_remains) as aside:
-        check_target(target, overwrite=overwrite, record=record)
+        check_target(target, overwrite=overwrite)
         yield aside
 
 

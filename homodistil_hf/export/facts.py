@@ -28,6 +28,8 @@ from ..models.widths import widths_of
 
 FACTS_FILE = "facts.json"
 CARD_FILE = "README.md"
+TRIMMING_FILE = "trimming.json"
+"""In place of the facts beside a model with fewer tokens."""
 FACTS_VERSION = 1
 
 BENCHMARKS = "benchmarks"

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from html import escape
@@ -53,6 +53,7 @@ Line = Sequence[tuple[float, float]]
 """Points (step, value)."""
 
 NUM_COLOURS = 6
+_WIDTH_NAMES = ("attention channels", "FFN neurons")
 _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 34
 _LEGEND_HEIGHT = 16
@@ -116,8 +117,7 @@ def report_of(records: RunRecords) -> str:
     student, teacher = section_of(records.facts, "student"), section_of(records.facts, "teacher")
     sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
     hidden = " of ".join(f"{size:,}" for size in sizes if is_int(size))
-    note = _paragraph(f"Hidden channels: {hidden}." + " Grey: the teacher." * bool(teacher), look="note")
-    shapes = _grid(width_charts(student, teacher))
+    shapes = _widths(student, teacher)
     parts = [
         _paragraph(summary),
         _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
@@ -132,7 +132,7 @@ def report_of(records: RunRecords) -> str:
         # what `homodistil deploy` has measured
         _section("Runtimes", _html_table(*runtime_cells(runtimes))) if runtimes else "",
         _section("Training", curves + _paragraph("Dashed: the teacher." * ('class="level"' in curves), look="note")),
-        _section("Shape", shapes + note if shapes else ""),
+        _section("Shape", shapes + _paragraph(f"Hidden channels: {hidden}.", look="note") if shapes else ""),
         _section("How it was made", _how(records)),
         _section("Next", _next(records)),
     ]
@@ -454,45 +454,18 @@ def line_chart(
     return _svg(_WIDTH, height, [*parts, *(legend if len(lines) > 1 else ())], title)
 
 
-def width_charts(student: Mapping[str, Any], teacher: Mapping[str, Any] | None) -> list[str]:
-    """Draw the widths of each layer of a student, in front of those of its teacher.
-
-    `student` and `teacher` are sections of facts, with `plan` and `num_hidden_layers`.
-
-    Returns:
-        `list`: two `svg` elements, of attention channels and of FFN neurons; none without a plan.
-    """
-    own, full = _layers(student), _layers(teacher or {})
-    pictures = []
-    for index, label in enumerate(("attention channels", "FFN neurons") if own else ()):
-        most = max(layer[index] for layer in [*own, *full]) or 1
-        places = len(full) or len(own)
-        widest = f"{max(layer[index] for layer in own):,}" + (f" of the teacher's {most:,}" if full else "")
-        parts = [
-            f'<text class="title" x="0" y="14">{label} by layer: {widest}</text>',
-            *_bars([layer[index] for layer in full], most, 'class="whole"', places),
-            *_bars([layer[index] for layer in own], most, 'style="fill:var(--c0)"', places),
-            f'<text x="0" y="{_HEIGHT - 6}">layer 0</text>',
-            f'<text x="{_WIDTH}" y="{_HEIGHT - 6}" text-anchor="end">layer {places - 1}</text>',
-        ]
-        pictures.append(_svg(_WIDTH, _HEIGHT, parts, label))
-    return pictures
+def _widths(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+    """A table of the widths of each layer of a student, its teacher's widest in the headings; empty without a plan."""
+    own, full = _layers(student), _layers(teacher)
+    rows = [[str(index), *(f"{width:,}" for width in layer)] for index, layer in enumerate(own)]
+    of_teacher = [f", of {max(widths):,}" for widths in zip(*full, strict=True)] or ["", ""]
+    header = ["layer", *(f"{name}{of}" for name, of in zip(_WIDTH_NAMES, of_teacher, strict=True))]
+    return _html_table(header, rows) if rows else ""
 
 
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     return f'<svg {box} role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
-
-
-def _bars(sizes: Sequence[int], most: int, look: str, num_places: int) -> Iterator[str]:
-    top, bottom = _TOP, _HEIGHT - 22
-    pitch = _WIDTH / max(num_places, 1)
-    for index, size in enumerate(sizes):
-        height = (bottom - top) * size / most
-        yield (
-            f'<rect {look} x="{(index + 0.1) * pitch:.1f}" y="{bottom - height:.1f}" '
-            f'width="{0.8 * pitch:.1f}" height="{height:.1f}"><title>layer {index}: {size:,}</title></rect>'
-        )
 
 
 def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel, load_embedding_model
 from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, save_model, written_aside
-from ..export.facts import CARD_FILE, file_facts
+from ..export.facts import CARD_FILE, TRIMMING_FILE, file_facts
 from ..export.hub import teacher_card
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
@@ -45,7 +45,7 @@ from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer,
 from .kinds import TASK_RUN, method_for, run_kind_named, run_kind_of
 from .settings import Log, RunConfig
 
-TRIMMED_FOLDER, RECORD_FILE = "trimmed_teacher", "trimming.json"
+TRIMMED_FOLDER = "trimmed_teacher"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
 
 
@@ -221,7 +221,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         ValueError: a value of the source can't be used, or the folder isn't free.
         OSError: a file can't be read or written.
     """
-    target = check_output(output, overwrite=overwrite, record=RECORD_FILE, argument="output")
+    target = check_output(output, overwrite=overwrite, argument="output")
     plan = plan_trimming(source, log)
     log(format_trimming(plan.facts))
     if plan.whole:
@@ -231,14 +231,14 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         model = load_encoder(source.model, config=plan.config, revision=revision, token=token, argument="model")
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
-    with written_aside(target, overwrite=overwrite, record=RECORD_FILE) as aside:
+    with written_aside(target, overwrite=overwrite) as aside:
         if plan.whole:
             write_model(replace(plan.whole, encoder=trimmed, tokenizer=tokenizer), aside)
         else:
             save_model(trimmed, aside, tokenizer)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
-        write_json(aside / RECORD_FILE, facts)
+        write_json(aside / TRIMMING_FILE, facts)
     return facts
 
 
@@ -325,9 +325,9 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         is_task,
     )
     with training.main_process_first(desc="trimming the vocabulary"):
-        is_made = training.resume_from_checkpoint and (folder / RECORD_FILE).is_file()
+        is_made = training.resume_from_checkpoint and (folder / TRIMMING_FILE).is_file()
         if training.process_index == 0 and is_made:
-            made = read_json_object(folder / RECORD_FILE, f"folder={str(folder)!r}: {RECORD_FILE}").get("source")
+            made = read_json_object(folder / TRIMMING_FILE, f"folder={str(folder)!r}: {TRIMMING_FILE}").get("source")
             if made != source.identity():
                 raise ValueError(
                     f"vocabulary={short_repr(run.vocabulary)} of {short_repr(run.teacher)} is not what the "

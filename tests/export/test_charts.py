@@ -1,11 +1,12 @@
-"""Pictures: points where they belong, one colour a line, no sizes that facts lack."""
+"""Pictures and widths: points where they belong, one colour a line, no sizes that facts lack."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
 from rows import each
 
-from homodistil_hf.export.report import line_chart, width_charts
+from homodistil_hf.export.report import _widths, line_chart
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
 TEACHER = {"plan": PLAN, "num_hidden_layers": 2}
@@ -47,17 +48,12 @@ def test_names_are_no_markup():
     assert ElementTree.fromstring(picture).get("aria-label") == "<b>&"
 
 
-def test_widths_are_shares_of_the_teachers():
-    attention, ffn = width_charts(UNEVEN | {"num_hidden_layers": 2}, TEACHER)
-    assert [bar.find(f"{SVG}title").text for bar in elements(ffn, "rect")] == [
-        *("layer 0: 32", "layer 1: 32"),
-        *("layer 0: 16", "layer 1: 32"),
-    ]
-    heights = [float(bar.get("height")) for bar in elements(attention, "rect")]
-    assert heights == [heights[0]] * 3 + [heights[0] / 2]
-    assert elements(ffn, "text")[0].text == "FFN neurons by layer: 32 of the teacher's 32"
+def test_widths_are_beside_the_teachers():
+    text = _widths(UNEVEN | {"num_hidden_layers": 2}, TEACHER)
+    assert re.findall("<th>(.*?)</th>", text) == ["layer", "attention channels, of 16", "FFN neurons, of 32"]
+    assert re.findall("<td>(.*?)</td>", text) == ["0", "16", "16", "1", "8", "32"]
 
 
 @pytest.mark.parametrize("student", [{}, {"plan": None}, {"plan": {"hidden_size": 3}, "num_hidden_layers": 1}])
-def test_no_plan_is_no_picture(student):
-    assert width_charts(student, TEACHER) == []
+def test_no_plan_is_no_table(student):
+    assert _widths(student, TEACHER) == ""

@@ -176,14 +176,14 @@ OWN_RECORDS = {
 def test_no_export_is_written_below_a_record_of_ours(tmp_path, record):
     (tmp_path / record).write_text(json.dumps(OWN_RECORDS[record]))
     with pytest.raises(ValueError, match=f"lies in '{tmp_path}', whose {record} says what belongs there"):
-        check_target(tmp_path / "a" / "student", record="trimming.json")
+        check_target(tmp_path / "a" / "student")
 
 
 @pytest.mark.parametrize("record", OWN_RECORDS)
 @pytest.mark.parametrize("content", ["", "[]", '{"fact": "cats sleep"}', '{"format": 1, "files": [], "plan": "a"}'])
 def test_a_file_of_others_that_bears_the_name_of_a_record_is_no_hindrance(tmp_path, record, content):
     (tmp_path / record).write_text(content)
-    assert check_target(tmp_path / "student", record="trimming.json") == tmp_path / "student"
+    assert check_target(tmp_path / "student") == tmp_path / "student"
 
 
 @pytest.mark.parametrize("had_one", (False, True))
