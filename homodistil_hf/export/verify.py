@@ -61,11 +61,9 @@ inputs, found = load_file(inputs), {}
 for name in auto_classes.split(","):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=remote_code == "1")
     with torch.no_grad():
-        found[f"{name}.hidden"] = model.base_model(**inputs).last_hidden_state
-        if name != "AutoModel":
-            result = model(**inputs)
-            logits = [result[key] for key in ("logits", "start_logits", "end_logits") if key in result]
-            found[f"{name}.logits"] = torch.stack(logits, -1) if len(logits) > 1 else logits[0]
+        result = model(**inputs)
+    tensors = [result[key] for key in ("logits", "start_logits", "end_logits", "last_hidden_state") if key in result]
+    found[name] = torch.stack(tensors, -1) if len(tensors) > 1 else tensors[0]
 save_file({name: tensor.float().contiguous() for name, tensor in found.items()}, outputs)
 num_tokens = 0
 if os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
@@ -236,7 +234,7 @@ def load_fresh(
     """Load an export in a process that can't import this package.
 
     Returns:
-        `(num_tokens, outputs)`: of its tokenizer, 0 without one; hidden states and logits of each auto class.
+        `(num_tokens, outputs)`: of its tokenizer, 0 without one; logits of each auto class, hidden states of AutoModel.
 
     Raises:
         ValueError: the process failed.
@@ -258,10 +256,10 @@ def _output_differences(
     with torch.no_grad():
         hidden_BTH = compact.base_model(**inputs).last_hidden_state
         logits = all_logits(compact(**inputs))
-    compared = {f"{auto_class}, logits": (tensors[f"{auto_class}.logits"], logits)}
-    for name in (auto_class, "AutoModel"):
-        compared[f"{name}, hidden states"] = (tensors[f"{name}.hidden"], hidden_BTH)
-    return {f"{name} of the compact form": relative_difference(*pair) for name, pair in compared.items()}
+    return {
+        f"{auto_class}, logits of the compact form": relative_difference(tensors[auto_class], logits),
+        "AutoModel, hidden states of the compact form": relative_difference(tensors["AutoModel"], hidden_BTH),
+    }
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel, load_embedding_model
 from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, save_model, written_aside
-from ..export.facts import CARD_FILE, TRIMMING_FILE, file_facts
+from ..export.facts import CARD_FILE, TRIMMING_FILE, file_facts, section_of
 from ..export.hub import teacher_card
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
@@ -38,7 +38,7 @@ from ..tasks.columns import found_rows, listed_columns
 from ..tasks.encoding import texts_of
 from ..tasks.kinds import task_kind_of
 from ..tasks.reading import load_rows
-from ..training.run_folder import check_free, existing_files
+from ..training.run_folder import check_free, check_same_identity, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
@@ -327,13 +327,8 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
     with training.main_process_first(desc="trimming the vocabulary"):
         is_made = training.resume_from_checkpoint and (folder / TRIMMING_FILE).is_file()
         if training.process_index == 0 and is_made:
-            made = read_json_object(folder / TRIMMING_FILE, f"folder={str(folder)!r}: {TRIMMING_FILE}").get("source")
-            if made != source.identity():
-                raise ValueError(
-                    f"vocabulary={short_repr(run.vocabulary)} of {short_repr(run.teacher)} is not what the "
-                    f"interrupted run began with, {short_repr(made)}; resume with its settings, or take another "
-                    "output_dir"
-                )
+            made = section_of(read_json_object(folder / TRIMMING_FILE, TRIMMING_FILE), "source")
+            check_same_identity(str(training.output_dir), made, source.identity())
         elif training.process_index == 0:
             trim_to_folder(source, folder, log, overwrite=True)
     return str(folder)

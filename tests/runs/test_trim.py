@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path):
     assert distill(path, "--resume_from_checkpoint", "last") == 0
     assert (tmp_path / "run" / "trimmed_teacher" / "trimming.json").stat().st_mtime_ns == written
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == whole
-    with pytest.raises(ValueError, match="vocabulary='keep=50' .* is not what the interrupted run began with"):
+    with pytest.raises(ValueError, match="vocabulary='keep=50' is not what the run in output_dir=.* began with"):
         distill_settings(parse_run([str(path), "--vocabulary", "keep=50", "--resume_from_checkpoint", "last"]), print)
     for checkpoint in (tmp_path / "run").glob("checkpoint-*"):
         (checkpoint / "optimizer.pt").write_bytes(b"")

@@ -174,7 +174,7 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
         config = checked_config(values, BinaryBertConfig, label)
         _, tensors = load_fresh(folder, [name], packed_probe(config))
-        difference = difference_of(facts, tensors[f"{name}.logits"])
+        difference = difference_of(facts, tensors[name])
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = list(difference_problems({f"{name}, logits in memory": difference}, IN_MEMORY_TOLERANCE))
