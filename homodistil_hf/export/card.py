@@ -100,6 +100,10 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")
     words = "These differ from their defaults; `facts.json` has all:\n\n" if changed else ""
     rows = [(code_span(name), value) for name, value in (changed or settings or {}).items()]
+    comparison = ""
+    if outcome := outcome_rows(facts):
+        table = card_table(("", "teacher", "student", "kept"), (row[1:] for row in outcome))
+        comparison = "\n\n".join(filter(None, (table, plain_text(measured_on(facts))))) + runtimes_text(facts)
     # lengths and languages of text, as far as they are recorded
     teacher, limits = facts.get("teacher") or {}, []
     if is_int(most := facts.get(DATA, {}).get("max_tokens")):
@@ -118,7 +122,7 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         licence = f"The student derives from {code_span(teacher['name'])}, whose licence {words}."
     return {
         "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
-        "comparison": _comparison(facts),
+        "comparison": comparison,
         "widths": _widths(facts),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
         "settings": words + card_table(("setting", "value"), rows) if rows else "No settings came with this export.",
@@ -262,16 +266,6 @@ def _summary(facts: Mapping[str, Any]) -> str:
 def _architecture(facts: Mapping[str, Any]) -> Architecture:
     class_name = facts["student"]["architecture"]
     return next(architecture for architecture in ARCHITECTURES.values() if class_name in architecture.heads_by_name)
-
-
-def _comparison(facts: Mapping[str, Any]) -> str:
-    """The table teacher / student / kept, and a line on what was measured on; then the runtimes."""
-    rows = outcome_rows(facts)
-    if not rows:
-        return ""
-    table = card_table(("", "teacher", "student", "kept"), (row[1:] for row in rows))
-    parts = [table, plain_text(measured_on(facts))]
-    return "\n\n".join(filter(None, parts)) + runtimes_text(facts)
 
 
 def _benchmarks(facts: Mapping[str, Any]) -> str:

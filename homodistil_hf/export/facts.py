@@ -150,7 +150,10 @@ def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
             for name, value in sections.get(section, {}).items()
             if not name.endswith("token") and name not in _PRIVATE_SETTINGS
         }
-    text = json.dumps({name: section for name, section in sections.items() if section}, default=_plain)
+    text = json.dumps(
+        {name: section for name, section in sections.items() if section},
+        default=lambda value: value.item() if isinstance(value, np.generic) else str(value),
+    )
     found: dict[str, Any] = json.loads(text, parse_constant=lambda word: str(float(word)))  # JSON has no nan or inf
     return found
 
@@ -252,11 +255,6 @@ def _is_hub_id(name: str) -> bool:
     except HFValidationError:
         return False
     return True
-
-
-def _plain(value: Any) -> Any:
-    """A value that is none of JSON's."""
-    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def probe_inputs(config: PreTrainedConfig, *, most: int | None = None) -> dict[str, torch.Tensor]:

@@ -113,7 +113,9 @@ def report_of(records: RunRecords) -> str:
     won = outcome_line(records.facts)
     tables = records.results.get(TABLES)
     runtimes = runtime_rows(records.facts)
-    curves = _grid(_charts(records))
+    charts = "".join(f"<div>{picture}</div>\n" for picture in _charts(records))
+    # beside each other, as many as the screen has room for
+    curves = f'<div class="grid">\n{charts}</div>' if charts else ""
     student, teacher = section_of(records.facts, "student"), section_of(records.facts, "teacher")
     sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
     hidden = " of ".join(f"{size:,}" for size in sizes if is_int(size))
@@ -203,16 +205,13 @@ def _how(records: RunRecords) -> str:
     if any(figures):
         parts.append(_paragraph(", ".join(filter(None, figures)) + "."))
     if changed := {name: value for name, value in changed.items() if value not in (None, "", [], {})}:
-        parts.append(_section("Settings that differ from their defaults", _settings_table(changed), level=3))
+        rows = [(name, _value(value)) for name, value in changed.items() if name not in _NOT_SHOWN]
+        table = _html_table(["setting", "value"], rows)
+        parts.append(_section("Settings that differ from their defaults", table, level=3))
     versions = section_of(facts, "versions") or section_of(records.results, "versions")
     if versions:
         parts.append(_paragraph("Written by " + ", ".join(f"{name} {of}" for name, of in versions.items()) + "."))
     return "".join(parts)
-
-
-def _settings_table(settings: Mapping[str, Any]) -> str:
-    rows = [(name, _value(value)) for name, value in settings.items() if name not in _NOT_SHOWN]
-    return _html_table(["setting", "value"], rows)
 
 
 def _value(value: Any) -> str:
@@ -382,12 +381,6 @@ def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="wide"><table{look}>\n<tr>{head}</tr>\n{body}</table></div>\n'
 
 
-def _grid(pictures: Iterable[str]) -> str:
-    """Pictures beside each other, as many as the screen has room for; nothing where there are none."""
-    cells = "".join(f"<div>{picture}</div>\n" for picture in pictures)
-    return f'<div class="grid">\n{cells}</div>' if cells else ""
-
-
 def _code(text: str) -> str:
     return f"<pre><code>{escape(text.strip())}</code></pre>\n" if text.strip() else ""
 
@@ -451,7 +444,9 @@ def line_chart(
         left, top = (index % 2) * _WIDTH / 2, _HEIGHT + 2 + _LEGEND_HEIGHT * (index // 2)
         legend.append(f'<rect x="{left:.0f}" y="{top - 3:.0f}" width="12" height="4" style="fill:{colour}"/>')
         legend.append(f'<text x="{left + 18:.0f}" y="{top + 4:.0f}">{escape(name)}</text>')
-    return _svg(_WIDTH, height, [*parts, *(legend if len(lines) > 1 else ())], title)
+    box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
+    content = "".join([*parts, *(legend if len(lines) > 1 else ())])
+    return f'<svg {box} role="img" aria-label="{escape(title, quote=True)}">{content}</svg>'
 
 
 def _widths(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
@@ -461,11 +456,6 @@ def _widths(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     of_teacher = [f", of {max(widths):,}" for widths in zip(*full, strict=True)] or ["", ""]
     header = ["layer", *(f"{name}{of}" for name, of in zip(_WIDTH_NAMES, of_teacher, strict=True))]
     return _html_table(header, rows) if rows else ""
-
-
-def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
-    box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    return f'<svg {box} role="img" aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg>'
 
 
 def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:

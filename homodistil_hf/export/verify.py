@@ -127,7 +127,14 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         num_tokens, tensors = load_fresh(folder, [auto_class, "AutoModel"], probe_inputs(exported.config))
     except ValueError as error:
         return replace(report, problems=(str(error),))
-    differences = _output_differences(compact, tensors, auto_class)
+    inputs = probe_inputs(compact.config)
+    with torch.no_grad():
+        hidden_BTH = compact.base_model(**inputs).last_hidden_state
+        logits = all_logits(compact(**inputs))
+    differences = {
+        f"{auto_class}, logits of the compact form": relative_difference(tensors[auto_class], logits),
+        "AutoModel, hidden states of the compact form": relative_difference(tensors["AutoModel"], hidden_BTH),
+    }
     problems = list(difference_problems(differences, RELATIVE_TOLERANCE))
     if num_tokens > (most := exported.config.vocab_size):
         problems.append(f"tokenizer: expected at most vocab_size={most} tokens, found {num_tokens}")
@@ -234,7 +241,7 @@ def load_fresh(
     """Load an export in a process that can't import this package.
 
     Returns:
-        `(num_tokens, outputs)`: of its tokenizer, 0 without one; logits of each auto class, hidden states of AutoModel.
+        `(num_tokens, outputs)`: of its tokenizer, 0 without one; logits of each auto class, states of AutoModel.
 
     Raises:
         ValueError: the process failed.
@@ -247,19 +254,6 @@ def load_fresh(
         stdout = run_fresh(_FRESH_PROCESS, arguments, scratch)
         # libraries may print before the report
         return int(stdout.splitlines()[-1]), load_file(outputs_file)
-
-
-def _output_differences(
-    compact: PreTrainedModel, tensors: Mapping[str, torch.Tensor], auto_class: str
-) -> dict[str, float]:
-    inputs = probe_inputs(compact.config)
-    with torch.no_grad():
-        hidden_BTH = compact.base_model(**inputs).last_hidden_state
-        logits = all_logits(compact(**inputs))
-    return {
-        f"{auto_class}, logits of the compact form": relative_difference(tensors[auto_class], logits),
-        "AutoModel, hidden states of the compact form": relative_difference(tensors["AutoModel"], hidden_BTH),
-    }
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:

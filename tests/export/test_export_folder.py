@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from homodistil_hf.export.export_folder import FORMATS, check_target, convert_export, export_student, load_export
-from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.facts import read_facts, run_facts
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures import modeling_homobert
@@ -339,3 +339,18 @@ def test_one_format_is_converted_to_the_other(tmp_path, student, teacher, tokeni
         assert found[name] == expected[name], name
     assert_same_logits(torch.tensor(found["probe"]["logits"]), torch.tensor(expected["probe"]["logits"]))
     assert_same_logits(logits_of(load_export(converted)), logits_of(student))
+
+
+def test_sections_that_no_run_has_are_refused():
+    with pytest.raises(ValueError, match="unknown section 'setting'; .*nearest valid: 'settings'"):
+        run_facts({"setting": {}})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
+    """A stock class has zeros where layers differ, so it takes another time than the compact form."""
+    student = random_student(HomoBertForMaskedLM, UNEVEN if is_padded else UNIFORM)
+    first = export_student(student, tmp_path / "a", facts={"latency": {"teacher_ms": 2.0, "student_ms": 1.0}})
+    assert "latency" in read_facts(convert_export(first, tmp_path / "b", "standard"))
+    assert ("latency" in read_facts(convert_export(first, tmp_path / "c", "compact"))) is not is_padded
