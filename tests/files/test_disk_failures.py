@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_traces import EVERY_SECOND_STEP, SaveAt, assert_same_run
+from run_traces import SaveAt, assert_same_run
 from small_disk import limited_file_size, read_only, room_for, small_disk
 from tiny_models import GRADUAL
 
@@ -184,16 +184,3 @@ def test_a_damaged_newer_checkpoint_takes_no_good_one_away(make_trainer, tmp_pat
     resumed.train(str(tmp_path / "run" / "checkpoint-4"))
     assert names_in(tmp_path / "run") == ["checkpoint-6", "trainer_state.json"]
     assert manifest_problem(tmp_path / "run" / "checkpoint-6") is None
-
-
-@pytest.mark.slow
-def test_the_best_checkpoint_alone_stays(make_trainer, tmp_path):
-    trainer = make_trainer(
-        metric_for_best_model="kept_fraction_hidden",  # all equal at the plan: the first one is the best
-        save_total_limit=1,
-        **SETTINGS | EVERY_SECOND_STEP | {"max_steps": 12, "pruning_end_fraction": 0.4},
-    )
-    trainer.train()
-    best = Path(trainer.state.best_model_checkpoint).name
-    assert best != "checkpoint-12"
-    assert names_in(tmp_path / "run") == [best, "trainer_state.json"]

@@ -63,17 +63,6 @@ def test_labels_of_some_rows_are_enough(tmp_path):
     assert results["evaluation"]["task_loss"] > 0
 
 
-@pytest.mark.slow
-def test_texts_with_spans_are_tagged(tmp_path):
-    settings = write_kind(tmp_path, "tags")
-    spans = [{"id": n, "text": "w7 w8 w9", "label": [[0, 5, "PER"]]} for n in range(48)]
-    (tmp_path / "spans.jsonl").write_text("\n".join(map(json.dumps, spans)))
-    lines = []
-    results = run(settings_of(settings | {"train_data": [str(tmp_path / "spans.jsonl")]}, "it"), lines.append)
-    assert "rows: text in 'text', labels in 'label'" in lines[0]
-    assert 0 <= results["evaluation"]["span_f1"] <= 1
-
-
 def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
     settings = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1}, "it")
     made = run_kind_of(settings)

@@ -14,11 +14,11 @@ from tiny_trainers import QUARTER
 from transformers import AutoConfig
 
 from homodistil_hf.cli import main
-from homodistil_hf.export.export_folder import export_model_from, load_export
+from homodistil_hf.export.export_folder import export_model_from
 from homodistil_hf.export.facts import read_facts
 from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.models.widths import WidthPlan, widths_of
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.config import run_of as settings_of
 from homodistil_hf.runs.distill import run
@@ -181,17 +181,6 @@ def test_a_smaller_model_of_the_task_goes_on_beside_its_teacher(tmp_path, name):
     assert_same_weights(tmp_path / "again" / "student", earlier / "student")
     assert results["plan"] == json.loads((earlier / "results.json").read_text())["plan"]
     assert "a smaller model of the same task" in (tmp_path / "again" / "student" / "README.md").read_text()
-
-
-def test_what_was_pruned_without_gradients_is_mended_beside_its_teacher(tmp_path):
-    settings = write_started(tmp_path, "classes", tmp_path / "pruned", has_labels=False)
-    settings |= {"max_steps": 20, "learning_rate": 1e-3}
-    words = ["prune", "--model", settings["teacher"], "--output_dir", str(tmp_path / "pruned"), "--macs", "0.8"]
-    assert main([*words, "--unlabeled_data", *settings["train_data"], "--num_samples", "32"]) == 0
-    results = run(settings_of(settings, "mended"), lambda line: None)
-    untrained = run(settings_of(settings | {"learning_rate": 0.0, "overwrite_output_dir": True}, "as it is"), print)
-    assert WidthPlan.from_dict(results["plan"], 2) == widths_of(load_export(tmp_path / "pruned").config)
-    assert 0 < results["evaluation"]["kl"] < untrained["evaluation"]["kl"]
 
 
 @each(

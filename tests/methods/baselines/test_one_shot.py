@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
 from rows import each
-from run_traces import SaveAt, logs_of
+from run_traces import logs_of
 from tiny_files import write_config
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER
@@ -71,25 +70,6 @@ def test_keeps_the_units_that_the_teachers_gradients_score_highest(one_shot, cho
     expected = choose_masks(scores.scores({}, groups), full_masks(groups), plan=trainer.plan)
     trainer.train()
     assert [mask_digest(masks) for masks in chosen] == [mask_digest(expected)]
-
-
-def test_a_resumed_run_chooses_nothing_again(one_shot, chosen, tmp_path):
-    one_shot(max_steps=1, callbacks=[SaveAt(1)]).train()
-    chosen.clear()
-    one_shot(max_steps=2, output_dir=str(tmp_path / "resumed")).train(str(tmp_path / "run" / "checkpoint-1"))
-    assert chosen == []
-
-
-@pytest.mark.slow
-def test_an_optimizer_of_the_users_follows(one_shot):
-    teacher = make_teacher()
-    optimizer = torch.optim.SGD(teacher.parameters(), lr=0.2)
-    trainer = one_shot(model=teacher, optimizers=(optimizer, None), max_steps=20, train_dataset=make_blocks(8))
-    trainer.train()
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    assert held == {id(parameter) for parameter in trainer.model.parameters()}
-    losses = [entry["loss"] for entry in logs_of(trainer)[:-1]]
-    assert losses[-1] < losses[0]
 
 
 def test_a_plan_of_full_width_is_only_distilled(one_shot, chosen):

@@ -86,15 +86,6 @@ def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
     assert not torch.equal(starts[0], starts[2])
 
 
-def test_a_fresh_student_of_full_width_is_fresh_too(trainer_of):
-    trainer = trainer_of("scratch", student="macs=1.0")
-    before = trainer.model.bert.embeddings.word_embeddings.weight.clone()
-    trainer.start_student()
-    assert trainer.kept == trainer.full
-    after = trainer.model.bert.embeddings.word_embeddings.weight
-    assert float((after - before).detach().abs().mean()) > 0.01
-
-
 def test_training_goes_on_where_it_ended(trainer_of):
     """A second call of `train` draws no new weights."""
     trainer = trainer_of("scratch", max_steps=1, learning_rate=0.0, weight_decay=0.0)

@@ -86,11 +86,3 @@ def test_scales_stay_positive_and_learn_as_fast_as_weights():
 def test_dropout_is_what_was_asked_for_whatever_the_teacher_had(dropout):
     student = to_binary(classifier(), activation_bits=1, dropout=dropout)
     assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}
-
-
-def test_the_next_stage_begins_as_the_one_before():
-    first = to_binary(classifier(), activation_bits=2)
-    calibrate(first, batch(first))
-    second = to_binary(first, activation_bits=1)
-    assert second.config.activation_bits == 1
-    assert all(tensor.equal(second.state_dict()[name]) for name, tensor in first.state_dict().items())

@@ -16,7 +16,6 @@ from homodistil_hf.methods.binarization.bit_products import BitProduct, compiled
 from homodistil_hf.models.architectures.modeling_binarybert import (
     BinaryBertConfig,
     BinaryBertForSequenceClassification,
-    BinaryBertForTokenClassification,
     BinaryEmbedding,
     BinaryLinear,
     ElasticQuantizer,
@@ -225,16 +224,6 @@ def test_no_rows_and_single_ones_have_answers(shape):
         assert bitwise(values).equal(packed(values))
 
 
-def test_an_empty_batch_trains_and_sets_nothing():
-    model = BinaryBertForSequenceClassification(config_of())
-    calibrated(model, torch.randint(1, 60, (2, 5)))
-    before = {name: one.clone() for name, one in model.state_dict().items()}
-    nothing = torch.zeros(0, 5, dtype=torch.long)
-    calibrated(model, nothing)
-    model(nothing).logits.sum().backward()
-    assert all(one.equal(before[name]) for name, one in model.state_dict().items())
-
-
 @pytest.mark.slow
 @each("dtype", DTYPES[:3])
 def test_models_of_any_type_multiply_bits_and_can_be_copied(dtype):
@@ -315,18 +304,6 @@ def test_padding_changes_nothing(bits, two_sets, threshold):
         layer.attention.self.share_bits.offset.data.fill_(threshold)
     padded, mask = F.pad(ids, (0, 4)), F.pad(torch.ones_like(ids), (0, 4))
     assert torch.allclose(model(padded, attention_mask=mask).logits, model(ids).logits, atol=1e-5)
-
-
-def test_tokens_that_a_mask_of_pairs_keeps_apart_do_not_see_each_other():
-    """Two sequences in one row, as packed batches have them."""
-    model = BinaryBertForTokenClassification(config_of(two_sets=False)).eval()
-    ids = torch.randint(1, 60, (1, 8))
-    calibrated(model, ids)
-    mask = torch.block_diag(torch.ones(4, 4), torch.ones(4, 4))[None, None]
-    mask = (1 - mask) * torch.finfo(torch.float32).min
-    other = ids.clone()
-    other[0, 4:] = (ids[0, 4:] + 1) % 60
-    assert torch.allclose(*(model(rows, attention_mask=mask).logits[0, :4] for rows in (ids, other)), atol=1e-5)
 
 
 def test_without_packed_layers_there_are_no_bits_to_multiply():

@@ -12,7 +12,6 @@ from tiny_files import write_teacher, write_text
 from tiny_glue import write_task
 from transformers import (
     AutoConfig,
-    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertForSequenceClassification,
@@ -97,14 +96,6 @@ def test_flags_override_the_file_and_a_tasks_sentences_are_text(folder, capsys):
         assert_same_logits(found(**batches[0]).logits, expected(**batches[0]).logits)
 
 
-@pytest.mark.slow
-def test_an_earlier_export_is_replaced_on_demand_only(folder, capsys):
-    assert main(words(folder)) == 0
-    assert "set overwrite to replace it" in error_of(capsys, *words(folder))
-    assert main(words(folder, "--overwrite", "--macs", "0.8")) == 0
-    assert json.loads((folder / "out" / "facts.json").read_text())["settings"]["macs"] == 0.8
-
-
 def test_weights_alone_need_no_text_and_no_positions(folder, capsys):
     write_teacher(folder / "short", task="sequence_classification", **SHAPE | {"max_position_embeddings": 32})
     words = ["prune", "--model", folder / "short", "--output_dir", folder / "out", "--ranking", "r2"]
@@ -129,21 +120,6 @@ def test_weights_alone_need_no_text_and_no_positions(folder, capsys):
 def test_settings_of_text_are_refused_where_none_is_read(name, value):
     with pytest.raises(ValueError, match=f"^{name}={value!r} has no part in this run: no text is read; leave it out"):
         PruneSettings(model="m", output_dir="out", ranking="r2", rescaling="none", **{name: value})
-
-
-@pytest.mark.slow
-def test_a_question_answering_model_is_pruned_too(folder):
-    write_teacher(folder / "answerer", task="question_answering", **SHAPE)
-    settings = PruneSettings(
-        model=str(folder / "answerer"),
-        output_dir=str(folder / "out"),
-        unlabeled_data=str(folder / "text.txt"),
-        macs=0.8,
-    )
-    facts = prune_to_folder(settings, lambda line: None)
-    assert facts["student"]["architecture"] == "BertForQuestionAnswering"
-    model = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
-    assert model(input_ids=torch.tensor([[2, 5, 3]])).start_logits.shape == (1, 3)
 
 
 @pytest.mark.parametrize(("has_labels", "name"), [(True, name) for name in KINDS] + [(False, "answers")])

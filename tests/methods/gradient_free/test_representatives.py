@@ -59,14 +59,6 @@ def test_coefficients_stay_non_negative_and_the_error_never_rises(std):
     assert errors[-1] < errors[0]
 
 
-def test_the_error_is_the_distance_in_feature_space():
-    kernel_FF = kernel()
-    coefficients = torch.rand(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    features = torch.linalg.cholesky(kernel_FF + 1e-12 * torch.eye(12)).T  # K = featuresᵀ features
-    expected = (features - features @ coefficients).square().sum()
-    torch.testing.assert_close(representation_error(kernel_FF, coefficients), expected, rtol=1e-8, atol=1e-8)
-
-
 def test_filters_that_are_left_to_converge_represent_themselves():
     masking = convex_masking(kernel(std=1.0), tolerance=1e-9, max_iterations=5000, stopping="absolute")
     torch.testing.assert_close(masking, torch.eye(12, dtype=torch.float64), atol=1e-3, rtol=0)
@@ -110,13 +102,6 @@ def layer():
     activations = torch.randn(40, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64).relu()
     kept = torch.arange(12) % 3 > 0
     return activations, filters(), kept, output_products(activations.T @ activations, filters())
-
-
-def test_the_error_of_scales_is_that_of_the_outputs(layer):
-    activations, rows, _, products = layer
-    scales = torch.rand(12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    wanted, found = ((activations * factors) @ rows for factors in (torch.ones_like(scales), scales))
-    torch.testing.assert_close(output_error(products, scales), (found - wanted).square().sum())
 
 
 def test_the_fit_is_that_of_the_stored_activations(layer):

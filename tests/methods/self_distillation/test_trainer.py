@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from pretraining_cases import KINDS, TEXT, assert_equal, data_of, differs, make_image_model, make_images
 from rows import each
 from students import WITHOUT_DROPOUT
@@ -215,12 +214,8 @@ def test_plain_rows_of_the_same_content_are_masked_alike_whatever_their_order():
     ("settings", "message"),
     [
         ({"num_rounds": 0}, r"num_rounds=0 is not a whole number of at least 1"),
-        ({"num_rounds": 1.5}, r"num_rounds=1\.5"),
         ({"distillation_weight": -1.0}, r"distillation_weight=-1\.0 is outside"),
-        ({"distillation_weight": math.nan}, r"distillation_weight=nan is outside"),
         ({"mlm_probability": 1.0}, r"mlm_probability=1\.0 is outside"),
-        ({"learning_rate": -1.0}, r"^learning_rate=-1\.0 is outside"),
-        ({"learning_rate": math.nan}, r"^learning_rate=nan is outside"),
         ({"adam_beta2": 1}, r"^adam_beta2=1 is outside"),
         ({"compared_states": "last"}, r"compared_states='last' is not one of first, all"),
         ({"push_to_hub": True}, r"push_to_hub=True is not supported .*`hf upload`"),
@@ -231,22 +226,6 @@ def test_plain_rows_of_the_same_content_are_masked_alike_whatever_their_order():
 def test_settings_that_can_not_work_are_refused(settings, message, arguments):
     with pytest.raises(ValueError, match=message):
         arguments(**settings)
-
-
-@pytest.mark.parametrize("moment", ["train", "evaluate"])
-@pytest.mark.parametrize(
-    ("tokens", "message"),
-    [
-        ([2, 5, 999, 3], "a batch has the token id 999, but the model's vocab_size="),
-        ([5] * 200, "of 200 tokens, above"),
-    ],
-)
-def test_later_rows_that_the_model_can_not_read_are_told(initial, arguments, moment, tokens, message):
-    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in [[2, 5, 6, 3]] * 8 + [tokens] * 8]
-    data = {"train_dataset": rows, "eval_dataset": rows, "processing_class": tiny_tokenizer()}
-    trainer = SelfDistillTrainer(load_initial(initial), arguments(), **data)
-    with pytest.raises(ValueError, match=message):
-        getattr(trainer, moment)()
 
 
 def test_teachers_of_another_shape_are_refused(initial, arguments):
@@ -271,13 +250,6 @@ def test_a_collator_of_the_users_own_needs_no_positions(initial, arguments):
     assert_equal(*found)
 
 
-def test_a_data_set_with_a_format_of_its_own_can_be_read(arguments):
-    images = Dataset.from_dict({"pixel_values": [image["pixel_values"].tolist() for image in make_images(16)]})
-    trainer = SelfDistillTrainer(make_image_model(), arguments(max_steps=2), train_dataset=images)
-    trainer.train()
-    assert trainer.state.global_step == 2
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -291,10 +263,4 @@ def test_a_data_set_with_a_format_of_its_own_can_be_read(arguments):
 def test_configurations_of_images_are_checked_before_weights_are_read(image_initial, values, message):
     change_json(Path(image_initial, "config.json"), **values)
     with pytest.raises(ValueError, match=message):
-        load_initial(image_initial)
-
-
-def test_weights_of_images_that_do_not_fit_are_named(image_initial):
-    change_json(Path(image_initial, "config.json"), decoder_intermediate_size=16)
-    with pytest.raises(ValueError, match=r"decoder.* the shape \(32,\), .* describes \(16,\) .*; mend config\.json"):
         load_initial(image_initial)
