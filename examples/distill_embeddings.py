@@ -32,7 +32,9 @@ def main() -> None:
 
     teacher = load_embedding_model(options.teacher)
     length = min(128, teacher.settings.max_seq_length)
-    rows = tokenize_texts(load_text(options.text), teacher.tokenizer, max_length=length, prepare=teacher.settings.prepared)
+    rows = tokenize_texts(
+        load_text(options.text), teacher.tokenizer, max_length=length, prepare=teacher.settings.prepared
+    )
     split = rows.train_test_split(min(1000, len(rows) // 10), seed=0)
     trainer = EmbeddingDistilTrainer(
         teacher,
