@@ -38,7 +38,7 @@ from ..tasks.labels import label_numbers
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Origins
-from ..training.raw_rows import Grading, RawReader, first_raw, is_raw
+from ..training.raw_rows import Grading, RawReader, first_raw
 from .metrics import ranking_scores
 from .model import default_activation
 from .texts import TextCollator
@@ -238,8 +238,8 @@ class PairReader(RawReader):
         return pairs_in(rows, argument=argument)
 
     @override
-    def encoded(self, rows: Any, argument: str) -> Any:
-        return self.tokenized(self.found(rows, argument)) if is_raw(rows) else rows
+    def encoded(self, rows: Dataset, argument: str, part: Any) -> Dataset:
+        return self.tokenized(part)
 
     def tokenized(self, pairs: ReadRows) -> Dataset:
         """Rows as [`tokenize_pairs`] makes them."""
@@ -248,8 +248,8 @@ class PairReader(RawReader):
         return tokenize_pairs(table, self.tokenizer, max_length=self.length, num_proc=self.num_proc)
 
     @override
-    def grading(self, rows: Any, argument: str) -> Grading | None:
-        return self.grading_of([self.found(rows, argument)])
+    def grading(self, part: ReadRows) -> Grading | None:
+        return self.grading_of([part])
 
     def grading_of(self, parts: Sequence[ReadRows]) -> Grading | None:
         """Measures a model's order of pairs by their labels, see [`ranking_scores`].

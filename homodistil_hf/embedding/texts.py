@@ -22,7 +22,7 @@ from ..data.blocks import some_blocks
 from ..data.corpus import is_running_text, only_text
 from ..data.lengths import Rows
 from ..models.tokenizers import check_padding, check_vocabulary, rows_of_texts
-from ..training.raw_rows import RawReader, is_raw
+from ..training.raw_rows import RawReader
 
 LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row, in text that has others; headings are shorter."""
@@ -136,8 +136,8 @@ class TextReader(RawReader):
     prepare: Callable[[str], str]
 
     @override
-    def encoded(self, rows: Any, argument: str) -> Any:
-        if not is_raw(rows) or not len(rows):
+    def encoded(self, rows: datasets.Dataset, argument: str, part: Any) -> Any:
+        if not len(rows):
             return rows
         texts = only_text(rows, None, argument)
         table = tokenize_texts(texts, self.tokenizer, max_length=self.length, prepare=self.prepare, argument=argument)

@@ -143,14 +143,13 @@ def in_scheme(
     if given in (None, wanted) or wanted is None:
         return rows
     logger.warning("%s has tags of the scheme %s, which are read as the model's, %s", where, given, wanted)
-    scheme, found = Scheme(names), iter(known)
-    return [None if row is None else _converted(next(found), scheme) for row in rows]
-
-
-def _converted(tags: Sequence[str], scheme: "Scheme") -> list[str | None]:
-    spans = [Span(first, last + 1, kind) for first, last, kind in spans_of(tags)]
-    converted = scheme.tags(spans, [(place, place + 1) for place in range(len(tags))])
-    return [new if "-" in tag else tag or None for tag, new in zip(tags, converted, strict=True)]
+    scheme, converted = Scheme(names), []
+    for tags in known:
+        spans = [Span(first, last + 1, kind) for first, last, kind in spans_of(tags)]
+        new = scheme.tags(spans, [(place, place + 1) for place in range(len(tags))])
+        converted.append([own if "-" in tag else tag or None for tag, own in zip(tags, new, strict=True)])
+    found = iter(converted)
+    return [None if row is None else next(found) for row in rows]
 
 
 def _is_none(tag: Any) -> bool:
@@ -347,11 +346,8 @@ class Scheme:
             inside = _inside(span, words)
             for place in inside:
                 mark = "B-" if place == inside[0] else self.last if place == inside[-1] else "I-"
-                tags[place] = self._named(self.only if len(inside) == 1 else mark, str(span.kind))
+                mark = self.only if len(inside) == 1 else mark
+                # some schemes have I- alone
+                names = (name for name in (f"{mark}{span.kind}", f"I-{span.kind}") if name in self.names)
+                tags[place] = next(names, str(span.kind))
         return tags
-
-    def _named(self, mark: str, kind: str) -> str:
-        for name in (f"{mark}{kind}", f"I-{kind}"):  # some schemes have I- alone
-            if name in self.names:
-                return name
-        return kind

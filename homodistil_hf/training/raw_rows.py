@@ -40,15 +40,15 @@ class RawReader:
     def found(self, rows: Dataset, argument: str) -> "ReadRows | None":
         """Raw rows of a task with their columns; None for plain text."""
 
-    def encoded(self, rows: Any, argument: str) -> Any:
-        """Tokenize raw rows; everything else stays as it is. `argument` names the rows in messages.
+    def encoded(self, rows: Dataset, argument: str, part: "ReadRows | None") -> Any:
+        """Tokenize raw rows, of a task by what was [`found`] of them. `argument` names the rows in messages.
 
         `info.description` of plain text names the columns that were read.
         """
         raise NotImplementedError
 
-    def grading(self, rows: Any, argument: str) -> Grading | None:
-        """Grades a model on raw rows as wholes; None where batches measure all."""
+    def grading(self, part: "ReadRows") -> Grading | None:
+        """Grades a model on rows of a task as wholes; None where batches measure all."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,13 @@ class RowReader(RawReader):
         return ReadRows(rows, find_columns(rows, self.config, self.kind, argument=argument), argument)
 
     @override
-    def encoded(self, rows: Any, argument: str) -> Any:
-        if not is_raw(rows):
-            return rows
+    def encoded(self, rows: Dataset, argument: str, part: "ReadRows | None") -> Any:
         from ..data.blocks import tokenize_to_blocks
         from ..data.corpus import only_text
         from ..tasks.columns import check_rows
         from ..tasks.encoding import encode_rows
 
-        if (part := self.found(rows, argument)) is not None:
+        if part is not None:
             check_rows(part)
             return encode_rows(part, self.config, self.tokenizer, max_length=self.length)
         if not len(rows):
@@ -103,15 +101,11 @@ class RowReader(RawReader):
         return blocks
 
     @override
-    def grading(self, rows: Any, argument: str) -> Grading | None:
-        found = self.found(rows, argument) if self.kind == ANSWERS else None
-        if found is None:
-            return None
+    def grading(self, part: "ReadRows") -> Grading | None:
         from ..tasks.encoding import question_rows
         from ..tasks.questions import answer_grades
 
-        questions = question_rows(found)
-        if questions is None:
+        if self.kind != ANSWERS or (questions := question_rows(part)) is None:
             return None
         return partial(answer_grades, questions=questions, tokenizer=self.tokenizer, max_length=self.length)
 
@@ -155,16 +149,18 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[s
     """
     if reader is None:
         return dict(data), []
-    found = {name: reader.encoded(rows, name) for name, rows in named_sets(data).items()}
-    if raw := {name: rows for name, rows in named_sets(data).items() if is_raw(rows)}:
+    found = named_sets(data)
+    raw = {name: rows for name, rows in found.items() if is_raw(rows)}
+    parts = {name: part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None}
+    found |= {name: reader.encoded(rows, name, parts.get(name)) for name, rows in raw.items()}
+    if raw:
         from ..data.read_line import read_line
         from ..tasks.columns import what_is_read
 
-        parts = [part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None]
-        read = what_is_read(parts) if parts else {"columns": found[next(iter(raw))].info.description}
+        read = what_is_read([*parts.values()]) if parts else {"columns": found[next(iter(raw))].info.description}
         of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
         logger.info(read_line(of_sets, **read, tokenizer=reader.tokenizer))
-    graded = {name: reader.grading(rows, name) for name, rows in raw.items() if name.startswith("eval_dataset")}
+    graded = {name: reader.grading(part) for name, part in parts.items() if name.startswith("eval_dataset")}
     gradings = [(found[name], grading) for name, grading in graded.items() if grading is not None]
     # back in the shape of the arguments: one set, or several by name
     return {

@@ -94,4 +94,5 @@ def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer
     assert {name: later[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")} == {
         name: same[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")
     }
-    assert "eval_f1" not in trainer.evaluate(trainer.row_reader.encoded(others.select(range(8)), "eval_dataset"))
+    rows, reader = others.select(range(8)), trainer.row_reader
+    assert "eval_f1" not in trainer.evaluate(reader.encoded(rows, "eval", reader.found(rows, "eval")))
