@@ -153,8 +153,8 @@ class Head:
     kind: HeadKind
     stock_name: str
     modeling: str
-    shapes: Shapes = field(default_factory=dict, hash=False)
-    untied: Shapes = field(default_factory=dict, hash=False)
+    shapes: Shapes = field(hash=False)
+    untied: Shapes = field(hash=False)
 
     @property
     def student_name(self) -> str:
