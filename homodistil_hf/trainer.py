@@ -38,6 +38,7 @@ from typing_extensions import override
 
 from .export.facts import MethodCard
 from .files.checkpoints import SCORES_FILE
+from .files.provenance import public_name
 from .files.settings import differing, refuse_without_part
 from .files.tensors import load_tensors
 from .homodistil_args import (
@@ -49,6 +50,7 @@ from .homodistil_args import (
     refuse_at_kept_widths,
 )
 from .models.architectures import architecture_of
+from .models.resizing import evenly_matched
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
@@ -199,7 +201,7 @@ class HomoDistilTrainer(DistillationTrainer):
         """The base's start, or a small model beside a fine-tuned teacher; a general model gets a head."""
         if teacher_model is None:
             return super().start_from(model, teacher_model, plan)
-        from .training.small_start import task_pair  # heads of tasks, for such a pair alone
+        from .training.small_start import CARD, task_pair  # heads of tasks, for such a pair alone
 
         is_pruned = self.args.student is not None
         # a given plan prunes, unless a loaded model has its widths already
@@ -210,7 +212,9 @@ class HomoDistilTrainer(DistillationTrainer):
         )
         if pair is None:
             return super().start_from(model, teacher_model, plan)
-        self.card, self.started_as, self.matched_layers = pair.card, pair.name, pair.matched_layers
+        self.card, self.started_as = CARD, public_name(pair.student.name_or_path) or None
+        numbers = [one.config.num_hidden_layers for one in (pair.student, pair.teacher)]
+        self.matched_layers = evenly_matched(*numbers) if numbers[0] < numbers[1] else None
         if not is_pruned:
             named = differing(vars(self.args) | {"student": None}, type(self.args))
             refuse_at_kept_widths(named, "a model that keeps its widths")

@@ -238,14 +238,3 @@ class DistillationLoss:
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])
-
-
-def check_weights(weights: Mapping[str, float], student: LayerwiseModel) -> None:
-    """Refuse, by a ValueError, weights with which a student would learn nothing: those of its own terms are all 0."""
-    foreign = "task" if task_of(student).name == "mlm" else "mlm"
-    counting = [name for name in weights if name != foreign]
-    if not any(weights[name] for name in counting):
-        raise ValueError(
-            f"{', '.join(f'{name}_weight' for name in counting)} are 0, all that count for a "
-            f"{type(student).__name__}, so nothing would be learnt; set kl_weight=1.0, for instance"
-        )

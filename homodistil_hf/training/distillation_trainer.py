@@ -30,7 +30,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator, masking_collator
-from ..distillation.objective import DistillationLoss, check_weights
+from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import MethodCard
@@ -193,8 +193,7 @@ class DistillationTrainer(ExactTrainer):
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
-        check_weights(self.args.loss_weights(), self.model)
+        """The terms of the loss, HomoDistil's by default."""
         return DistillationLoss(
             self.model,
             teacher,

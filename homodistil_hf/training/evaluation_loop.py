@@ -17,7 +17,6 @@ from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
 from ..tasks.metrics import IS_CONSTANT
-from .ranks import first_rows, num_own_rows
 from .raw_rows import Grading
 
 _PREFIX = "eval_"
@@ -67,15 +66,18 @@ class HeldOutEvaluation:
         return self.meter.update(self.student, self.teacher, rows)
 
     def _own_rows(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        state = self.accelerator.gradient_state
+        state, num_rows = self.accelerator.gradient_state, len(inputs["input_ids"])
         # only the last batch is filled up; the remainder is -1 where the length is unknown
-        num_rows = num_own_rows(
+        num_own = num_own_rows(
             max(0, state.remainder) if state.end_of_dataloader else 0,
-            batch_size=len(inputs["input_ids"]),
+            batch_size=num_rows,
             rank=self.accelerator.process_index,
             num_ranks=self.accelerator.num_processes,
         )
-        return first_rows(inputs, num_rows)
+        if num_own == num_rows:
+            return dict(inputs)
+        # positions of labels point into all rows; those of the first ones are found anew
+        return {name: values[:num_own] for name, values in inputs.items() if name != "masked_positions"}
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
         """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out.
@@ -115,6 +117,21 @@ class HeldOutEvaluation:
         results = meter.results(lambda sums: torch.tensor(of_all_ranks(sums.tolist()), dtype=torch.float64).sum(0))
         results |= meter.scores(of_all_ranks)
         return results | self.whole_row_scores(model) if results and self.whole_row_scores else results
+
+
+def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:
+    """Rows of a rank's last evaluation batch that are not repeated: accelerate fills the batch up with the first rows.
+
+    Example:
+    ```python
+    >>> [num_own_rows(6, batch_size=4, rank=rank, num_ranks=2) for rank in (0, 1)]
+    [4, 2]
+
+    ```
+    """
+    # ranks hold consecutive batches: rank r begins at row r · batch_size; 0 stands for all rows
+    remainder %= batch_size * num_ranks
+    return batch_size if remainder == 0 else max(0, min(batch_size, remainder - rank * batch_size))
 
 
 def gathered(accelerator: Accelerator, values: Any) -> list[Any]:

@@ -192,30 +192,3 @@ class WholeBatches(IterableDataset):
         """Pass the epoch on to a stream that shuffles by it."""
         if hasattr(self.stream, "set_epoch"):
             self.stream.set_epoch(epoch)
-
-
-def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:
-    """Rows of a rank's last evaluation batch that are not repeated: accelerate fills the batch up with the first rows.
-
-    Example:
-    ```python
-    >>> [num_own_rows(6, batch_size=4, rank=rank, num_ranks=2) for rank in (0, 1)]
-    [4, 2]
-
-    ```
-    """
-    # ranks hold consecutive batches: rank r begins at row r · batch_size; 0 stands for all rows
-    remainder %= batch_size * num_ranks
-    return batch_size if remainder == 0 else max(0, min(batch_size, remainder - rank * batch_size))
-
-
-def first_rows(batch: Mapping[str, torch.Tensor], num_rows: int) -> dict[str, torch.Tensor]:
-    """The first rows of a batch; its `masked_positions`, if any, point into the flattened `input_ids`."""
-    if num_rows == len(batch["input_ids"]):
-        return dict(batch)
-    rows = {name: values[:num_rows] for name, values in batch.items()}
-    if "masked_positions" in batch:
-        # row-major: the positions of the first rows are those below num_rows · T
-        positions = batch["masked_positions"]
-        rows["masked_positions"] = positions[positions < num_rows * batch["input_ids"].shape[1]]
-    return rows

@@ -12,13 +12,11 @@ from ..distillation.projections import LeastSquares
 from ..distillation.tasks import Inputs, Task
 from ..export.export_folder import load_export, student_in
 from ..export.facts import LOSSES_ALONE, MethodCard
-from ..files.provenance import public_name
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.heads import HEAD_DROPOUT, head_linears, with_fresh_head
 from ..models.loading import MODULES_FILE, load_encoder, load_encoder_config
-from ..models.resizing import evenly_matched
 from ..tasks.kinds import VALUES, task_kind_of
 
 _TASKS = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, QUESTION_ANSWERING)
@@ -29,18 +27,14 @@ NUM_FITTING_BATCHES = 16
 _OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
 
 
-def _card(model: str, began: str) -> MethodCard:
-    return MethodCard(
-        student="Task student",
-        made=f"fine-tuned beside its teacher {{teacher}}, starting from a smaller {model}",
-        how=f"The student began as {began}. It learned from its teacher's predictions and hidden states, and from the "
-        "labels of rows that have some.",
-        paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
-    )
-
-
-_FROM_GENERAL = _card("general model", "a general model, narrower than its teacher, with a fresh head")
-_FROM_TASK = _card("model of the same task", "a smaller model that was fine-tuned for the task already")
+CARD = MethodCard(
+    student="Task student",
+    made="fine-tuned beside its teacher {teacher}, starting from a smaller model",
+    how="The student began as a smaller model than its teacher, with a fresh head where it had none for the task. It "
+    "learned from its teacher's predictions and hidden states, and from the labels of rows that have some.",
+    paper=f"Nothing was pruned in this run. {LOSSES_ALONE}",
+)
+"""The part of the model card of a run beside a fine-tuned teacher."""
 
 
 def is_of_a_task(class_name: str) -> bool:
@@ -58,33 +52,11 @@ def is_of_a_task(class_name: str) -> bool:
 
 
 class TaskPair(NamedTuple):
-    """A student that keeps its widths, and its fine-tuned teacher, both loaded.
-
-    Args:
-        student: a general model with a fresh head, or a model that is fine-tuned itself.
-        teacher: of a class of a task.
-        has_fresh_head: whether the student was general.
-    """
+    """A student and its fine-tuned teacher, both loaded; the student got a fresh head if it was a general model."""
 
     student: PreTrainedModel
     teacher: PreTrainedModel
     has_fresh_head: bool
-
-    @property
-    def card(self) -> MethodCard:
-        """The run's part of the model card."""
-        return _FROM_GENERAL if self.has_fresh_head else _FROM_TASK
-
-    @property
-    def name(self) -> str | None:
-        """Folder name or Hub name of the model that the student started as."""
-        return public_name(self.student.name_or_path) or None
-
-    @property
-    def matched_layers(self) -> Sequence[int] | None:
-        """The teacher's layer for each of the student's; None where the student has as many."""
-        numbers = [model.config.num_hidden_layers for model in (self.student, self.teacher)]
-        return evenly_matched(*numbers) if numbers[0] < numbers[1] else None
 
 
 def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool = False) -> TaskPair | None:

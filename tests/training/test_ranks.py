@@ -20,7 +20,8 @@ from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 from torch.utils.data import Sampler
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
-from homodistil_hf.training.ranks import WholeBatches, check_whole_model, first_rows, num_own_rows, on_every_rank
+from homodistil_hf.training.evaluation_loop import num_own_rows
+from homodistil_hf.training.ranks import WholeBatches, check_whole_model, on_every_rank
 
 
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
@@ -138,14 +139,6 @@ def test_own_rows_of_all_ranks_are_the_rows_that_are_left(num_total, num_ranks, 
     assert sum(own) == (num_total - 1) % a_round + 1
     assert own == sorted(own, reverse=True)
     assert max(own) <= batch_size
-
-
-def test_first_rows_of_a_batch_with_masked_positions():
-    batch = {"input_ids": torch.arange(12).view(3, 4), "masked_positions": torch.tensor([1, 6, 7, 8, 11])}
-    rows = first_rows(batch, 2)
-    assert rows["input_ids"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert rows["masked_positions"].tolist() == [1, 6, 7]
-    assert first_rows({"input_ids": torch.ones(3, 4)}, 5)["input_ids"].shape == (3, 4)
 
 
 # In runs
