@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -48,6 +49,7 @@ the paper whatever the settings:
 - Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
 """
 
+_share, _weight = partial(setting, None, range="[0, 1]"), partial(setting, range="[0, inf)")
 _Arguments = TypeVar("_Arguments", bound="HomoDistilTrainingArguments")
 
 
@@ -78,17 +80,13 @@ class HomoDistilTrainingArguments(DistillationArguments):
     """Whether the pruning may end before the first step, in a window whose end is 0; only one-shot methods do."""
 
     # Parameters that control the loss
-    mlm_weight: float = setting(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
-    task_weight: float = setting(
-        1.0, "Factor ≥ 0 of a task model's own loss, the one of the labels.", range="[0, inf)"
-    )
-    kl_weight: float = setting(1.0, "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction.", range="[0, inf)")
-    hidden_weight: float = setting(
-        30.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"
-    )
-    embedding_weight: float = setting(1.0, "Factor ≥ 0 of the embedding error, mean square.", range="[0, inf)")
-    attention_weight: float = setting(
-        0.0, "Factor ≥ 0 of the attention-score errors, mean square, summed over layers.", range="[0, inf)"
+    mlm_weight: float = _weight(0.01, "Factor ≥ 0 of the masked-LM loss, nats a prediction.")
+    task_weight: float = _weight(1.0, "Factor ≥ 0 of a task model's own loss, the one of the labels.")
+    kl_weight: float = _weight(1.0, "Factor ≥ 0 of KL(teacher ‖ student), nats a prediction.")
+    hidden_weight: float = _weight(30.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.")
+    embedding_weight: float = _weight(1.0, "Factor ≥ 0 of the embedding error, mean square.")
+    attention_weight: float = _weight(
+        0.0, "Factor ≥ 0 of the attention-score errors, mean square, summed over layers."
     )
     projection_init: Literal["identity", "random"] = setting(
         "identity", "Start of the projections student → teacher: identity (loss starts at 0) or the paper's random."
@@ -101,30 +99,16 @@ class HomoDistilTrainingArguments(DistillationArguments):
     pruning_end_fraction: float = setting(
         0.3, "Share in [start, 1], above 0, of all steps at which the plan is reached.", range="[0, 1]"
     )
-    hidden_start_fraction: float | None = setting(
-        None, "Start for hidden channels, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
+    hidden_start_fraction: float | None = _share("Start for hidden channels; default pruning_start_fraction.")
+    hidden_end_fraction: float | None = _share("End for hidden channels; default pruning_end_fraction.")
+    attention_start_fraction: float | None = _share(
+        "Start for heads and their channels; default pruning_start_fraction."
     )
-    hidden_end_fraction: float | None = setting(
-        None, "End for hidden channels, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
-    )
-    attention_start_fraction: float | None = setting(
-        None, "Start for heads and their channels; default pruning_start_fraction.", range="[0, 1]"
-    )
-    attention_end_fraction: float | None = setting(
-        None, "End for heads and their channels; default pruning_end_fraction.", range="[0, 1]"
-    )
-    ffn_start_fraction: float | None = setting(
-        None, "Start for FFN neurons, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
-    )
-    ffn_end_fraction: float | None = setting(
-        None, "End for FFN neurons, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
-    )
-    layers_start_fraction: float | None = setting(
-        None, "Start for whole layers, in [0, 1); default pruning_start_fraction.", range="[0, 1]"
-    )
-    layers_end_fraction: float | None = setting(
-        None, "End for whole layers, in [start, 1]; default pruning_end_fraction.", range="[0, 1]"
-    )
+    attention_end_fraction: float | None = _share("End for heads and their channels; default pruning_end_fraction.")
+    ffn_start_fraction: float | None = _share("Start for FFN neurons; default pruning_start_fraction.")
+    ffn_end_fraction: float | None = _share("End for FFN neurons; default pruning_end_fraction.")
+    layers_start_fraction: float | None = _share("Start for whole layers; default pruning_start_fraction.")
+    layers_end_fraction: float | None = _share("End for whole layers; default pruning_end_fraction.")
     kept_layers: str | None = setting(
         None,
         "Layers that stay where student has fewer than its teacher, such as [0, 1, 3, 5]; default: by their scores.",

@@ -9,7 +9,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -122,16 +122,6 @@ def own_arguments(args: Any, arguments_class: type[_Exact]) -> _Exact:
         if getattr(args, name):
             raise ValueError(f"{name}=True would round the student's weights for good; evaluation is in float32")
     return with_settings(args, accelerator_config=copy.copy(args.accelerator_config))
-
-
-def trial_settings(args: _Arguments, values: Mapping[str, Any]) -> _Arguments:
-    """Copy settings with those of a trial of a search, which are checked; numbers become whole where they have to be.
-
-    Raises:
-        ValueError: a name of no setting, or a value that can't work.
-    """
-    whole = {entry.name for entry in fields(args) if entry.type is int}
-    return replace(args, **{name: int(value) if name in whole else value for name, value in values.items()})
 
 
 @dataclass

@@ -175,7 +175,9 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 class ScoreEvaluation(HeldOutEvaluation):
     """Held-out pairs: error and correlation of scores, the order of labelled pairs; as [`HeldOutEvaluation`]."""
 
-    meter_class = ScoreMeter
+    def new_meter(self) -> ScoreMeter:
+        """A meter without rows."""
+        return ScoreMeter(self.task)
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
         """The metrics of a perfect student; by labels the teacher is measured as a student."""

@@ -160,7 +160,9 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
         queries, keys, values, output = architecture_of(model.config).attention_linears(model, layer)
         query, key, context = sums.cpu()
         # Means first, because they belong to channels in the old bases.
-        centre_values(values, output, means=_mean(context).flatten())
+        means = _mean(context).flatten().to(values.bias.device, values.bias.dtype)
+        values.bias.data -= means
+        output.bias.data += output.weight @ means
         num_heads, size = len(context), context.shape[-1] - 1
         for head in range(num_heads):
             channels = slice(head * size, (head + 1) * size)
@@ -176,13 +178,6 @@ def rotate_heads(model: LayerwiseModel, moments: Mapping[int, torch.Tensor]) -> 
             bases = _with_old_ratio(bases, (columns, weights[2]))
             output.weight.data[:, channels] = (bases[0] @ columns).T.to(output.weight)
             _multiply(values, channels, bases[1])
-
-
-def centre_values(value: nn.Linear, output: nn.Linear, *, means: torch.Tensor) -> None:
-    """Move means, float64 and one for each channel, from the bias of values into the bias of attention-out."""
-    means = means.to(value.bias.device, value.bias.dtype)
-    value.bias.data -= means
-    output.bias.data += output.weight @ means
 
 
 def _multiply(linear: nn.Linear, channels: slice, basis: torch.Tensor) -> None:

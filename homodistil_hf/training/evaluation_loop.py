@@ -32,7 +32,6 @@ class HeldOutEvaluation:
         accelerator: sums over ranks.
     """
 
-    meter_class: type[DiscrepancyMeter] = DiscrepancyMeter
     whole_row_scores: Grading | None = None
     """Grades a model on the whole rows of the present evaluation."""
 
@@ -49,8 +48,8 @@ class HeldOutEvaluation:
 
     def new_meter(self) -> DiscrepancyMeter:
         """A meter without rows; of a task with labels of its own it has the task's metrics."""
-        if self.meter_class is not DiscrepancyMeter or self.task.is_pretraining:
-            return self.meter_class(self.task)
+        if self.task.is_pretraining:
+            return DiscrepancyMeter(self.task)
         from ..distillation.task_scores import TaskMeter  # metrics of tasks alone
 
         config = self.student.config

@@ -10,6 +10,7 @@ SIGTERM, and `ranks.py` makes rows and ranks agree.
 """
 
 import copy
+import dataclasses
 import itertools
 import logging
 import math
@@ -38,7 +39,7 @@ from ..files.messages import nearest_valid, short_repr
 from ..files.strict_json import read_json_object, write_json
 from ..models.conversion import as_stock_reads_it
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
-from ..training_args import ExactArguments, trial_settings
+from ..training_args import ExactArguments
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
@@ -49,7 +50,6 @@ from .run_folder import (
     RunFolder,
     check_same_run,
     folder_claimed,
-    leaving_no_empty_folder,
 )
 from .sigterm import StopRequest, start_worker
 from .step_log import StepLog
@@ -88,9 +88,7 @@ class ExactTrainer(Trainer):
     epoch_number = 0
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
-        # Trainer makes the folder; a run that is refused after that should leave none.
-        with leaving_no_empty_folder(str(args.output_dir), is_main=args.should_save):
-            super().__init__(model, args, **kwargs)
+        super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
@@ -454,9 +452,12 @@ class ExactTrainer(Trainer):
     def _make_again(self, settings: Mapping[str, Any]) -> None:
         """Become the trainer that the constructor makes with these settings in place of the given ones."""
         made, callbacks = self.made_with, self.callback_handler.callbacks
+        # a backend may give whole numbers as floats
+        whole = {entry.name for entry in dataclasses.fields(made["args"]) if entry.type is int}
+        settings = {name: int(value) if name in whole else value for name, value in settings.items()}
         search = {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
         search |= {"compute_objective": self.compute_objective, "objective": None}
-        arguments = {**made, "args": trial_settings(made["args"], settings)}
+        arguments = {**made, "args": dataclasses.replace(made["args"], **settings)}
         if "student" in settings:
             arguments.pop("plan", None)  # which would stand for the student
         self.__dict__.clear()

@@ -43,27 +43,22 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
     Raises:
         ValueError: another process has it, or it can't be written.
     """
-    with leaving_no_empty_folder(output_dir, is_main=is_main), ExitStack() as stack:
-
-        def claim() -> None:
-            if is_main:
-                check_output_dir(output_dir)
-                # the stack keeps the lock until the block outside ends
-                stack.enter_context(claimed(lock_in(output_dir), f"output_dir={output_dir!r}"))
-
-        on_every_rank(claim)
-        yield
-
-
-@contextmanager
-def leaving_no_empty_folder(output_dir: str, *, is_main: bool) -> Iterator[None]:
-    """Remove, on the main process, folders that were made inside and stayed empty: those of a run that was refused."""
     place = Path(output_dir).absolute()
     # from the innermost outwards, so that each is empty when its turn comes
     new_folders = [folder for folder in (place, *place.parents) if not folder.is_dir()]
     try:
-        yield
+        with ExitStack() as stack:
+
+            def claim() -> None:
+                if is_main:
+                    check_output_dir(output_dir)
+                    # the stack keeps the lock until the block outside ends
+                    stack.enter_context(claimed(lock_in(output_dir), f"output_dir={output_dir!r}"))
+
+            on_every_rank(claim)
+            yield
     finally:
+        # those of a run that was refused
         for folder in new_folders if is_main else ():
             with suppress(OSError):  # not empty, or not made
                 folder.rmdir()
@@ -79,13 +74,12 @@ class RunFolder:
         self.args = args
         self.staged_in: str | None = None
         self.being_pushed: Path | None = None
-        with leaving_no_empty_folder(args.output_dir, is_main=args.should_save):
 
-            def look() -> list[str]:
-                check_output_dir(args.output_dir)
-                return existing_files(args.output_dir)
+        def look() -> list[str]:
+            check_output_dir(args.output_dir)
+            return existing_files(args.output_dir)
 
-            self.earlier_files = on_every_rank(look)  # before the main process removes an empty folder
+        self.earlier_files = on_every_rank(look)
 
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""

@@ -202,14 +202,6 @@ def test_logs_and_report_of_an_earlier_run_are_in_no_ones_way(make_trainer, tmp_
     assert not (run / "report.html").exists()
 
 
-def test_a_trainer_alone_makes_no_folder(make_trainer, tmp_path):
-    trainer = make_trainer(output_dir=str(tmp_path / "deep" / "run"), train_dataset=make_blocks(3))
-    assert not (tmp_path / "deep").exists()
-    with pytest.raises(ValueError, match="fewer rows than the 8 of a step"):
-        trainer.train()
-    assert not (tmp_path / "deep").exists()
-
-
 def test_save_strategy_best_saves_nothing_before_the_plan_is_reached(trained, tmp_path):
     trained(**BEST | {"save_strategy": "best"})
     saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in (tmp_path / "run").glob("checkpoint-*"))
