@@ -381,20 +381,14 @@ class HomoDistilTrainer(DistillationTrainer):
         gates = self.pruner.gates
         return super().status() | ({} if gates is None else {f"kept_fraction_{LAYERS}": gates.kept_fraction})
 
-    def take_layers(self, state: Mapping[str, Any]) -> None:
-        """Leave out the layers that the student of a checkpoint has lost."""
-        gates, saved = self.pruner.gates, state["pruner"].get("gates")
-        if gates is None or saved is None:
-            return
-        # layers at 0 were removed, and don't come back
-        if saved["value"] == 0 and not gates.are_removed:
-            self._leave_out(tuple(saved["kept"]))
-
     @override
-    def read_state(self, folder: Path) -> dict[str, Any]:
-        state = super().read_state(folder)
+    def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        gates, saved = self.pruner.gates, state["pruner"].get("gates")
+        # layers at 0 were removed, and don't come back
+        if gates is not None and saved is not None and saved["value"] == 0 and not gates.are_removed:
+            self._leave_out(tuple(saved["kept"]))
+        super().take_state(state, folder)
         self.pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
-        return state
 
 
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:

@@ -68,7 +68,7 @@ from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_r
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
 from ..training.ranks import refuse_ranks
-from ..training.run_folder import RunFolder, check_same_identity, existing_files, folder_claimed
+from ..training.run_folder import check_same_identity, existing_files, folder_claimed
 from ..training_args import ExactArguments
 from .evaluated_model import EvaluatedModel, load_model
 
@@ -221,7 +221,6 @@ class FineTuningTrainer(ExactTrainer):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.run_folder = RunFolder(self.args)
         self.run_folder.how_to_resume = "the same command, for finetune with resume=true"
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -174,13 +174,9 @@ class Pruner:
         """Continue from a checkpoint; the student's parameters must have its widths already.
 
         Args:
-            state: the result of `state_dict`.
+            state: the result of `state_dict`, whose metric was checked.
             tensors: the result of `state_tensors`.
-
-        Raises:
-            ValueError: the checkpoint's metric is not this run's.
         """
-        self.check_metric(state)
         self.groups = encoder_groups(self.model)
         # layers first, as chosen ones have no scores whose sizes would be checked
         if self.gates is not None and not self.gates.are_removed and (kept := state["gates"]["kept"]) is not None:

@@ -40,7 +40,7 @@ from ..models.architectures.architecture import PROJECTIONS
 from ..models.compiling import allow_recompiling
 from ..models.conversion import to_stock
 from ..models.loading import plain_name
-from ..models.saved_student import load_student, read_state, save_projections
+from ..models.saved_student import load_student, save_projections
 from ..models.tokenizers import check_words_of_model
 from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
@@ -50,9 +50,9 @@ from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
 from .pair import Origins, ProjectionInit, adopt_optimizer, prepare, resolve_student
-from .ranks import check_launch, wrap_again
+from .ranks import check_launch, on_every_rank, wrap_again
 from .row_checks import check_data, check_label_rows, check_labels, checked_batch
-from .run_folder import RunFolder
+from .run_folder import check_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ class DistillationTrainer(ExactTrainer):
         self.args = args = own_arguments(args, self.arguments_class)
         check_launch(args)
         args.pin_data_order()
-        self.run_folder = RunFolder(args)
+        on_every_rank(lambda: check_output_dir(args.output_dir))
         origin, teacher_origin, resolved = self.start_from(plain_name(model), plain_name(teacher_model), plan)
         pair = prepare(
             origin,
@@ -470,18 +470,11 @@ class DistillationTrainer(ExactTrainer):
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
         }
 
-    def take_layers(self, state: Mapping[str, Any]) -> None:
-        """Leave out the layers that the student of a checkpoint no longer has; all are there by default."""
-
-    def read_state(self, folder: Path) -> dict[str, Any]:
-        """Bring the student back to a checkpoint, whatever widths it has now; as [`ExactTrainer.read_state`]."""
-        state = read_state(folder)
-        self.check_state(state, folder)
-        self.take_layers(state)
+    def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Bring the student back to a checkpoint, whatever widths it has now."""
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
-        return state
 
     # Evaluation
 

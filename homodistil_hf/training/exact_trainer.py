@@ -63,8 +63,7 @@ _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 class ExactTrainer(Trainer):
     """Trains in whole steps, skips steps whose gradients are not finite, and resumes bit for bit.
 
-    Arguments are those of `transformers.Trainer`; `args` is an [`ExactArguments`]. A subclass makes the `run_folder`,
-    before it loads any model where it can, so that an unusable folder is refused at once.
+    Arguments are those of `transformers.Trainer`; `args` is an [`ExactArguments`].
     """
 
     method: ClassVar[str]
@@ -77,7 +76,6 @@ class ExactTrainer(Trainer):
     lr_scheduler: Any
     data_collator: Any
     model_wrapped: nn.Module
-    run_folder: RunFolder
     made_with: Mapping[str, Any] = {}
     """The constructor's arguments, from which a search makes the trainer again for each trial; empty: it can't."""
     stop_request = StopRequest()
@@ -88,6 +86,7 @@ class ExactTrainer(Trainer):
     epoch_number = 0
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
+        self.run_folder = RunFolder(args)
         super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
         self.loss_is_scaled_for_ga = True
@@ -557,7 +556,7 @@ class ExactTrainer(Trainer):
         return {"method": self.method, "settings": settings | {"rows_per_step": self.args.rows_per_step}}
 
     def read_state(self, folder: Path) -> dict[str, Any]:
-        """Bring the model back to a verified checkpoint; subclasses bring back what they added.
+        """Bring the model back to a verified checkpoint.
 
         Returns:
             `dict`: what `state_to_save` gave, and `logs`.
@@ -567,10 +566,14 @@ class ExactTrainer(Trainer):
         """
         state = read_json_object(folder / self.state_file, str(folder / self.state_file))
         self.check_state(state, folder)
+        self.take_state(state, folder)
+        return state
+
+    def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Load the model of a checkpoint, whose content is `state`; subclasses load what they added."""
         # Trainer only warns of missing weights, and some models are saved under other names than they have in memory.
         saved = type(self.model).from_pretrained(folder, dtype="float32")
         self.model.load_state_dict(saved.state_dict() | exact_queries(folder))
-        return state
 
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""

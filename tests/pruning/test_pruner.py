@@ -140,4 +140,4 @@ def test_state_comes_back_exactly(metric, num_steps):
 
 def test_another_metric_is_refused():
     with pytest.raises(ValueError, match="importance_metric='movement' differs from the checkpoint's 'sensitivity'"):
-        copy_of(make_pruner(), metric="movement")
+        make_pruner(metric="movement").check_metric(make_pruner().state_dict())

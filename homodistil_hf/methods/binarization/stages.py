@@ -48,7 +48,7 @@ from ...models.heads import collator_of
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
-from ...training.run_folder import RunFolder, existing_files, folder_claimed
+from ...training.run_folder import existing_files, folder_claimed
 from ...training_args import ExactArguments, own_arguments
 from .binarizing import calibrate, to_binary
 from .folder import BITS, export_packed
@@ -251,7 +251,6 @@ class BinarizationTrainer(ExactTrainer):
         self, model: PreTrainedModel, args: BinarizationArguments, *, teacher_model: PreTrainedModel, **kwargs: Any
     ):
         super().__init__(model, own_arguments(args, BinarizationArguments), **kwargs)
-        self.run_folder = RunFolder(self.args)
         self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
         check_alike(teacher_model, model, ("num_hidden_layers", "hidden_size", "num_labels"))
         if teacher_model.config.problem_type == "multi_label_classification":

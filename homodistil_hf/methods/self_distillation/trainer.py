@@ -32,7 +32,6 @@ from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import check_launch
 from ...training.row_checks import check_data
-from ...training.run_folder import RunFolder
 from ...training_args import ExactArguments, own_arguments
 
 Inputs: TypeAlias = Mapping[str, torch.Tensor]
@@ -149,7 +148,6 @@ class SelfDistillTrainer(ExactTrainer):
         if teacher_model is not None and args.distillation_weight > 0:  # else it would be asked for nothing
             check_alike(teacher_model, model, ("model_type", "hidden_size", "vocab_size"))
             self.teacher = teacher_model.eval().requires_grad_(False).to(args.device)
-        self.run_folder = RunFolder(args)
         super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **data, **kwargs)
 
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
