@@ -428,8 +428,8 @@ class ExactTrainer(Trainer):
         Args:
             hp_space: trial → settings by name; default: the backend's.
             compute_objective: metrics of an evaluation → its result; default: `eval_kl`, or `eval_loss` without one.
-            args: `n_trials`, `direction`, `backend` and `hp_name`, as in `Trainer.hyperparameter_search`.
-            kwargs: the same by name, and those of the backend.
+            args: as in `Trainer.hyperparameter_search`.
+            kwargs: as in `Trainer.hyperparameter_search`.
 
         Raises:
             ValueError: the trainer trains the given model itself; `hp_space` names no setting.

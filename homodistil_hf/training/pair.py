@@ -6,7 +6,7 @@ every checkpoint holds the plan, and a resumed run takes it from there.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -226,7 +226,22 @@ def _check_pair(
     # attention is compared layer by layer, and so are hidden states of equally many layers
     compares_attention = weights.get("attention", 0.0) > 0
     by_layer = compares_attention or (has_same_layers and weights.get("hidden", 0.0) > 0)
-    for what, of_teacher, of_student in _compared(teacher, student, by_layer=by_layer):
+    head = HEADS.get(type(student).__name__)
+    kind = head.kind if head else None
+    has_labels = kind not in (MASKED_LM, REPLACED_TOKENS, None)
+    # a list times False is empty: names that don't matter here are left out
+    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
+    compared = [("class", type(teacher).__name__, type(student).__name__)]
+    compared += [(name, getattr(teacher.config, name), getattr(student.config, name)) for name in names]
+    if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
+        compared.append(("problem_type", teacher.config.problem_type, student.config.problem_type))
+    # classes of equal number may have other meanings
+    if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
+        others = teacher.config.id2label
+        compared += [
+            (f"id2label[{label}]", others.get(label), word) for label, word in student.config.id2label.items()
+        ]
+    for what, of_teacher, of_student in compared:
         if of_teacher != of_student:
             remedy = "choose another teacher"
             if what.startswith(("problem_type", "id2label")):
@@ -250,23 +265,6 @@ def _check_pair(
         raise ValueError(
             f"attention_weight > 0 needs the same heads in teacher {heads[0]} and student {heads[1]}; set it to 0"
         )
-
-
-def _compared(teacher: LayerwiseModel, student: LayerwiseModel, *, by_layer: bool) -> Iterator[tuple[str, Any, Any]]:
-    """What has to be equal: name, of the teacher, of the student."""
-    yield "class", type(teacher).__name__, type(student).__name__
-    head = HEADS.get(type(student).__name__)
-    kind = head.kind if head else None
-    has_labels = kind not in (MASKED_LM, REPLACED_TOKENS, None)
-    # a list times False is empty: names that don't matter here are left out
-    names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
-    yield from ((name, getattr(teacher.config, name), getattr(student.config, name)) for name in names)
-    if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
-        yield "problem_type", teacher.config.problem_type, student.config.problem_type
-    # classes of equal number may have other meanings
-    if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:
-        for label, word in student.config.id2label.items():
-            yield f"id2label[{label}]", teacher.config.id2label.get(label), word
 
 
 def _attach_projections(
