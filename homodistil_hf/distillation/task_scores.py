@@ -88,8 +88,7 @@ class TaskMeter(DiscrepancyMeter):
             return score(given_RC[is_known_R], wanted_RC[is_known_R]) if is_known_R.any() else {}
         # rows of two ranks may have one number
         parts = [part + np.array([0, 0, rank << 40]) for rank, of_rank in enumerate(ranks) for part in of_rank]
-        known = [part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]
-        given_R, wanted_R, row_R = np.concatenate(known).T
+        given_R, wanted_R, row_R = self.known_classes(parts)
         if not len(given_R):
             return {}
         has_one_label = bool((wanted_R == wanted_R[0]).all())
@@ -102,6 +101,10 @@ class TaskMeter(DiscrepancyMeter):
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):
             return span_scores(given_R, wanted_R, self.names, ends_R=np.diff(row_R, append=-1) != 0)
         return {"macro_f1": class_scores(given_R, wanted_R)["macro_f1"]}
+
+    def known_classes(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Given and wanted classes and numbers of rows, `(3, R)`, where the label is known; `parts` as in `kept`."""
+        return np.concatenate([part[self.task.is_known(torch.tensor(part[:, 1])).numpy()] for part in parts]).T
 
     @property
     def _has_values(self) -> bool:

@@ -231,7 +231,7 @@ def _check_pair(
     has_labels = kind not in (MASKED_LM, REPLACED_TOKENS, None)
     # a list times False is empty: names that don't matter here are left out
     names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
-    compared = [("class", type(teacher).__name__, type(student).__name__)]
+    compared: list[tuple[str, Any, Any]] = [("class", type(teacher).__name__, type(student).__name__)]
     compared += [(name, getattr(teacher.config, name), getattr(student.config, name)) for name in names]
     if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
         compared.append(("problem_type", teacher.config.problem_type, student.config.problem_type))
