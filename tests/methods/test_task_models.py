@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from task_rows import rows_of_kind, write_kind
 from tiny_files import change_json
 from transformers import BertConfig
@@ -22,18 +22,6 @@ def test_a_scorers_activation_travels(tmp_path):
     run(settings_of(settings, "it"), lambda line: None)
     student = json.loads((tmp_path / "run" / "student" / "config.json").read_text())
     assert student["sentence_transformers"] == activation
-
-
-@pytest.mark.slow
-def test_splits_of_a_saved_set_are_found(tmp_path):
-    settings = write_kind(tmp_path, "pairs")
-    parts = {"train": rows_of_kind("pairs"), "validation": rows_of_kind("pairs", seed=1)}
-    DatasetDict(parts).save_to_disk(tmp_path / "saved")
-    lines = []
-    folders = {"train_data": [str(tmp_path / "saved")], "eval_data": [str(tmp_path / "saved")]}
-    results = run(settings_of(settings | folders, "settings"), lines.append)
-    assert (results["rows"]["num_train_rows"], results["rows"]["num_eval_rows"]) == (48, 48)
-    assert not any("kept aside" in line for line in lines)
 
 
 def test_what_the_held_out_rows_have_is_told_where_it_is_something_else(tmp_path):

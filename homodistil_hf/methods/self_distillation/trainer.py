@@ -160,7 +160,9 @@ class SelfDistillTrainer(ExactTrainer):
         """One token, or one image."""
         if not isinstance(self.modality, MaskedPatches):
             return super().smallest_inputs()
-        return {"pixel_values": torch.zeros(1, *_image_shape(self.model.config), device=self.args.device)}
+        size, num_channels = self.model.config.image_size, self.model.config.num_channels
+        sides = (size, size) if isinstance(size, int) else size
+        return {"pixel_values": torch.zeros(1, num_channels, *sides, device=self.args.device)}
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -206,7 +208,7 @@ class SelfDistillTrainer(ExactTrainer):
 
 
 def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConfig, args: TrainingArguments) -> None:
-    """Refuse, by a ValueError, data that can't be trained on: empty, streamed, of another modality or size.
+    """Refuse, by a ValueError, data that can't be trained on: empty, streamed, of another modality or too few.
 
     Args:
         data: with `train_dataset` and `eval_dataset`, both optional.
@@ -221,7 +223,6 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
             "a data set with a length"
         )
     if config.model_type == ViTMAEConfig.model_type:
-        expected = _image_shape(config)
         for name, images in rows.items():
             if images is None:
                 continue
@@ -233,10 +234,6 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
                     f"{name} has rows of {first_of(map(str, first))}, but no pixel_values; make them with the "
                     "model's image processor"
                 )
-            if (shape := tuple(torch.as_tensor(first["pixel_values"]).shape)) != expected:
-                raise ValueError(
-                    f"{name} has pixel_values of shape {shape}, the model takes {expected}; resize the images"
-                )
     else:
         check_data(rows, processor, config)
     smallest = args.train_batch_size * args.world_size
@@ -245,11 +242,6 @@ def check_corpus(data: Mapping[str, Any], processor: Any, config: PreTrainedConf
             f"train_dataset has {len(rows['train_dataset'])} rows, fewer than the {smallest} of a batch "
             "(per_device_train_batch_size × ranks); give more rows or a smaller batch"
         )
-
-
-def _image_shape(config: Any) -> tuple[int, ...]:
-    size = config.image_size
-    return (config.num_channels, *((size, size) if isinstance(size, int) else size))
 
 
 # Models that predict what is masked

@@ -166,10 +166,3 @@ def test_a_default_length_is_lowered_to_the_positions(folder):
     given = {name: str(folder / path) for name, path in (("model", "model"), ("unlabeled_data", "text.txt"))}
     facts = prune_to_folder(PruneSettings(output_dir=str(folder / "out"), macs=0.8, **given), lambda line: None)
     assert facts["settings"]["max_length"] == 32
-
-
-def test_empty_text_is_told(folder, capsys):
-    (folder / "text.txt").write_text("")
-    assert "is an empty data set (0 bytes in 1 files)" in error_of(capsys, *words(folder))
-    (folder / "text.txt").write_text(" \n\n \n")
-    assert "text" in error_of(capsys, *words(folder))
