@@ -131,14 +131,19 @@ def out_of_memory(error: Exception) -> str:
     return ""
 
 
-def _run(words: Sequence[str]) -> int:
-    name = words[0] if words else "--help"
+def _run(given: Sequence[str]) -> int:
+    name = given[0] if given else "--help"
     if name in COMMANDS:
-        return command_named(name).main(name, words[1:])
+        return command_named(name).main(name, given[1:])
     if name == "--version":
         print(f"homodistil_hf {__version__}")
     elif name in ("-h", "--help"):
-        print(_help())
+        lines = []
+        for command in COMMANDS:
+            text = command_named(command).__doc__
+            words = f"{command:8}  {text[0].lower()}{text[1:].removesuffix('.')}"
+            lines.append(textwrap.fill(words, 78, initial_indent=" " * 4, subsequent_indent=" " * 14))
+        print(_HELP.format(commands="\n".join(lines)))
     else:
         raise ValueError(f"homodistil has no command {short_repr(name)}; {nearest_valid(name, COMMANDS)}")
     return 0
@@ -147,12 +152,3 @@ def _run(words: Sequence[str]) -> int:
 def command_named(name: str) -> Any:
     """Import the class of a command, a [`Command`]."""
     return resolve_name(COMMANDS[name])
-
-
-def _help() -> str:
-    lines = []
-    for name in COMMANDS:
-        text = command_named(name).__doc__
-        words = f"{name:8}  {text[0].lower()}{text[1:].removesuffix('.')}"
-        lines.append(textwrap.fill(words, 78, initial_indent=" " * 4, subsequent_indent=" " * 14))
-    return _HELP.format(commands="\n".join(lines))

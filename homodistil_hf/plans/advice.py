@@ -143,9 +143,9 @@ def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
     return warnings
 
 
-def check_num_tokens(num_tokens: float) -> None:
+def check_num_tokens(num_tokens: float | None) -> None:
     """Refuse a budget that is not above 0, or not finite."""
-    if not 0 < num_tokens < math.inf:
+    if num_tokens is not None and not 0 < num_tokens < math.inf:
         raise ValueError(f"num_tokens={num_tokens} is not a positive number; give what you will train on, e.g. 2e6")
 
 

@@ -55,8 +55,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         OSError: a file or a Hub repository can't be read.
     """
     values: dict[str, Any] = {}
-    if question.num_tokens is not None:
-        check_num_tokens(question.num_tokens)
+    check_num_tokens(question.num_tokens)
     if question.time:
         values = _timed_settings(question)
         # the file's widths are planned where no flag names others
@@ -79,7 +78,12 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         timing = time_run(values, log, num_tokens=num_tokens)
     plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, fewer_layers_below)
 
-    trimming = _trimming(question, log)
+    trimming = None
+    if question.vocabulary is not None:
+        from .trim import TrimSource, format_sizes, format_trimming, plan_trimming
+
+        source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
+        trimming = plan_trimming(source, log, sizes=_SIZES)
     trimmed = trimming.trimmed_config if trimming else config
     costs: dict[str, Any] = {
         "teacher": planned_facts(config, architecture),
@@ -96,8 +100,6 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         lines.append(reason)
 
     if trimming:
-        from .trim import format_sizes, format_trimming
-
         costs["vocabulary"] = trimming.facts
         lines.append(f"vocabulary, of the teacher:\n{format_trimming(trimming.facts)}")
         lines.append(format_sizes(trimming.facts["sizes"]))
@@ -117,16 +119,6 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         costs["advice"] = advise(fraction, num_tokens, measured=measured, teacher=teacher)
         lines.append(costs["advice"])
     return costs, "\n\n".join(filter(None, lines))
-
-
-def _trimming(question: Any, log: Log) -> Any:
-    """The plan of trimming the teacher's vocabulary, a `TrimPlan`, where the question names one."""
-    if question.vocabulary is None:
-        return None
-    from .trim import TrimSource, plan_trimming
-
-    source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
-    return plan_trimming(source, log, sizes=_SIZES)
 
 
 def _timed_settings(question: Any) -> dict[str, Any]:
@@ -364,16 +356,13 @@ def peak_bytes(device: torch.device) -> int | None:
 
 def format_timing(timing: Mapping[str, Any]) -> str:
     """Describe what the whole run takes."""
-    peak = timing["peak_bytes"]
+    peak, seconds = timing["peak_bytes"], timing["time_s"]
+    whole = f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+    if seconds < 90:
+        whole = f"{seconds:.0f} seconds"
     memory = "" if peak is None else f"\n  memory peak {peak / 1e9:.1f} GB"
     return (
         f"on this machine ({timing['device']}), by some steps of the run:\n  {timing['num_steps']:,} steps of "
-        f"{timing['rows_per_step']:,} rows take {_duration(timing['time_s'])}, without evaluations: "
+        f"{timing['rows_per_step']:,} rows take {whole}, without evaluations: "
         f"{timing['seconds_per_step']:.2g} s a step and {timing['setup_s']:.0f} s before the first{memory}"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
