@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import onnx
 import pytest
-import torch
 from deployed import needs_node, needs_onnx, needs_openvino, write_texts
 from tiny_architectures import OTHERS, tiny_architecture_teacher
 from tiny_files import write_teacher
@@ -20,7 +19,6 @@ from homodistil_hf.deploy.deployable import model_with_head
 from homodistil_hf.deploy.folder import WITH_HEAD, deploy_folder
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
-from homodistil_hf.models.onnx_graphs import onnx_session
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 pytestmark = [needs_onnx, pytest.mark.slow]
@@ -90,19 +88,6 @@ def test_a_graph_has_the_unpadded_widths(deployed):
     folder, _ = deployed
     sizes = {tuple(tensor.dims) for tensor in onnx.load(folder / "onnx" / "model.onnx").graph.initializer}
     assert {(24, 16), (24, 9)} <= sizes  # both layers' FFNs, of which the export pads the second
-
-
-def test_a_graph_runs_by_the_tokenizers_own_names(deployed, tokenizer):
-    from transformers import AutoModelForSequenceClassification
-
-    folder, _ = deployed
-    inputs = tokenizer(["w5 w9 w12", "w7"], padding=True, return_tensors="pt")
-    found = onnx_session(folder / "onnx" / "model.onnx").run(
-        ["logits"], {name: tensor.numpy() for name, tensor in inputs.items()}
-    )
-    with torch.no_grad():
-        expected = AutoModelForSequenceClassification.from_pretrained(folder)(**inputs).logits
-    assert torch.allclose(torch.from_numpy(found[0]), expected, atol=1e-5)
 
 
 def test_the_card_has_the_table(deployed):

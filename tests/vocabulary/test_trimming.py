@@ -67,15 +67,6 @@ def test_pad_ids_that_address_positions_stay(architecture):
     assert set(range(5)) <= required
 
 
-def test_rows_are_gathered_and_not_the_first_ones():
-    model = make_teacher(vocab_size=len(TOKENIZER), **SPECIAL)
-    trimmed, tokenizer = trim_vocabulary(model, TOKENIZER, [500])
-    token = tokenizer.convert_tokens_to_ids(TOKENIZER.convert_ids_to_tokens(500))
-    before, after = model.get_input_embeddings().weight, trimmed.get_input_embeddings().weight
-    assert torch.equal(after[token], before[500])
-    assert torch.equal(trimmed.cls.predictions.bias[token], model.cls.predictions.bias[500])
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_decoders_stay_tied_or_untied(tied):
     model = make_teacher(vocab_size=len(TOKENIZER), tie_word_embeddings=tied, **SPECIAL)
