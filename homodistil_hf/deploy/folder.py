@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -339,12 +338,6 @@ def limit_length(folder: Path, max_length: int) -> None:
         write_json(path, {**values, "model_max_length": max_length})
 
 
-def size_of(path: Path) -> int:
-    """Bytes of a file, with those of the weights that OpenVINO has in a file beside it."""
-    beside = path.with_suffix(".bin")
-    return os.path.getsize(path) + (os.path.getsize(beside) if beside.is_file() else 0)
-
-
 # Each target is made, run and compared
 
 
@@ -419,12 +412,14 @@ def times(
 
 
 def _row(target: str, student: Workshop, found: Fidelity, latency: Mapping[str, Any]) -> dict[str, Any]:
-    one = TARGETS[target]
+    one, file = TARGETS[target], student.path(target)
+    # OpenVINO has its weights in a file beside
+    files = [path for path in (file, file.with_suffix(".bin")) if path.is_file()]
     return {
         "target": target,
         "file": one.file,
         "runtime": one.runtime,
-        "size_bytes": size_of(student.path(target)),
+        "size_bytes": sum(path.stat().st_size for path in files),
         "is_written": True,
         "fidelity_name": student.deployable.fidelity_name,
         "figures": dict(found),
