@@ -98,9 +98,10 @@ class DistilBertTrainer(DistillationTrainer):
                 f"the plan has {len(plan.layers)} layers, but its encoder MACs are those of {len(layers)} whole ones, "
                 "which this method keeps; leave the number of layers out"
             )
+        whole = WidthPlan(teacher.hidden_size, teacher.layers[: len(teacher.layers) // 2 or 1])
         return (
             f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan "
-            f"{plan.to_json()} within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5"
+            f"{plan.to_json()} within 3 %; name whole layers, such as {whole.to_json()}"
         )
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:

@@ -107,9 +107,10 @@ def test_cells_that_can_not_exist_are_named(plan, missing):
 def test_reasons_say_what_to_do():
     reason = trainer_named("distilbert").impossible_reason(QUARTER, TEACHER)
     assert reason.startswith("no number of the teacher's 6 layers has the encoder MACs of the plan {")
-    assert reason.endswith("within 3 %; ask for a share of the MACs that whole layers have, such as macs=0.5")
+    half = WidthPlan.uniform(384, 3, TEACHER.layers[0])
+    assert reason.endswith(f"within 3 %; name whole layers, such as {half.to_json()}")
     distilbert = trainer_named("distilbert")
-    assert distilbert.impossible_reason(WidthPlan.uniform(384, 3, TEACHER.layers[0]), TEACHER) is None
+    assert distilbert.impossible_reason(half, TEACHER) is None
     reason = distilbert.impossible_reason(WidthPlan.uniform(336, 4, LayerWidths(12, 28, 1304)), TEACHER)
     assert reason.startswith(
         "the plan has 4 layers, but its encoder MACs are those of 3 whole ones, which this method"
