@@ -101,7 +101,7 @@ class DistilBertTrainer(DistillationTrainer):
         whole = WidthPlan(teacher.hidden_size, teacher.layers[: len(teacher.layers) // 2 or 1])
         return (
             f"no number of the teacher's {len(teacher.layers)} layers has the encoder MACs of the plan "
-            f"{plan.to_json()} within 3 %; name whole layers, such as {whole.to_json()}"
+            f"{plan.to_json()} within 3 %; name whole layers, such as {whole.to_json(of_layers=len(teacher.layers))}"
         )
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
