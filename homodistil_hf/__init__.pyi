@@ -3,8 +3,8 @@
 from .data.blocks import tokenize_to_blocks as tokenize_to_blocks
 from .data.corpus import load_text as load_text
 from .data.lengths import by_length as by_length
-from .data.lengths import unlabeled_batches as unlabeled_batches
 from .data.masking import MaskedLMCollator as MaskedLMCollator
+from .data.samples import unlabeled_batches as unlabeled_batches
 from .embedding.cascade import Cascade as Cascade
 from .embedding.model import load_embedding_model as load_embedding_model
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments

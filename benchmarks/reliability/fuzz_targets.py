@@ -31,8 +31,8 @@ from benchmarks.sweep.training import RunClock
 from homodistil_hf import export_student, load_text, resolve_plan, tokenize_to_blocks
 from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import TextPacker
-from homodistil_hf.data.lengths import unlabeled_batches
 from homodistil_hf.data.masking import MaskedLMCollator
+from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, encoded_rows
 from homodistil_hf.evaluation.fine_tuning import own_rows as labelled_rows
 from homodistil_hf.export.export_folder import check_target, checkpoint_student

@@ -7,7 +7,8 @@ from tiny_embeddings import make_rows
 from tiny_models import make_blocks
 
 from homodistil_hf.data.blocks import drawn
-from homodistil_hf.data.lengths import LengthSampler, by_length, unlabeled_batches
+from homodistil_hf.data.lengths import LengthSampler, by_length
+from homodistil_hf.data.samples import unlabeled_batches
 
 TEXTS = ["w5 w6 w7", "w8", " ", None, "w9 w10", "w11 w12 w13 w14"]
 

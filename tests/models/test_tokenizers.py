@@ -10,7 +10,7 @@ from tiny_tokenizers import python_tokenizer, trained_tokenizer
 from tokenizers import normalizers
 from transformers import BertTokenizer
 
-from homodistil_hf.data.lengths import unlabeled_batches
+from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.models.tokenizers import (
     check_tokenizer,

@@ -9,8 +9,8 @@ import torch
 
 from ...data.blocks import drawn
 from ...data.corpus import load_text
-from ...data.lengths import padded_batches, unlabeled_batches
 from ...data.read_line import columns_words, read_line
+from ...data.samples import padded_batches, unlabeled_batches
 from ...data.sources import local_files
 from ...evaluation.evaluated_model import EvaluatedModel, load_model
 from ...export.export_folder import FORMATS, check_output, export_student

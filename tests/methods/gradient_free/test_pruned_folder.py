@@ -21,7 +21,7 @@ from homodistil_hf import GradientFreeSettings, prune_gradient_free, verify_expo
 from homodistil_hf.cli import main
 from homodistil_hf.data.blocks import drawn
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.lengths import unlabeled_batches
+from homodistil_hf.data.samples import unlabeled_batches
 from homodistil_hf.methods.gradient_free.pruned_folder import PruneSettings, prune_to_folder
 from homodistil_hf.tasks.columns import found_rows
 from homodistil_hf.tasks.encoding import encode_rows
