@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import ClassLabel, Dataset
+from own_rows import run
 from resumed_runs import sigterm_at
 from rows import each
 from sklearn.metrics import accuracy_score
@@ -350,3 +351,26 @@ def test_steps_follow_from_the_rows(given, num_rows, steps):
 def test_settings_are_checked_when_they_are_made(values, message):
     with pytest.raises(ValueError, match=message):
         settings_from(GlueSettings, values)
+
+
+# Bars
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_bar_of_each_training(given, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    run(given, learning_rate=None, learning_rates=[1e-3, 3e-3], max_train_steps=3)
+    assert capsys.readouterr().err.count("| 3/3 [") >= 3
+    write_teacher(tmp_path / "model")
+    write_task(tmp_path, "rte")
+    settings = {"data_dir": str(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 3}
+    evaluate_glue(tmp_path / "model", "rte", settings=settings, output_dir=tmp_path / "results")
+    printed = capsys.readouterr()
+    assert "| 3/3 [" in printed.err
+    assert "train_runtime" not in printed.out + printed.err
+
+
+@pytest.mark.slow
+def test_elsewhere_there_is_no_bar(given, capsys):
+    run(given, max_train_steps=3)
+    assert "3/3" not in capsys.readouterr().err

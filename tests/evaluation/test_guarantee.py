@@ -1,17 +1,31 @@
-"""Bounds of shares: quantiles of SciPy, coverage over all outcomes and by simulation, groups, what verify asks for."""
+"""Bounds of shares: quantiles of SciPy, coverage, groups, what verify asks for; answers of classifiers by them."""
+
+import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from datasets import Dataset
 from rows import each
+from tiny_files import own_cache
+from tiny_models import make_teacher, randomized, tiny_tokenizer
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
+from homodistil_hf import export_student
+from homodistil_hf.cli import main
 from homodistil_hf.evaluation.guarantee import (
     CONFIDENCE,
+    answers,
+    evaluate_classes,
     guarantee,
     guarantee_problems,
     largest_share,
     least_of,
     length_groups,
 )
+from homodistil_hf.models.conversion import to_student
 
 
 @each(("num_changed", "num_rows"), [(0, 1), (0, 50), (3, 50), (50, 50), (49, 50), (700, 20_000)])
@@ -20,10 +34,6 @@ def test_bounds_are_quantiles_of_the_beta_distribution(num_changed, num_rows, co
     stats = pytest.importorskip("scipy.stats")
     expected = 1.0 if num_changed == num_rows else stats.beta.ppf(confidence, num_changed + 1, num_rows - num_changed)
     assert largest_share(num_changed, num_rows, confidence=confidence) == pytest.approx(expected, abs=1e-9)
-
-
-def test_no_change_has_a_closed_form():
-    assert largest_share(0, 300) == pytest.approx(1 - 0.05 ** (1 / 300), abs=1e-12)
 
 
 @pytest.mark.slow
@@ -114,3 +124,128 @@ def test_other_words_are_refused(word):
     with pytest.raises(ValueError, match="expected agreement or agreement_of_groups=SHARE, a share between 0 and 1"):
         least_of([word])
     assert least_of(["agreement=0.95"]) == {"agreement": 0.95}
+
+
+# Answers of classifiers
+
+NUM_ROWS = 50
+TEXTS = [" ".join(f"w{10 + (row * part) % 60}" for part in range(1, 2 + row % 5)) for row in range(NUM_ROWS)]
+LABELS = {"num_labels": 3}
+
+
+def classifier(kind, **config):
+    """Its classes depend on the text, as no class is likelier on the average."""
+    model = make_teacher(kind, **config)
+    with torch.no_grad():
+        logits = model(**tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")).logits
+        model.classifier.bias -= logits.flatten(0, -2).mean(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`teacher`, its nearly equal `student`, an export, and rows in two languages."""
+    folder = tmp_path_factory.mktemp("classes")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        own_cache(monkeypatch, folder / "cache")
+        teacher = classifier(BertForSequenceClassification, **LABELS)
+        teacher.save_pretrained(folder / "teacher")
+        tiny_tokenizer().save_pretrained(folder / "teacher")
+        student = randomized(copy.deepcopy(teacher), std=0.02, seed=5)
+        export_student(to_student(student), folder / "student", tokenizer=tiny_tokenizer())
+        rows = [{"text": text, "language": "de" if row % 2 else "en"} for row, text in enumerate(TEXTS)]
+        Dataset.from_list([*rows, {"text": None, "language": "en"}]).to_parquet(folder / "rows.parquet")
+        yield folder
+
+
+def words_of(folder, *more):
+    words = ["evaluate", str(folder / "student"), "--task", "classes", "--eval_data", str(folder / "rows.parquet")]
+    return [*words, "--teacher", str(folder / "teacher"), *more]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_answers_are_those_one_by_one():
+    """Rows of all lengths share batches here, and none is padded there."""
+    tokenizer = tiny_tokenizer()
+    for kind, settings in (
+        (BertForSequenceClassification, LABELS),
+        (BertForSequenceClassification, LABELS | {"problem_type": "multi_label_classification"}),
+        (BertForTokenClassification, LABELS),
+    ):
+        model = classifier(kind, **settings).eval()
+        expected = []
+        for text in TEXTS:
+            logits = model(**tokenizer(text, return_tensors="pt")).logits[0]
+            expected.append((logits > 0).tolist() if "problem_type" in settings else logits.argmax(-1).tolist())
+        assert answers(model, tokenizer, [TEXTS], max_length=16) == expected
+        assert len({str(answer) for answer in expected}) > 1
+
+
+@pytest.mark.slow
+def test_the_command_bounds_changes_and_records_them(folder, capsys):
+    assert main(words_of(folder, "--group_columns", "language")) == 0
+    told = capsys.readouterr().out
+    models = [BertForSequenceClassification.from_pretrained(folder / name).eval() for name in ("student", "teacher")]
+    own, theirs = (answers(model, tiny_tokenizer(), [TEXTS], max_length=16) for model in models)
+    changed = [one != other for one, other in zip(own, theirs, strict=True)]
+    assert 0 < sum(changed) < NUM_ROWS
+    facts = json.loads((folder / "student" / "facts.json").read_text())
+    found = facts["benchmarks"]["guarantee"]["rows.parquet"]
+    assert (found["num_rows"], found["num_changed"]) == (NUM_ROWS, sum(changed))
+    confidence = 1 - 0.05 / (1 + sum(map(len, found["groups"].values())))
+    assert found["at_least"] == 1 - largest_share(sum(changed), NUM_ROWS, confidence=confidence)
+    assert found["groups"]["language"]["de"]["num_changed"] == sum(changed[1::2])
+    row = f"| rows.parquet | {NUM_ROWS} | {sum(changed)} |"
+    assert row in told
+    card = (folder / "student" / "README.md").read_text()
+    assert row in card
+    assert "exact bounds (Clopper–Pearson) that hold with 95% confidence" in card
+    assert main(["verify", str(folder / "student"), "--least", "agreement=0.999"]) == 1
+    assert "rows.parquet: expected answers as the teacher's for at least 99.9%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--group_columns", "source"], "eval_data lacks the column group_columns='source'"),
+        (["--max_rows", "0"], "max_rows=0 is not a whole number of at least 1"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_told(folder, words, message, capsys):
+    assert main(words_of(folder, *words)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_teacher_of_other_labels_is_refused(folder, tmp_path):
+    make_teacher(BertForSequenceClassification, num_labels=4).save_pretrained(tmp_path / "four")
+    make_teacher().save_pretrained(tmp_path / "words")
+    values = make_teacher(BertForSequenceClassification, **LABELS, problem_type="regression")
+    values.save_pretrained(tmp_path / "values")
+    settings = {"eval_data": str(folder / "rows.parquet")}
+    for name, message in (
+        ("four", "teacher is a .* of the labels .*name the teacher that the mod"),
+        ("words", "teacher is a BertForMaskedLM"),
+        ("values", "teacher is a BertForSequenceClassification of 3 labels, for values; expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate_classes(folder / "student", teacher=tmp_path / name, settings=settings)
+    with pytest.raises(ValueError, match="is compared with a teacher, and none is recorded: name --teacher"):
+        evaluate_classes(folder / "teacher", settings=settings)
+    with pytest.raises(ValueError, match="eval_data is not set; name held-out rows"):
+        evaluate_classes(folder / "student", settings={})
+
+
+def test_a_guarantee_ends_with_its_teacher(folder, tmp_path):
+    """That of other rows stays beside the same teacher, not beside another, though it has the same name."""
+    student, teacher = (shutil.copytree(folder / name, tmp_path / name) for name in ("student", "teacher"))
+    other = shutil.copy(folder / "rows.parquet", tmp_path / "others.parquet")
+
+    def sources(rows):
+        evaluate_classes(student, teacher=teacher, settings={"eval_data": [str(rows)]})
+        return set(json.loads((student / "facts.json").read_text())["benchmarks"]["guarantee"])
+
+    sources(folder / "rows.parquet")
+    assert sources(other) >= {"rows.parquet", "others.parquet"}
+    randomized(BertForSequenceClassification.from_pretrained(teacher), std=0.01).save_pretrained(teacher)
+    assert sources(other) == {"others.parquet"}
