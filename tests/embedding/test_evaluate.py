@@ -354,14 +354,6 @@ def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
     assert any(problem.startswith("queries, language: de: expected") for problem in of_groups)
 
 
-def test_the_teacher_itself_changes_nothing(near, sources, tmp_path, capsys):
-    teacher, _ = near
-    words = ["--queries", *sources["queries"], "--documents", *sources["documents"], "--query_column", "question"]
-    words += ["--teacher", str(teacher)]
-    assert main(["evaluate", str(teacher), "--task", "embedding", *words, "--output_dir", str(tmp_path / "out")]) == 0
-    assert "| queries | 60 | 0 | 100.0 | 94.0 |" in capsys.readouterr().out
-
-
 def test_pairings_are_those_one_by_one(tmp_path):
     documents = [f"w{number} w{number + 1} w{number % 7 + 5}" for number in range(10, 60)]
     asked = [f"w{number} w{number + 2}" for number in range(10, 40)]

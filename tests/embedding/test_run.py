@@ -127,18 +127,6 @@ def test_the_kind_of_a_model_of_the_hub_is_found(tmp_path, monkeypatch, capsys, 
     assert requests == []
 
 
-@pytest.mark.slow
-def test_no_warning_of_memory_for_a_device_that_is_not_there(config, recwarn):
-    assert main(["distill", config(use_cpu=False, max_steps=1)]) == 0
-    assert not [entry for entry in recwarn if "pin" in str(entry.message)]
-
-
-@pytest.mark.slow
-def test_a_default_length_is_lowered_to_the_positions(config, tmp_path):
-    assert main(["distill", config(max_seq_length=None, max_steps=1)]) == 0
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["max_seq_length"] == 32
-
-
 @each("weight", [0.0, float("inf"), float("nan")])
 def test_weights_of_sources_are_finite(weight):
     with pytest.raises(
@@ -157,7 +145,6 @@ def test_weights_of_sources_are_finite(weight):
         ({"per_device_train_batch_size": 4096}, "rows, fewer than the 4096 of a step; lower per_device_train_batch"),
         ({"method": "homodistil", "teacher": "./x", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
-        ({"further_pretraining": {"max_steps": 3}}, "has no place with method='embedding'; leave it out"),
         ({"further_pretraining": {}}, "further_pretraining={} has no place with method='embedding'; leave it out"),
         ({"layers": "[0,"}, "layers is no JSON"),
         ({"student": [QUARTER, SIXTEENTH], "layers": 1}, "layers=1 is not supported for a family"),
