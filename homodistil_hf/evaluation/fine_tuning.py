@@ -90,11 +90,7 @@ _LEARNING_RATES = (1e-4, 3e-4, 6e-4)
 
 @dataclass(frozen=True)
 class FineTuningSettings:
-    """Settings of fine-tuning, the same for every task.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
+    """Settings of fine-tuning, the same for every task."""
 
     learning_rate: float | None = setting(
         None, "Peak learning rate, > 0, then linear to zero; default: chosen, see below.", range="(0, inf)"
@@ -481,11 +477,7 @@ def chosen_rate(
 
 @dataclass(frozen=True)
 class OwnTaskSettings(FineTuningSettings):
-    """Settings of [`fine_tune_own`].
-
-    Raises:
-        ValueError: a value is missing or out of range.
-    """
+    """Settings of [`fine_tune_own`]."""
 
     model: str = setting(
         "", "What to fine-tune: export, run, folder of a BERT (with a head or none) or Hub name.", text="a name"

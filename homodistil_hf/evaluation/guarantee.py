@@ -220,11 +220,7 @@ def guarantee_problems(found: Any, least: Mapping[str, float]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class ClassesSettings:
-    """Settings of [`evaluate_classes`].
-
-    Raises:
-        ValueError: a value is missing or out of range.
-    """
+    """Settings of [`evaluate_classes`]."""
 
     eval_data: tuple[str, ...] = setting((), "Held-out rows: any files, folders, globs or Hub data sets.")
     text_columns: tuple[str, ...] = setting((), "One, or two for pairs; default: found by their usual names.")

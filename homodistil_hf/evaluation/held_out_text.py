@@ -57,18 +57,7 @@ _OF_TEACHER = ("kl", "agreement")
 @dataclass(frozen=True)
 @describe_settings
 class DiscrepancySettings:
-    """Settings of [`evaluate_discrepancy`]; the defaults for masks and blocks are those of `homodistil distill`.
-
-    Raises:
-        ValueError: a value is missing or out of range.
-
-    Example:
-    ```python
-    >>> DiscrepancySettings(eval_data="held-out.txt").eval_data
-    ('held-out.txt',)
-
-    ```
-    """
+    """Settings of [`evaluate_discrepancy`]; the defaults for masks and blocks are those of `homodistil distill`."""
 
     eval_data: tuple[str, ...] = setting((), "Held-out text: files, folders, globs or Hub data sets.")
     text_column: str | None = setting(None, "Column with the text; default: text.")

@@ -80,20 +80,7 @@ Rows = Sequence[Mapping[str, Any]]
 @dataclass(frozen=True)
 @describe_settings
 class SquadSettings(GlueSettings):
-    """Settings of SQuAD fine-tuning, the same for every model of a comparison.
-
-    Raises:
-        ValueError: a value is out of range.
-
-    Example:
-    ```python
-    >>> SquadSettings(num_best=0)
-    Traceback (most recent call last):
-    ...
-    ValueError: num_best=0 is not a whole number of at least 1; the default is 20
-
-    ```
-    """
+    """Settings of SQuAD fine-tuning, the same for every model of a comparison."""
 
     max_length: int | None = setting(
         None,
