@@ -25,7 +25,7 @@ from homodistil_hf.files import model_files
 from homodistil_hf.models import loading
 from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.loading import load_encoder
-from homodistil_hf.runs import embedding, reranker
+from homodistil_hf.runs import embedding
 from homodistil_hf.runs.config import help_of, parse_run, run_of
 from homodistil_hf.runs.distill import load_start
 from homodistil_hf.runs.distill import run as run_distillation
@@ -172,18 +172,13 @@ def pairs_config(tmp_path):
     return write
 
 
-def test_a_reranker_needs_two_columns(pairs_config, capsys):
-    assert main(["distill", pairs_config(text_column="text", method="reranker")]) == 2
-    told = capsys.readouterr().err
-    assert "a reranker reads pairs of texts: rename two to query and passage, or name two, such as" in told
-
-
 @pytest.mark.slow
 @each(
     ("columns", "given", "is_reranker"),
     [
         (("query", "passage"), {}, True),
         (("query", "passage", "label"), {}, True),
+        (("Query", "Passage"), {}, True),
         (("sentence1", "sentence2"), {}, True),
         (("sentence1", "sentence2", "score"), {}, False),
         (("text", "score"), {}, False),
@@ -230,12 +225,6 @@ def test_labels_of_any_column_and_of_other_rows(tmp_path):
     results = run_distillation(run_of(named, "settings"), lambda line: None)
     assert results["rows"]["max_seq_length"] == 12
     assert results["models"][1]["ndcg_at_10"] > 0
-
-
-def test_usual_columns_of_pairs_need_no_name(pairs_config, tmp_path):
-    Dataset.from_dict({"Query": ["w9"], "Passage": ["w10"]}).to_parquet(tmp_path / "named.parquet")
-    settings = parse_run([pairs_config(text_column=None, train_data=str(tmp_path / "named.parquet"))])
-    assert run_kind_of(settings) is reranker.KIND
 
 
 def test_a_folder_is_planned_without_the_head_that_its_file_names(config, tmp_path, capsys):
@@ -400,14 +389,6 @@ def test_one_held_out_text_does_not_fail_the_run(config, tmp_path, capsys, setti
     assert main(["distill", config(**held_out), *words]) == 0
     assert (tmp_path / "run" / "results.json").is_file()
     assert "SentenceTransformer(" in capsys.readouterr().out
-
-
-def test_a_dash_stands_for_what_was_not_measured():
-    costs = {"num_parameters": 1, "encoder_macs": 2, "size_bytes": None}
-    models = [{"name": name, **costs, "cosine": 0.5, "neighbours": None} for name in ("teacher", "student")]
-    text = embedding.KIND.summary({"models": models, "num_steps": 3, "time_s": 1.0}, "run")
-    assert "–" in text
-    assert "0.500" in text
 
 
 @each("make", [make_sentence_folder, make_reranker])

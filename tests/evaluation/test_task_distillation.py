@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from datasets import Dataset
-from own_rows import rows, run
+from own_rows import rows
 from students import WITHOUT_DROPOUT
 from tiny_models import make_teacher, tiny_tokenizer
 from torch.nn import functional as F
@@ -93,18 +93,6 @@ def test_no_states_of_earlier_batches_are_kept(tmp_path):
     trainer.start_student()
     assert len(counts) == 4
     assert max(counts[2:]) < counts[1] + 6  # a batch has three states of each model, and may have a mask
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model": ""}, "model='' is not a name; set it"),
-        ({"seed": -1}, "seed=-1 is not a whole number from 0"),
-    ],
-)
-def test_what_is_wrong_is_told_before_training(given, changes, message):
-    with pytest.raises(ValueError, match=message):
-        run(given, **changes)
 
 
 def test_pairs_are_read_without_segments_by_a_model_of_one(tmp_path):
