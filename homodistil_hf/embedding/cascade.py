@@ -178,6 +178,12 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     tasks = retrieval_tasks(tasks_of(settings))
     if not tasks:
         raise ValueError(f"data_dir={settings.data_dir!r} has no questions, of qnli or squad; name others")
+    for task in tasks:
+        if min(len(task.queries), len(task.documents)) < 2:
+            raise ValueError(
+                f"{task.name} has {len(task.queries)} queries and {len(task.documents)} documents; expected two of "
+                "each, or more"
+            )
     macs = [model_facts(model.encoder)["encoder_macs"] for model in (student, teacher)]
     runtime, ms = query_ms({"student": student, "teacher": teacher}, tasks[0].queries)
     results: dict[str, Any] = {"model": public_name(settings.model), "teacher": public_name(teacher.name)}

@@ -142,6 +142,7 @@ def folders(tmp_path, monkeypatch):
     teacher, near = near_models(tmp_path)
     export_embedding_model(near, tmp_path / "student", teacher=teacher)
     (tmp_path / "queries.txt").write_text("\n".join(f"w{number} w{number + 2}" for number in range(10, 60)))
+    (tmp_path / "one.txt").write_text("w10 w12")
     (tmp_path / "documents.txt").write_text("\n".join(f"w{number} w{number + 1}" for number in range(10, 60)))
     return tmp_path
 
@@ -177,6 +178,7 @@ def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
         (["--model", "student", "--data_dir", ".", "--eval_split", "test"], "eval_split='test' has no part in this"),
         (["--model", "student", *WORDS[:4]], "no run has recorded its teacher, a model; name it"),
         (["--model", "student", *WORDS, "--agreement", "1"], "agreement=1.0 is outside (0, 1)"),
+        (["--model", "student", *WORDS, "--queries", "one.txt"], "has 1 queries and 50 documents; expected two of each"),
         ([*WORDS], "model='' is not a name; set it"),
     ],
 )
