@@ -178,7 +178,7 @@ def test_the_command_draws_the_curve_and_names_a_margin(folders, capsys):
         (["--model", "student", "--data_dir", ".", "--eval_split", "test"], "eval_split='test' has no part in this"),
         (["--model", "student", *WORDS[:4]], "no run has recorded its teacher, a model; name it"),
         (["--model", "student", *WORDS, "--agreement", "1"], "agreement=1.0 is outside (0, 1)"),
-        (["--model", "student", *WORDS, "--queries", "one.txt"], "has 1 queries and 50 documents; expected two of each"),
+        (["--model", "student", *WORDS, "--queries", "one.txt"], "has 1 queries and 50 documents; expected two"),
         ([*WORDS], "model='' is not a name; set it"),
     ],
 )
