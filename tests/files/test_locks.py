@@ -119,18 +119,17 @@ def test_trainers_refuse_a_folder_in_which_another_process_trains(make_trainer, 
         "evaluate TEACHER --task squad --data_dir DATA",
         "evaluate TEACHER --task discrepancy --eval_data DATA",
         "evaluate VECTORS --task embedding --eval_data DATA",
-        "finetune --model TEACHER --train_data DATA/rte/train.jsonl --eval_data DATA/rte/train.jsonl",
-        "distill --method bit --model TEACHER --train_data DATA/rte/train.jsonl --eval_data DATA/rte/train.jsonl",
+        "finetune --model TEACHER --train_data DATA/squad/train.jsonl --eval_data DATA/squad/train.jsonl",
+        "distill --method bit --model TEACHER --train_data DATA/squad/train.jsonl --eval_data DATA/squad/train.jsonl",
         "distill --method self_distillation --teacher TEACHER --train_data DATA/text.txt",
         "demo",
     ],
 )
 def test_commands_refuse_a_folder_in_other_hands(words, tmp_path, capsys):
     places = {"DATA": tmp_path / "data", "TEACHER": write_teacher(tmp_path / "teacher")}
-    for file in ("train", "validation"):
-        for task in ("rte", "squad"):
-            (tmp_path / "data" / task).mkdir(parents=True, exist_ok=True)
-            (tmp_path / "data" / task / f"{file}.jsonl").write_text("", encoding="utf-8")
+    for file in ("rte/train.parquet", "rte/validation.parquet", "squad/train.jsonl", "squad/validation.jsonl"):
+        (tmp_path / "data" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / file).touch()
     if "VECTORS" in words:
         from tiny_embeddings import make_sentence_folder
 
