@@ -49,6 +49,13 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(trained):
         assert terms["loss_hidden"] > 0
 
 
+def test_the_loss_of_another_task_teaches_nothing(make_trainer):
+    weights = dict.fromkeys(("mlm_weight", "kl_weight", "hidden_weight", "embedding_weight"), 0.0)  # task_weight is 1
+    with pytest.raises(ValueError, match=r"_weight are 0, all that count for a HomoBertForMaskedLM, .*kl_weight=1\.0"):
+        make_trainer(**weights)
+    make_trainer(**weights | {"kl_weight": 0.1})
+
+
 def test_what_the_user_logs_stays_as_it_is(make_trainer):
     trainer, alone = make_trainer(max_steps=4, logging_steps=4), make_trainer(max_steps=4, logging_steps=4)
     trainer.add_callback(OnStep(lambda step: trainer.log({"loss": 3.0}) if step == 2 else None))

@@ -193,7 +193,14 @@ class DistillationTrainer(ExactTrainer):
             raise ValueError(f"method={cls.method!r} is impossible for this student: {reason}")
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        """The terms of the loss, HomoDistil's by default."""
+        """The terms of the loss, HomoDistil's by default; refuses weights if no term of the student counts."""
+        weights, foreign = self.args.loss_weights(), "task" if task_of(self.model).name == "mlm" else "mlm"
+        if not any(weight for name, weight in weights.items() if name != foreign):
+            names = ", ".join(f"{name}_weight" for name in weights if name != foreign)
+            raise ValueError(
+                f"{names} are 0, all that count for a {type(self.model).__name__}, so nothing would be learnt; set "
+                "kl_weight=1.0, for instance"
+            )
         return DistillationLoss(
             self.model,
             teacher,

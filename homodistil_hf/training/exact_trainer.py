@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import torch
 from accelerate.data_loader import DataLoaderAdapter
 from accelerate.optimizer import AcceleratedOptimizer
@@ -367,7 +368,18 @@ class ExactTrainer(Trainer):
         # The one place where loaders are made. Trainer's would share a stream by file and repeat its rows, and would
         # drop rows of an evaluation where training drops them, and mask it by the training's epoch.
         is_training = kwargs.get("is_training")
-        check_kind("train_dataset" if is_training else "the data set to evaluate on", dataset)
+        name = "train_dataset" if is_training else "the data set to evaluate on"
+        check_kind(name, dataset)
+        # streams of datasets divide their shards among the workers
+        is_foreign = isinstance(dataset, IterableDataset) and not isinstance(dataset, datasets.IterableDataset)
+        if is_foreign and (num_workers := self.args.dataloader_num_workers or 0) > 1:
+            logger.warning(
+                "dataloader_num_workers=%d: each worker reads all rows of %s, a %s, unless its __iter__ divides them "
+                "by torch.utils.data.get_worker_info(); set it to 1 if it does not",
+                num_workers,
+                name,
+                type(dataset).__name__,
+            )
         if not is_training:
             if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
                 raise ValueError(

@@ -1,11 +1,13 @@
 """Training from a stream: the rows of a table in order. That it is resumed exactly: `test_resuming.py`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from run_traces import SaveAt, differences, losses_of
 from tiny_models import make_blocks
+from torch.utils.data import IterableDataset
 
 pytestmark = pytest.mark.slow
 
@@ -37,3 +39,25 @@ def test_other_workers_of_a_stream_are_told_at_a_resume(make_trainer, tmp_path, 
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), dataloader_num_workers=1, **settings)
     resumed.train(str(tmp_path / "run" / "checkpoint-2"))
     assert ("resumed with dataloader_num_workers=1, the checkpoint has 0" in caplog.text) is is_stream
+
+
+class Undivided(IterableDataset):
+    """A stream of torch's kind, which each worker reads from its first row to its last."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from make_blocks(16)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("train_dataset", "train_dataset"), ("eval_dataset", "the data set to evaluate on")]
+)
+def test_a_stream_that_workers_may_repeat_is_warned_of(make_trainer, caplog, name, words):
+    def load(stream, num_workers):
+        trainer = make_trainer(dataloader_num_workers=num_workers, **{name: stream})
+        (trainer.get_train_dataloader if name == "train_dataset" else trainer.get_eval_dataloader)()
+
+    for stream, num_workers in ((Undivided(), 1), (streamed(make_blocks(16)), 2)):
+        load(stream, num_workers)
+    assert "each worker reads" not in caplog.text
+    load(Undivided(), 2)
+    assert f"dataloader_num_workers=2: each worker reads all rows of {words}, a Undivided, unless" in caplog.text
