@@ -21,7 +21,11 @@ _BATCH_SIZE, _LENGTH = {"cpu": 8}, 128
 _ANY_BATCH_SIZE = 32  # of a device that a few texts would not fill
 _TURNS: dict[str, Any] = {"num_rounds": 7, "num_warmup": 1, "num_passes": 1, "rest_s": 0.0}
 _FORMATS_OF_FILES = ("json", "parquet", "csv", "text", "generator", "arrow", "pandas")
-_MADE_BY_LIBRARY = ("dataloader_pin_memory", "use_cpu", "accelerator_config", "output_dir", "logging_dir")
+_MADE_BY_LIBRARY = (
+    *("dataloader_pin_memory", "use_cpu", "accelerator_config", "output_dir", "logging_dir"),
+    *("disable_tqdm", "do_eval", "dataloader_num_workers"),
+)
+_OFF_BY_LIBRARY = ("gradient_checkpointing", "activation_checkpointing")
 
 
 def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
@@ -59,8 +63,9 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
 def changed_settings(args: ExactArguments) -> dict[str, Any]:
     """Settings of a script that differ from their defaults."""
     values: Mapping[str, Any] = {name: value for name, value in args.to_dict().items() if value is not None}
-    changed = differing(values, type(args))
-    return {name: value for name, value in changed.items() if name not in _MADE_BY_LIBRARY}
+    made = {*_MADE_BY_LIBRARY, *(name for name in _OFF_BY_LIBRARY if not values.get(name))}
+    made |= {"data_seed"} if args.data_seed == args.seed else set()  # which a trainer takes from the seed
+    return {name: value for name, value in differing(values, type(args)).items() if name not in made}
 
 
 def facts_of_rows(train: Any, held_out: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 from homodistil_hf.training.exact_trainer import ExactTrainer
+from homodistil_hf.training.run_facts import changed_settings
 
 PRIVATE = [
     "_determine_best_metric",
@@ -38,6 +39,14 @@ def test_private_methods_of_trainer_are_overridden_in_one_class():
     assert overridden(ExactTrainer, Trainer) == PRIVATE
     for trainer_class in (DistillationTrainer, *map(trainer_named, METHODS)):
         assert overridden(trainer_class, ExactTrainer) == []
+
+
+def test_settings_that_differ_are_those_that_somebody_gave(make_trainer):
+    names = changed_settings(make_trainer(max_steps=7, learning_rate=None).args).keys()
+    made = {"data_seed", "dataloader_num_workers", "disable_tqdm", "do_eval", "activation_checkpointing"}
+    assert "max_steps" in names
+    assert not names & made
+    assert changed_settings(make_trainer(data_seed=5, overwrite_output_dir=True).args)["data_seed"] == 5
 
 
 def test_an_export_draws_nothing_from_a_run_that_goes_on(make_trainer, tmp_path):
