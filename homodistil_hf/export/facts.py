@@ -188,7 +188,10 @@ def read_facts(folder: Path) -> dict[str, Any]:
     if not folder.exists():
         raise ValueError(f"folder={str(folder)!r} does not exist; name an export, or the output_dir of a finished run")
     if not path.is_file():
-        raise ValueError(f"folder={str(folder)!r} has no {FACTS_FILE}; expected an export of this package")
+        raise ValueError(
+            f"folder={str(folder)!r} has no {FACTS_FILE}; expected an export of this package: name what distill, "
+            "prune, trim or export wrote"
+        )
     facts = read_json(path, f"{FACTS_FILE} in folder={str(folder)!r}")
     if not isinstance(facts, dict) or facts.get("facts_version") != FACTS_VERSION:
         raise ValueError(
