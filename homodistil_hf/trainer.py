@@ -100,6 +100,8 @@ class HomoDistilTrainer(DistillationTrainer):
             moves it to the student's parameters.
         optimizer_cls_and_kwargs: as in `transformers.Trainer`.
         preprocess_logits_for_metrics: as in `transformers.Trainer`.
+        model_init: refused, as the student starts from `model`.
+        compute_loss_func: refused, as it would replace the distillation loss.
         plan: widths from `resolve_plan`. Default: resolved from `args.student`.
 
     Raises:

@@ -230,9 +230,21 @@ class DistillationTrainer(ExactTrainer):
         optimizers: tuple[Any, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[Any, Any] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
+        model_init: None = None,
+        compute_loss_func: None = None,
         plan: WidthPlan | None = None,
     ):
         self.made_with = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if compute_loss_func is not None:
+            raise ValueError(
+                f"compute_loss_func={compute_loss_func!r} would replace the distillation loss; leave it out, "
+                "and weight the loss's terms with the settings that end in _weight"
+            )
+        if model_init is not None:
+            raise ValueError(
+                f"model_init={model_init!r} would replace the student, which starts from model; leave it out; "
+                "each trial of hyperparameter_search starts from model, too"
+            )
         # settings, ranks and folder first: what they refuse costs no time
         self.args = args = own_arguments(args, self.arguments_class)
         check_launch(args)

@@ -44,6 +44,8 @@ CLASSIFIER = make_teacher("sequence_classification")
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "no student": ({"student": None}, r"^student=None names no widths; name a preset \(homobert-tiny\), a budget"),
     "no tokenizer": ({"processing_class": None}, "processing_class=None is no tokenizer"),
+    "own loss": ({"compute_loss_func": print}, "^compute_loss_func=.* would replace the distillation loss; leave it"),
+    "own model": ({"model_init": make_teacher}, "^model_init=.* would replace the student, .*; leave it out; each tr"),
     "rounded evaluation": ({"bf16_full_eval": True}, "bf16_full_eval=True would round"),
     "sampling by cost": (
         {"train_sampling_strategy": "batch_rebalance"},
