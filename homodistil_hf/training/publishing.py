@@ -122,9 +122,13 @@ def push_checkpoint(
         revision: branch to commit to, created if need be; default: the main one.
 
     Raises:
+        ValueError: the checkpoint is incomplete or damaged.
         HubError: the Hub refused or can't be reached; the repository is as it was.
     """
     folder = Path(folder)
+    # a damaged one would take the place of a good one
+    if problem := manifest_problem(folder):
+        raise ValueError(f"checkpoint={str(folder)!r} can't be pushed: {problem}; push another one")
     manifest = read_json_object(folder / MANIFEST_NAME, MANIFEST_NAME)
     # the manifest on the Hub lists what is uploaded, no more
     manifest["sha256"].pop(_LEFT_BEHIND, None)

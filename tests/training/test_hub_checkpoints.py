@@ -122,6 +122,13 @@ def test_the_next_checkpoint_replaces_the_folder_and_nothing_else(pushed, hub_cl
     assert fetched(hub_client, tmp_path / "there").value.name == "checkpoint-12"
 
 
+def test_a_damaged_checkpoint_is_not_pushed(hub, checkpoint):
+    (checkpoint / "optimizer.pt").write_bytes(b"another pickle")
+    with pytest.raises(ValueError, match=r"checkpoint-8' can't be pushed: optimizer\.pt is damaged"):
+        push_checkpoint(checkpoint, "me/run")
+    assert hub.requests == []
+
+
 # Down
 
 
