@@ -393,13 +393,8 @@ class SettingsParser(argparse.ArgumentParser):
             is_key = word.startswith("--") and key in self._option_string_actions
             spelled.append(f"{key}{equals}{value}" if is_key else word)
         namespace, unknown = self.parse_known_args(spelled)
-        if unknown and not unknown[0].startswith("-"):
-            expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
-            self.error(f"unexpected argument {short_repr(unknown[0])}{expected}")
         if unknown:
-            name = shortened(unknown[0].partition("=")[0])
-            nearest = near_name(name, [key for key in self._option_string_actions if key not in ("-h", "--help")])
-            self.error(f"unknown key {name}" + ("" if nearest is None else f"; nearest valid: {nearest}"))
+            self._refuse_unknown(unknown[0])
         return {name: _without_tilde(value) for name, value in (checked | vars(namespace)).items()}
 
     def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
@@ -412,6 +407,19 @@ class SettingsParser(argparse.ArgumentParser):
             name = key.removeprefix("--").replace("-", "_")
             if key.startswith("--") and name in names and f"--{name}" not in self._option_string_actions:
                 self.error(f"unknown key {key}; what stands first has no key: {self.prog} {' '.join(shown)} …")
+
+    def _refuse_unknown(self, word: str) -> NoReturn:
+        if word.strip("-") == "":
+            self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
+        if not word.startswith("-"):
+            expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
+            self.error(f"unexpected argument {short_repr(word)}{expected}")
+        name = shortened(word.partition("=")[0])
+        keys = [key for key in self._option_string_actions if key not in ("-h", "--help")]
+        nearest = near_name(name, keys)
+        if name.split()[:1] == [nearest]:  # one word with blanks, or one that stands behind "--"
+            self.error(f"{short_repr(word)} is no key by itself; write {nearest} VALUE, two words, with no -- before")
+        self.error(f"unknown key {name}" + ("" if nearest is None else f"; nearest valid: {nearest}"))
 
 
 def _without_tilde(value: Any) -> Any:

@@ -48,3 +48,12 @@ def test_a_path_is_never_told_as_a_repository(folder, tmp_path, capsys):
         ("distill", "--train_data", "x", "--output_dir", tmp_path / "d", "--method", "embedding", "--teacher"),
     ):
         assert f"='{gone}' does not exist; expected a folder" in error_of(capsys, *words, gone)
+
+
+def test_words_that_are_no_keys_are_told(folder, capsys):
+    config = folder / "config.json"
+    for word in ("--student macs=0.5", "--student ", "--student\u00a0"):
+        assert "is no key by itself; write --student VALUE" in error_of(capsys, "distill", config, word)
+    assert "leave it out: every value stands behind its --key" in error_of(
+        capsys, *("distill", config, "--", "--student", "macs=0.5")
+    )
