@@ -68,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     tune_process()
+    collects = gc.isenabled()
     if "torch" not in sys.modules:
-        # What a command imports is no garbage, and looking through it takes a second; `show_logs` turns it on again.
+        # what a command imports is no garbage, and looking through it takes a second: `collect_again` ends this
         gc.disable()
     # a log has a line for each evaluation, and no bars
     if not sys.stderr.isatty():
@@ -97,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("homodistil: interrupted", file=sys.stderr)
         return 130
+    finally:
+        if collects:
+            gc.enable()  # where a command ended before
 
 
 def tune_process() -> None:

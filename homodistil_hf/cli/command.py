@@ -92,16 +92,21 @@ def settings_parser(
     return parser
 
 
+def collect_again() -> None:
+    """Collect garbage once a command has imported what it needs, but not in that: `main` turns it off before."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
 def show_logs(is_main_process: bool = True) -> None:
-    """Let the package's log lines appear on standard error, once all is imported; see `main`.
+    """Let the package's log lines appear on standard error, as a command's work begins, and [`collect_again`].
 
     Other processes are silent below warnings.
     """
     from transformers.utils.logging import disable_progress_bar
 
-    if not gc.isenabled():
-        gc.freeze()
-        gc.enable()
+    collect_again()
     disable_progress_bar()  # those of reading and writing weights; training and tokenizing keep theirs
     logger = logging.getLogger("homodistil_hf")
     logger.setLevel(logging.INFO if is_main_process else logging.WARNING)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..files.settings import flag
 from ..tables import aligned_lines
-from .command import Command, show_logs
+from .command import Command, collect_again, show_logs
 
 
 @dataclass(kw_only=True)
@@ -58,6 +58,7 @@ class Verify(Command):
         from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
         from ..methods.formats import verify_export
 
+        collect_again()
         least, folder = least_of(self.least), student_in(self.folder).folder
         report = verify_export(folder)
         problems = [*report.problems]

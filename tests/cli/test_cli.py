@@ -1,6 +1,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 from contextlib import suppress
 
 import pytest
@@ -89,6 +91,22 @@ def test_help_shows_defaults(capsys):
     for name, default in re.findall(r"--(\w+) .*default: (\S+?)[.)]\n", capsys.readouterr().out):
         entry = HomoDistilTrainingArguments.__dataclass_fields__.get(name) or RunArguments.__dataclass_fields__[name]
         assert str(entry.default).lower() == default or entry.default is None
+
+
+COLLECTS = """
+import gc, sys
+from homodistil_hf.cli import main
+called = []
+sys.setprofile(lambda frame, event, _: called.append(gc.isenabled()) if frame.f_code.co_name == "student_in" else None)
+main(["verify", "nothing"])
+sys.setprofile(None)
+assert "torch" in sys.modules and called and all(called) and gc.isenabled()
+"""
+
+
+@pytest.mark.slow
+def test_garbage_is_collected_while_a_command_works():
+    subprocess.run([sys.executable, "-c", COLLECTS], check=True)
 
 
 def test_version(capsys):
