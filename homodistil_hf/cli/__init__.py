@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 from typing import Any
 
+from ..files.caches import full_disk
 from ..files.messages import nearest_valid, short_repr
 from ..training.sigterm import EXIT_STATUS, ending_cleanly
 from ..version import __version__
@@ -82,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ending_cleanly():
             return _run(words)
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        problem = out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(error)
+        problem = (
+            out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(full_disk(error) or error)
+        )
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         in_training = any(frame.f_code.co_name == "_inner_training_loop" for frame in frames)
         raised_here = str(frames[-1].f_globals.get("__name__")).startswith("homodistil_hf.")

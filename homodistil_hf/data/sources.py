@@ -25,7 +25,7 @@ from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.utils.extract import Extractor
 
-from ..files.caches import check_cache
+from ..files.caches import check_cache, full_disk
 from ..files.messages import join_some, short_repr
 from ..files.strict_json import parse_json
 from .delimited import SEPARATORS, check_cells, csv_settings
@@ -229,6 +229,8 @@ def read_source(
         parts = [part for part in parts if any(True for _ in part.take(1))]
     except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
         reason = error.__cause__ or error
+        if full := full_disk(reason):
+            raise full from error
         _check_json_lines(files, label)
         problem = _HUB_PROBLEM if isinstance(origin, str) else _FILES_PROBLEM
         raise ValueError(f"{label} {problem} ({type(reason).__name__}: {reason})") from error

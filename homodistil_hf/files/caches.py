@@ -1,10 +1,12 @@
 """The package's own cache of converted and tokenized texts, and how to clear it; the Hub's cache is not touched."""
 
+import errno
 import os
 import shutil
+import sys
 from pathlib import Path
 
-from .folders import check_writable
+from .folders import check_writable, free_bytes, write_error
 
 _DATASETS = "datasets"
 
@@ -34,6 +36,23 @@ def keep_datasets_here() -> None:
         import datasets  # half a second, which most commands needn't wait for
 
         datasets.config.HF_DATASETS_CACHE = cache_folder() / _DATASETS
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """Name the place for an error of a full disk that names no file; None for all others.
+
+    Libraries write into a few folders on their own; the one with the least space is meant.
+    """
+    is_full = getattr(error, "errno", None) == errno.ENOSPC or "Not enough disk space" in str(error)
+    if not is_full or getattr(error, "filename", None) is not None:
+        return None
+    places = {
+        name: str(getattr(sys.modules[module], name))
+        for module, name in (("datasets.config", "HF_DATASETS_CACHE"), ("huggingface_hub.constants", "HF_HUB_CACHE"))
+        if module in sys.modules
+    } | {"TMPDIR": os.environ.get("TMPDIR", "/tmp")}
+    name = min(places, key=lambda one: free_bytes(places[one]))
+    return write_error(errno.ENOSPC, places[name], f"; make room there, or name another folder with {name}")
 
 
 def cache_size() -> int:

@@ -239,11 +239,25 @@ def naming_the_file(folder: Path, *, file: str | None = None) -> Iterator[None]:
             # that of a copy has the file that is read first
             if error.errno is None or (error.filename is not None and error.filename2 is None):
                 raise
-            raise _write_error(error.errno, error.filename2 or place, folder) from error
+            raise write_error(error.errno, error.filename2 or place) from error
         if not _FAILED_TO_WRITE.search(str(error)):
             raise
         match = _ERRNO.search(str(error))
-        raise _write_error(int(match[1]) if match else None, place, folder) from error
+        raise write_error(int(match[1]) if match else _unspoken_number(folder), place) from error
+
+
+def write_error(number: int, path: str | Path, remedy: str = "") -> OSError:
+    """Return the error of a file or folder that can't be written; of a full disk it has the bytes that are free."""
+    said = os.strerror(number)
+    if number == errno.ENOSPC:
+        said += f", {free_bytes(path):,} bytes are free there"
+    return OSError(number, f"{said}{remedy}", str(path))
+
+
+def free_bytes(path: str | Path) -> int:
+    """Return what is free on the file system of a path, which needn't be there."""
+    whole = Path(path).absolute()
+    return shutil.disk_usage(next(folder for folder in (whole, *whole.parents) if folder.is_dir())).free
 
 
 def check_archives(folder: Path) -> None:
@@ -253,14 +267,12 @@ def check_archives(folder: Path) -> None:
     """
     for path in folder.rglob("*"):
         if path.suffix in _ARCHIVE_SUFFIXES and not zipfile.is_zipfile(path):
-            raise _write_error(None, path, folder)
+            raise write_error(_unspoken_number(folder), path)
 
 
-def _write_error(number: int | None, place: str | Path, folder: Path) -> OSError:
-    """The error of a file or folder that can't be written; torch leaves out its number, which the space left tells."""
-    if number is None:
-        number = errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
-    return OSError(number, os.strerror(number), str(place))
+def _unspoken_number(folder: Path) -> int:
+    """Return the error number that torch leaves out, judged by the space that is left."""
+    return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE_SPACE_BYTES else errno.EIO
 
 
 def _sync(path: Path) -> None:

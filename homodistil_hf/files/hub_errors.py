@@ -10,6 +10,8 @@ from typing import TypeVar
 from huggingface_hub import get_token
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from .caches import full_disk
+
 logger = logging.getLogger(__name__)
 
 RETRY_WAITS_S = (2.0, 10.0)
@@ -119,4 +121,4 @@ def _reason(error: BaseException) -> str:
         return "the answer is not that of a Hub; check HF_ENDPOINT and the network"
     if status is None and comes_from_hub(error):
         return f"the connection failed ({type(root).__name__}); check network and HF_ENDPOINT, and try again"
-    return f"{type(root).__name__}: {' '.join(str(root).split())}"
+    return f"{type(root).__name__}: {' '.join(str(full_disk(root) or root).split())}"

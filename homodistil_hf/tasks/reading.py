@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetsError
 
 from ..data.delimited import SEPARATORS, check_cells, csv_settings, header_of
 from ..data.sources import TAGGED_WORDS, local_files, read_source
+from ..files.caches import full_disk
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
 
@@ -93,6 +94,8 @@ def _as_written(file: Path, label: str) -> Dataset:
         rows = Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
     except (DatasetsError, OSError, ValueError) as error:
         cause = error.__cause__ or error
+        if full := full_disk(cause):
+            raise full from error
         remedy = f"check what {file.name} holds"
         if isinstance(cause, UnicodeDecodeError):
             remedy = "expected UTF-8: convert it, as by `iconv -f ISO-8859-1 -t UTF-8`"

@@ -211,7 +211,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
 def test_a_full_disk_is_told_alike_by_every_library(tmp_path, name):
     with small_disk(tmp_path / "disk") as disk:
         (disk / "config.json").write_text("{}", encoding="utf-8")
-        expected = "No space left on device: '.*/disk'$"
+        expected = "No space left on device, [0-9,]+ bytes are free there: '.*/disk'$"
         with room_for(disk, 1 << 20), pytest.raises(OSError, match=expected) as caught, naming_the_file(disk):
             WRITERS[name](disk / name)
         assert caught.value.errno == errno.ENOSPC
