@@ -179,12 +179,15 @@ def _charts(records: RunRecords) -> list[str]:
         line_chart("training loss", _lines(runs, "loss")),
         line_chart("kept of what it started from", kept, is_share=True),
     ]
-    held_out = held_out_metrics({name.removeprefix(_EVAL): 0.0 for name in names if name.startswith(_EVAL)})
+    lines_of = {name.removeprefix(_EVAL): _lines(runs, name) for name in names if name.startswith(_EVAL)}
+    # by their last values, as in the table
+    ends = {name: line[-1][1] for name, lines in lines_of.items() for line in lines.values() if line}
+    held_out = held_out_metrics(ends)
     for name in sorted(held_out, key=lambda name: (name != "kl", not is_share(name))):
         # no level for KL, of which the teacher has 0
         level = teacher.get(name) if name != "kl" and is_number(teacher.get(name)) else None
-        lines = _lines(runs, _EVAL + name)
-        charts.append(line_chart(f"held out: {metric_label(name)}", lines, level=level, is_share=is_share(name)))
+        title = f"held out: {metric_label(name)}"
+        charts.append(line_chart(title, lines_of[name], level=level, is_share=is_share(name)))
     return list(filter(None, charts))[:_MOST_CHARTS]
 
 

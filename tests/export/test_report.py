@@ -163,6 +163,13 @@ def test_curves_are_of_the_logs(run):
     assert read_records(run).line("kept_fraction_ffn") == [(10, 1.0), (20, 0.5)]
 
 
+@each(("own", "num_charts"), [(0.75, 1), (0.5, 2)])
+def test_a_users_metric_has_a_chart_where_it_is_no_measured_one(tmp_path, own, num_charts):
+    logs = [{"step": step, "eval_task_accuracy": 0.75, "eval_accuracy": own} for step in (1, 2)]
+    page = report_of(read_records(write(tmp_path / "run", logs=logs, results={"time_s": 1.0})))
+    assert page.count("held out: accuracy</text>") == num_charts
+
+
 def test_a_long_run_has_a_short_page_with_its_last_value(tmp_path):
     logs = [{"step": step, "loss": 1 / step} for step in range(1, 50_001)]
     run = write(tmp_path / "run", facts=FACTS, logs=logs)
