@@ -3,7 +3,6 @@
 `export/facts.py` checks the sections.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ _MADE_BY_LIBRARY = (
     *("dataloader_pin_memory", "use_cpu", "accelerator_config", "output_dir", "logging_dir"),
     *("disable_tqdm", "do_eval", "dataloader_num_workers"),
 )
-_OFF_BY_LIBRARY = ("gradient_checkpointing", "activation_checkpointing")
+_OFF_BY_LIBRARY = ("gradient_checkpointing", "activation_checkpointing")  # False where nothing was given
 
 
 def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def measured_latency(teacher: PreTrainedModel, student: PreTrainedModel) -> dict
 
 
 def changed_settings(args: ExactArguments) -> dict[str, Any]:
-    """Settings of a script that differ from their defaults."""
-    values: Mapping[str, Any] = {name: value for name, value in args.to_dict().items() if value is not None}
+    """Settings of a script that differ from their defaults, without those that a library or the trainer set."""
+    values = {name: value for name, value in args.to_dict().items() if value not in (None, "", [], {})}
     made = {*_MADE_BY_LIBRARY, *(name for name in _OFF_BY_LIBRARY if not values.get(name))}
     made |= {"data_seed"} if args.data_seed == args.seed else set()  # which a trainer takes from the seed
     return {name: value for name, value in differing(values, type(args)).items() if name not in made}
