@@ -3,8 +3,7 @@
 A new method needs a file or folder of its own, its line in `METHODS`, and a line in `.importlinter`, so that no other
 method imports it; a variant with the loss of another is a class in that one's file. Where a method distils neither
 masked words in blocks nor rows of a task, it also needs a kind: a file in `runs/` with its functions, and a line in
-`KINDS`.
-Names are resolved when they are used, so a run imports its own method alone.
+`KINDS`. Names are resolved when they are used, so a run imports its own method alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
