@@ -42,6 +42,7 @@ from ..models.cost import model_facts
 from ..models.equality import relative_difference
 from .card import START, STUDENT, TEACHER, embedding_card
 from .model import (
+    ACTIVATIONS,
     MODULES_FILE,
     POOLINGS,
     SETTINGS_FILE,
@@ -71,10 +72,7 @@ ROUTES = ("query", "document")
 MODULE_TYPE = "sentence_transformers.models.{}"
 MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
-ACTIVATION_TYPES = {
-    "Identity": "torch.nn.modules.linear.Identity",
-    **{name: f"torch.nn.modules.activation.{name}" for name in ("Tanh", "ReLU", "GELU", "Sigmoid")},
-}
+ACTIVATION_TYPES = {name: f"{kind.__module__}.{name}" for name, kind in ACTIVATIONS.items()}
 
 _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""

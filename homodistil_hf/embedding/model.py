@@ -6,6 +6,7 @@ version 5.4 and since.
 Shapes: B texts, T tokens, H hidden channels, D channels of a vector.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -63,13 +64,7 @@ POOLINGS = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 """Name of a pooling in newer folders → its switch in older ones."""
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "Identity": nn.Identity,
-    "Tanh": nn.Tanh,
-    "ReLU": nn.ReLU,
-    "GELU": nn.GELU,
-    "Sigmoid": nn.Sigmoid,
-}
+ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
 _TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
@@ -80,15 +75,16 @@ _PICKLED_FILE = "pytorch_model.bin"
 _READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
 
-_SETTINGS: dict[str, tuple[Any, str]] = {
-    "prompts": ({...: str | None}, "an object: name → text or null"),
-    "default_prompt_name": (str, "a name"),
-    "similarity_fn_name": (str, "a name"),
-    "max_seq_length": (int, "a whole number"),
-    "truncate_dim": (int, "a whole number"),
-    "do_lower_case": (bool, "true or false"),
+_COUNT = (lambda value: is_int(value) and value > 0), "a whole number of at least 1"
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prompts": (partial(fits, shape={...: str | None}), "an object: name → text or null"),
+    "default_prompt_name": (partial(fits, shape=str), "a name"),
+    "similarity_fn_name": (SIMILARITIES.__contains__, f"one of {', '.join(SIMILARITIES)}"),
+    "max_seq_length": _COUNT,
+    "truncate_dim": _COUNT,
+    "do_lower_case": (partial(fits, shape=bool), "true or false"),
 }
-"""Setting → its form in JSON, and the words for it."""
+"""Setting → whether a value can be used, and the words for it."""
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # weights, order of modules and versions say as much
 _SILENT_KEYS = {"__version__", "model_type", "type", "path", "idx", "name", "unpad_inputs"}
@@ -287,18 +283,14 @@ def folded(layers: Sequence[Dense]) -> tuple[Dense, ...]:
     return tuple(merged)
 
 
+@torch.no_grad()
 def _one_linear(first: nn.Linear, second: Dense) -> Dense:
-    # W₂ (W₁ x + b₁) + b₂ = (W₂ W₁) x + (W₂ b₁ + b₂), in float64.
-    weight, last = second.linear.weight.detach().double(), second.linear
-    bias = torch.zeros(len(weight), dtype=torch.float64)
-    if first.bias is not None:
-        bias += weight @ first.bias.detach().double()
-    if last.bias is not None:
-        bias += last.bias.detach().double()
-    has_bias = first.bias is not None or last.bias is not None
-    both = nn.Linear(first.in_features, last.out_features, bias=has_bias)
-    tensors = {"weight": weight @ first.weight.detach().double()} | ({"bias": bias} if has_bias else {})
-    both.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    # W₂ (W₁ x + b₁) + b₂ = (W₂ W₁) x + (W₂ b₁ + b₂), in float64
+    one, two = (copy.deepcopy(linear).double() for linear in (first, second.linear))
+    both = nn.Linear(one.in_features, two.out_features, bias=one.bias is not None or two.bias is not None)
+    both.weight.copy_(two.weight @ one.weight)
+    if both.bias is not None:
+        both.bias.copy_(two(one(one.weight.new_zeros(one.in_features))))  # what the two make of 0
     return Dense(both.requires_grad_(False), second.activation)
 
 
@@ -475,18 +467,14 @@ def name_unused(
 
 def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
     """The kinds of the modules that [`read_modules`] returned; a ValueError for those that a student can't have."""
-    if foreign := [kind for kind, _ in modules if not kind.startswith(_LIBRARY)]:
-        raise ValueError(
-            f"{label} has the module {short_repr(foreign[0])}, which is code of its own; a student can repeat modules "
-            "of sentence-transformers alone: name another teacher"
-        )
-    kinds = [kind.rpartition(".")[2] for kind, _ in modules]
+    # what isn't the library's, code of the model's own, keeps its whole name, which is none of these
+    kinds = [kind.rpartition(".")[2] if kind.startswith(_LIBRARY) else kind for kind, _ in modules]
     # as many Dense as there are, Normalize only if it is last: what is compared is the order
     dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
     if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
             f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
-            "Normalize or not: name another teacher"
+            "Normalize or not, all of sentence-transformers: name another teacher"
         )
     return kinds
 
@@ -521,33 +509,23 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
 def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
     def read(file: Path) -> dict[str, Any]:
         values = read_json_object(file, str(file)) if file.is_file() else {}
-        for name, (form, words) in _SETTINGS.items():
-            if values.get(name) is not None and not fits(values[name], form):
+        for name, (is_right, words) in _SETTINGS.items():
+            if values.get(name) is not None and not is_right(values[name]):
                 raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {words}")
         return values
 
     files = [encoder_folder / name for name in _TRANSFORMER_FILES]
     file = next((file for file in files if file.is_file()), files[0])
     own, shared = read(file), read(folder / SETTINGS_FILE)
-    if (similarity := shared.get("similarity_fn_name")) not in (None, *SIMILARITIES):
-        raise ValueError(
-            f"{folder / SETTINGS_FILE} has similarity_fn_name={short_repr(similarity)}; expected one of "
-            f"{', '.join(SIMILARITIES)}"
-        )
-    # a tokenizer without a limit names a huge number: then the encoder's positions are the limit
-    most = max_tokens(encoder.config)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
-    if longest < 1:
-        raise ValueError(f"{file} has max_seq_length={longest}; expected at least 1")
-    if (cut := shared.get("truncate_dim")) is not None and cut < 1:
-        raise ValueError(f"{folder / SETTINGS_FILE} has truncate_dim={cut}; expected at least 1")
     return {
-        "max_seq_length": min(longest, most) if is_int(longest) else most,
+        # a tokenizer without a limit names a huge number: then the encoder's positions are the limit
+        "max_seq_length": int(min(longest, max_tokens(encoder.config))),
         "lowers": bool(own.get("do_lower_case")),
         "prompts": {str(name): text or "" for name, text in (shared.get("prompts") or {}).items()},
         "default_prompt_name": shared.get("default_prompt_name"),
-        "similarity": similarity,
-        "truncate_dim": cut,
+        "similarity": shared.get("similarity_fn_name"),
+        "truncate_dim": shared.get("truncate_dim"),
     }
 
 
