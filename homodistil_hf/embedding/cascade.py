@@ -245,14 +245,13 @@ def choose_margin(encoded: Encoded, wanted: float, ms: Mapping[str, float]) -> d
     # so many changed hits may be left that even their largest share is within what is wanted
     bounds = (largest_share(num_changed, len(order)) for num_changed in range(len(order)))
     num_left = sum(1 for _ in itertools.takewhile(lambda bound: bound <= 1 - wanted, bounds)) - 1
-    changed = (~same[order]).nonzero().flatten().tolist()
-    caught = changed[: len(changed) - num_left] if len(changed) > num_left else []
+    changed = margins[order][~same[order]]
     margin = 0.0 if num_left >= 0 else math.inf  # too few queries for the bound: the teacher answers all
-    if caught and num_left >= 0:
+    if len(changed) > num_left >= 0:
         # between the last margin that has to be caught and the next larger one, so that rounding decides nothing
-        last = margins[order[caught[-1]]]
-        later = margins[order][margins[order] > last]
-        margin = float((last + later[0]) / 2) if len(later) else math.inf
+        last = changed[-1 - num_left]
+        later = margins[margins > last]
+        margin = float((last + later.min()) / 2) if len(later) else math.inf
     # judged on the queries that had no part in the choice
     others = slice(1, None, 2)
     asked = encoded.margins[others] < margin
@@ -288,7 +287,8 @@ def format_cascade(results: Mapping[str, Any]) -> str:
         for row in rows:
             scores = [f"{100 * row['ndcg_at_10']:.1f}"] if has_answers else []
             table.append([f"{100 * row['share']:.0f}", f"{100 * row['agreement']:.1f}", *scores, f"{row['ms']:.1f}"])
-        choice, bound = results["choices"][source], results["choices"][source]["guarantee"]
+        choice = results["choices"][source]
+        bound = choice["guarantee"]
         least, confidence = percent_below(bound["at_least"]), f"{bound['confidence']:.0%}"
         missed = ", less than wanted" * (bound["at_least"] < results["wanted"])
         margin = "no margin" if choice["margin"] == math.inf else f"margin {choice['margin']:.4g}"

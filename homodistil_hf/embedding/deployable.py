@@ -35,7 +35,6 @@ ONNX_RUNTIME, TORCH = "ONNX Runtime, one core", "torch"
 _NUM_ROUNDS = 14
 Encode = Callable[[list[str]], torch.Tensor]
 
-LINEAR_POOLINGS = ("cls", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 STATES, VECTORS = "last_hidden_state", "sentence_embedding"
 _POOLED = "pooled states"
 _JAVASCRIPT = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
@@ -77,7 +76,7 @@ def map_problem(model: EmbeddingModel) -> str:
         return f"a layer behind its pooling has the activation {activations[0]}"
     # a bias stays itself only where the shares of tokens add up to 1; by √n they don't
     has_bias = any(layer.linear.bias is not None for layer in model.dense)
-    if pooling not in LINEAR_POOLINGS or (has_bias and pooling == "mean_sqrt_len_tokens"):
+    if pooling == "max" or (has_bias and pooling == "mean_sqrt_len_tokens"):
         return f"its pooling, {pooling}, comes before a linear map and is not linear"
     return ""
 

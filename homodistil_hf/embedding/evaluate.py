@@ -9,7 +9,6 @@ Shapes: N texts, pairs or questions, M documents, D channels.
 import importlib.util
 import itertools
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..data.read_line import read_line
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
 from ..evaluation.guarantee import WORDS, guarantee, length_groups
-from ..export.card import card_table, guarantee_text, percent_below
+from ..export.card import card_table, guarantee_text
 from ..export.export_folder import student_in
 from ..export.facts import GUARANTEE
 from ..files.caches import keep_datasets_here
@@ -33,12 +32,11 @@ from ..files.provenance import public_name, version_facts
 from ..files.settings import check_fields, make_tuples, refuse_without_part, setting
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
-from ..tables import figures_line
 from ..tasks.glue import GLUE_TASKS, data_folder, load_task
 from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
 from .deployable import query_ms
 from .folder import has_own_space, publish_scores, read_embedding_facts
-from .metrics import agreement, defined, first_hits, pair_score, retrieval_scores
+from .metrics import agreement, first_hits, pair_score, retrieval_scores
 from .model import EmbeddingModel, load_embedding_model
 from .texts import some_paragraphs
 from .vectors import Encoder, TeacherVectors, load_teacher
@@ -187,7 +185,6 @@ def evaluate_embedding(
             `eval_data`, `queries` or `others` without a teacher to compare with.
         OSError: a file or the Hub can't be read, or results can't be written.
     """
-    since = time.perf_counter()
     settings = settings_from(EmbeddingEvaluationSettings, settings)
     # rows and names of tasks are refused before any model is loaded
     tasks = tasks_of(settings)
@@ -225,64 +222,30 @@ def evaluate_embedding(
             others = [load_embedding_model(student_in(one).folder, argument="others") for one in settings.others]
             members = zip(names, [models[TEACHER], student, *others], strict=True)
             results[SPACE] = space_matrix(dict(members), retrieval_tasks(tasks))
-        results |= _measured(models, settings, tasks, of_mteb=of_mteb, is_apart=is_apart, say=say)
-        results |= {"versions": version_facts(), "time_s": round(time.perf_counter() - since, 1)}
+        if settings.eval_data:
+            keep_datasets_here()
+            documents: Any = load_text(
+                settings.eval_data, text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
+            )
+            most, is_given = settings.max_texts, isinstance(models[TEACHER], TeacherVectors)
+            # given vectors are of whole texts
+            texts = documents["text"][:most] if is_given else some_paragraphs(documents, most)
+            say(read_line({"texts to compare vectors of": texts}, documents.info.description))
+            own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
+            similarity = models[TEACHER].similarity
+            results["agreement"] = agreement(own, theirs, has_own_space=is_apart, similarity=similarity)
+        scores, bounds = {}, {}
+        for task in tasks:
+            say(line_of(task))
+            scores[task.name], bounds[task.name] = _scored(task, models, is_apart=is_apart)
+        if of_mteb:
+            scores |= mteb_scores(of_mteb, models)
+        results["scores"] = {name: found for name, found in scores.items() if found}
+        results[GUARANTEE] = {name: found for name, found in bounds.items() if found}
+        results["versions"] = version_facts()
         write_json(target / RESULTS_FILE, results)
         publish_scores(folder, {name: results[name] for name in _PUBLISHED if results.get(name)}, facts)
         return results
-
-
-def _measured(
-    models: Mapping[str, Encoder],
-    settings: EmbeddingEvaluationSettings,
-    tasks: Sequence[EmbeddingTask],
-    *,
-    of_mteb: Sequence[Any],
-    is_apart: bool,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """`agreement`, where there is text for it and a teacher, `scores` and guarantees."""
-    results: dict[str, Any] = {}
-    if settings.eval_data and TEACHER in models:
-        keep_datasets_here()
-        documents: Any = load_text(
-            list(settings.eval_data), text_column=settings.text_column, split=settings.eval_split, argument="eval_data"
-        )
-        most, of_vectors = settings.max_texts, isinstance(models[TEACHER], TeacherVectors)  # they are of whole texts
-        texts = documents["text"][:most] if of_vectors else some_paragraphs(documents, most)
-        say(read_line({"texts to compare vectors of": texts}, documents.info.description))
-        own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
-        similarity = models[TEACHER].similarity
-        results["agreement"] = agreement(own, theirs, has_own_space=is_apart, similarity=similarity)
-        say(f"agreement: {figures_line(results['agreement'], '{:.3f}')}")
-    results["scores"], results[GUARANTEE] = {}, {}
-
-    def add_scores(task: str, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        results["scores"][task] = metrics
-        for metric, of_sides in metrics.items():
-            say(f"{task}, {metric}: {figures_line(of_sides)}")
-
-    for task in tasks:
-        say(line_of(task))
-        if isinstance(task, PairTask):
-            scores = {}
-            for side, model in models.items():
-                first, second = model.encode(task.first), model.encode(task.second)
-                scores[side] = pair_score(task.metric, first, second, task.labels, similarity=model.similarity)
-            add_scores(task.name, {task.metric: scores})
-            continue
-        metrics, bound = _retrieval(task, models, is_apart=is_apart)
-        if metrics:
-            add_scores(task.name, metrics)
-        if bound:
-            results[GUARANTEE][task.name] = bound
-            shown, least = percent_below(bound["agreement"]), percent_below(bound["at_least"])
-            say(f"{task.name}: first hits as the teacher's {shown}%, at least {least}%")
-    if of_mteb:
-        names = {side: model.name for side, model in models.items() if isinstance(model, EmbeddingModel)}
-        for name, metrics in mteb_scores(of_mteb, names).items():
-            add_scores(name, metrics)
-    return results
 
 
 def format_scores(results: Mapping[str, Any]) -> str:
@@ -316,10 +279,17 @@ def _check(settings: EmbeddingEvaluationSettings, tasks: Sequence[EmbeddingTask]
         )
 
 
-def _retrieval(
-    task: RetrievalTask, models: Mapping[str, Encoder], *, is_apart: bool
+def _scored(
+    task: EmbeddingTask, models: Mapping[str, Encoder], *, is_apart: bool
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """`(scores, guarantee)`: metric → side → score, and how often first hits are the teacher's; each may be empty."""
+    if isinstance(task, PairTask):
+        pairs = {side: (model.encode(task.first), model.encode(task.second)) for side, model in models.items()}
+        of_sides = {
+            side: pair_score(task.metric, *vectors, task.labels, similarity=models[side].similarity)
+            for side, vectors in pairs.items()
+        }
+        return {task.metric: of_sides}, {}
     # `encode_query` and `encode_document` of sentence-transformers use prompts of these names, if the model has them.
     queries = {side: model.encode(task.queries, prompt_name="query") for side, model in models.items()}
     documents = {side: model.encode(task.documents, prompt_name="document") for side, model in models.items()}
@@ -488,8 +458,8 @@ def named_tasks(names: Sequence[str]) -> list[Any]:
         raise ValueError(f"mteb_tasks={short_repr(names)}: {error.args[0].removeprefix('KeyError: ')}") from error
 
 
-def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, dict[str, dict[str, float]]]:
-    """Run tasks of [`named_tasks`] with models: side → folder or Hub name.
+def mteb_scores(tasks: Sequence[Any], models: Mapping[str, Encoder]) -> dict[str, dict[str, dict[str, float]]]:
+    """Run tasks of [`named_tasks`] with the models that are here, and not vectors alone.
 
     Returns:
         `dict`: task → its main metric → side → score, the mean over subsets and splits.
@@ -500,13 +470,13 @@ def mteb_scores(tasks: Sequence[Any], models: Mapping[str, str]) -> dict[str, di
     scores: dict[str, dict[str, dict[str, float]]] = {
         task.metadata.name: {task.metadata.main_score: {}} for task in tasks
     }
-    for side, name in models.items():
+    here = {side: model.name for side, model in models.items() if isinstance(model, EmbeddingModel)}
+    for side, name in here.items():
+        model = SentenceTransformer(name, trust_remote_code=False)
         # No cache: mteb's cache finds a folder by its name alone, whatever its weights.
-        results = mteb.evaluate(
-            SentenceTransformer(name, trust_remote_code=False), tasks, cache=None, co2_tracker=False
-        )
+        results = mteb.evaluate(model, tasks, cache=None, co2_tracker=False)
         for task, result in zip(tasks, results.task_results, strict=True):
-            scores[task.metadata.name][task.metadata.main_score][side] = defined(float(result.get_score()))
+            scores[task.metadata.name][task.metadata.main_score][side] = float(np.nan_to_num(result.get_score()))
     return scores
 
 

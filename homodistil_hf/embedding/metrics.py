@@ -5,7 +5,6 @@ Pure functions of tensors. The functions of similarity are those of sentence-tra
 Shapes: N and M vectors of D channels, R rows of scores.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -252,9 +251,5 @@ def pair_score(
     ```
     """
     nearness = pair_similarities(first_ND.double(), second_ND.double(), similarity).numpy()
-    return defined((spearman if metric == "spearman" else average_precision)(nearness, np.array(labels)))
-
-
-def defined(score: float) -> float:
-    """Return 0 for an undefined score, which JSON has no number for."""
-    return 0.0 if math.isnan(score) else score
+    score = (spearman if metric == "spearman" else average_precision)(nearness, np.array(labels))
+    return float(np.nan_to_num(score))  # JSON has no number for an undefined one

@@ -287,10 +287,9 @@ def tokenize_pairs(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
-    num_others: int = 1,
     num_proc: int | None = None,
 ) -> Dataset:
-    """Pairs → rows: each first text with its own second text, and with second texts of other pairs.
+    """Pairs → rows: each first text with its own second text, and with that of another pair.
 
     A reranker mostly scores documents that don't answer the question, so a student learns their scores as well.
 
@@ -298,7 +297,6 @@ def tokenize_pairs(
         pairs: with columns `first` and `second`.
         tokenizer: of the model.
         max_length: tokens of a pair at most, special ones included; the longer text is cut first.
-        num_others: rows with a second text of another pair, for each pair.
         num_proc: processes.
 
     Returns:
@@ -310,10 +308,11 @@ def tokenize_pairs(
         # a generator for each batch, whichever process tokenizes it
         draw = random.Random(f"0 {indices[0]}")
         wanted = []
-        # each first text beside its own second text, then beside those of other pairs in the batch
+        # each first text beside its own second text, then beside that of another pair in the batch
         for one, answer in of_batch:
-            others = [other for _, other in of_batch if other != answer]
-            wanted += [(one, text) for text in (answer, *(draw.choice(others) for _ in range(num_others) if others))]
+            wanted.append((one, answer))
+            if others := [other for _, other in of_batch if other != answer]:
+                wanted.append((one, draw.choice(others)))
         first, second = map(list, zip(*wanted, strict=True))
         with as_it_was(tokenizer):
             encoded = tokenizer(first, second, truncation=True, max_length=max_length, return_attention_mask=False)

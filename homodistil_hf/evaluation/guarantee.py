@@ -288,8 +288,6 @@ def evaluate_classes(
         pairs = zip(*(answers(*one, columns, max_length=length) for one in models), strict=True)
         words = length_groups([" ".join(texts) for texts in zip(*columns, strict=True)])
         found = guarantee([answer != other for answer, other in pairs], {WORDS: words} | groups)
-        shown, bound = percent_below(found["agreement"]), percent_below(found["at_least"])
-        say(f"classes as the teacher's {shown}%, at least {bound}%")
         source = ", ".join(map(public_name, settings.eval_data))
         bound_to = {"sha256": evaluated.sha256, "teacher_sha256": weights_digest(beside)}
         results = {"teacher": public_name(name), GUARANTEE: {source: found}, "versions": version_facts()}

@@ -300,7 +300,7 @@ def test_held_out_vectors_bound_how_often_first_hits_change(config, tmp_path, te
     words += ["--documents", str(tmp_path / "documents.parquet")]
     assert "is compared with a teacher, and none is recorded: name --teacher" in error_of(capsys, *words)
     assert main([*words, "--teacher", str(tmp_path / "vectors.parquet")]) == 0
-    assert "queries: first hits as the teacher's" in capsys.readouterr().err
+    assert "| queries | 40 |" in capsys.readouterr().out
     facts = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())
     assert facts["benchmarks"]["guarantee"]["queries"]["num_rows"] == 40
     assert main(["verify", f"{run}/student", "--least", "agreement=0.999"]) == 1
