@@ -18,7 +18,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.blocks import drawn
-from ..data.corpus import is_running_text, load_text
+from ..data.corpus import load_text
 from ..data.read_line import read_line
 from ..evaluation.evaluated_model import model_in, model_name, results_claimed
 from ..evaluation.fine_tuning import settings_from
@@ -488,45 +488,28 @@ def load_queries(settings: QuerySettings) -> RetrievalTask:
     Raises:
         ValueError: unreadable files, a missing column, or fewer than two documents.
     """
-    queries, split, most = settings.queries, settings.eval_split, settings.max_queries
-    texts, read = _texts(queries, "query_column", settings.query_column, split)
-    groups = {
-        name: [value for one in queries for value in _column(one, "group_columns", name, split)["text"][:]]
-        for name in getattr(settings, "group_columns", ())
-    }
-    # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
-    rows = [row for row in range(len(texts)) if texts[row]]
-    rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
-    lines, also_read = _texts(settings.documents, "document_column", settings.document_column, split)
+
+    def read(argument: str, setting: str, column: str | None) -> Any:
+        source, split = getattr(settings, argument), settings.eval_split
+        try:
+            return load_text(source, text_column=column, split=split, line_by_line=True, argument=argument)
+        except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
+            raise ValueError(str(error).replace("text_column", setting)) from error
+
+    queries = read("queries", "query_column", settings.query_column)
+    documents = read("documents", "document_column", settings.document_column)
+    texts, lines = ([(text or "").strip() for text in rows["text"]] for rows in (queries, documents))
     index = list(dict.fromkeys(filter(None, lines)))
+    # places of the queries that stay, for texts and groups alike: those with text, `most` of them evenly spread
+    rows, most = [row for row in range(len(texts)) if texts[row]], settings.max_queries
+    rows = [rows[len(rows) * place // most] for place in range(most)] if len(rows) > most else rows
     if not rows or len(index) < 2:
         raise ValueError(
-            f"queries={short_repr(list(queries))} and documents={short_repr(list(settings.documents))} have "
+            f"queries={short_repr(list(settings.queries))} and documents={short_repr(list(settings.documents))} have "
             f"{len(rows)} and {len(index)} texts; expected a query and two documents, or more"
         )
-    chosen = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
-    columns = "; ".join(
-        dict.fromkeys([f"queries {words}" for words in read] + [f"documents {words}" for words in also_read])
-    )
-    return RetrievalTask("queries", [texts[row] for row in rows], index, None, chosen, columns)
-
-
-def _texts(source: Sequence[str], setting: str, column: str | None, split: str) -> tuple[list[str], list[str]]:
-    """All texts, and the words on columns of each source."""
-    lines: list[str] = []
-    columns = []
-    for one in source:
-        rows = _column(one, setting, column, split)
-        columns.append(rows.info.description)
-        texts = [text or "" for text in rows["text"][:]]
-        # a paragraph of a text file may have several lines, a query each; rows of tables stay whole
-        lines += [line for text in texts for line in text.splitlines()] if is_running_text(rows) else texts
-    return [text.strip() for text in lines], columns
-
-
-def _column(source: str, setting: str, column: str | None, split: str) -> Any:
-    argument = "documents" if setting == "document_column" else "queries"
-    try:
-        return load_text(source, text_column=column, split=split, argument=argument)
-    except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
-        raise ValueError(str(error).replace("text_column", setting)) from error
+    names = getattr(settings, "group_columns", ())
+    groups = {name: read("queries", "group_columns", name)["text"][:] for name in names}
+    groups = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
+    columns = f"queries {queries.info.description}; documents {documents.info.description}"
+    return RetrievalTask("queries", [texts[row] for row in rows], index, None, groups, columns)

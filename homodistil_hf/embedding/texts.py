@@ -55,21 +55,6 @@ def paragraphs_of(documents: Rows, least_characters: int | None = None) -> Calla
     return lambda text: paragraphs(text) or paragraphs(text, 1)
 
 
-def paragraph_rows(documents: Rows) -> Rows:
-    """Divide running text into a document a paragraph, so that rows are held out; tables stay as they are."""
-    if not is_running_text(documents):
-        return documents
-    kinds, description = documents.info.builder_name, documents.info.description
-    parted = documents.map(
-        lambda batch: {"text": [line for text in batch["text"] for line in text.splitlines() if line.strip()]},
-        batched=True,
-        remove_columns=["text"],
-        features=documents.features,
-    )
-    parted.info.builder_name, parted.info.description = kinds, description
-    return parted
-
-
 def some_paragraphs(documents: Rows, most: int) -> list[str]:
     """Paragraphs of all documents: the first of each, then the second of each, and so on, `most` at most."""
     read = paragraphs_of(documents)

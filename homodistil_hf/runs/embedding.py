@@ -27,7 +27,7 @@ from ..embedding.model import (
     read_modules,
     reduced,
 )
-from ..embedding.texts import mixed, paragraph_rows, some_paragraphs, tokenize_texts
+from ..embedding.texts import mixed, some_paragraphs, tokenize_texts
 from ..embedding.trainer import check_for_vectors, check_output
 from ..embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
@@ -199,9 +199,9 @@ def _documents(
     """Read files of text; where vectors are given, with a column of vectors."""
     split, argument = (run.eval_split, "eval_data") if is_held_out else (run.train_split, run.train_setting)
     if teacher.target is None:
-        is_stream = run.streaming and not is_held_out
-        texts = load_text(data, text_column=run.text_column, split=split, argument=argument, streaming=is_stream)
-        return paragraph_rows(texts)
+        how: dict[str, Any] = {"split": split, "argument": argument, "streaming": run.streaming and not is_held_out}
+        # a document a paragraph, so that rows are held out, and not whole texts
+        return load_text(data, text_column=run.text_column, line_by_line=True, **how)
     return _vectors(run, data, split, argument).documents
 
 
