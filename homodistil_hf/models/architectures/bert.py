@@ -79,9 +79,7 @@ _ROBERTA: dict[str, Any] = {**ROBERTA_HEADS, "prefix": "roberta", "file": "rober
 ROBERTA = _architecture("RoBERTa", "roberta", "Roberta", **_ROBERTA)
 XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", **_ROBERTA)
 CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert", **_ROBERTA)
-DATA2VEC_TEXT = _architecture(
-    "data2vec", "data2vec-text", "Data2VecText", **_ROBERTA | {"prefix": "data2vec_text", "file": "data2vec"}
-)
+DATA2VEC_TEXT = _architecture("data2vec", "data2vec-text", "Data2VecText", **_ROBERTA | {"prefix": "data2vec_text"})
 
 # Its embeddings may have another width, with a projection to the hidden size.
 _PROJECTION = linear("embeddings_project", HIDDEN, EMBEDDING)

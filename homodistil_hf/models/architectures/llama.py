@@ -76,7 +76,7 @@ EUROBERT = _architecture(
     heads_divide=True,
 )
 LLAMA = _architecture("Llama", "llama", "Llama", heads_divide=True)
-MISTRAL = _architecture("Mistral", "mistral", "Mistral")
+MISTRAL = _architecture("Mistral", "mistral", "Mistral", file="llama")
 QWEN3 = _architecture("Qwen3", "qwen3", "Qwen3", layer={**_LAYER, **_HEAD_NORMS})
 GEMMA3_TEXT = _architecture(
     "Gemma 3",

@@ -3,15 +3,13 @@
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from transformers import DebertaV2Config
 
 from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel, student_classes
 
 
-class HomoDebertaV2Config(LayerwiseConfig, DebertaV2Config):
-    """Configuration of a DeBERTa-v2 whose layers may differ in width; see [`LayerwiseConfig`]."""
+class DebertaV2Widths(LayerwiseConfig):
+    """DeBERTa's further names of widths."""
 
-    model_type = "homodeberta-v2"
     like_hidden_size: ClassVar[tuple[str, ...]] = ("pooler_hidden_size",)
     like_head_dim: ClassVar[tuple[str, ...]] = ("attention_head_size",)
 
@@ -62,4 +60,4 @@ class DebertaV2MaskedLM(LayerwiseMaskedLM):
         return Decoder(self.get_input_embeddings().weight, self.lm_predictions.lm_head.bias)
 
 
-globals().update(student_classes(HomoDebertaV2Config, DebertaV2Layers, DebertaV2MaskedLM))
+globals().update(student_classes(__name__, "DebertaV2", DebertaV2Widths, DebertaV2Layers, DebertaV2MaskedLM))

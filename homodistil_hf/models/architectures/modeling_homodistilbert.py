@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from transformers import DistilBertConfig
 
 from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel, student_classes
 
 
-class HomoDistilBertConfig(LayerwiseConfig, DistilBertConfig):
-    """Configuration of a DistilBERT whose layers may differ in width; see [`LayerwiseConfig`]."""
+class DistilBertWidths(LayerwiseConfig):
+    """DistilBERT's names of widths."""
 
-    model_type = "homodistilbert"
     width_names: ClassVar[Mapping[str, str]] = {"num_attention_heads": "n_heads", "intermediate_size": "hidden_dim"}
 
 
@@ -36,4 +34,4 @@ class DistilBertMaskedLM(LayerwiseMaskedLM):
         return self.vocab_layer_norm(self.activation(self.vocab_transform(states)))
 
 
-globals().update(student_classes(HomoDistilBertConfig, DistilBertLayers, DistilBertMaskedLM))
+globals().update(student_classes(__name__, "DistilBert", DistilBertWidths, DistilBertLayers, DistilBertMaskedLM))

@@ -1,15 +1,8 @@
 """ELECTRA with widths of its own in every layer; travels inside compact exports as remote code."""
 
 import torch
-from transformers import ElectraConfig, ElectraForPreTraining
 
-from .modeling_layerwise import LayerwiseConfig, LayerwiseMaskedLM, LayerwiseModel, student_classes
-
-
-class HomoElectraConfig(LayerwiseConfig, ElectraConfig):
-    """Configuration of an ELECTRA whose layers may differ in width; see [`LayerwiseConfig`]."""
-
-    model_type = "homoelectra"
+from .modeling_layerwise import LayerwiseMaskedLM, student_classes
 
 
 class ElectraMaskedLM(LayerwiseMaskedLM):
@@ -20,10 +13,6 @@ class ElectraMaskedLM(LayerwiseMaskedLM):
         return self.generator_predictions(states)
 
 
-class HomoElectraForPreTraining(LayerwiseModel, ElectraForPreTraining):
-    """The discriminator: one logit a token, above 0 for a token that was replaced."""
+_DISCRIMINATOR = {"ForPreTraining": "The discriminator: one logit a token, above 0 for a token that was replaced."}
 
-    config_class = HomoElectraConfig
-
-
-globals().update(student_classes(HomoElectraConfig, masked_lm=ElectraMaskedLM))
+globals().update(student_classes(__name__, "Electra", masked_lm=ElectraMaskedLM, others=_DISCRIMINATOR))

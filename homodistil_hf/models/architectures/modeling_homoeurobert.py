@@ -1,15 +1,8 @@
 """EuroBERT with widths of its own in every layer; travels inside compact exports as remote code."""
 
 import torch
-from transformers import EuroBertConfig
 
 from .modeling_layerwise import GroupedConfig, LayerwiseMaskedLM, RotaryLayers, student_classes
-
-
-class HomoEuroBertConfig(GroupedConfig, EuroBertConfig):
-    """Configuration of a EuroBERT whose layers may differ in width; see [`GroupedConfig`]."""
-
-    model_type = "homoeurobert"
 
 
 class EuroBertMaskedLM(LayerwiseMaskedLM):
@@ -20,4 +13,4 @@ class EuroBertMaskedLM(LayerwiseMaskedLM):
         return states
 
 
-globals().update(student_classes(HomoEuroBertConfig, RotaryLayers, EuroBertMaskedLM))
+globals().update(student_classes(__name__, "EuroBert", GroupedConfig, RotaryLayers, EuroBertMaskedLM))

@@ -1,16 +1,17 @@
 """Gemma 3 as an encoder of text, with widths of its own in every layer; travels in compact exports as remote code."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Gemma3TextConfig
 
 from .modeling_layerwise import GroupedConfig, RotaryLayers, student_classes
 
 
-class HomoGemma3TextConfig(GroupedConfig, Gemma3TextConfig):
-    """Configuration of a Gemma 3 whose layers may differ in width; see [`GroupedConfig`].
+@dataclass(init=False, repr=False, eq=False)
+class Gemma3TextScale(GroupedConfig):
+    """The scale of Gemma 3's embeddings, besides widths; see [`GroupedConfig`].
 
     Args:
         scale_hidden_size (`int`, *optional*):
@@ -18,14 +19,13 @@ class HomoGemma3TextConfig(GroupedConfig, Gemma3TextConfig):
             Default: ``hidden_size``.
     """
 
-    model_type = "homogemma3_text"
-    head_dim: int = 256
     scale_hidden_size: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Read settings; a stock configuration's hidden size is also that of its scale."""
         super().__post_init__(**kwargs)
-        self.scale_hidden_size = self.scale_hidden_size or self.hidden_size
+        config: Any = self
+        config.scale_hidden_size = config.scale_hidden_size or config.hidden_size
 
 
 class Gemma3TextLayers(RotaryLayers):
@@ -47,4 +47,4 @@ class Gemma3TextLayers(RotaryLayers):
         table.embed_scale = nn.Buffer(torch.full_like(table.embed_scale, table.scalar_embed_scale), persistent=False)
 
 
-globals().update(student_classes(HomoGemma3TextConfig, Gemma3TextLayers))
+globals().update(student_classes(__name__, "Gemma3Text", Gemma3TextScale, Gemma3TextLayers))

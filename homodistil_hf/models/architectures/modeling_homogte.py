@@ -1,14 +1,6 @@
 """GTE with widths of its own in every layer; travels inside compact exports as remote code."""
 
-from transformers import GteConfig
-
 from .modeling_layerwise import RobertaMaskedLM, RotaryConfig, RotaryLayers, student_classes
-
-
-class HomoGteConfig(RotaryConfig, GteConfig):
-    """Configuration of a GTE whose layers may differ in width; see [`RotaryConfig`]."""
-
-    model_type = "homogte"
 
 
 class GteMaskedLM(RobertaMaskedLM):
@@ -17,4 +9,4 @@ class GteMaskedLM(RobertaMaskedLM):
     unused_if_untied = None
 
 
-globals().update(student_classes(HomoGteConfig, RotaryLayers, GteMaskedLM))
+globals().update(student_classes(__name__, "Gte", RotaryConfig, RotaryLayers, GteMaskedLM))

@@ -1,14 +1,6 @@
-"""Llama as an encoder, with widths of its own in every layer; travels inside compact exports as remote code."""
-
-from transformers import LlamaConfig
+"""Llama and Mistral as encoders, with widths of their own in every layer; travels inside compact exports."""
 
 from .modeling_layerwise import GroupedConfig, RotaryLayers, student_classes
 
-
-class HomoLlamaConfig(GroupedConfig, LlamaConfig):
-    """Configuration of a Llama whose layers may differ in width; see [`GroupedConfig`]."""
-
-    model_type = "homollama"
-
-
-globals().update(student_classes(HomoLlamaConfig, RotaryLayers))
+for stock in ("Llama", "Mistral"):
+    globals().update(student_classes(__name__, stock, GroupedConfig, RotaryLayers))

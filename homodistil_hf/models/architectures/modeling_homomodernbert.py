@@ -1,15 +1,8 @@
 """ModernBERT with widths of its own in every layer; travels inside compact exports as remote code."""
 
 import torch
-from transformers import ModernBertConfig
 
 from .modeling_layerwise import LayerwiseMaskedLM, RotaryConfig, RotaryLayers, student_classes
-
-
-class HomoModernBertConfig(RotaryConfig, ModernBertConfig):
-    """Configuration of a ModernBERT whose layers may differ in heads and FFN size; see [`RotaryConfig`]."""
-
-    model_type = "homomodernbert"
 
 
 class ModernBertLayers(RotaryLayers):
@@ -39,4 +32,4 @@ class ModernBertMaskedLM(LayerwiseMaskedLM):
         return self.head(states)
 
 
-globals().update(student_classes(HomoModernBertConfig, ModernBertLayers, ModernBertMaskedLM))
+globals().update(student_classes(__name__, "ModernBert", RotaryConfig, ModernBertLayers, ModernBertMaskedLM))

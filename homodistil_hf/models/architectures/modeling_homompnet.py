@@ -3,15 +3,8 @@
 from typing import Any
 
 from torch import nn
-from transformers import MPNetConfig
 
-from .modeling_layerwise import LayerwiseConfig, LayerwiseModel, RobertaMaskedLM, student_classes
-
-
-class HomoMPNetConfig(LayerwiseConfig, MPNetConfig):
-    """Configuration of an MPNet whose layers may differ in width but for their heads; see [`LayerwiseConfig`]."""
-
-    model_type = "homompnet"
+from .modeling_layerwise import LayerwiseModel, RobertaMaskedLM, student_classes
 
 
 class MPNetLayers(LayerwiseModel):
@@ -30,4 +23,4 @@ class MPNetLayers(LayerwiseModel):
         encoder.relative_attention_bias = nn.Embedding(num_distances, config.num_attention_heads)
 
 
-globals().update(student_classes(HomoMPNetConfig, MPNetLayers, RobertaMaskedLM))
+globals().update(student_classes(__name__, "MPNet", layers=MPNetLayers, masked_lm=RobertaMaskedLM))

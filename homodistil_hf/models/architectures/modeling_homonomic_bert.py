@@ -7,10 +7,8 @@ from transformers import NomicBertConfig
 from .modeling_layerwise import BertMaskedLM, RotaryConfig, RotaryLayers, student_classes
 
 
-class HomoNomicBertConfig(RotaryConfig, NomicBertConfig):
-    """Configuration of a Nomic BERT whose layers may differ in width; see [`RotaryConfig`]."""
-
-    model_type = "homonomic_bert"
+class NomicBertHeads(RotaryConfig):
+    """Heads of any number and size in every layer."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Leave out what the stock class does: it derives a `head_dim`, of one number of heads for all layers."""
@@ -18,4 +16,4 @@ class HomoNomicBertConfig(RotaryConfig, NomicBertConfig):
         self.leave_stock_frequencies()
 
 
-globals().update(student_classes(HomoNomicBertConfig, RotaryLayers, BertMaskedLM))
+globals().update(student_classes(__name__, "NomicBert", NomicBertHeads, RotaryLayers, BertMaskedLM))

@@ -1,27 +1,6 @@
-"""RoBERTa, XLM-RoBERTa and CamemBERT with widths of their own in every layer; travels inside compact exports."""
+"""RoBERTa, XLM-RoBERTa, CamemBERT and data2vec with widths of their own in every layer; travels in compact exports."""
 
-from transformers import CamembertConfig, RobertaConfig, XLMRobertaConfig
+from .modeling_layerwise import RobertaMaskedLM, student_classes
 
-from .modeling_layerwise import LayerwiseConfig, RobertaMaskedLM, student_classes
-
-
-class HomoRobertaConfig(LayerwiseConfig, RobertaConfig):
-    """Configuration of a RoBERTa whose layers may differ in width; see [`LayerwiseConfig`]."""
-
-    model_type = "homoroberta"
-
-
-class HomoXLMRobertaConfig(LayerwiseConfig, XLMRobertaConfig):
-    """Configuration of an XLM-RoBERTa whose layers may differ in width; see [`LayerwiseConfig`]."""
-
-    model_type = "homoxlm-roberta"
-
-
-class HomoCamembertConfig(LayerwiseConfig, CamembertConfig):
-    """Configuration of a CamemBERT whose layers may differ in width; see [`LayerwiseConfig`]."""
-
-    model_type = "homocamembert"
-
-
-for config_class in (HomoRobertaConfig, HomoXLMRobertaConfig, HomoCamembertConfig):
-    globals().update(student_classes(config_class, masked_lm=RobertaMaskedLM))
+for stock in ("Roberta", "XLMRoberta", "Camembert", "Data2VecText"):
+    globals().update(student_classes(__name__, stock, masked_lm=RobertaMaskedLM))

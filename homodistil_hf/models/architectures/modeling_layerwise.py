@@ -481,22 +481,37 @@ _CLASSES = {
 
 
 def student_classes(
-    config_class: type[Any],
+    module: str,
+    stock: str,
+    config: type[LayerwiseConfig] = LayerwiseConfig,
     layers: type[LayerwiseModel] = LayerwiseModel,
     masked_lm: type[LayerwiseMaskedLM] | None = None,
-) -> dict[str, type[LayerwiseModel]]:
-    """Return the student classes of an architecture by name, one for each stock class; for a module's globals.
+    others: Mapping[str, str] | None = None,
+) -> dict[str, type[Any]]:
+    """Return the student classes of an architecture by name, `Homo` and the stock class's; for a module's globals.
+
+    They are a configuration and a model for each stock class.
 
     Args:
-        config_class: the students' configuration, called `Homo…Config`.
+        module: name of the module that holds them.
+        stock: beginning of the names of the stock classes.
+        config: mixin in front of the stock configuration.
         layers: names the linear layers.
         masked_lm: runs the masked-LM head; None for architectures without one.
+        others: end of the name of a class besides the usual ones → its docstring.
     """
-    student, found = config_class.__name__.removesuffix("Config"), {}
-    for end, doc in _CLASSES.items():
-        stock = getattr(transformers, f"{student.removeprefix('Homo')}{end}", None)
+    stock_config = getattr(transformers, f"{stock}Config")
+    found: dict[str, type[Any]] = {}
+
+    def make(end: str, doc: str, *bases: type[Any], **content: Any) -> None:
+        content |= {"__module__": module, "__doc__": doc}
+        found[f"Homo{stock}{end}"] = type(f"Homo{stock}{end}", bases, content)
+
+    of_config = f"Configuration of a model whose layers may differ in width; see [`{config.__name__}`]."
+    make("Config", of_config, config, stock_config, model_type=f"homo{stock_config.model_type}")
+    for end, doc in {**_CLASSES, **(others or {})}.items():
+        stock_class = getattr(transformers, f"{stock}{end}", None)
         mixins = (layers,) if end != "ForMaskedLM" else (masked_lm, layers)
-        if stock is not None and None not in mixins:
-            content = {"__module__": config_class.__module__, "__doc__": doc, "config_class": config_class}
-            found[f"{student}{end}"] = type(f"{student}{end}", (*mixins, stock), content)
+        if stock_class is not None and None not in mixins:
+            make(end, doc, *mixins, stock_class, config_class=found[f"Homo{stock}Config"])
     return found
