@@ -93,7 +93,7 @@ def tiny_tokenizer() -> BertTokenizer:
 def model_configs() -> list[dict[str, Any]]:
     students = tiny_student(), tiny_student(WidthPlan.from_dict(UNEVEN, 2))
     stocks = [
-        architecture.stock_config(
+        architecture.config.stock(
             **{architecture.named(name): size for name, size in SHAPE.items()},
             **dict.fromkeys(_SPECIAL_IDS, 1),
             architectures=[architecture.heads[0].stock_name],

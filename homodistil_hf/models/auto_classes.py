@@ -42,7 +42,7 @@ def _register(modeling: ModuleType) -> None:
 
     for architecture in _architectures():
         if architecture.modeling == modeling.__name__:
-            config_class = architecture.student_config
+            config_class = architecture.config.student
             transformers.AutoConfig.register(architecture.student_type, config_class, exist_ok=True)
             for name, model_class in architecture.auto_classes.items():
                 if name != "AutoConfig":

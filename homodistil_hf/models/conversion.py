@@ -50,6 +50,11 @@ _WRAPPERS = {
     "CrossEncoder": "a reranker: use RerankerDistilTrainer",
 }
 """Class that holds a model → the remedy; names, so that none of these packages is imported."""
+_ENCODERS = {
+    name: architecture.encoder
+    for architecture in ARCHITECTURES.values()
+    for name in (architecture.encoder.stock_name, architecture.encoder.student_name)
+}
 
 
 def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str = "teacher") -> LayerwiseModel:
@@ -82,18 +87,17 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
             raise ValueError(
                 f"{argument}={name} is not a model of transformers, but holds one; {_WRAPPERS[kind.__name__]}"
             )
-    encoders = {one for a in ARCHITECTURES.values() for one in (a.encoder_name, a.student_encoder_name)}
-    if not needs_head and name in encoders:
-        student_class = architecture_of(model.config).student_encoder
-    else:
+    pair = None if needs_head else _ENCODERS.get(name)
+    if pair is None:
         refuse_architecture(name, argument)
-        student_class = HEADS[name].student
+        pair = HEADS[name]
+    student_class = pair.student
     # a student keeps its own class, which may be a compact export's copy
     if name == student_class.__name__:
         student_class = type(model)
     refuse_config(model.config, argument)
     architecture = architecture_of(model.config)
-    config_class = architecture.student_config
+    config_class = architecture.config.student
     dropped_keys = (*CLASS_KEYS, *OUTPUT_KEYS, *config_class.like_head_dim)
     values = {key: value for key, value in model.config.to_dict().items() if key not in dropped_keys}
     # a stock model divides by the root of its head size, and the student goes on with that scale as it narrows
@@ -104,7 +108,7 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     student = student_class(config_class(**values, **_runtime_settings(model.config)))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
-    surplus = (f"{architecture.prefix}.pooler.", *architecture.surplus, f"{PROJECTIONS}.")
+    surplus = (f"{model.base_model_prefix}.pooler.", *architecture.surplus, f"{PROJECTIONS}.")
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
@@ -213,16 +217,13 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     Raises:
         ValueError: the model is no student, or its stock class can't hold its widths.
     """
-    stock_classes = {head.student_name: head for architecture in ARCHITECTURES.values() for head in architecture.heads}
+    students = {pair.student_name: pair for pair in (*HEADS.values(), *_ENCODERS.values())}
     name = type(model).__name__
-    head = stock_classes.get(name)
-    if head is None and name not in (architecture.student_encoder_name for architecture in ARCHITECTURES.values()):
-        raise ValueError(f"model={name} is no student; expected one of {', '.join(stock_classes)} (to_student)")
+    if name not in students:
+        raise ValueError(f"model={name} is no student; expected one of {', '.join(students)} (to_student)")
     widths = widths_of(model.config)
-    plan, architecture = widths.padded(), architecture_of(model.config)
-    shapes = architecture.shapes(len(plan.layers), head)
-    stock_class = architecture.stock_encoder if head is None else head.stock
-    stock = stock_class(stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
+    plan, shapes = widths.padded(), architecture_of(model.config).shapes(model)
+    stock = students[name].stock(stock_config(model.config, plan)).to(device=model.device, dtype=model.dtype)
     # Projections serve the loss alone, so no stock class has them.
     state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{PROJECTIONS}.")}
     # A rotary channel turns with the frequency of its place, so padding must put it back into the teacher's place. A
@@ -252,13 +253,12 @@ def scaled_queries(model: LayerwiseModel, plan: WidthPlan) -> dict[str, torch.Te
     The head size sets the stock class's softmax scale; scaled queries make up for it. So does a scaled table of words
     where the hidden size sets its factor.
     """
-    architecture = architecture_of(model.config)
-    layers_path = f"{architecture.prefix_of(HEADS.get(type(model).__name__))}{architecture.layers}"
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
     scaled: dict[str, torch.Tensor] = {}
     for index, (old, new) in enumerate(zip(widths_of(model.config).layers, plan.layers, strict=True)):
         # √(D/d): D the head size of the stock class, d that of the student's softmax scale
         factor = model.query_factor(new.head_dim, model.config.softmax_head_dim or old.head_dim)
-        queries = tuple(f"{layers_path}.{index}.{name}." for name in model.queries)
+        queries = tuple(f"{prefix}{model.layers_path}.{index}.{name}." for name in model.queries)
         scaled |= {name: value * factor for name, value in model.named_parameters() if name.startswith(queries)}
     if (whole := getattr(model.config, "scale_hidden_size", None)) not in (None, plan.hidden_size):
         table = model.get_input_embeddings().weight
@@ -353,25 +353,25 @@ def has_own_decoder(model: PreTrainedModel) -> bool:
 def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     """Return the stock configuration of a plan that needs no padding, and of a teacher's or student's settings."""
     widths, architecture = plan.layers[0], architecture_of(config)
-    dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS, *architecture.student_config.like_head_dim)
+    dropped_keys = (*CLASS_KEYS, *_STUDENT_ONLY_KEYS, *architecture.config.student.like_head_dim)
     values = {key: value for key, value in config.to_dict().items() if key not in dropped_keys}
     values |= {
         architecture.named("hidden_size"): plan.hidden_size,
         architecture.named("num_attention_heads"): widths.num_attention_heads,
         architecture.named("intermediate_size"): widths.intermediate_size,
-        **dict.fromkeys(architecture.student_config.like_hidden_size, plan.hidden_size),
+        **dict.fromkeys(architecture.config.student.like_hidden_size, plan.hidden_size),
     }
     if plan.embedding_size is not None:
         values["embedding_size"] = plan.embedding_size
     if architecture.has_free_heads:
-        if widths.attention_size != plan.hidden_size or hasattr(architecture.stock_config, "head_dim"):
+        if widths.attention_size != plan.hidden_size or hasattr(architecture.config.stock, "head_dim"):
             values["head_dim"] = widths.head_dim
-        if hasattr(architecture.stock_config, "num_key_value_heads"):
+        if hasattr(architecture.config.stock, "num_key_value_heads"):
             values["num_key_value_heads"] = widths.num_attention_heads // plan.traits.queries_per_key
         for pairs in (getattr(config, "rotary_pairs", None) or {}).values():  # of one kind of layers
             rope = functools.partial(_frequencies_of, pairs, config=config)
             values["rope_parameters"] = each_rope(values["rope_parameters"], rope)
-    return architecture.stock_config(**values, **_runtime_settings(config))
+    return architecture.config.stock(**values, **_runtime_settings(config))
 
 
 def _frequencies_of(pairs: list[int], rope: dict[str, Any], *, config: PreTrainedConfig) -> dict[str, Any]:

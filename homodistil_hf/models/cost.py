@@ -80,9 +80,8 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
     Raises:
         ValueError: a parameter of another shape, caused by a setting that the table doesn't cover.
     """
-    config, plan, class_name = model.config, widths_of(model.config), type(model).__name__
-    architecture = architecture_of(config)
-    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(class_name))
+    config, plan = model.config, widths_of(model.config)
+    shapes = architecture_of(config).shapes(model)
     for name, parameter in model.named_parameters():
         # a parameter that the table lacks has no shape to compare: encoder_groups refuses it
         dims, layer = shapes.get(name, ((), None))

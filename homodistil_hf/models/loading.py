@@ -115,7 +115,7 @@ def load_encoder_config(
     config = checked_config(values, config_class(model_type), label)
     config.name_or_path = str(name_or_path)
     config.architectures = config.architectures or [architecture_of(config).heads[0].stock_name]
-    encoder = architecture_of(config).encoder_name
+    encoder = architecture_of(config).encoder.stock_name
     if not needs_head and model_file(str(name_or_path), MODULES_FILE, token=token):
         config.architectures = [encoder]  # whatever head its file names
     if needs_head and config.architectures[0] == encoder and model_file(str(name_or_path), MODULES_FILE, token=token):
@@ -245,7 +245,7 @@ def load_encoder(
     class_name = config.architectures[0]
     how: dict[str, Any] = {"label": label, "revision": revision, "token": token}
     if class_name not in HEADS:
-        return load_weights(architecture_of(config).stock_encoder, name_or_path, config, optional="pooler.", **how)
+        return load_weights(architecture_of(config).encoder.stock, name_or_path, config, optional="pooler.", **how)
     return load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
 
 
@@ -362,7 +362,7 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     remedies = {}
     for architecture in ARCHITECTURES.values():
         stock, first = architecture.stock, architecture.heads[0].stock_name
-        remedies[architecture.encoder_name] = (
+        remedies[architecture.encoder.stock_name] = (
             f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train one "
             f"first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it"
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from ..files.messages import first_of
-from .architectures import HEADS, architecture_of
+from .architectures import architecture_of
 from .architectures.architecture import (
     ATTENDED,
     EMBEDDING,
@@ -114,7 +114,7 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
     """
     architecture, plan = architecture_of(model.config), widths_of(model.config)
     num_layers = len(plan.layers)
-    shapes = architecture.shapes(num_layers, HEADS.get(type(model).__name__))
+    shapes = architecture.shapes(model)
     names = [name for name, _ in model.named_parameters()]
     if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
         raise ValueError(

@@ -473,8 +473,8 @@ def encoder_times(
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for name, shape in shapes.items():
             architecture = architecture_of(shape)
-            is_student = isinstance(shape, architecture.student_config)
-            encoder = architecture.student_encoder if is_student else architecture.stock_encoder
+            is_student = isinstance(shape, architecture.config.student)
+            encoder = architecture.encoder.student if is_student else architecture.encoder.stock
             inputs = model_inputs(shape, budget.batch_size, budget.length or ROW_LENGTH)
             module = FirstOutput(encoder(shape, **{"add_pooling_layer": False} if architecture.pooler else {}).eval())
             passes[name] = functools.partial(make_runner(module, budget.backend, inputs, Path(folder)), *inputs)

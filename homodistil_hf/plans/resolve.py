@@ -157,7 +157,7 @@ def _check_shared_groups(plan: WidthPlan, config: PreTrainedConfig) -> None:
         if plan.embedding_size == plan.hidden_size:
             raise ValueError(
                 f"student embedding_size={plan.embedding_size} is its hidden size, for which a stock "
-                f"{architecture.encoder_name} leaves the projection between them out; nearest valid: "
+                f"{architecture.encoder.stock_name} leaves the projection between them out; nearest valid: "
                 f"{plan.embedding_size - 1}"
             )
     if architecture.shares_heads and len({layer.num_attention_heads for layer in plan.layers}) > 1:

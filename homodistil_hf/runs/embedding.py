@@ -110,7 +110,7 @@ def planned_config(teacher: str) -> PreTrainedConfig:
     path = modules[0][1]
     file = model_file(teacher, Path(path, "config.json").as_posix())
     config = encoder_config(file.parent if file else Path(teacher, path), label)
-    config.architectures = [architecture_of(config).encoder_name]
+    config.architectures = [architecture_of(config).encoder.stock_name]
     return config
 
 

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..files.messages import first_line, short_repr
-from ..models.architectures import HEADS, architecture_of
+from ..models.architectures import architecture_of
 from ..models.conversion import has_own_decoder
 from .tokenizer_file import needs_of, required_ids, token_ids, trimmed_tokenizer
 
@@ -74,7 +74,7 @@ def trim_vocabulary(
     config, architecture = trimmed_config(model.config, chosen), architecture_of(model.config)
     if has_own_decoder(model):
         config.tie_word_embeddings = False
-    shapes = architecture.shapes(config.num_hidden_layers, HEADS.get(type(model).__name__))
+    shapes = architecture.shapes(model)
     rows = torch.tensor(chosen, device=model.device)
     # cut each parameter along the dimension that counts tokens, if it has one
     state = {

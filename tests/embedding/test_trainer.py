@@ -150,12 +150,12 @@ def test_few_texts_move_the_map_little(make_embedding_trainer):
 @pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
 def test_every_architecture_can_be_narrowed(make_embedding_trainer, architecture, tmp_path):
     torch.manual_seed(1)
-    encoder = randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+    encoder = randomized(architecture.encoder.stock(tiny_architecture_config(architecture)))
     folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
     trainer = make_embedding_trainer(folder, max_steps=2)
     trainer.train()
     exported = load_embedding_model(trainer.export(tmp_path / "student"))
-    assert type(exported.encoder) is architecture.stock_encoder
+    assert type(exported.encoder) is architecture.encoder.stock
     assert_same_vectors(trainer, exported)
 
 
@@ -218,12 +218,12 @@ def test_sentence_transformers_reads_an_export_of_llamas_layout(
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     architecture = ARCHITECTURES[name]
     torch.manual_seed(1)
-    encoder = randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+    encoder = randomized(architecture.encoder.stock(tiny_architecture_config(architecture)))
     prompts = {"query": "w5 w6 ", "document": ""}
     folder = make_sentence_folder(tmp_path / "model", encoder=encoder, prompts=prompts, **shared)
     config = json.loads((folder / "config.json").read_text())
     # public embedding models of these types were saved as decoders
-    config["architectures"] = [f"{architecture.encoder_name.removesuffix('Model')}ForCausalLM"]
+    config["architectures"] = [f"{architecture.encoder.stock_name.removesuffix('Model')}ForCausalLM"]
     (folder / "config.json").write_text(json.dumps(config))
     trainer = make_embedding_trainer(folder, student=student, width_multiple=4, max_steps=3)
     trainer.train()
@@ -234,7 +234,7 @@ def test_sentence_transformers_reads_an_export_of_llamas_layout(
     assert found["difference"] < 1e-5
     assert found["prompts"] == prompts
     stock = load_embedding_model(exported)
-    assert type(stock.encoder) is architecture.stock_encoder
+    assert type(stock.encoder) is architecture.encoder.stock
     assert stock.encoder.config.num_key_value_heads * 2 == stock.encoder.config.num_attention_heads
     assert stock.tokenizer.padding_side == shared.get("padding_side", "right")
     assert_same_vectors(trainer, stock)

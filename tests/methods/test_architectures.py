@@ -104,7 +104,7 @@ def test_a_budget_is_met_by_what_the_architecture_can_hold(architecture, budget)
 
 
 def test_attention_is_narrower_than_the_hidden_size_where_the_stock_class_holds_that():
-    config = ARCHITECTURES["nomic_bert"].stock_config()
+    config = ARCHITECTURES["nomic_bert"].config.stock()
     for budget in ("macs=0.5", "macs=0.25", "macs=0.125"):
         plan = resolve_plan(budget, config)
         assert plan.is_stock

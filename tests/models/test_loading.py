@@ -84,9 +84,9 @@ def test_what_other_architectures_call_theirs_is_checked_too(model_type, name, v
 
 @each("architecture", ARCHITECTURES.values())
 def test_a_bare_encoder_of_any_architecture_is_told_which_class_to_take(architecture):
-    name, stock = architecture.encoder_name, architecture.heads[0].stock_name
+    name, stock = architecture.encoder.stock_name, architecture.heads[0].stock_name
     with pytest.raises(ValueError, match=f"{name} is not supported; .*load it as {stock} if .*modules.json beside it"):
-        refuse_architecture(architecture.encoder_name)
+        refuse_architecture(architecture.encoder.stock_name)
 
 
 # Folders whose weights are not what their config describes

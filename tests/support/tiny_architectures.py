@@ -83,7 +83,7 @@ def tiny_architecture_config(architecture: Architecture, **overrides: Any) -> An
     """2 layers × 32 hidden, 4 heads × 8, FFN 64, under the names that the architecture has for them."""
     values = {architecture.named(name): value for name, value in _SHAPE.items()}
     values |= {"vocab_size": VOCAB_SIZE, "max_position_embeddings": 34, "pad_token_id": 0}
-    return architecture.stock_config(**values | _MORE.get(architecture.model_type, {}) | overrides)
+    return architecture.config.stock(**values | _MORE.get(architecture.model_type, {}) | overrides)
 
 
 def tiny_architecture_teacher(architecture: Architecture, head: Head, **config: Any) -> PreTrainedModel:

@@ -170,7 +170,7 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     try:
         values = config_values(folder, label)
         # the float model of these widths, whose weights take a bit each at least
-        as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.student_config, label)
+        as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.config.student, label)
         check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
         config = checked_config(values, BinaryBertConfig, label)
         _, tensors = load_fresh(folder, [name], packed_probe(config))

@@ -16,7 +16,7 @@ _BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBER
 _ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, LLAMA, MISTRAL, QWEN3, GEMMA3_TEXT)
 # older versions of transformers lack some, GTE before 5.15; its list of names imports none of them
 _NAMES = frozenset(dir(transformers))
-ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if one.config_name in _NAMES}
+ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if one.config.stock_name in _NAMES}
 MODEL_TYPES = tuple(
     name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
 )
@@ -34,7 +34,7 @@ def architecture_named(model_type: object) -> Architecture:
 def config_class(model_type: str) -> type[PreTrainedConfig]:
     """Return the configuration class of one of `MODEL_TYPES`: the stock class or the students'."""
     architecture = architecture_named(model_type)
-    return architecture.stock_config if model_type in ARCHITECTURES else architecture.student_config
+    return architecture.config.stock if model_type in ARCHITECTURES else architecture.config.student
 
 
 def architecture_of(config: PreTrainedConfig) -> Architecture:

@@ -139,22 +139,16 @@ REPLACED_TOKENS = HeadKind(
 
 
 @dataclass(frozen=True)
-class Head:
-    """One head of an architecture.
+class ClassPair:
+    """A class of transformers, and the students' class that derives from it.
 
     Args:
-        kind: its kind of prediction.
         stock_name: name of transformers' class.
         modeling: module of the student class.
-        shapes: its parameters, a pooler's included.
-        untied: further parameters where embeddings and decoder are not tied.
     """
 
-    kind: HeadKind
     stock_name: str
     modeling: str
-    shapes: Shapes = field(hash=False)
-    untied: Shapes = field(hash=False)
 
     @property
     def student_name(self) -> str:
@@ -162,18 +156,33 @@ class Head:
         return f"Homo{self.stock_name}"
 
     @property
-    def stock(self) -> type[PreTrainedModel]:
+    def stock(self) -> Any:
         """Transformers' class."""
         return _imported("transformers", self.stock_name)
 
     @property
-    def student(self) -> type[PreTrainedModel]:
+    def student(self) -> Any:
         """Our class."""
         return _imported(self.modeling, self.student_name)
 
-    def class_called(self, name: str) -> type[PreTrainedModel]:
+    def class_called(self, name: str) -> Any:
         """Return the student class if that is its name, else the stock class, for a name in a `config.json`."""
         return self.student if name == self.student_name else self.stock
+
+
+@dataclass(frozen=True)
+class Head(ClassPair):
+    """One head of an architecture: models that have it.
+
+    Args:
+        kind: its kind of prediction.
+        shapes: its parameters, a pooler's included.
+        untied: further parameters where embeddings and decoder are not tied.
+    """
+
+    kind: HeadKind
+    shapes: Shapes = field(hash=False)
+    untied: Shapes = field(hash=False)
 
 
 LABELS = linear("classifier", "num_labels", HIDDEN)
@@ -188,7 +197,6 @@ class Architecture:
         name: in cards and messages.
         model_type: the teacher's `config.model_type`.
         stock: beginning of the names of transformers' classes; student classes have `Homo` in front.
-        prefix: prefix of the encoder's parameters in a model with a head.
         masked_lm: parameters of the masked-LM head; None where the stock library has no such head.
         classifier: the same of the head that classifies sequences, a pooler's included.
         embeddings: all encoder parameters outside the layers.
@@ -230,7 +238,6 @@ class Architecture:
     name: str
     model_type: str
     stock: str
-    prefix: str
     masked_lm: Shapes | None
     classifier: Shapes
     embeddings: Shapes
@@ -284,9 +291,9 @@ class Architecture:
         }
         return tuple(
             Head(
-                kind,
                 f"{self.stock}{kind.auto_class.removeprefix('AutoModel')}",
                 self.modeling,
+                kind,
                 found,
                 self.untied if kind is MASKED_LM else {},
             )
@@ -294,7 +301,7 @@ class Architecture:
             if found is not None
         )
 
-    @property
+    @cached_property
     def heads_by_name(self) -> dict[str, Head]:
         """Class name → its head: stock classes, then student classes."""
         stock = dict.fromkeys(self.also_loaded, self.heads[0]) | {head.stock_name: head for head in self.heads}
@@ -312,46 +319,21 @@ class Architecture:
         return GATE in rows or rows.count(NEURON) == 2
 
     @property
-    def config_name(self) -> str:
-        """Name of transformers' configuration class; the students' class derives from it."""
-        return f"{self.stock}Config"
+    def config(self) -> ClassPair:
+        """The configurations."""
+        return ClassPair(f"{self.stock}Config", self.modeling)
 
     @property
-    def encoder_name(self) -> str:
-        """Name of transformers' model without a head."""
-        return f"{self.stock}Model"
-
-    @property
-    def stock_config(self) -> type[PreTrainedConfig]:
-        """Transformers' configuration class."""
-        return _imported("transformers", self.config_name)
-
-    @property
-    def student_config(self) -> type[PreTrainedConfig]:
-        """The students' configuration."""
-        return _imported(self.modeling, f"Homo{self.config_name}")
-
-    @property
-    def stock_encoder(self) -> type[PreTrainedModel]:
-        """Transformers' model without a head."""
-        return _imported("transformers", self.encoder_name)
-
-    @property
-    def student_encoder_name(self) -> str:
-        """Name of the student without a head."""
-        return f"Homo{self.encoder_name}"
-
-    @property
-    def student_encoder(self) -> type[PreTrainedModel]:
-        """The student without a head."""
-        return _imported(self.modeling, self.student_encoder_name)
+    def encoder(self) -> ClassPair:
+        """The models without a head."""
+        return ClassPair(f"{self.stock}Model", self.modeling)
 
     @property
     def auto_classes(self) -> dict[str, type]:
         """Auto class of transformers → the student class that it loads."""
         return {
-            "AutoConfig": self.student_config,
-            "AutoModel": self.student_encoder,
+            "AutoConfig": self.config.student,
+            "AutoModel": self.encoder.student,
             **{head.kind.auto_class: head.student for head in self.heads},
         }
 
@@ -386,21 +368,18 @@ class Architecture:
         """Return the configuration's name for a width."""
         return self.width_names.get(width, width)
 
-    def prefix_of(self, head: Head | None) -> str:
-        """Return the prefix of the encoder's parameters; empty in a model without a head."""
-        return f"{self.prefix}." if head else ""
-
-    def shapes(self, num_layers: int, head: Head | None) -> dict[str, tuple[tuple[str, ...], int | None]]:
+    def shapes(self, model: PreTrainedModel) -> dict[str, tuple[tuple[str, ...], int | None]]:
         """Return every parameter of a model → the meanings of its dimensions, and its layer or None.
 
         A model without a head has no prefix, and a pooler.
         """
-        prefix = self.prefix_of(head)
+        head = self.heads_by_name.get(type(model).__name__)
+        prefix = f"{model.base_model_prefix}." if head else ""
         found: dict[str, tuple[tuple[str, ...], int | None]]
         found = {f"{prefix}{name}": (dims, None) for name, dims in self.embeddings.items()}
         found |= {
             f"{prefix}{self.layers}.{index}.{name}": (dims, index)
-            for index in range(num_layers)
+            for index in range(model.config.num_hidden_layers)
             for name, dims in self.layer.items()
         }
         of_head = {**head.shapes, **head.untied} if head else self.pooler

@@ -1,5 +1,6 @@
 """BERT and the architectures with its layers: ERNIE, RoBERTa, XLM-RoBERTa, CamemBERT, data2vec and ELECTRA."""
 
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -25,18 +26,14 @@ ROBERTA_HEADS: dict[str, Any] = {
 """Heads of RoBERTa and of architectures that took them over."""
 
 
-def _architecture(name: str, model_type: str, stock: str, **more: Any) -> Architecture:
-    """Return an architecture; `more` are its heads and what only it has."""
-    usual: dict[str, Any] = {"prefix": model_type, "embeddings": embeddings(*_TABLES), "pooler": POOLER}
-    return Architecture(
-        name=name,
-        model_type=model_type,
-        stock=stock,
-        layer=layer_of(_ATTENTION, FFN, NORMS),
-        layers="encoder.layer",
-        attention=_ATTENTION,
-        **usual | more,
-    )
+_architecture = partial(
+    Architecture,
+    embeddings=embeddings(*_TABLES),
+    layer=layer_of(_ATTENTION, FFN, NORMS),
+    layers="encoder.layer",
+    attention=_ATTENTION,
+    pooler=POOLER,
+)
 
 
 def bert_heads(prefix: str, *, last_norm: str = "LayerNorm") -> dict[str, Any]:
@@ -52,9 +49,13 @@ def bert_heads(prefix: str, *, last_norm: str = "LayerNorm") -> dict[str, Any]:
     }
 
 
-_NEXT_SENTENCE = ("cls.seq_relationship.",)
 BERT = _architecture(
-    "BERT", "bert", "Bert", **bert_heads("bert"), also_loaded=("BertForPreTraining",), surplus=_NEXT_SENTENCE
+    "BERT",
+    "bert",
+    "Bert",
+    **bert_heads("bert"),
+    also_loaded=("BertForPreTraining",),
+    surplus=("cls.seq_relationship.",),
 )
 
 _TASKS = "embeddings.task_type_embeddings.weight"
@@ -63,7 +64,6 @@ ERNIE = _architecture(
     "ernie",
     "Ernie",
     **bert_heads("ernie"),
-    surplus=_NEXT_SENTENCE,
     embeddings={**embeddings(*_TABLES), _TASKS: ("task_type_vocab_size", HIDDEN)},
     absent=lambda config: () if config.use_task_id else (_TASKS,),
 )
@@ -75,11 +75,11 @@ def _behind_padding(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1
 
 
-_ROBERTA: dict[str, Any] = {**ROBERTA_HEADS, "prefix": "roberta", "file": "roberta", "first_position": _behind_padding}
+_ROBERTA: dict[str, Any] = {**ROBERTA_HEADS, "file": "roberta", "first_position": _behind_padding}
 ROBERTA = _architecture("RoBERTa", "roberta", "Roberta", **_ROBERTA)
 XLM_ROBERTA = _architecture("XLM-RoBERTa", "xlm-roberta", "XLMRoberta", **_ROBERTA)
 CAMEMBERT = _architecture("CamemBERT", "camembert", "Camembert", **_ROBERTA)
-DATA2VEC_TEXT = _architecture("data2vec", "data2vec-text", "Data2VecText", **_ROBERTA | {"prefix": "data2vec_text"})
+DATA2VEC_TEXT = _architecture("data2vec", "data2vec-text", "Data2VecText", **_ROBERTA)
 
 # Its embeddings may have another width, with a projection to the hidden size.
 _PROJECTION = linear("embeddings_project", HIDDEN, EMBEDDING)

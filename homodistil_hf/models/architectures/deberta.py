@@ -72,7 +72,6 @@ DEBERTA = Architecture(
     model_type="deberta-v2",
     stock="DebertaV2",
     file="debertav2",
-    prefix="deberta",
     masked_lm={**_LEGACY_HEAD, **_HEAD},
     untied=_UNTIED,
     classifier=linear("pooler.dense", HIDDEN, HIDDEN) | LABELS,

@@ -8,7 +8,6 @@ DISTILBERT = Architecture(
     name="DistilBERT",
     model_type="distilbert",
     stock="DistilBert",
-    prefix="distilbert",
     masked_lm={
         **linear("vocab_transform", HIDDEN, HIDDEN),
         **norm("vocab_layer_norm"),

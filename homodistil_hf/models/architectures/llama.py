@@ -1,6 +1,7 @@
 """EuroBERT; Llama, Mistral, Qwen3, Gemma as encoders: RMSNorms come first, queries may share keys, FFNs are gated."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 from transformers import PreTrainedConfig
 
@@ -40,29 +41,21 @@ def _absent(config: PreTrainedConfig) -> set[str]:
     return absent | (set() if getattr(config, "mlp_bias", False) else biases(_FFN) | {"lm_head.bias"})
 
 
-def _architecture(name: str, model_type: str, stock: str, **more: Any) -> Architecture:
-    """Return an architecture; `more` is what only it has. Heads are those of transformers' decoders that fit."""
-    usual: dict[str, Any] = {
-        "masked_lm": None,
-        "classifier": linear("score", "num_labels", HIDDEN, bias=False),
-        "labels": linear("score", "num_labels", HIDDEN),
-        "layer": _LAYER,
-    }
-    return Architecture(
-        name=name,
-        model_type=model_type,
-        stock=stock,
-        prefix="model",
-        answers=None,
-        embeddings={"embed_tokens.weight": ("vocab_size", HIDDEN), "norm.weight": (HIDDEN,)},
-        surplus=("lm_head.",),
-        absent=_absent,
-        queries_per_key=lambda config: config.num_attention_heads // config.num_key_value_heads,
-        is_pre_norm=True,
-        dropouts=("attention_dropout",),
-        **FREE_HEADS,
-        **usual | more,
-    )
+# heads are those of transformers' decoders that fit
+_architecture: Callable[..., Architecture] = partial(
+    Architecture,
+    masked_lm=None,
+    classifier=linear("score", "num_labels", HIDDEN, bias=False),
+    labels=linear("score", "num_labels", HIDDEN),
+    answers=None,
+    embeddings={"embed_tokens.weight": ("vocab_size", HIDDEN), "norm.weight": (HIDDEN,)},
+    layer=_LAYER,
+    absent=_absent,
+    queries_per_key=lambda config: config.num_attention_heads // config.num_key_value_heads,
+    is_pre_norm=True,
+    dropouts=("attention_dropout",),
+    **FREE_HEADS,
+)
 
 
 EUROBERT = _architecture(

@@ -47,7 +47,6 @@ MODERNBERT = Architecture(
     name="ModernBERT",
     model_type="modernbert",
     stock="ModernBert",
-    prefix="model",
     masked_lm={**_HEAD, "decoder.bias": ("vocab_size",)},
     untied={"decoder.weight": ("vocab_size", HIDDEN)},
     classifier=_HEAD | LABELS,

@@ -9,7 +9,6 @@ MPNET = Architecture(
     name="MPNet",
     model_type="mpnet",
     stock="MPNet",
-    prefix="mpnet",
     **ROBERTA_HEADS,
     embeddings={
         **embeddings("word", "position"),

@@ -1,5 +1,7 @@
 """Nomic BERT, GTE and Jina embeddings v3: BERT's order of norms, with rotary positions and heads of any size."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -44,42 +46,24 @@ FREE_HEADS: dict[str, Any] = {
 """What those have whose stock classes have heads of any size."""
 
 
-def _architecture(
-    name: str, model_type: str, stock: str, *, ffn: Shapes, bias: bool = True, **more: Any
-) -> Architecture:
-    """Return an architecture; `more` are its heads and what only it has, `bias` is that of attention."""
-    return Architecture(
-        name=name,
-        model_type=model_type,
-        stock=stock,
-        embeddings=embeddings("word", "token_type"),
-        layer={
-            **attention_of(_ATTENTION, bias=bias),
-            **ffn,
-            **norm("post_attention_layernorm"),
-            **norm("post_mlp_layernorm"),
-        },
-        pooler=POOLER,
-        **FREE_HEADS,
-        **more,
-    )
+_NORMS = {**norm("post_attention_layernorm"), **norm("post_mlp_layernorm")}
+_architecture: Callable[..., Architecture] = partial(
+    Architecture, embeddings=embeddings("word", "token_type"), pooler=POOLER, **FREE_HEADS
+)
 
 
 NOMIC_BERT = _architecture(
     "Nomic BERT",
     "nomic_bert",
     "NomicBert",
-    prefix="nomic_bert",
     **bert_heads("nomic_bert", last_norm="layer_norm"),
     answers=None,
-    bias=False,
-    ffn=gated_ffn(before=False, after=False),
+    layer={**attention_of(_ATTENTION, bias=False), **gated_ffn(before=False, after=False), **_NORMS},
 )
 GTE = _architecture(
     "GTE",
     "gte",
     "Gte",
-    prefix="gte",
     masked_lm={
         **linear("lm_head.dense", HIDDEN, HIDDEN),
         **norm("lm_head.layer_norm"),
@@ -88,14 +72,18 @@ GTE = _architecture(
     untied={"lm_head.decoder.weight": ("vocab_size", HIDDEN)},
     classifier=linear("gte.pooler.dense", HIDDEN, HIDDEN) | LABELS,
     answers=None,
-    ffn=gated_ffn(before=False, after=True),
+    layer={**attention_of(_ATTENTION), **gated_ffn(before=False, after=True), **_NORMS},
     absent=lambda config: () if config.type_vocab_size else ("embeddings.token_type_embeddings.weight",),
 )
 JINA_EMBEDDINGS_V3 = _architecture(
     "Jina embeddings v3",
     "jina_embeddings_v3",
     "JinaEmbeddingsV3",
-    prefix="roberta",
     **ROBERTA_HEADS,
-    ffn={**linear("mlp.fc1", NEURON, HIDDEN), **linear("mlp.fc2", HIDDEN, NEURON)},
+    layer={
+        **attention_of(_ATTENTION),
+        **linear("mlp.fc1", NEURON, HIDDEN),
+        **linear("mlp.fc2", HIDDEN, NEURON),
+        **_NORMS,
+    },
 )

@@ -123,7 +123,7 @@ def test_formulas_count_what_there_is(architecture, head, config, plan):
     sliced(student, plan_of(architecture, plan, **config))
     assert planned_facts(student.config, head.student_name) == model_facts(student)
     config = tiny_architecture_config(architecture, **config)
-    encoder = architecture.stock_encoder(config)
+    encoder = architecture.encoder.stock(config)
     num_own = sum(value.numel() for name, value in encoder.named_parameters() if "pooler" not in name)
     assert count_parameters(widths_of(config), config) == num_own
 

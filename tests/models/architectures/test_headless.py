@@ -27,13 +27,13 @@ def states_of(model, inputs):
 def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, plan, tmp_path):
     torch.manual_seed(1)
     teacher = (
-        randomized(architecture.stock_encoder(tiny_architecture_config(architecture)))
+        randomized(architecture.encoder.stock(tiny_architecture_config(architecture)))
         .to(dtype_of(architecture))
         .eval()
     )
     inputs, plan = make_batch(), plan_of(architecture, plan)
     student = to_student(teacher, needs_head=False).to(teacher.dtype).eval()
-    assert type(student) is architecture.student_encoder
+    assert type(student) is architecture.encoder.student
     assert_same_logits(states_of(student, inputs), states_of(teacher, inputs))
     groups, masks = masked(student, plan)
     expected = states_of(zeroed_copy(student, masks), inputs)[:, masks["hidden"]]
@@ -41,7 +41,7 @@ def test_masked_compacted_saved_and_stock_give_the_same_states(architecture, pla
     assert widths_of(student.config) == plan
     assert_same_logits(states_of(student, inputs), expected)
     stock = to_stock(student)
-    assert type(stock) is architecture.stock_encoder
+    assert type(stock) is architecture.encoder.stock
     assert_same_logits(states_of(stock, inputs), expected)
     stock.save_pretrained(tmp_path)
     loaded, info = type(stock).from_pretrained(tmp_path, dtype=teacher.dtype, output_loading_info=True)

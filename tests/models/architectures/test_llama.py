@@ -166,7 +166,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize(("name", "sizes", "macs"), PUBLIC.values(), ids=PUBLIC)
 def test_plans_of_public_sizes_are_stock_shapes(name, sizes, macs):
-    config = ARCHITECTURES[name].stock_config(**sizes)
+    config = ARCHITECTURES[name].config.stock(**sizes)
     assert encoder_macs(widths_of(config)) == macs
     for budget in ("macs=0.5", "macs=0.25", "macs=0.125"):
         plan = resolve_plan(budget, config)

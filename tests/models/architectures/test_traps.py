@@ -84,7 +84,7 @@ def test_convolutions_in_groups_are_refused_before_anything_is_cut():
 def test_a_head_of_deberta_v3_that_would_be_random_is_refused_by_the_names_of_its_weights(tmp_path):
     architecture = ARCHITECTURES["deberta-v2"]
     tiny_architecture_teacher(architecture, head_of(architecture, "masked_lm"), legacy=False).save_pretrained(tmp_path)
-    config = architecture.stock_config.from_pretrained(tmp_path)
+    config = architecture.config.stock.from_pretrained(tmp_path)
     config.legacy = True  # the default, which checkpoints of v3 leave
     config.architectures = ["DebertaV2ForMaskedLM"]
     with pytest.raises(ValueError, match="has no weights for cls.predictions"):
@@ -177,7 +177,7 @@ def test_a_hidden_size_that_slots_do_not_fill_is_refused_with_one_that_they_do(h
 
 
 def test_only_plans_that_ask_for_it_lose_rotary_pairs():
-    config = ARCHITECTURES["modernbert"].stock_config()  # heads of 64
+    config = ARCHITECTURES["modernbert"].config.stock()  # heads of 64
     assert {layer.head_dim for layer in resolve_plan("macs=0.25", config).layers} == {64}
     compact_plan = resolve_plan("compact_macs=0.25", config)
     assert {layer.head_dim for layer in compact_plan.layers} == {52}
