@@ -4,9 +4,8 @@
 first step: `methods/baselines/one_shot.py`, `embedding/`.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -14,18 +13,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .files.messages import short_repr
 from .files.settings import refuse_without_part, setting
-from .files.strict_json import is_int, parse_json
 from .models.compiling import MOST_COMPILED_WIDTHS
-from .pruning.gates import LAYERS
 from .pruning.schedule import DEADLINE_FRACTION, PruningSchedule
 from .training_args import DistillationArguments, refuse_reentrant_checkpointing
-
-PRUNING_KINDS = ("hidden", "attention", "ffn")
-"""Kinds of units that have widths."""
-WINDOWS = (*PRUNING_KINDS, LAYERS)
-"""Kinds of units that have a window of the schedule."""
-LAYER_SETTINGS = ("kept_layers", "layers_start_fraction", "layers_end_fraction")
-"""Settings of layers that leave."""
 
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
@@ -43,13 +33,12 @@ The paper does not publish its factors of the loss and β₁ of the scores; thes
 the paper whatever the settings:
 
 - A unit is a channel, a head or a neuron with all its rows and columns. The paper prunes columns of each matrix.
-- The paper prunes "certain output projections" earlier. A unit dies in all its matrices at once, so there are windows
-  for kinds of units alone (`hidden_end_fraction`, …).
+- The paper prunes "certain output projections" earlier. All units share one window here.
 - Scores of a step are smoothed as multiples of the mean of their group, whatever the size of its loss.
 - Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
 """
 
-_share, _weight = partial(setting, None, range="[0, 1]"), partial(setting, range="[0, inf)")
+_weight = partial(setting, range="[0, inf)")
 _Arguments = TypeVar("_Arguments", bound="HomoDistilTrainingArguments")
 
 
@@ -64,10 +53,10 @@ class HomoDistilTrainingArguments(DistillationArguments):
     Example:
     ```python
     >>> args = HomoDistilTrainingArguments(output_dir="out", student="macs=0.25", max_steps=100, report_to="none")
-    >>> args.pruning_window("ffn")
-    (0.0, 0.3)
-    >>> HomoDistilTrainingArguments.paper("out", student="homobert-tiny", report_to="none").pruning_window("ffn")
-    (0.0, 0.7)
+    >>> args.pruning_end_fraction
+    0.3
+    >>> HomoDistilTrainingArguments.paper("out", student="homobert-tiny", report_to="none").pruning_end_fraction
+    0.7
 
     ```
     """
@@ -99,21 +88,6 @@ class HomoDistilTrainingArguments(DistillationArguments):
     pruning_end_fraction: float = setting(
         0.3, "Share in [start, 1], above 0, of all steps at which the plan is reached.", range="[0, 1]"
     )
-    hidden_start_fraction: float | None = _share("Start for hidden channels; default pruning_start_fraction.")
-    hidden_end_fraction: float | None = _share("End for hidden channels; default pruning_end_fraction.")
-    attention_start_fraction: float | None = _share(
-        "Start for heads and their channels; default pruning_start_fraction."
-    )
-    attention_end_fraction: float | None = _share("End for heads and their channels; default pruning_end_fraction.")
-    ffn_start_fraction: float | None = _share("Start for FFN neurons; default pruning_start_fraction.")
-    ffn_end_fraction: float | None = _share("End for FFN neurons; default pruning_end_fraction.")
-    layers_start_fraction: float | None = _share("Start for whole layers; default pruning_start_fraction.")
-    layers_end_fraction: float | None = _share("End for whole layers; default pruning_end_fraction.")
-    kept_layers: str | None = setting(
-        None,
-        "Layers that stay where student has fewer than its teacher, such as [0, 1, 3, 5]; default: by their scores.",
-        also=list,
-    )
     pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
     importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
         "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
@@ -135,12 +109,23 @@ class HomoDistilTrainingArguments(DistillationArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for kind in PRUNING_KINDS:
-            check_window(self, kind)
-        if self.layers_start_fraction is not None or self.layers_end_fraction is not None:
-            check_window(self, LAYERS)
-        is_cut_first = not all(self.pruning_window(kind)[1] for kind in PRUNING_KINDS)
-        if is_cut_first and not self.num_scoring_batches and self.importance_metric != "magnitude":
+        start, end = self.pruning_start_fraction, self.pruning_end_fraction
+        if end == 0 and not self.may_prune_at_once:
+            raise ValueError(
+                f"pruning_end_fraction={end} would prune before the first step, but HomoDistil prunes while it "
+                "distils; leave it out, or prune at once with method='one_shot' (OneShotTrainer)"
+            )
+        if start > end:
+            raise ValueError(
+                f"pruning_start_fraction={start} is above pruning_end_fraction={end}; pruning ends after its start, "
+                "e.g. 0.0 and 0.5"
+            )
+        if start >= DEADLINE_FRACTION:
+            raise ValueError(
+                f"pruning_start_fraction={start} is not below {DEADLINE_FRACTION}, the share of all steps by which "
+                "the plan is reached whatever happens; start earlier, e.g. at 0.0"
+            )
+        if end == 0 and not self.num_scoring_batches and self.importance_metric != "magnitude":
             raise ValueError(
                 "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
             )
@@ -150,56 +135,21 @@ class HomoDistilTrainingArguments(DistillationArguments):
         if self.importance_metric != "sensitivity":
             remedies["sensitivity_smoothing"] = f"{self.importance_metric} is not smoothed; leave it out"
         refuse_without_part(self, remedies)
-        if self.kept_layers is not None:
-            self.kept_layers = json.dumps(self.kept_layer_indices)
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
     @property
-    def kept_layer_indices(self) -> list[int] | None:
-        """`kept_layers` as numbers; a ValueError where it is no list of them."""
-        layers: Any = self.kept_layers
-        if layers is None:
-            return None
-        try:
-            indices = parse_json(layers, "kept_layers") if isinstance(layers, str) else layers
-        except ValueError:
-            indices = None
-        if not (isinstance(indices, list | tuple) and indices and all(map(is_int, indices))):
-            raise ValueError(
-                f"kept_layers={short_repr(layers)}: expected indices of layers, rising from 0, such as [0, 1, 3, 5]"
-            )
-        return list(indices)
-
-    @property
     def scores_layers(self) -> bool:
         """Whether scores choose the layers that stay, so that a budget may leave some out unasked."""
-        return self.importance_metric != "magnitude" and self.num_scoring_batches > 0 and self.kept_layers is None
+        return self.importance_metric != "magnitude" and self.num_scoring_batches > 0
 
-    def pruning_window(self, kind: str) -> tuple[float, float]:
-        """Start and end of pruning for one kind of group, as shares of all steps.
-
-        Args:
-            kind: `"hidden"`, `"attention"`, `"ffn"` or `"layers"`.
-
-        Returns:
-            `(start, end)`, 0 ≤ start ≤ end ≤ 1.
-        """
-        start, end = getattr(self, f"{kind}_start_fraction"), getattr(self, f"{kind}_end_fraction")
-        return (
-            self.pruning_start_fraction if start is None else start,
-            self.pruning_end_fraction if end is None else end,
-        )
-
-    def pruning_schedule(self, total_steps: int, kinds: Sequence[str] = PRUNING_KINDS) -> PruningSchedule:
+    def pruning_schedule(self, total_steps: int) -> PruningSchedule:
         """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-        windows = {kind: self.pruning_window(kind) for kind in kinds}
-        interval = self.pruning_interval_steps
-        # so seldom that the longest window has no more widths than may be compiled
+        window, interval = (self.pruning_start_fraction, self.pruning_end_fraction), self.pruning_interval_steps
+        # so seldom that the window has no more widths than may be compiled
         if self.torch_compile:
-            longest = max(end - start for start, end in windows.values()) * total_steps
-            interval = max(interval, math.ceil(longest / MOST_COMPILED_WIDTHS))
-        return PruningSchedule(windows, interval, total_steps)
+            interval = max(interval, math.ceil((window[1] - window[0]) * total_steps / MOST_COMPILED_WIDTHS))
+        return PruningSchedule(window, interval, total_steps)
 
 
 @dataclass
@@ -211,10 +161,8 @@ class AtOnceArguments(HomoDistilTrainingArguments):
     """
 
     no_part: ClassVar[dict[str, str]] = {
-        **dict.fromkeys(
-            [f"{kind}_{end}_fraction" for kind in ("pruning", *WINDOWS) for end in ("start", "end")],
-            "everything is pruned before the first step; leave it out",
-        ),
+        "pruning_start_fraction": "everything is pruned before the first step; leave it out",
+        "pruning_end_fraction": "everything is pruned before the first step; leave it out",
         "pruning_interval_steps": "masks are chosen once, before the first step; leave it out",
         "sensitivity_smoothing": "the batches before the first step count alike; leave it out",
     }
@@ -230,7 +178,7 @@ _WITHOUT_PART_AT_KEPT_WIDTHS = {
     **dict.fromkeys(
         [
             *AtOnceArguments.no_part,
-            *("kept_layers", "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
+            *("importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
         ],
         "nothing is pruned",
     ),
@@ -248,24 +196,3 @@ def refuse_at_kept_widths(named: Mapping[str, Any], beside: str) -> None:
     for name, reason in _WITHOUT_PART_AT_KEPT_WIDTHS.items():
         if name in named:
             raise ValueError(f"{name}={short_repr(named[name])} beside {beside}: {reason}; leave out one of them")
-
-
-def check_window(args: HomoDistilTrainingArguments, kind: str) -> None:
-    """Refuse, by a ValueError, a window in which a kind of units can't be pruned."""
-    names = [f"{kind}_start_fraction", f"{kind}_end_fraction"]
-    names = [name.replace(kind, "pruning") if getattr(args, name) is None else name for name in names]
-    start, end = args.pruning_window(kind)
-    if end == 0 and not args.may_prune_at_once:
-        raise ValueError(
-            f"{names[1]}={end} would prune before the first step, but HomoDistil prunes while it distils; leave it "
-            "out, or prune at once with method='one_shot' (OneShotTrainer)"
-        )
-    if start > end:
-        raise ValueError(
-            f"{names[0]}={start} is above {names[1]}={end}; pruning ends after its start, e.g. 0.0 and 0.5"
-        )
-    if start >= DEADLINE_FRACTION:
-        raise ValueError(
-            f"{names[0]}={start} is not below {DEADLINE_FRACTION}, the share of all steps by which the plan is "
-            "reached whatever happens; start earlier, e.g. at 0.0"
-        )

@@ -39,23 +39,16 @@ from typing_extensions import override
 from .export.facts import MethodCard
 from .files.checkpoints import SCORES_FILE
 from .files.provenance import public_name
-from .files.settings import differing, refuse_without_part
+from .files.settings import differing
 from .files.tensors import load_tensors
-from .homodistil_args import (
-    LAYER_SETTINGS,
-    PRUNING_KINDS,
-    WINDOWS,
-    HomoDistilTrainingArguments,
-    check_window,
-    refuse_at_kept_widths,
-)
+from .homodistil_args import HomoDistilTrainingArguments, refuse_at_kept_widths
 from .models.architectures import architecture_of
 from .models.resizing import evenly_matched
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
 from .pruning.gates import LAYERS
-from .pruning.pruner import Pruner, check_layers
+from .pruning.pruner import Pruner, check_scores_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
@@ -143,7 +136,7 @@ class HomoDistilTrainer(DistillationTrainer):
     def begin_step(self) -> None:
         """If the schedule asks, choose masks and slice off the units that they drop; so with layers.
 
-        A kind of units keeps r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ of them (HomoDistil, section 3).
+        A group of units keeps r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ of them (HomoDistil, section 3).
         """
         step, gates, are_layers_removed = self.state.global_step, self.pruner.gates, False
         # layers first, so that masks are chosen for the layers that are left
@@ -229,9 +222,8 @@ class HomoDistilTrainer(DistillationTrainer):
         if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
         plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if args.scores_layers else 0)
-        num_kept, num_layers = len(plan.layers), config.num_hidden_layers
-        if num_kept < num_layers:
-            check_layers(args.importance_metric, args.kept_layer_indices, num_kept, num_layers)
+        if len(plan.layers) < config.num_hidden_layers:
+            check_scores_layers(args.importance_metric)
         return plan
 
     @property
@@ -240,38 +232,27 @@ class HomoDistilTrainer(DistillationTrainer):
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner; refuses settings of layers that stay where all do."""
-        if LAYERS in self.pruned_kinds:
-            check_window(self.args, LAYERS)
-        else:
-            done = "keeps all layers" if self.matched_layers is None else "begins with the layers that it keeps"
-            refuse_without_part(self.args, dict.fromkeys(LAYER_SETTINGS, f"the student {done}; leave it out"))
+        """Make the pruner."""
         self.pruner = Pruner(
             self.model,
             self.plan,
             metric=self.args.importance_metric,
             multiple=self.args.width_multiple,
             sensitivity_smoothing=self.args.sensitivity_smoothing,
-            kept_layers=self.args.kept_layer_indices,
         )
-
-    @property
-    def pruned_kinds(self) -> Sequence[str]:
-        """Kinds of units that have a part in the schedule; layers where the plan has fewer."""
-        return WINDOWS if len(self.plan.layers) < len(self.full.layers) else PRUNING_KINDS
 
     def plan_step(self, num_training_steps: int) -> float:
         """The last step at which masks are chosen."""
-        return self.args.pruning_schedule(num_training_steps, self.pruned_kinds).end_step
+        return self.args.pruning_schedule(num_training_steps).end_step
 
     def begin_training(self) -> None:
         """The length of the run is known: lay out the schedule."""
         super().begin_training()
-        if LAYERS in self.pruned_kinds:
+        if len(self.plan.layers) < len(self.full.layers):
             teacher = widths_of(self.distillation.teacher.exact.config)
             if reason := depth_reason(self.args.student or "", self.plan, teacher):
                 logger.info(reason)
-        self.schedule = self.args.pruning_schedule(self.state.max_steps, self.pruned_kinds)
+        self.schedule = self.args.pruning_schedule(self.state.max_steps)
 
     def start_student(self) -> None:
         """Choose the bases inside heads, once, with `rotate_heads`; then score the units of the intact student.
@@ -395,9 +376,8 @@ class HomoDistilTrainer(DistillationTrainer):
 
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:
     """A sentence for the card on the layers that left."""
-    start, end = args.pruning_window(LAYERS)
+    start, end = args.pruning_start_fraction, args.pruning_end_fraction
     when = f"between {start:.0%} and {end:.0%} of training" if start else f"during the first {end:.0%} of training"
     left = f"were phased out {when}" if end else "were removed before the first step"
-    others = "the least important ones" if args.kept_layers is None else "the others"
-    names = ", ".join(map(str, kept))
-    return f"It has {len(kept)} of the {len(full.layers)} layers that it began with ({names}); {others} {left}."
+    began = f"the {len(full.layers)} layers that it began with ({', '.join(map(str, kept))})"
+    return f"It has {len(kept)} of {began}; the least important ones {left}."

@@ -4,7 +4,7 @@ import pytest
 from rows import each
 
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.homodistil_args import PAPER, PRUNING_KINDS, AtOnceArguments
+from homodistil_hf.homodistil_args import PAPER, AtOnceArguments
 from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training_args import DistillationArguments
@@ -15,7 +15,7 @@ RUN = {"teacher": "t", "train_data": "x.txt", "output_dir": "out", "student": "m
 
 def test_by_default_a_third_of_the_run_prunes():
     args = HomoDistilTrainingArguments("out", **QUIET)
-    assert {kind: args.pruning_window(kind) for kind in PRUNING_KINDS} == dict.fromkeys(PRUNING_KINDS, (0.0, 0.3))
+    assert args.pruning_schedule(100).window == (0.0, 0.3)
     assert (args.num_scoring_batches, args.sensitivity_smoothing) == (16, 0.999)
 
 
@@ -31,7 +31,7 @@ def test_the_papers_settings_are_one_call():
     args = HomoDistilTrainingArguments.paper("out", student="homobert-tiny", **QUIET)
     assert {name: getattr(args, name) for name in PAPER} == dict(PAPER)
     assert args.student == "homobert-tiny"
-    assert args.pruning_window("ffn") == (0.0, 0.7)
+    assert args.pruning_schedule(100).window == (0.0, 0.7)
     assert not args.follows_pruning
     assert HomoDistilTrainingArguments.paper("out", max_steps=5, **QUIET).max_steps == 5
 
@@ -51,7 +51,7 @@ def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():
 def test_pruned_at_once_the_papers_losses_are_left():
     training = run_of(RUN | {"recipe": "paper", "method": "one_shot"}, "config").training
     assert (training.mlm_weight, training.projection_init, training.adam_beta2) == (1.0, "random", 0.999)
-    assert (training.num_scoring_batches, training.pruning_window("ffn")) == (16, (0.0, 0.0))
+    assert (training.num_scoring_batches, training.pruning_end_fraction) == (16, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_at_once_needs_scores_unless_it_takes_magnitudes():
     with pytest.raises(ValueError, match="^num_scoring_batches=0 leaves units unscored"):
         AtOnceArguments("out", num_scoring_batches=0, **QUIET)
     args = AtOnceArguments("out", importance_metric="magnitude", **QUIET)
-    assert {args.pruning_window(kind) for kind in PRUNING_KINDS} == {(0.0, 0.0)}
+    assert args.pruning_schedule(100).end_step == 0
 
 
 @each("name", [name for name in METHODS if hasattr(trainer_named(name).arguments_class, "student")])

@@ -259,26 +259,6 @@ def test_short_runs_reach_their_plan_too(trained, max_steps):
     assert trainer.kept == trainer.plan
 
 
-def test_kinds_of_groups_have_their_own_windows(trained):
-    trainer = trained(
-        max_steps=20,
-        hidden_start_fraction=0.5,
-        hidden_end_fraction=0.9,
-        ffn_end_fraction=0.2,
-        attention_start_fraction=0.2,
-        attention_end_fraction=0.5,
-        **GRADUAL,
-    )
-    logs = {entry["step"]: entry for entry in logs_of(trainer) if "kept_fraction_ffn" in entry}
-    fractions = {
-        step: [logs[step][f"kept_fraction_{kind}"] for kind in ("ffn", "attention", "hidden")] for step in logs
-    }
-    # A log tells the widths that its step was taken at; units are removed before the next one.
-    assert [fractions[step] for step in (4, 5)] == [[0.625, 1.0, 1.0], [0.5, 1.0, 1.0]]
-    assert fractions[11] == [0.5, 0.5, 1.0]
-    assert fractions[19] == [0.5, 0.5, 0.5]
-
-
 # Everything a user of Trainer does
 
 

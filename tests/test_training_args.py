@@ -20,7 +20,6 @@ from homodistil_hf import (
     WidthPlan,
     resolve_plan,
 )
-from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.compiling import compiling_problem
 from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.kinds import METHODS, trainer_named
@@ -71,8 +70,7 @@ LIMITS = {
     "[0, inf)": WEIGHTS | {"learning_rate"},
     "(0, 1)": {"mlm_probability"},
     "[0, 1)": {"student_dropout", "adam_beta2", "sensitivity_smoothing"},
-    "[0, 1]": {f"{kind}_{end}_fraction" for kind in ("pruning", *PRUNING_KINDS, "layers") for end in ("start", "end")}
-    | {"learning_rate_hold_fraction"},
+    "[0, 1]": {"pruning_start_fraction", "pruning_end_fraction", "learning_rate_hold_fraction"},
     1: {"width_multiple", "pruning_interval_steps", "max_bad_steps", "gradient_accumulation_steps"}
     | {"per_device_train_batch_size", "per_device_eval_batch_size"},
     0: {"num_scoring_batches", "dataloader_num_workers"},
@@ -100,7 +98,7 @@ def test_numbers_have_limits():
         ("mlm_probability", (0, 0.0, 1, 1.5, -0.1), r"outside \(0, 1\); the default is 0.3"),
         ("student_dropout", (1.0, -0.1, 2), r"outside \[0, 1\); the default is 0.0"),
         ("pruning_end_fraction", (1.1, -0.1), r"outside \[0, 1\]; the default is 0.3"),
-        ("ffn_end_fraction", (1.1, "0.5"), r"outside \[0, 1\]; left out, it follows from the others"),
+        ("learning_rate_hold_fraction", (1.1, "0.5"), r"outside \[0, 1\]; left out, it follows from the others"),
         ("learning_rate", (-1e-3, math.inf), r"outside \[0, inf\); left out, it follows from the others"),
         ("width_multiple", (0, -1, 2.0, 1.5, True, "3", None), "not a whole number of at least 1; the default is 8"),
         ("max_bad_steps", (0, 1.5), "not a whole number of at least 1; the default is 20"),
@@ -138,7 +136,6 @@ def test_settings_of_trainer_that_can_not_work_are_refused(name):
             {"pruning_start_fraction": 0.5},
             "^pruning_start_fraction=0.5 is above pruning_end_fraction=0.3; pruning ends after its start, e.g. 0.0",
         ),
-        ({"hidden_start_fraction": 0.7}, "^hidden_start_fraction=0.7 is above pruning_end_fraction=0.3"),
         (
             {"pruning_end_fraction": 0.0},
             "^pruning_end_fraction=0.0 would prune before the first step, .*, or prune at once with method=",
@@ -147,18 +144,9 @@ def test_settings_of_trainer_that_can_not_work_are_refused(name):
             {"num_scoring_batches": -1},
             "^num_scoring_batches=-1 is not a whole number of at least 0; the default is 16",
         ),
-        ({"ffn_end_fraction": 0}, "^ffn_end_fraction=0 would prune before the first step, but HomoDistil"),
-        (
-            {"attention_start_fraction": 0.4, "attention_end_fraction": 0.3},
-            "^attention_start_fraction=0.4 is above attention_end_fraction=0.3",
-        ),
         (
             {"pruning_start_fraction": 0.95, "pruning_end_fraction": 1.0},
             "^pruning_start_fraction=0.95 is not below 0.95, the share of all steps by which the plan is reached",
-        ),
-        (
-            {"ffn_start_fraction": 0.97, "ffn_end_fraction": 1.0},
-            "^ffn_start_fraction=0.97 is not below 0.95, the share of all steps .*; start earlier",
         ),
         (
             {f"{name}_weight": 0.0 for name in ("mlm", "task", "kl", "hidden", "embedding", "attention")},
@@ -327,7 +315,6 @@ def test_the_nearest_setting_of_an_old_one_is_what_it_is_called_now(old, new):
         {"learning_rate_hold_fraction": 0},
         {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
-        {"pruning_end_fraction": 0.2, "ffn_end_fraction": 1},
         {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1, "pruning_end_fraction": 0.3},
         {"push_to_hub": True, "hub_strategy": "every_save"},
         {"push_to_hub": True, "hub_strategy": "checkpoint"},
@@ -358,17 +345,6 @@ def test_accepted_optimizers_keep_state_of_their_parameters_shape(name):
 
 
 # Values and defaults
-
-
-def test_windows_of_kinds_fall_back_on_the_common_ones():
-    args = make_args(
-        pruning_start_fraction=0.1, pruning_end_fraction=0.6, ffn_start_fraction=0.0, hidden_end_fraction=0.9
-    )
-    assert {kind: args.pruning_window(kind) for kind in PRUNING_KINDS} == {
-        "hidden": (0.1, 0.9),
-        "attention": (0.1, 0.6),
-        "ffn": (0.0, 0.6),
-    }
 
 
 @each(
@@ -448,14 +424,16 @@ def test_every_setting_has_one_line_of_help():
 
 
 def test_settings_survive_json_and_the_command_line():
-    args = make_args(student="homobert-tiny", ffn_end_fraction=0.75, student_dropout=0.1)
+    args = make_args(student="homobert-tiny", pruning_end_fraction=0.75, student_dropout=0.1)
     values = {name: value for name, value in json.loads(args.to_json_string()).items() if name in OWN_FIELDS}
     again = make_args(**values)
     assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}
     parser = HfArgumentParser(HomoDistilTrainingArguments)
-    flags = "--output_dir out --report_to none --student macs=0.25 --ffn_end_fraction 0.7 --importance_metric movement"
+    flags = (
+        "--output_dir out --report_to none --student macs=0.25 --pruning_end_fraction 0.7 --importance_metric movement"
+    )
     (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
-    assert (parsed.student, parsed.ffn_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "movement")
+    assert (parsed.student, parsed.pruning_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "movement")
     assert parsed.rotate_heads is False
 
 

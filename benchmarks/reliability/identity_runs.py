@@ -161,14 +161,6 @@ def runs() -> dict[str, list[Any]]:
     distill("words, macs budget", WORDS, PRUNED, student="macs=0.25")
     distill("words, parameters budget, all defaults", WORDS, STEPS, student="params=6k", learning_rate=None)
     distill("words, fewer layers", WORDS, PRUNED, teacher="deep", student="macs=0.1,layers=2")
-    distill(
-        "words, kept layers",
-        WORDS,
-        PRUNED,
-        teacher="deep",
-        student=WIDTHS | {"num_hidden_layers": 2},
-        kept_layers=[0, 3],
-    )
     distill("words, paper", WORDS, GUIDED, recipe="paper", student=WIDTHS)
     distill("words, magnitude", WORDS, PRUNED | {"num_scoring_batches": None}, importance_metric="magnitude")
     distill("words, movement", WORDS, PRUNED, importance_metric="movement", rotate_heads=False)

@@ -13,11 +13,9 @@ from transformers import BertConfig
 from benchmarks.marked_pages import fill_in
 from benchmarks.speed.whole_run import course
 from homodistil_hf import HomoDistilTrainingArguments
-from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.cost import count_parameters
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
-from homodistil_hf.pruning.schedule import PruningSchedule
 from homodistil_hf.tables import markdown_table
 
 PAGE = Path("docs/reliability.md")
@@ -37,9 +35,7 @@ def text_of(name: str) -> str:
 def on_the_way() -> str:
     """What ranks add up in a run of BERT-base with the defaults."""
     config, run = BertConfig(), HomoDistilTrainingArguments(output_dir="unused", report_to="none")
-    windows = {kind: run.pruning_window(kind) for kind in PRUNING_KINDS}
-    schedule = PruningSchedule(windows, run.pruning_interval_steps, NUM_STEPS)
-    target = resolve_plan("homobert-tiny", config)
+    target, schedule = resolve_plan("homobert-tiny", config), run.pruning_schedule(NUM_STEPS)
     stretches = course(widths_of(config), target, schedule, multiple=run.width_multiple)
     sizes_mb = [4e-6 * trained_parameters(config, stretch.plan) for stretch in stretches]
     on_average = sum(size * one.num_steps for size, one in zip(sizes_mb, stretches, strict=True)) / NUM_STEPS

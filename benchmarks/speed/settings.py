@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM, BertTokenizer
 
-from homodistil_hf.homodistil_args import PRUNING_KINDS, HomoDistilTrainingArguments
+from homodistil_hf.homodistil_args import HomoDistilTrainingArguments
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.plans.resolve import resolve_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
@@ -97,8 +97,7 @@ class BenchSettings:
     @property
     def schedule(self) -> PruningSchedule:
         """When the run that is summed up chooses masks."""
-        window = (0.0, self.pruning_end_fraction)
-        return PruningSchedule(dict.fromkeys(PRUNING_KINDS, window), self.pruning_interval_steps, self.max_steps)
+        return PruningSchedule((0.0, self.pruning_end_fraction), self.pruning_interval_steps, self.max_steps)
 
     @property
     def num_tokens(self) -> int:

@@ -46,7 +46,7 @@ def course(full: WidthPlan, target: WidthPlan, schedule: PruningSchedule, *, mul
         if not is_reached and schedule.is_due(step):
             progress = schedule.progress(step)
             plan = scheduled_plan(full, target, progress=progress, kept=plan, multiple=multiple)
-            is_reached = all(value == 1 for value in progress.values())
+            is_reached = progress == 1
     return stretches
 
 

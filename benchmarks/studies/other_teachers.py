@@ -45,12 +45,18 @@ def main() -> None:
     settings = {"max_steps": 500} | {
         name: json.loads(value) for name, value in (pair.split("=") for pair in given.set)
     }
+    # embedding models have no other way
+    ways = [AT_ONCE] if _is_embedding_model(given.teacher) else given.ways
     cells = [
         {"teacher": given.teacher.name, "share": share, "layers": layers, "way": way, "seed": seed}
         | {"settings": settings}
-        for seed, share, layers, way in product(given.seeds, given.shares, given.layers, given.ways)
+        for seed, share, layers, way in product(given.seeds, given.shares, given.layers, ways)
     ]
     record_cells(RECORD, cells, lambda cell: _run(cell, given))
+
+
+def _is_embedding_model(folder: Path) -> bool:
+    return (folder / "modules.json").is_file()
 
 
 def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
@@ -62,9 +68,7 @@ def _run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     }
     values |= {"train_data": [*map(str, files)], "eval_data": [*map(str, files.values())]}
     values |= {"seed": cell["seed"], "output_dir": str(given.output_dir / name), "overwrite_output_dir": True}
-    if (given.teacher / "modules.json").is_file():
-        values |= {"layers_end_fraction": 0.3} if cell["way"] == GRADUALLY else {}
-    elif cell["way"] == AT_ONCE:
+    if cell["way"] == AT_ONCE and not _is_embedding_model(given.teacher):
         values["method"] = "one_shot"
     results = distil(run_of(QUIET | values | cell["settings"], "the study"), print)
     found = {name: results["evaluation"][name] for name in METRICS if name in results["evaluation"]}

@@ -35,7 +35,6 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.files.run_names import STUDENT_FOLDER
 from homodistil_hf.files.settings import setting_types
 from homodistil_hf.files.strict_json import fits, is_int, read_json_object
-from homodistil_hf.homodistil_args import PRUNING_KINDS
 from homodistil_hf.models.cost import COSTS
 from homodistil_hf.models.widths import DEPTH_KEY, widths_of
 from homodistil_hf.runs.config import SETTINGS_OF_ONE_CALL, run_of
@@ -274,7 +273,7 @@ def _kept_fractions(history: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]
     """How wide the student was up to which step: the last logged row of each width."""
     rows = {}
     for entry in history:
-        kept = {kind: entry.get(f"kept_fraction_{kind}") for kind in PRUNING_KINDS}
+        kept = {kind: entry.get(f"kept_fraction_{kind}") for kind in ("hidden", "attention", "ffn")}
         if "loss" in entry and None not in kept.values():
             rows[tuple(kept.values())] = _rounded({"step": entry["step"], **kept})
     return list(rows.values())

@@ -30,7 +30,7 @@ from ..export.facts import LATENCY, MethodCard
 from ..files.messages import short_repr
 from ..files.settings import ROW_LENGTH, setting
 from ..files.strict_json import parse_json
-from ..homodistil_args import LAYER_SETTINGS, AtOnceArguments
+from ..homodistil_args import AtOnceArguments
 from ..methods.fewer_layers import Layers, start_shallow
 from ..models.architectures import max_tokens
 from ..models.architectures.architecture import PROJECTIONS
@@ -74,9 +74,7 @@ _LEAST_SQUARE = 1e-12
 class EmbeddingDistilArguments(AtOnceArguments):
     """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
 
-    no_part: ClassVar = {
-        name: remedy for name, remedy in AtOnceArguments.no_part.items() if name not in LAYER_SETTINGS
-    } | {
+    no_part: ClassVar = AtOnceArguments.no_part | {
         "mlm_weight": "there are no masked words; use vector_weight",
         "task_weight": "there are no labels; use vector_weight",
         "kl_weight": "there are no logits; use vector_weight",

@@ -525,7 +525,6 @@ def checkpoint_student(folder: Path, *, format: str, allow_partial: bool) -> tup
     # its widths are possible as they are, so no scores are needed
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
-    kept_layers = state["pruner"]["gates"]["kept"] if fades else None
-    pruner = Pruner(student, target, full=full, kept_layers=kept_layers, **state["pruner"]["settings"])
+    pruner = Pruner(student, target, full=full, **state["pruner"]["settings"])
     pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     return narrowed_copy(pruner, format=format), state

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..files.messages import short_repr
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers
 from ..models.units import Group, Slice, UnitTensors
 from .masks import best_units
 
 LAYERS = "layers"
-"""Name and kind of the group whose units are whole layers, and of their pruning window."""
+"""Name and kind of the group whose units are whole layers."""
 _PARAMETER = "layer_gates"
 HALF = 0.5
 
@@ -31,21 +30,17 @@ class LayerGates:
 
     Args:
         model: the student; its layers get hooks.
-        num_kept: layers that stay, fewer than it has.
-        kept: their rising indices. Default: those with the best scores, see `choose`.
-
-    Raises:
-        ValueError: `kept` are no such layers.
+        num_kept: layers that stay, fewer than it has; see `choose`.
     """
 
-    def __init__(self, model: LayerwiseModel, num_kept: int, *, kept: Sequence[int] | None = None):
+    def __init__(self, model: LayerwiseModel, num_kept: int):
         layers = encoder_layers(model)
         self.num_kept = num_kept
         self.bound = (0,) if architecture_of(model.config).keeps_first_layer(model.config) else ()
-        self.kept = None if kept is None else check_kept(kept, num_kept, len(layers), bound=self.bound)
+        self.kept: tuple[int, ...] | None = None
         self.value = 1.0
         self.are_removed = False
-        self.numbers = torch.ones(len(layers), device=model.device, requires_grad=kept is None)
+        self.numbers = torch.ones(len(layers), device=model.device, requires_grad=True)
         # In front of the hooks with which transformers records hidden states.
         self._hooks = [
             layer.register_forward_hook(partial(self._between, index), prepend=True, with_kwargs=True)
@@ -77,12 +72,13 @@ class LayerGates:
         bound = torch.zeros(len(scores_L), dtype=torch.bool)
         bound[list(self.bound)] = True
         scores = scores_L.detach().cpu().masked_fill(bound, torch.inf)
-        self.take(best_units(scores, torch.ones_like(bound), self.num_kept).nonzero().flatten().tolist())
-        return self.kept or ()
+        kept = tuple(best_units(scores, torch.ones_like(bound), self.num_kept).nonzero().flatten().tolist())
+        self.take(kept)
+        return kept
 
     def take(self, kept: Sequence[int], value: float = 1.0) -> None:
         """Take over which layers stay, and g of the others."""
-        self.kept = check_kept(kept, self.num_kept, len(self.numbers), bound=self.bound)
+        self.kept = tuple(kept)
         # layers that are chosen are scored no more
         self.numbers.requires_grad_(False)
         self.numbers.grad = None
@@ -118,21 +114,6 @@ class LayerGates:
         # torch's lerp is exact at both ends.
         states = torch.lerp(before.to(after.dtype), after, self.numbers[index].to(after.dtype))
         return (states, *output[1:]) if isinstance(output, tuple) else states
-
-
-def check_kept(kept: Sequence[int], num_kept: int, num_layers: int, *, bound: Sequence[int] = ()) -> tuple[int, ...]:
-    """Refuse, by a ValueError, what is not `num_kept` rising indices below `num_layers`, `bound` among them."""
-    layers = list(kept)
-    if len(layers) != num_kept or layers != sorted(set(layers) & set(range(num_layers))):
-        raise ValueError(
-            f"kept_layers={short_repr(layers)}: student asks for {num_kept} of {num_layers} layers; expected "
-            f"{num_kept} of 0 … {num_layers - 1}, rising, each once"
-        )
-    if missing := sorted(set(bound) - set(layers)):
-        raise ValueError(
-            f"kept_layers={short_repr(layers)} lack layer {missing[0]}, which is built unlike the others: keep it"
-        )
-    return tuple(layers)
 
 
 def renumbered(tensors: UnitTensors, groups: Mapping[str, Group], kept: Sequence[int]) -> UnitTensors:

@@ -1,7 +1,7 @@
 """Which units go next: scores and scheduled widths → masks.
 
-Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py gives each
-kind's progress, compaction.py removes the units.
+Masks are one bool a unit, True = kept. A dropped head is dropped in its channel groups too. schedule.py gives the
+progress, compaction.py removes the units.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
 
 
 def scheduled_plan(
-    full: WidthPlan, target: WidthPlan, *, progress: Mapping[str, float], kept: WidthPlan, multiple: int
+    full: WidthPlan, target: WidthPlan, *, progress: float, kept: WidthPlan, multiple: int
 ) -> WidthPlan:
     """Return the widths that the schedule asks for now, between `target` and `kept`.
 
-    Every width falls from full to target with its kind's progress, rounded to the nearest step. A step is a multiple
+    Every width falls from full to target with the progress, rounded to the nearest step. A step is a multiple
     of hidden channels or FFN neurons, one head or those that share a key, one channel of a head, or a pair of rotary
     channels. So a choice of masks removes at most one step more than the schedule since the choice before. The last
     cut is no larger than the others. The target itself is reached exactly.
@@ -33,15 +33,15 @@ def scheduled_plan(
     Args:
         full: the teacher's widths.
         target: the plan.
-        progress: kind (`hidden`, `attention`, `ffn`) → p(t) in [0, 1].
+        progress: p(t) in [0, 1].
         kept: the student's widths now.
         multiple: step of hidden and FFN widths on the way, ≥ 1.
     """
 
-    def width(kind: str, full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
+    def width(full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
         # w(t) = w_full − (w_full − w_target)·p(t), to the nearest step
-        exact = full_width - (full_width - target_width) * progress[kind]
-        nearest = math.floor(exact / unit + 0.5) * unit if progress[kind] < 1 else target_width
+        exact = full_width - (full_width - target_width) * progress
+        nearest = math.floor(exact / unit + 0.5) * unit if progress < 1 else target_width
         # Never wider than now, as units don't come back, and never below the target.
         return min(kept_width, max(target_width, nearest))
 
@@ -50,16 +50,16 @@ def scheduled_plan(
     heads = target.traits.queries_per_key
     layers = [
         LayerWidths(
-            width("attention", most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, heads),
-            width("attention", most.head_dim, least.head_dim, now.head_dim, channels),
-            width("ffn", most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
+            width(most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, heads),
+            width(most.head_dim, least.head_dim, now.head_dim, channels),
+            width(most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
         )
         for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
     ]
-    hidden_size = width("hidden", full.hidden_size, target.hidden_size, kept.hidden_size, multiple)
+    hidden_size = width(full.hidden_size, target.hidden_size, kept.hidden_size, multiple)
     reached = dataclasses.replace(target, hidden_size=hidden_size, layers=tuple(layers))
     if full.embedding_size and target.embedding_size and kept.embedding_size:
-        embedding_size = width("hidden", full.embedding_size, target.embedding_size, kept.embedding_size, multiple)
+        embedding_size = width(full.embedding_size, target.embedding_size, kept.embedding_size, multiple)
         return dataclasses.replace(reached, embedding_size=embedding_size)
     return reached
 

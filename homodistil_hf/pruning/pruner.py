@@ -5,7 +5,7 @@ ranks: the trainer calls it at two moments of an optimizer step.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..models.resizing import remove_layers
 from ..models.units import Group, UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
 from .compaction import compact
-from .gates import LAYERS, LayerGates, check_kept, renumbered
+from .gates import LAYERS, LayerGates, renumbered
 from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
@@ -31,10 +31,9 @@ class Pruner:
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         full: the widths of kept fraction 1. Default: the student's now.
-        kept_layers: with such a plan, the layers that stay. Default: those with the best scores.
 
     Raises:
-        ValueError: no such layers, or a metric that can't score layers where none are given.
+        ValueError: a metric that can't score layers, of such a plan.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class Pruner:
         multiple: int = 8,
         sensitivity_smoothing: float = 0.999,
         full: WidthPlan | None = None,
-        kept_layers: Sequence[int] | None = None,
     ):
         self.model = model
         self.target = target
@@ -57,8 +55,8 @@ class Pruner:
         # before the scores: layers that are still to be chosen have some too
         self.gates: LayerGates | None = None
         if len(target.layers) < len(self.kept.layers):
-            self.gates = LayerGates(model, len(target.layers), kept=kept_layers)
-            check_layers(metric, kept_layers, len(target.layers), len(self.kept.layers))
+            check_scores_layers(metric)
+            self.gates = LayerGates(model, len(target.layers))
         self.scores: SensitivityScores = METRICS[metric](self._scored[1], sensitivity_smoothing=sensitivity_smoothing)
         self.plan_reached = self.full == target
         self.choices_digest = b""
@@ -91,17 +89,17 @@ class Pruner:
 
         Args:
             step: completed optimizer steps.
-            schedule: the run's, with a window for `layers`.
+            schedule: the run's.
         """
         if self.gates is None or self.gates.are_removed:
             return
         self.gates.numbers.grad = None  # of the last step, which may have been skipped
         progress = schedule.progress(step)
-        if self.gates.kept is None and any(progress.values()):
+        if self.gates.kept is None and progress:
             kept = self.gates.choose(self.scores.state.pop(LAYERS))
             self.choices_digest = hashlib.sha256(self.choices_digest + bytes(str(kept), "ascii")).digest()
         if self.gates.kept is not None:
-            self.gates.move_to(1.0 - progress[LAYERS])
+            self.gates.move_to(1.0 - progress)
 
     def remove_layers(self, kept: tuple[int, ...], *, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Remove all layers but these, whatever the g of the others; the optimizer loses their parameters."""
@@ -140,7 +138,7 @@ class Pruner:
             number_before = [sum(one <= layer for one in self.gates.kept) for layer in range(len(self.full.layers))]
             target = of_architecture(chosen(target, [max(0, number - 1) for number in number_before]), self.full)
         plan = scheduled_plan(self.full, target, progress=progress, kept=self.kept, multiple=self.multiple)
-        self.plan_reached = all(value == 1 for value in progress.values())
+        self.plan_reached = progress == 1
         return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
 
     def prune_to(self, plan: WidthPlan, *, optimizer: torch.optim.Optimizer | None = None) -> UnitTensors:
@@ -192,12 +190,10 @@ class Pruner:
             raise ValueError(f"importance_metric={own!r} differs from the checkpoint's {metric!r}; resume with it")
 
 
-def check_layers(metric: str, kept_layers: Sequence[int] | None, num_kept: int, num_layers: int) -> None:
-    """Refuse, by a ValueError, layers to keep that a metric can't choose, or that are not so many of so many."""
-    if kept_layers is not None:
-        check_kept(kept_layers, num_kept, num_layers)
-    elif not METRICS[metric].needs_gradients:
+def check_scores_layers(metric: str) -> None:
+    """Refuse, by a ValueError, a metric that can't choose the layers that stay."""
+    if not METRICS[metric].needs_gradients:
         raise ValueError(
-            f"importance_metric={metric!r} scores weights, and whole layers have none of their own; name the layers "
-            f"that stay: kept_layers={list(range(num_kept))}, for instance"
+            f"importance_metric={metric!r} scores weights, and whole layers have none of their own; ask for a student "
+            "of all layers, or set importance_metric='sensitivity'"
         )

@@ -46,7 +46,7 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
         step: completed optimizer steps, ≥ 0.
         warmup_steps: steps of linear warm-up, ≥ 0.
         end_step: last step at the full rate. By default the later of two: the step at `LEARNING_RATE_HOLD_FRACTION` of
-            the run, and the step at which the last kind of group reaches the plan.
+            the run, and the step at which the plan is reached.
         total_steps: steps of the run, ≥ 1.
 
     Example:
@@ -65,55 +65,42 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
 
 
 DEADLINE_FRACTION = 0.95
-"""Share of a run by which the plan is reached, whatever the windows."""
+"""Share of a run by which the plan is reached, whatever its window."""
 
 
 @dataclass(frozen=True)
 class PruningSchedule:
-    """The moments at which masks are chosen in a run of known length, and each kind of group's progress.
+    """The moments at which masks are chosen in a run of known length, and the progress of pruning.
 
     Args:
-        windows: kind → (start, end) as shares of all steps.
+        window: (start, end) as shares of all steps; an end above `DEADLINE_FRACTION` counts as that.
         interval_steps: steps between two choices of masks, ≥ 1.
         total_steps: T, ≥ 1.
 
     Example:
     ```python
-    >>> schedule = PruningSchedule({"ffn": (0.0, 0.5)}, interval_steps=10, total_steps=100)
+    >>> schedule = PruningSchedule((0.0, 0.5), interval_steps=10, total_steps=100)
     >>> schedule.progress(25), [step for step in range(1, 60) if schedule.is_due(step)]
-    ({'ffn': 0.875}, [10, 20, 30, 40, 50])
+    (0.875, [10, 20, 30, 40, 50, 60])
 
     ```
     """
 
-    windows: dict[str, tuple[float, float]]
+    window: tuple[float, float]
     interval_steps: int
     total_steps: int
 
     @property
-    def deadline_step(self) -> int:
-        """Completed steps by which the plan must be reached: 0.95·T, at least 1."""
-        return max(1, int(DEADLINE_FRACTION * self.total_steps))
-
-    @property
     def end_step(self) -> float:
-        """Step at which the last kind of group reaches the plan."""
-        return min(self.deadline_step, max(end for _, end in self._window_steps.values()))
+        """Step at which the plan is reached: of a run of a single step at its end."""
+        deadline_step = max(1, int(DEADLINE_FRACTION * self.total_steps))
+        return min(deadline_step, self.window[1] * self.total_steps)
 
-    def progress(self, step: float) -> dict[str, float]:
-        """Return each kind's progress after `step` optimizer steps: p(t) of its window; 1 from the deadline on."""
-        if step >= self.deadline_step:
-            return dict.fromkeys(self.windows, 1.0)
-        return {kind: pruning_progress(step, *window) for kind, window in self._window_steps.items()}
+    def progress(self, step: float) -> float:
+        """Return p(t) after `step` optimizer steps; 1 from the window's end on."""
+        return pruning_progress(step, self.window[0] * self.total_steps, self.end_step)
 
     def is_due(self, step: int) -> bool:
-        """Whether masks are chosen after `step` optimizer steps: every interval, at windows' ends, at the deadline."""
+        """Whether masks are chosen after `step` optimizer steps: every interval, and at the window's end."""
         # Minus a hair, as 0.55 · 100 is 55.00000000000001.
-        ends = {math.ceil(end - 1e-9) for _, end in self._window_steps.values()}
-        return step % self.interval_steps == 0 or step in ends or step == self.deadline_step
-
-    @property
-    def _window_steps(self) -> dict[str, tuple[float, float]]:
-        return {
-            kind: (start * self.total_steps, end * self.total_steps) for kind, (start, end) in self.windows.items()
-        }
+        return step % self.interval_steps == 0 or step == math.ceil(self.end_step - 1e-9)

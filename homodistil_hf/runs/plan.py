@@ -339,7 +339,7 @@ def num_choices(trainer: Any, num_steps: int) -> int:
 
     if not isinstance(trainer, HomoDistilTrainer):
         return 0
-    schedule = trainer.args.pruning_schedule(num_steps, trainer.pruned_kinds)
+    schedule = trainer.args.pruning_schedule(num_steps)
     return sum(map(schedule.is_due, range(1, math.ceil(schedule.end_step) + 1)))
 
 

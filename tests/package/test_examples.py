@@ -61,7 +61,7 @@ def test_paper_configs_are_the_papers_recipe(path):
     assert (training.adam_beta1, training.adam_beta2, training.adam_epsilon) == (0.9, 0.999, 1e-6)
     assert training.max_steps == 28_000
     assert 8 * training.per_device_train_batch_size * training.gradient_accumulation_steps == 4096
-    assert 0.5 <= training.pruning_window("hidden")[1] <= 0.9
+    assert 0.5 <= training.pruning_end_fraction <= 0.9
     weights = {name: getattr(training, f"{name}_weight") for name in ("mlm", "kl", "hidden", "embedding", "attention")}
     assert min(weights.values()) > 0
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from rows import each
 from students import logits_of, make_batch, make_student, unlabelled
 from tiny_architectures import VARIANTS, tiny_architecture_teacher
 from torch import nn
@@ -16,7 +15,7 @@ from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.gates import LAYERS, LayerGates, check_kept
+from homodistil_hf.pruning.gates import LAYERS, LayerGates
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -29,7 +28,6 @@ CASES |= {
     for name, (model_type, config) in VARIANTS.items()
 }
 CASES |= {head.stock_name: (ARCHITECTURES["bert"], head, {}) for head in ARCHITECTURES["bert"].heads[1:]}
-WINDOWS = dict.fromkeys(("hidden", "attention", "ffn", LAYERS), (0.0, 0.5))
 
 
 @pytest.fixture(params=CASES)
@@ -53,8 +51,8 @@ def test_a_layer_at_0_is_as_if_it_was_removed(student, kept):
     if architecture.keeps_first_layer(student.config) and 0 not in kept:
         kept = (0, *kept)
     removed = copy.deepcopy(student)
-    gates = LayerGates(student, len(kept), kept=kept)
-    gates.move_to(0.0)
+    gates = LayerGates(student, len(kept))
+    gates.take(kept, 0.0)
     masked_logits, masked_states = logits_of(student, make_batch()), states_of(student)
     remove_layers(removed, kept)
     assert len(encoder_layers(removed)) == removed.config.num_hidden_layers == len(widths_of(removed.config).layers)
@@ -94,32 +92,16 @@ def test_the_score_is_that_of_the_number(student):
 
 def test_in_between_it_is_the_mean_of_input_and_output(student):
     plain = states_of(student)
-    gates = LayerGates(student, 3, kept=(0, 2, 3))
-    gates.move_to(0.25)
+    gates = LayerGates(student, 3)
+    gates.take((0, 2, 3), 0.25)
     gated = states_of(student)
     assert gated[1].equal(plain[1])
     torch.testing.assert_close(gated[2], 0.75 * plain[1] + 0.25 * plain[2], rtol=0, atol=1e-12)
 
 
-@each(
-    ("kept", "bound", "message"),
-    [
-        ((0, 1, 2), (), r"kept_layers=\[0, 1, 2\]: student asks for 2 of 4 layers; expected 2 of 0 … 3, rising"),
-        ((1, 0), (), "rising, each once"),
-        ((1, 1), (), "rising, each once"),
-        ((1, 4), (), "expected 2 of 0 … 3"),
-        ((1, 2), (0,), "kept_layers=.1, 2. lack layer 0, which is built unlike the others: keep it"),
-    ],
-)
-def test_other_layers_are_refused(kept, bound, message):
-    with pytest.raises(ValueError, match=message):
-        check_kept(kept, 2, 4, bound=bound)
-
-
 def test_magnitudes_can_not_choose_layers():
     with pytest.raises(ValueError, match="importance_metric='magnitude' scores weights, and whole layers have none"):
         make_pruner(metric="magnitude")
-    assert make_pruner(metric="magnitude", kept_layers=(0, 1)).gates.kept == (0, 1)
 
 
 def test_the_best_layers_stay_and_a_first_one_that_must():
@@ -134,7 +116,8 @@ def test_the_best_layers_stay_and_a_first_one_that_must():
 
 
 def test_layers_of_less_than_half_count_as_gone():
-    gates = LayerGates(make_student(num_hidden_layers=3), 2, kept=(0, 2))
+    gates = LayerGates(make_student(num_hidden_layers=3), 2)
+    gates.take((0, 2))
     assert gates.nearest() == (0, 1, 2)
     gates.move_to(0.4)
     assert gates.nearest() == (0, 2)
@@ -158,7 +141,7 @@ def backward(pruner: Pruner, seed: int = 0) -> None:
 
 def run(pruner: Pruner, num_steps: int, *, first: int = 0, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Steps of a run of 20; the plan is due after the tenth."""
-    schedule = PruningSchedule(WINDOWS, 2, 20)
+    schedule = PruningSchedule((0.0, 0.5), 2, 20)
     optimizer = optimizer or torch.optim.AdamW(pruner.model.parameters(), lr=1e-3)
     for step in range(first, first + num_steps):
         pruner.fade(step, schedule)
@@ -201,9 +184,10 @@ def test_layers_have_scores_until_they_are_chosen():
     assert LAYERS not in pruner.scores.state
 
 
-def test_layers_that_leave_become_as_narrow_as_the_one_before_them():
+def test_layers_that_leave_become_as_narrow_as_the_one_before_them(monkeypatch):
+    monkeypatch.setattr(LayerGates, "choose", lambda gates, _: gates.take((1, 3)) or (1, 3))
     plan = WidthPlan(16, (LayerWidths(2, 8, 32), LayerWidths(1, 8, 16)))
-    pruner = Pruner(make_student(num_hidden_layers=4), plan, kept_layers=(1, 3))
+    pruner = Pruner(make_student(num_hidden_layers=4), plan)
     run(pruner, 10)
     ffn = [layer.intermediate_size for layer in pruner.kept.layers]
     assert ffn[0] == ffn[1] == ffn[2] > ffn[3]

@@ -14,7 +14,6 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.masks import choose_masks, full_masks, mask_digest, scheduled_plan
 from homodistil_hf.pruning.schedule import PruningSchedule
 
-KINDS = ("hidden", "attention", "ffn")
 QUICK = settings(max_examples=60, deadline=None)
 
 
@@ -29,10 +28,6 @@ def groups_of(plan: WidthPlan) -> dict[str, Group]:
             Group(f"ffn.{index}", "ffn", layer.intermediate_size, ()),
         ]
     return {group.name: group for group in groups}
-
-
-def at(progress: float) -> dict[str, float]:
-    return dict.fromkeys(KINDS, progress)
 
 
 # Which units are kept
@@ -129,15 +124,9 @@ def test_choosing_changes_neither_scores_nor_masks():
     ],
 )
 def test_widths_are_the_schedule_rounded_to_the_nearest(progress, expected):
-    plan = scheduled_plan(FULL, UNIFORM, progress=at(progress), kept=FULL, multiple=8)
+    plan = scheduled_plan(FULL, UNIFORM, progress=progress, kept=FULL, multiple=8)
     assert plan.is_uniform
     assert (plan.hidden_size, *dataclasses.astuple(plan.layers[0])) == expected
-
-
-def test_each_kind_has_its_own_progress():
-    progress = {"hidden": 1.0, "attention": 0.0, "ffn": 0.5}
-    plan = scheduled_plan(FULL, UNIFORM, progress=progress, kept=FULL, multiple=1)
-    assert plan == WidthPlan.uniform(16, 2, LayerWidths(4, 8, 44))
 
 
 widths = st.integers(1, 64)
@@ -167,7 +156,7 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
     full, target = one, not_wider(other, one)
     present = full
     for progress in [*sorted(progresses), 1.0]:
-        plan = scheduled_plan(full, target, progress=at(progress), kept=present, multiple=multiple)
+        plan = scheduled_plan(full, target, progress=progress, kept=present, multiple=multiple)
         for new, old, least in zip(*map(all_widths, (plan, present, target)), strict=True):
             assert least <= new <= old
         for width, goal, top in (
@@ -187,34 +176,26 @@ UNITS = (8, 1, 1, 8)  # hidden channels, heads, channels of a head, FFN neurons
 
 
 def check_no_cut_is_larger_than_asked(
-    full: WidthPlan, target: WidthPlan, total_steps: int, interval: int, windows: dict[str, tuple[float, float]]
+    full: WidthPlan, target: WidthPlan, total_steps: int, interval: int, window: tuple[float, float]
 ) -> None:
     """No choice removes more of a kind than the cubic asks for since the choice before, and one unit of rounding."""
-    schedule = PruningSchedule(windows, interval, total_steps)
-    kept, before = full, at(0.0)
+    schedule = PruningSchedule(window, interval, total_steps)
+    kept, before = full, 0.0
     for step in filter(schedule.is_due, range(total_steps + 1)):
         progress = schedule.progress(step)
         plan = scheduled_plan(full, target, progress=progress, kept=kept, multiple=8)
-        kinds = ["hidden", *itertools.chain(*[["attention", "attention", "ffn"]] * len(full.layers))]
         units = [UNITS[0], *UNITS[1:] * len(full.layers)]
-        widths = zip(kinds, units, *map(all_widths, (full, target, kept, plan)), strict=True)
-        for kind, unit, most, least, old, new in widths:
-            asked = (most - least) * (progress[kind] - before[kind])
-            assert old - new <= asked + unit + 1e-6, (step, kind)
+        widths = zip(units, *map(all_widths, (full, target, kept, plan)), strict=True)
+        for unit, most, least, old, new in widths:
+            asked = (most - least) * (progress - before)
+            assert old - new <= asked + unit + 1e-6, step
         for most, least, old, new in zip(full.layers, target.layers, kept.layers, plan.layers, strict=True):
-            sizes = [attention_size_at(most, least, now["attention"]) for now in (before, progress)]
+            sizes = [attention_size_at(most, least, now) for now in (before, progress)]
             assert old.attention_size - new.attention_size <= sizes[0] - sizes[1] + most.head_dim + (
                 most.num_attention_heads
             )
         kept, before = plan, progress
     assert kept == target
-
-
-@st.composite
-def windows(draw: st.DrawFn) -> dict[str, tuple[float, float]]:
-    """Of each kind a share of the run at which its pruning begins, and a later one at which it ends."""
-    bounds = [sorted(draw(st.tuples(st.floats(0, 1), st.floats(0, 1)))) for _ in KINDS]
-    return {kind: (start, end) for kind, (start, end) in zip(KINDS, bounds, strict=True)}
 
 
 def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -> float:
@@ -227,7 +208,13 @@ def attention_size_at(full: LayerWidths, target: LayerWidths, progress: float) -
 
 @pytest.mark.slow
 @QUICK
-@given(plans(2), plans(2), st.integers(1, 400), st.integers(1, 30), windows())
+@given(
+    plans(2),
+    plans(2),
+    st.integers(1, 400),
+    st.integers(1, 30),
+    st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+)
 def test_no_choice_is_larger_than_the_schedule_asks(one, other, total_steps, interval, drawn):
     check_no_cut_is_larger_than_asked(one, not_wider(other, one), total_steps, interval, drawn)
 
@@ -242,7 +229,7 @@ def test_masks_never_grow_and_end_at_the_plan(one, other, progresses, multiple, 
     groups = groups_of(full)
     masks = full_masks(groups)
     for index, progress in enumerate([*progresses, 1.0]):
-        plan = scheduled_plan(full, target, progress=at(progress), kept=kept_plan(masks), multiple=multiple)
+        plan = scheduled_plan(full, target, progress=progress, kept=kept_plan(masks), multiple=multiple)
         scores = random_scores(groups, seed + index)
         if has_ties:
             scores = {name: (values * 3).round() for name, values in scores.items()}

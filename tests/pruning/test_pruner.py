@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
 UNEVEN = WidthPlan(24, (LayerWidths(4, 5, 24), LayerWidths(1, 5, 40)))
-WINDOWS = dict.fromkeys(("hidden", "attention", "ffn"), (0.0, 0.5))
 INPUT_IDS = torch.randint(5, 96, (4, 16), generator=torch.Generator().manual_seed(3))
 
 
@@ -40,7 +39,7 @@ def backward(pruner: Pruner, seed: int = 0) -> None:
 
 def run(pruner: Pruner, num_steps: int = 20, *, interval_steps: int = 2, start_step: int = 0) -> list[WidthPlan]:
     """Training steps of AdamW with weight decay; the widths after each."""
-    schedule = PruningSchedule(WINDOWS, interval_steps, 20)
+    schedule = PruningSchedule((0.0, 0.5), interval_steps, 20)
     optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3, weight_decay=0.1)
     plans = []
     for step in range(start_step + 1, start_step + num_steps + 1):

@@ -71,44 +71,28 @@ def test_learning_rate_is_a_share(warmup_steps, end_step, total_steps, step):
 # The moments of a run
 
 
-def schedule(total_steps: int = 100, interval_steps: int = 10, **windows: tuple[float, float]) -> PruningSchedule:
-    defaults = {"hidden": (0.0, 0.5), "attention": (0.1, 0.73), "ffn": (0.2, 0.7)}
-    return PruningSchedule(defaults | windows, interval_steps, total_steps)
+@each(("window", "progress"), {(0.0, 0.5): 0.875, (0.1, 0.73): 1 - (48 / 63) ** 3, (0.2, 0.7): 1 - 0.9**3}.items())
+def test_the_window_is_a_share_of_the_run(window, progress):
+    assert PruningSchedule(window, 10, 100).progress(25) == pytest.approx(progress)
 
 
-def test_each_kind_follows_its_own_window():
-    progress = schedule().progress(25)
-    assert progress == pytest.approx({"hidden": 0.875, "attention": 1 - (48 / 63) ** 3, "ffn": 1 - 0.9**3})
-
-
-def test_masks_are_chosen_every_interval_at_each_end_and_at_the_deadline():
-    due = [step for step in range(1, 101) if schedule().is_due(step)]
-    assert due == [10, 20, 30, 40, 50, 60, 70, 73, 80, 90, 95, 100]
-    due = [step for step in range(1, 101) if schedule(interval_steps=1000).is_due(step)]
-    assert due == [50, 70, 73, 95]
+@each(("interval_steps", "due"), {10: [10, 20, 30, 40, 50, 60, 70, 73, 80, 90, 100], 1000: [73]}.items())
+def test_masks_are_chosen_every_interval_and_at_the_end(interval_steps, due):
+    assert [step for step in range(1, 101) if PruningSchedule((0.0, 0.73), interval_steps, 100).is_due(step)] == due
 
 
 @each("total_steps", [1, 2, 7, 19, 20, 100, 28_000])
 @each("end", [0.5, 0.73, 0.55, 0.951, 1.0])
-def test_all_kinds_have_arrived_at_their_ends_and_at_the_deadline(total_steps, end):
-    pruning = schedule(total_steps, 7, ffn=(0.0, end))
+def test_the_plan_is_reached_at_the_end_and_by_the_deadline(total_steps, end):
+    pruning = PruningSchedule((0.0, end), 7, total_steps)
     deadline = max(1, math.floor(0.95 * total_steps))
-    assert pruning.deadline_step == deadline
-    assert set(pruning.progress(deadline).values()) == {1.0}
-    assert pruning.is_due(deadline)
     last = min(deadline, math.ceil(round(end * total_steps, 6)))
-    assert pruning.progress(last)["ffn"] == 1.0
+    assert pruning.progress(last) == pruning.progress(deadline) == 1.0
     assert pruning.is_due(last)
-    assert pruning.end_step == pytest.approx(min(deadline, max(end, 0.73) * total_steps))
+    assert pruning.end_step == pytest.approx(min(deadline, end * total_steps))
 
 
-@given(st.integers(1, 500), st.tuples(*[st.floats(0, 0.9), st.floats(0.01, 1)] * 2), st.integers(0, 600))
-def test_progress_is_the_cubic_to_the_last_bit(total_steps, windows, step):
-    start, length, other_start, other_length = windows
-    given_windows = {"hidden": (start, start + length), "ffn": (other_start, other_start + other_length)}
-    pruning = PruningSchedule(given_windows, 10, total_steps)
-    cubic = {
-        kind: pruning_progress(step, start * total_steps, end * total_steps)
-        for kind, (start, end) in given_windows.items()
-    }
-    assert pruning.progress(step) == (cubic if step < pruning.deadline_step else dict.fromkeys(given_windows, 1.0))
+@given(st.integers(1, 500), st.floats(0, 0.9), st.floats(0.01, 1), st.integers(0, 600))
+def test_progress_is_the_cubic_to_the_last_bit(total_steps, start, length, step):
+    pruning = PruningSchedule((start, start + length), 10, total_steps)
+    assert pruning.progress(step) == pruning_progress(step, start * total_steps, pruning.end_step)

@@ -108,7 +108,6 @@ RUNS: dict[str, Run] = {
     "gradual, rotated heads": gradual(rotate_heads=True, attention_weight=0.1, student=SAME_HEADS),
     "gradual, fewer layers": gradual(student=ONE_LAYER, attention_weight=0.1, model=make_teacher(num_hidden_layers=3)),
     "gradual, fewer layers, scored first": gradual(student=ONE_LAYER, num_scoring_batches=3, student_dropout=0.1),
-    "fewer layers than widths take": gradual(student=ONE_LAYER, kept_layers=[1], layers_end_fraction=0.9),
     "gradual, everything else": gradual(
         attention_weight=0.1,
         projection_init="random",

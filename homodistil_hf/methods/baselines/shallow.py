@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ...export.facts import MethodCard
 from ...files.settings import setting
-from ...homodistil_args import LAYER_SETTINGS, HomoDistilTrainingArguments
+from ...homodistil_args import HomoDistilTrainingArguments
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
 from ...models.widths import WidthPlan, widths_of
@@ -25,9 +25,6 @@ class ShallowArguments(HomoDistilTrainingArguments):
     """Settings of [`HomoDistilTrainer`], and which layers stay; these may become narrower at once, too."""
 
     may_prune_at_once: ClassVar = True
-    no_part: ClassVar = dict.fromkeys(
-        LAYER_SETTINGS, "layers go before the first step, as many as num_layers; leave it out"
-    )
 
     num_layers: int | None = setting(
         None,

@@ -10,13 +10,12 @@ from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
-KINDS = ("hidden", "attention", "ffn")
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 6, 24))
 FULL = WidthPlan.uniform(32, 2, LayerWidths(4, 8, 64))
 
 
 def schedule(end: float = 0.7, *, interval: int = 3, total: int = 60) -> PruningSchedule:
-    return PruningSchedule(dict.fromkeys(KINDS, (0.0, end)), interval, total)
+    return PruningSchedule((0.0, end), interval, total)
 
 
 def test_the_course_is_what_the_pruner_does():

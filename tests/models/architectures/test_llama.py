@@ -133,10 +133,7 @@ def test_a_number_of_heads_that_breaks_a_group_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match='nearest valid plan: .*"num_attention_heads": 2'):
         resolve_plan("40-3x4-32", config)
     full, target = widths_of(config), resolve_plan("16-2x4-32", config)
-    steps = [
-        scheduled_plan(full, target, progress=dict.fromkeys(("hidden", "attention", "ffn"), p), kept=full, multiple=8)
-        for p in (0.3, 0.6)
-    ]
+    steps = [scheduled_plan(full, target, progress=p, kept=full, multiple=8) for p in (0.3, 0.6)]
     assert [step.layers[0].num_attention_heads for step in steps] == [4, 2]
 
 
