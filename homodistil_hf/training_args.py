@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch._dynamo  # imported while there is a process group, it would keep the threads of that alive
-from transformers import SchedulerType, TrainingArguments
+from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 from transformers.utils import strtobool
 
@@ -321,13 +321,8 @@ class DistillationArguments(ExactArguments):
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "Type of the teacher's matrix products; auto: float16 with fp16, else bfloat16 if it is fast."
     )
-    learning_rate_curve: Literal["auto", "pruning", "trainer"] = setting(
-        "auto", "pruning: warm up, hold, fall; trainer: lr_scheduler_type; auto: pruning if that is linear."
-    )
-    learning_rate_hold_fraction: float | None = setting(
-        None,
-        "Share in [0, 1] of all steps after which it falls; default: 0.5, or pruning's end if later.",
-        range="[0, 1]",
+    learning_rate_curve: Literal["auto", "trainer"] = setting(
+        "auto", "auto: warm up, hold, fall, unless lr_scheduler_type names a curve; trainer: always lr_scheduler_type."
     )
 
     # TrainingArguments with other defaults
@@ -363,11 +358,6 @@ class DistillationArguments(ExactArguments):
                 f"lr_scheduler_kwargs={self.lr_scheduler_kwargs!r} would be ignored by the learning rate tied to "
                 "pruning; set learning_rate_curve='trainer', or drop them"
             )
-        if not self.follows_pruning and self.learning_rate_hold_fraction is not None:
-            raise ValueError(
-                f"learning_rate_hold_fraction={self.learning_rate_hold_fraction} would be ignored by lr_scheduler_type"
-                f"={SchedulerType(self.lr_scheduler_type).value}; set learning_rate_curve='pruning', or leave it out"
-            )
         weights = self.loss_weights()
         if weights and not any(weights.values()):
             names = ", ".join(f"{name}_weight" for name in weights)
@@ -381,9 +371,7 @@ class DistillationArguments(ExactArguments):
     @property
     def follows_pruning(self) -> bool:
         """Whether the learning rate follows the pruning curve instead of `lr_scheduler_type`."""
-        if self.learning_rate_curve != "auto":
-            return self.learning_rate_curve == "pruning"
-        return self.lr_scheduler_type == "linear"
+        return self.learning_rate_curve == "auto" and self.lr_scheduler_type == "linear"
 
 
 def refuse_reentrant_checkpointing(args: TrainingArguments, reason: str) -> None:

@@ -70,7 +70,7 @@ LIMITS = {
     "[0, inf)": WEIGHTS | {"learning_rate"},
     "(0, 1)": {"mlm_probability"},
     "[0, 1)": {"student_dropout", "adam_beta2", "sensitivity_smoothing"},
-    "[0, 1]": {"pruning_start_fraction", "pruning_end_fraction", "learning_rate_hold_fraction"},
+    "[0, 1]": {"pruning_start_fraction", "pruning_end_fraction"},
     1: {"width_multiple", "pruning_interval_steps", "max_bad_steps", "gradient_accumulation_steps"}
     | {"per_device_train_batch_size", "per_device_eval_batch_size"},
     0: {"num_scoring_batches", "dataloader_num_workers"},
@@ -97,15 +97,14 @@ def test_numbers_have_limits():
         ),
         ("mlm_probability", (0, 0.0, 1, 1.5, -0.1), r"outside \(0, 1\); the default is 0.3"),
         ("student_dropout", (1.0, -0.1, 2), r"outside \[0, 1\); the default is 0.0"),
-        ("pruning_end_fraction", (1.1, -0.1), r"outside \[0, 1\]; the default is 0.3"),
-        ("learning_rate_hold_fraction", (1.1, "0.5"), r"outside \[0, 1\]; left out, it follows from the others"),
+        ("pruning_end_fraction", (1.1, -0.1, "0.5"), r"outside \[0, 1\]; the default is 0.3"),
         ("learning_rate", (-1e-3, math.inf), r"outside \[0, inf\); left out, it follows from the others"),
         ("width_multiple", (0, -1, 2.0, 1.5, True, "3", None), "not a whole number of at least 1; the default is 8"),
         ("max_bad_steps", (0, 1.5), "not a whole number of at least 1; the default is 20"),
         ("projection_init", ("", "nonsense", None, 1), "not one of identity, random"),
         ("teacher_dtype", ("half",), "not one of auto, float32, bfloat16, float16"),
         ("importance_metric", ("l1",), "not one of sensitivity, magnitude, movement"),
-        ("learning_rate_curve", ("linear",), "not one of auto, pruning, trainer"),
+        ("learning_rate_curve", ("linear",), "not one of auto, trainer"),
     ],
 )
 def test_values_out_of_limits_are_refused(name, values, message):
@@ -162,10 +161,6 @@ def test_settings_of_trainer_that_can_not_work_are_refused(name):
         ({"optim": "adafactor"}, "^optim='adafactor' keeps state .*; use one of adamw_torch, adamw_torch_fused"),
         ({"optim": "adamw_bnb_8bit"}, "^optim='adamw_bnb_8bit' keeps state .*; use one of adamw_torch"),
         ({"optim": "schedule_free_adamw"}, "^optim='schedule_free_adamw' keeps state .*; use one of adamw_torch"),
-        (
-            {"learning_rate_hold_fraction": 0.6, "lr_scheduler_type": "cosine"},
-            "^learning_rate_hold_fraction=0.6 would be ignored by lr_scheduler_type=.*cosine.*; set learning_rate_",
-        ),
         (
             {"lr_scheduler_kwargs": {"power": 2}},
             "^lr_scheduler_kwargs={'power': 2} would be ignored by the learning rate tied to pruning; set learning",
@@ -312,8 +307,6 @@ def test_the_nearest_setting_of_an_old_one_is_what_it_is_called_now(old, new):
         {"student_dropout": None},
         {"student_dropout": 0.1},
         {"sensitivity_smoothing": 0.0},
-        {"learning_rate_hold_fraction": 0},
-        {"learning_rate_hold_fraction": 1.0},
         {"pruning_start_fraction": 0.94, "pruning_end_fraction": 1.0},
         {"width_multiple": 1, "pruning_interval_steps": 1, "max_bad_steps": 1, "pruning_end_fraction": 0.3},
         {"push_to_hub": True, "hub_strategy": "every_save"},
@@ -352,7 +345,6 @@ def test_accepted_optimizers_keep_state_of_their_parameters_shape(name):
     [
         ({}, True),
         ({"lr_scheduler_type": "cosine"}, False),
-        ({"lr_scheduler_type": "cosine", "learning_rate_curve": "pruning"}, True),
         ({"learning_rate_curve": "trainer"}, False),
     ],
 )
@@ -494,7 +486,6 @@ def test_the_order_of_the_data_follows_the_seed():
         ("kl_weight", 0.5),
         ("mlm_probability", 0.15),
         ("pruning_end_fraction", 0.7),
-        ("learning_rate_hold_fraction", 0.9),
         ("weight_decay", 0.1),
         ("optim", "sgd"),
         ("student_dropout", None),

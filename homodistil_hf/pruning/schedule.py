@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 LEARNING_RATE_HOLD_FRACTION = 0.5
-"""Share of the run for which the learning rate is held by default, also where pruning ends earlier."""
+"""Share of the run for which the learning rate is held, also where pruning ends earlier."""
 
 
 def pruning_progress(step: float, start_step: float, end_step: float) -> float:
@@ -45,7 +45,7 @@ def pruning_learning_rate(step: int, *, warmup_steps: int, end_step: float, tota
     Args:
         step: completed optimizer steps, ≥ 0.
         warmup_steps: steps of linear warm-up, ≥ 0.
-        end_step: last step at the full rate. By default the later of two: the step at `LEARNING_RATE_HOLD_FRACTION` of
+        end_step: last step at the full rate, the later of two: the step at `LEARNING_RATE_HOLD_FRACTION` of
             the run, and the step at which the plan is reached.
         total_steps: steps of the run, ≥ 1.
 

@@ -190,7 +190,7 @@ def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
         "adam_beta2": args.adam_beta2,
         "warmup_steps": args.get_warmup_steps(num_steps),
         "pruning_end_step": math.ceil(plan_step),
-        "hold_end_step": math.ceil(learning_rate_hold_step(args, num_steps, plan_step=plan_step)),
+        "hold_end_step": math.ceil(learning_rate_hold_step(num_steps, plan_step=plan_step)),
     }
 
 

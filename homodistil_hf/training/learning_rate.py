@@ -36,27 +36,20 @@ def learning_rate_curve(
         optimizer: whose rate it is.
         plan_step: until which the student is pruned, ≥ 0.
     """
-    held = learning_rate_hold_step(args, total_steps, plan_step=plan_step)
+    held, warmup_steps = learning_rate_hold_step(total_steps, plan_step=plan_step), args.get_warmup_steps(total_steps)
     logger.info(
         "%s steps: the learning rate rises for %d, is held until step %d and falls to 0; adam_beta2=%g",
         f"{total_steps:,}",
-        args.get_warmup_steps(total_steps),
+        warmup_steps,
         held,
         args.adam_beta2,
     )
-    curve = partial(
-        pruning_learning_rate,
-        warmup_steps=args.get_warmup_steps(total_steps),
-        end_step=held,
-        total_steps=total_steps,
-    )
+    curve = partial(pruning_learning_rate, warmup_steps=warmup_steps, end_step=held, total_steps=total_steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, curve)
 
 
-def learning_rate_hold_step(args: DistillationArguments, total_steps: int, *, plan_step: float) -> float:
-    """Until when the rate is held: as given, or half of the run, or pruning's end where that is later."""
-    if args.learning_rate_hold_fraction is not None:
-        return args.learning_rate_hold_fraction * total_steps
+def learning_rate_hold_step(total_steps: int, *, plan_step: float) -> float:
+    """Until when the rate is held: half of the run, or pruning's end where that is later."""
     return max(plan_step, LEARNING_RATE_HOLD_FRACTION * total_steps)
 
 

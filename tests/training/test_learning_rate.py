@@ -65,10 +65,6 @@ def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settin
         ({"pruning_end_fraction": 0.6}, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]),
         # It stays up for half of the run, or for longer than pruning lasts.
         ({"pruning_end_fraction": 0.2}, [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2]),
-        (
-            {"pruning_end_fraction": 0.2, "learning_rate_hold_fraction": 0.6},
-            [0.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25],
-        ),
     ],
 )
 def test_the_learning_rate_follows_pruning_by_default(trained, settings, expected):
