@@ -71,23 +71,23 @@ def resolve_student(
 
     plain = args.plain and starts_with_all_layers  # of fewer layers, widths are planned when their share is known
 
-    def of_the_first_rank(budget: "LatencyBudget") -> WidthPlan | None:
+    def measure(budget: "LatencyBudget") -> WidthPlan:
         from ..plans.latency import plan_within  # clocks, for this budget alone
 
-        if args.process_index != 0:
-            return None
-        recorded = recorded_plan(args, config)
-        return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain)[0]
-
-    def measure(budget: "LatencyBudget") -> WidthPlan:
         if not starts_with_all_layers:
             raise ValueError(
                 f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
                 "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
             )
-        # measured on the first rank alone, as another one would find other times and so other widths
-        plans = [on_every_rank(lambda: of_the_first_rank(budget))]
-        return broadcast_object_list(plans)[0]
+
+        def of_the_first_rank() -> WidthPlan | None:
+            # another rank would find other times and so other widths
+            if args.process_index != 0:
+                return None
+            recorded = recorded_plan(args, config)
+            return recorded or plan_within(budget, config, multiple=args.width_multiple, plain=plain)[0]
+
+        return broadcast_object_list([on_every_rank(of_the_first_rank)])[0]
 
     plan = resolve_plan(
         args.student,

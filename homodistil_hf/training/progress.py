@@ -39,13 +39,10 @@ class ShortProgress(ProgressCallback):
         rate, rows = f"{args.learning_rate:g}", f"{args.rows_per_step:,}"
         if state.is_world_process_zero:
             tqdm.write(f"{state.max_steps - state.global_step:,} steps of {rows} rows, learning rate {rate}")
-        if not args.disable_tqdm:
+        if args.disable_tqdm:
+            self.training_bar, self.current_step = tqdm(disable=True), 0
+        else:
             super().on_train_begin(args, state, control, **kwargs)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar on."""
-        if self.training_bar is not None:
-            super().on_step_end(args, state, control, **kwargs)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move the bar of an evaluation on."""
@@ -66,11 +63,6 @@ class ShortProgress(ProgressCallback):
                 tqdm.write(line)
             if "train_runtime" not in logs:
                 self.last_line = line
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Close the bar."""
-        if self.training_bar is not None:
-            super().on_train_end(args, state, control, **kwargs)
 
 
 def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
