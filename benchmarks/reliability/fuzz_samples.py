@@ -21,7 +21,6 @@ from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.saved_student import save_projections
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.pruner import Pruner
-from homodistil_hf.tasks.questions import WindowSizes
 
 SHAPE = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2)
 SHAPE |= {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 32}
@@ -217,7 +216,6 @@ ARTICLES = [{"paragraphs": [{"context": QUESTIONS[0]["context"], "qas": [{"id": 
 ARTICLES[0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": "w7 w8", "answer_start": 3}]
 OWN_ROWS = [{"text": f"w{n} w7", "other": "w8", "label": ("a", "b")[n % 2]} for n in range(5, 17)]
 NUMBERED_ROWS = [row | {"label": n / 2} for n, row in enumerate(OWN_ROWS)]
-WINDOWS = WindowSizes(16, stride=2, max_question_tokens=4)
 TOKENIZER_SETTINGS: dict[str, Any] = {"model_max_length": 32, "padding_side": "right", "truncation_side": "right"}
 TOKENIZER_SETTINGS |= {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"], "do_lower_case": True}
 TOKENIZER_SETTINGS |= {"additional_special_tokens": ["w9"], "clean_up_tokenization_spaces": False}

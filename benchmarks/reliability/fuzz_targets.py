@@ -186,7 +186,7 @@ def read_tokenizer(target: Path, draw: Random) -> None:
     unlabeled_batches([texts], tokenizer, max_length=16)
     task = RowsTask(Columns(VALUES, ("text", "other"), ("label",)))
     encoded_rows(task, Dataset.from_list(samples.NUMBERED_ROWS), tokenizer, 16)
-    encoded_rows(SQUAD_TASKS["squad_v2"], Dataset.from_list(samples.QUESTIONS), tokenizer, 16, samples.WINDOWS)
+    encoded_rows(SQUAD_TASKS["squad_v2"], Dataset.from_list(samples.QUESTIONS), tokenizer, 16)
 
 
 def read_embedding(target: Path, draw: Random) -> None:
@@ -383,7 +383,7 @@ def squad_rows(folder: Path, draw: Random) -> None:
     damage.write_hostile(data / f"train{suffix}", damage.table_bytes(rows, suffix, draw), draw)
     (data / "dev.json").write_text(json.dumps({"data": samples.ARTICLES}), encoding="utf-8")
     found = load_task(draw.choice(("squad", "squad_v2")), data)
-    encoded_rows(SQUAD_TASKS["squad_v2"], found.train, samples.tiny_tokenizer(), 16, samples.WINDOWS)
+    encoded_rows(SQUAD_TASKS["squad_v2"], found.train, samples.tiny_tokenizer(), 16)
 
 
 def own_rows(folder: Path, draw: Random) -> None:

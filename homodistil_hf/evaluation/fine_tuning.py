@@ -62,7 +62,7 @@ from ..tasks.encoding import encode_rows, length_of_rows, question_rows, some_to
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
 from ..tasks.metrics import IS_CONSTANT, accuracy
-from ..tasks.questions import WindowSizes, answer_grades
+from ..tasks.questions import answer_grades
 from ..tasks.reading import load_rows
 from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows
 from ..training.exact_trainer import ExactTrainer
@@ -145,15 +145,6 @@ class FineTuningSettings:
     def row_length(self) -> int:
         """Tokens a row, by default as many as any model may have."""
         return self.max_length or self.default_length
-
-    @property
-    def windows(self) -> WindowSizes:
-        """The sizes of windows, of questions."""
-        return WindowSizes.within(self.row_length)
-
-    def of_length(self: _Settings, length: int) -> _Settings:
-        """The settings with `length` tokens a row, where they have none."""
-        return replace(self, max_length=length)  # type: ignore[type-var]
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
         """Optimizer steps of one fine-tuning: those of the epochs; by default at least `LEAST_STEPS`."""
@@ -256,10 +247,9 @@ def encoded_rows(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    windows: WindowSizes | None = None,
 ) -> Dataset:
     """Rows of a task as [`encode_rows`] tokenizes them, with `length`, in tokens."""
-    encoded = encode_rows(ReadRows(rows, task.columns), task.config, tokenizer, max_length=max_length, windows=windows)
+    encoded = encode_rows(ReadRows(rows, task.columns), task.config, tokenizer, max_length=max_length)
     return encoded.add_column("length", list(map(len, encoded["input_ids"])))
 
 
@@ -274,7 +264,7 @@ def fine_tuned(
 ) -> FineTuned:
     """Fine-tune a fresh head around a model's encoder on rows of a task; other arguments are [`fine_tune`]'s."""
     encoder = evaluated.model.base_model
-    encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length, settings.windows)
+    encoded = encoded_rows(task, rows, evaluated.tokenizer, settings.row_length)
     head = {ANSWERS: QUESTION_ANSWERING, TAGS: TOKEN_CLASSIFICATION}.get(task.kind, SEQUENCE_CLASSIFICATION)
     model = with_fresh_head(encoder, task.num_labels, head, dropout=settings.dropout_fraction, seed=seed)
     if task.kind != ANSWERS:
@@ -401,7 +391,7 @@ def with_length(settings: _FineTuning, evaluated: EvaluatedModel) -> _FineTuning
     """The settings with the tokens a row that a model reads; see [`fitted_length`]."""
     default = settings.default_length
     length = fitted_length(settings.max_length, evaluated.model.config, argument="max_length", default=default)
-    return settings.of_length(length)
+    return replace(settings, max_length=length)
 
 
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:

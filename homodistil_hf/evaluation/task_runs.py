@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedModel
-from typing_extensions import override
 
 from ..data.read_line import columns_words, read_line
 from ..files.settings import describe_settings, setting
@@ -44,7 +43,7 @@ from ..tasks.metrics import (
     spearman,
     token_f1,
 )
-from ..tasks.questions import EVEN, RankedAnswers, WindowSizes, answer_questions
+from ..tasks.questions import EVEN, WINDOW_LENGTH, RankedAnswers, answer_questions
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     LEAST_STEPS,
@@ -84,30 +83,10 @@ class SquadSettings(GlueSettings):
 
     max_length: int | None = setting(
         None,
-        "Tokens a window, ≥ 8; longer contexts take several (default: 384, or the positions, with shorter questions "
-        "and strides).",
+        f"Tokens a window, ≥ 8; longer contexts take several (default: {WINDOW_LENGTH}, or the positions).",
         least=8,
     )
-    stride: int = setting(128, "Tokens that two windows of a context share, ≥ 0.", least=0)
-    max_question_tokens: int = setting(64, "Tokens of a question that are read, ≥ 1.", least=1)
-    max_answer_tokens: int = setting(30, "Longest answer, in tokens, ≥ 1.", least=1)
-    num_best: int = setting(20, "Spans of each window that compete, ≥ 1.", least=1)
-    default_length: ClassVar[int] = 384
-
-    @property
-    def windows(self) -> WindowSizes:
-        """The sizes of windows, as they are set."""
-        return WindowSizes(self.row_length, self.stride, self.max_question_tokens)
-
-    @override
-    def of_length(self, length: int) -> "SquadSettings":
-        if self.max_length is not None:
-            return replace(self, max_length=length)
-        # what is not set is as usual, and a third of a window at most
-        usual, within = WindowSizes(), WindowSizes.within(length)
-        names = ("stride", "max_question_tokens")
-        chosen = {name: getattr(within, name) for name in names if getattr(self, name) == getattr(usual, name)}
-        return replace(self, max_length=length, **chosen)
+    default_length: ClassVar[int] = WINDOW_LENGTH
 
 
 Measure: TypeAlias = Callable[..., tuple[dict[str, dict[str, float]], FineTuned]]
@@ -165,12 +144,8 @@ def official_metrics(
     trained = fine_tuned(evaluated, BENCHMARK_TASKS[task], rows, settings=settings, seed=seed, folder=folder)
     if not isinstance(settings, SquadSettings):
         return glue_metrics(trained.model, evaluated.tokenizer, task, measured_on, settings.row_length), trained
-    limits = {"max_answer_tokens": settings.max_answer_tokens, "num_best": settings.num_best}
-    graded = {}
-    for name, dev in measured_on.items():
-        ranked = answer_questions(trained.model, dev, evaluated.tokenizer, settings.windows, **limits)
-        graded[name] = grade(task, dev, ranked)
-    return graded, trained
+    answered = partial(answer_questions, trained.model, tokenizer=evaluated.tokenizer, length=settings.row_length)
+    return {name: grade(task, dev, answered(dev)) for name, dev in measured_on.items()}, trained
 
 
 def glue_metrics(

@@ -20,7 +20,7 @@ from .kinds import ANSWERS, TAGS
 from .labels import label_numbers
 from .questions import (
     QUESTION_FEATURES,
-    WindowSizes,
+    WINDOW_LENGTH,
     check_answers,
     labelled_inputs,
     windows_in_batches,
@@ -40,7 +40,6 @@ def encode_rows(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
-    windows: WindowSizes | None = None,
 ) -> Dataset:
     """Tokenize rows that [`check_rows`] has passed, unpadded, with the labels that the model's loss takes.
 
@@ -50,7 +49,6 @@ def encode_rows(
         tokenizer: of the model.
         max_length: tokens of a row at most, special ones included; longer ones are cut, contexts of questions into
             windows.
-        windows: sizes of windows; default: the usual ones within `max_length`.
 
     Returns:
         `Dataset`: the tokenizer's columns, and `labels`, or `start_positions` and `end_positions`; unknown ones count
@@ -61,7 +59,6 @@ def encode_rows(
     """
     columns = part.columns
     if columns.kind == ANSWERS:
-        sizes = windows or WindowSizes.within(max_length)
         questions = as_questions(part)
         parts = [
             Dataset.from_list(
@@ -72,7 +69,7 @@ def encode_rows(
                     for window in of_batch
                 ]
             )
-            for batch, of_batch in windows_in_batches(questions, tokenizer, sizes)
+            for batch, of_batch in windows_in_batches(questions, tokenizer, max_length)
         ]
         return datasets.concatenate_datasets(parts)
 
@@ -143,7 +140,7 @@ def length_of_rows(part: ReadRows, config: PreTrainedConfig, tokenizer: PreTrain
     wanted = int(np.ceil(np.percentile(list(map(len, tokens)), _PERCENTILE)))
     most = min(max_tokens(config), tokenizer.model_max_length)
     if part.columns.kind == ANSWERS:
-        most = min(most, WindowSizes().row_length)
+        most = min(most, WINDOW_LENGTH)
     return int(min(most, max(_SHORTEST, -(-wanted // _MULTIPLE) * _MULTIPLE)))
 
 

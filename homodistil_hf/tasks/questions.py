@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 EVEN = 0.5  # at this probability "no answer" and the best span have the same score
 _QUESTIONS_AT_ONCE = 1000
+WINDOW_LENGTH = 384
+"""Tokens of a window, unless a model reads fewer."""
+_SHARED_TOKENS, _QUESTION_TOKENS = 128, 64  # that two windows share, and of a question
 QUESTION_FEATURES = Features(
     {
         **dict.fromkeys(("id", "context", "question"), Value("string")),
@@ -31,21 +34,6 @@ QUESTION_FEATURES = Features(
     }
 )
 """SQuAD's columns."""
-
-
-@dataclass(frozen=True)
-class WindowSizes:
-    """Sizes of windows, in tokens: of a window at most, that two windows of a context share, of a question at most."""
-
-    row_length: int = 384
-    stride: int = 128
-    max_question_tokens: int = 64
-
-    @classmethod
-    def within(cls, length: int) -> "WindowSizes":
-        """The usual sizes, in windows of `length` tokens: a third at most for what is shared and for the question."""
-        usual = cls()
-        return cls(length, min(usual.stride, length // 3), min(usual.max_question_tokens, length // 3))
 
 
 @dataclass(frozen=True)
@@ -77,32 +65,26 @@ class Window:
         return self.first_token + int(inside[0]), self.first_token + int(inside[-1])
 
 
-def check_windows(sizes: WindowSizes, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that windows advance and that the tokenizer gives offsets.
+def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int) -> list[Window]:
+    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each.
+
+    Args:
+        rows: in SQuAD's columns.
+        tokenizer: of the model.
+        length: tokens of a window at most; a third at most for the question, and for what two windows share.
 
     Raises:
         ValueError: no fast tokenizer, no token for the beginning, or no room for more context than windows share.
     """
-    name = type(tokenizer).__name__
+    name, shared, most = type(tokenizer).__name__, min(_SHARED_TOKENS, length // 3), min(_QUESTION_TOKENS, length // 3)
     if not tokenizer.is_fast:
         raise ValueError(f"tokenizer={name} has no offsets; expected a fast one, with a tokenizer.json")
     if tokenizer.cls_token_id is None:
         raise ValueError(f"tokenizer={name} has no cls_token, which stands for no answer; set tokenizer.cls_token")
-    num_special = tokenizer.num_special_tokens_to_add(pair=True)
-    # one token more than is shared, or windows would not advance
-    shortest = sizes.max_question_tokens + num_special + sizes.stride + 1
-    if sizes.row_length < shortest:
-        raise ValueError(
-            f"max_length={sizes.row_length} holds no new context beside max_question_tokens="
-            f"{sizes.max_question_tokens}, {num_special} special tokens and stride={sizes.stride}; "
-            f"nearest valid: {shortest}, or a smaller stride"
-        )
-
-
-def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes) -> list[Window]:
-    """Cut questions with their contexts into windows: those of the first row, of the second, …; at least one each."""
-    check_windows(sizes, tokenizer)
-    most, questions = sizes.max_question_tokens, [row["question"].strip() for row in rows]
+    # windows that hold no more than what they share would not advance
+    if length <= most + tokenizer.num_special_tokens_to_add(pair=True) + shared:
+        raise ValueError(f"max_length={length} holds no context beside a question; expected 16 or more")
+    questions = [row["question"].strip() for row in rows]
     places = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     encoded = tokenizer(
         # cut in characters, behind the last token that is read
@@ -112,8 +94,8 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes:
         ],
         [row["context"] for row in rows],
         truncation="only_second",
-        max_length=sizes.row_length,
-        stride=sizes.stride,
+        max_length=length,
+        stride=shared,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
@@ -130,12 +112,12 @@ def make_windows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes:
 
 
 def windows_in_batches(
-    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> Iterator[tuple[Sequence[Row], list[Window]]]:
     """A thousand rows at once with their windows, as the windows of all rows would be in memory."""
     for first in range(0, len(rows), _QUESTIONS_AT_ONCE):
         batch = rows[first : first + _QUESTIONS_AT_ONCE]
-        yield batch, make_windows(batch, tokenizer, sizes)
+        yield batch, make_windows(batch, tokenizer, length)
 
 
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
@@ -274,7 +256,7 @@ def answer_grades(
     """
     golds = [[text for text in answers["text"] if normalize_answer(text)] for answers in questions["answers"]]
     may_be_none = not all(golds)
-    ranked = answer_questions(model, questions, tokenizer, WindowSizes.within(max_length))
+    ranked = answer_questions(model, questions, tokenizer, max_length)
     texts = ["" if may_be_none and one.no_answer_probability > EVEN else one.text for one in ranked]
     if may_be_none and not any(texts):
         logger.warning("none of %d held-out questions gets an answer: this model has learned nothing", len(ranked))
@@ -288,9 +270,9 @@ def answer_grades(
 
 
 def answer_questions(
-    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, sizes: WindowSizes, **limits: int
+    model: PreTrainedModel, rows: Dataset, tokenizer: PreTrainedTokenizerBase, length: int
 ) -> list[RankedAnswers]:
-    """Let any `AutoModelForQuestionAnswering` answer, in evaluation mode and float32.
+    """Let any `AutoModelForQuestionAnswering` answer by windows of `length` tokens, in evaluation mode and float32.
 
     Memory: the windows and logits of 1,000 questions, 8 bytes of logits a token of a window, on the host.
 
@@ -298,7 +280,7 @@ def answer_questions(
         FloatingPointError: logits are not finite.
     """
     ranked = []
-    for batch, windows in windows_in_batches(rows.to_list(), tokenizer, sizes):
+    for batch, windows in windows_in_batches(rows.to_list(), tokenizer, length):
         inputs = [dict(window.inputs) for window in windows]
         logits_T = [
             (starts.numpy(), ends.numpy())
@@ -308,5 +290,5 @@ def answer_questions(
         # the windows of a question follow each other
         for row, of_row in groupby(found, key=lambda pair: pair[0].row):
             of_windows, logits = zip(*of_row, strict=True)
-            ranked.append(rank_answers(batch[row]["context"], of_windows, logits, **limits))
+            ranked.append(rank_answers(batch[row]["context"], of_windows, logits))
     return ranked

@@ -151,7 +151,6 @@ def test_a_run_that_is_going_on_can_be_evaluated_later(folder, data_dir, capsys)
     [
         (["x"], "MODEL='x', --task=[]: name both, or --compare MODEL …"),
         (["x", "--task", "discrepancy"], "eval_data is not set; name held-out text"),
-        (["x", "--task", "rte", "--stride", "5"], "--stride is for squad, which --task does not name; drop it"),
         (
             ["x", "--task", "rte", "--eval_data", "y"],
             "--eval_data is for discrepancy, classes, embedding, which --task does not name",

@@ -31,10 +31,8 @@ from homodistil_hf.models.heads import with_fresh_head
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_task
 from homodistil_hf.tasks.questions import (
     RankedAnswers,
-    WindowSizes,
     answer_grades,
     answer_questions,
-    check_windows,
     labelled_inputs,
     make_windows,
     rank_answers,
@@ -43,9 +41,6 @@ from homodistil_hf.tasks.questions import (
 TOKENIZER = tiny_tokenizer()
 TINY = SquadSettings(
     max_length=24,
-    stride=4,
-    max_question_tokens=4,
-    max_answer_tokens=3,
     learning_rate=5e-3,
     num_train_epochs=4,
     batch_size=16,
@@ -86,7 +81,6 @@ def write_questions(folder):
 def fine_tune_squad(evaluated, data, *, settings, seed):
     """One fine-tuning, as `evaluate_squad` has it done."""
     settings = settings_from(SquadSettings, settings)
-    check_windows(settings.windows, evaluated.tokenizer)
     settings = with_length(settings, evaluated)
     rows = training_rows(data.train, settings.max_train_samples)
     found, trained = official_metrics(evaluated, data.task, rows, data.dev, settings=settings, seed=seed)
@@ -121,7 +115,7 @@ def test_answers_are_learned(learned):
 
 @pytest.mark.slow
 def test_every_window_is_learned_in_every_epoch(learned):
-    num_windows = len(encoded_rows(SQUAD_TASKS["squad_v2"], tiny_data().train, TOKENIZER, 24, TINY.windows))
+    num_windows = len(encoded_rows(SQUAD_TASKS["squad_v2"], tiny_data().train, TOKENIZER, 24))
     assert learned["num_steps"] == 4 * math.ceil(num_windows / 16)
     assert json.loads(json.dumps(learned)) == learned
 
@@ -132,22 +126,22 @@ def test_the_first_version_says_something_to_every_question(evaluated):
     result = fine_tune_squad(evaluated, data, settings=TINY, seed=0)
     assert set(result["metrics"]) == {"exact_match", "f1"}
     answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0)
-    ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY.windows)
+    ranked = answer_questions(answerer, data.dev["validation"], TOKENIZER, TINY.row_length)
     assert all(one.text for one in ranked)
 
 
 def test_answers_come_from_the_models_logits_window_by_window(evaluated):
     answerer = with_fresh_head(evaluated.model.base_model, 2, QUESTION_ANSWERING, dropout=0.0, seed=0).eval()
     rows = tiny_data().dev["validation"]
-    ranked = answer_questions(answerer, rows, TOKENIZER, TINY.windows, max_answer_tokens=3, num_best=20)
+    ranked = answer_questions(answerer, rows, TOKENIZER, TINY.row_length)
     for index, row in enumerate(rows.to_list()[:12]):
-        windows = make_windows([row], TOKENIZER, TINY.windows)
+        windows = make_windows([row], TOKENIZER, TINY.row_length)
         logits = []
         for window in windows:
             with torch.no_grad():
                 outputs = answerer(**{name: torch.tensor([values]) for name, values in window.inputs.items()})
             logits.append((outputs.start_logits[0].numpy(), outputs.end_logits[0].numpy()))
-        alone = rank_answers(row["context"], windows, logits, max_answer_tokens=3, num_best=20)
+        alone = rank_answers(row["context"], windows, logits)
         assert ranked[index].scores == pytest.approx(alone.scores, abs=1e-5)
         assert ranked[index].null_score == pytest.approx(alone.null_score, abs=1e-5)
         assert ranked[index].text == alone.text
@@ -155,9 +149,10 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
 
 def test_windows_to_learn_from_are_the_features():
     rows = tiny_data().train.select(range(7))
-    windows = encoded_rows(SQUAD_TASKS["squad_v2"], rows, TOKENIZER, TINY.row_length, TINY.windows)
+    windows = encoded_rows(SQUAD_TASKS["squad_v2"], rows, TOKENIZER, TINY.row_length)
     expected = [
-        labelled_inputs(window, rows[window.row]) for window in make_windows(rows.to_list(), TOKENIZER, TINY.windows)
+        labelled_inputs(window, rows[window.row])
+        for window in make_windows(rows.to_list(), TOKENIZER, TINY.row_length)
     ]
     assert [{name: value for name, value in row.items() if name != "length"} for row in windows] == expected
     assert windows["length"][:] == [len(inputs["input_ids"]) for inputs in expected]
@@ -217,8 +212,8 @@ def test_a_learning_rate_is_chosen_on_texts_of_its_own(folder, tmp_path):
     ("values", "message"),
     [
         ({"max_length": 40}, "max_length=40 is over the model's positions=32; nearest valid: 32"),
-        ({"strides": 2}, "settings has the unknown key 'strides' .*; nearest valid: 'stride'"),
-        ({"num_best": 0}, "num_best=0 is not a whole number of at least 1"),
+        ({"max_lengths": 2}, "settings has the unknown key 'max_lengths' .*; nearest valid: 'max_length'"),
+        ({"batch_size": 0}, "batch_size=0 is not a whole number of at least 1"),
     ],
 )
 def test_wrong_settings_are_named(evaluated, values, message):
@@ -227,17 +222,13 @@ def test_wrong_settings_are_named(evaluated, values, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("positions", "given", "expected"),
-    [(512, {}, (384, 128, 64)), (32, {}, (32, 10, 10)), (96, {"stride": 8}, (96, 8, 32))],
-)
-def test_default_windows_are_those_that_a_model_reads(positions, given, expected, tmp_path):
+@pytest.mark.parametrize(("positions", "length"), [(512, 384), (32, 32)])
+def test_default_windows_are_those_that_a_model_reads(positions, length, tmp_path):
     make_teacher(max_position_embeddings=positions).save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    how = {"data_dir": write_questions(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 1, **given}
+    how = {"data_dir": write_questions(tmp_path), "learning_rate": 1e-3, "seeds": 0, "max_train_steps": 1}
     found = evaluate_squad(tmp_path / "model", settings=how, output_dir=tmp_path / "results")["tasks"]["squad_v2"]
-    names = ("max_length", "stride", "max_question_tokens")
-    assert tuple(found["conditions"][name] for name in names) == expected
+    assert found["conditions"]["max_length"] == length
 
 
 def test_settings_of_another_kind_are_refused(evaluated):
@@ -270,7 +261,7 @@ def test_logits_of_a_diverged_model_are_an_error(evaluated):
     with torch.no_grad():
         answerer.qa_outputs.bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="logits of BertForQuestionAnswering are not finite: fine-tuning div"):
-        answer_questions(answerer, tiny_data().dev["validation"], TOKENIZER, TINY.windows)
+        answer_questions(answerer, tiny_data().dev["validation"], TOKENIZER, TINY.row_length)
 
 
 @pytest.fixture(scope="module")
@@ -282,8 +273,7 @@ def real_tokenizer(real_data):
 @pytest.mark.real_data
 def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_tokenizer):
     rows = load_task("squad_v2", real_data).dev["validation"].select(range(0, 1200, 12))
-    sizes = WindowSizes(192, stride=64)
-    windows = make_windows(rows.to_list(), real_tokenizer, sizes)
+    windows = make_windows(rows.to_list(), real_tokenizer, 192)
     assert len(windows) > len(rows)
     ranked = []
     for index, row in enumerate(rows):

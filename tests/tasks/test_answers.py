@@ -10,7 +10,6 @@ from tiny_models import tiny_tokenizer
 from homodistil_hf.tasks.questions import (
     RankedAnswers,
     Window,
-    WindowSizes,
     check_answers,
     labelled_inputs,
     make_windows,
@@ -18,7 +17,7 @@ from homodistil_hf.tasks.questions import (
 )
 
 TOKENIZER = tiny_tokenizer()
-SHORT = WindowSizes(12, stride=2, max_question_tokens=3)
+SHORT = 12  # four tokens of a question at most, and four that two windows share
 CONTEXT = "w10 w11 w12 w13 w14 w15 w16 w17 w18 w19"
 
 
@@ -38,12 +37,12 @@ def read(window, context=CONTEXT):
 
 def test_windows_by_hand():
     first, second = make_windows([question()], TOKENIZER, SHORT)
-    # [CLS] w5 w6 [SEP] … [SEP]: seven places for the context, of which two are shared.
+    # [CLS] w5 w6 [SEP] … [SEP]: seven places for the context, of which four are shared.
     assert first.inputs["input_ids"] == [2, 5, 6, 3, 10, 11, 12, 13, 14, 15, 16, 3]
-    assert second.inputs["input_ids"] == [2, 5, 6, 3, 15, 16, 17, 18, 19, 3]
-    assert second.inputs["token_type_ids"] == [0] * 4 + [1] * 6
-    assert second.inputs["attention_mask"] == [1] * 10
-    assert read(second) == ["w15", "w16", "w17", "w18", "w19"]
+    assert second.inputs["input_ids"] == [2, 5, 6, 3, 13, 14, 15, 16, 17, 18, 19, 3]
+    assert second.inputs["token_type_ids"] == [0] * 4 + [1] * 8
+    assert second.inputs["attention_mask"] == [1] * 12
+    assert read(second) == ["w13", "w14", "w15", "w16", "w17", "w18", "w19"]
     assert (first.row, first.cls_index, first.first_token) == (0, 0, 4)
 
 
@@ -51,11 +50,11 @@ def test_windows_by_hand():
     ("answer", "places"),
     [
         ("w10", [(4, 4), (0, 0)]),
-        ("w13 w14", [(7, 8), (0, 0)]),
-        ("w15 w16", [(9, 10), (4, 5)]),  # in both
-        ("w16 w17", [(0, 0), (5, 6)]),  # cut off by the first
-        ("w14 w15", [(8, 9), (0, 0)]),  # cut off by the second
-        ("w19", [(0, 0), (8, 8)]),
+        ("w11 w12", [(5, 6), (0, 0)]),
+        ("w15 w16", [(9, 10), (6, 7)]),  # in both
+        ("w16 w17", [(0, 0), (7, 8)]),  # cut off by the first
+        ("w12 w13", [(6, 7), (0, 0)]),  # cut off by the second
+        ("w19", [(0, 0), (10, 10)]),
         ("12 w1", [(6, 7), (0, 0)]),  # parts of words
         (" w12 ", [(6, 6), (0, 0)]),
         (" ", [(0, 0), (0, 0)]),
@@ -79,15 +78,15 @@ words = st.lists(st.integers(7, 60).map(lambda i: f"w{i}"), min_size=1, max_size
 
 
 @settings(max_examples=60, deadline=None)
-@given(words, st.integers(0, 4), st.data())
-def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride, data):
+@given(words, st.integers(10, 24), st.data())
+def test_windows_cover_the_context_and_agree_on_the_answer(context_words, length, data):
     context = "  ".join(context_words)
     first = data.draw(st.integers(0, len(context_words) - 1))
     last = data.draw(st.integers(first, min(first + 3, len(context_words) - 1)))
     begin = sum(len(word) + 2 for word in context_words[:first])
     text = "  ".join(context_words[first : last + 1])
     row = question(context=context) | {"answers": {"text": [text], "answer_start": [begin]}}
-    windows = make_windows([row], TOKENIZER, WindowSizes(12, stride=stride, max_question_tokens=3))
+    windows = make_windows([row], TOKENIZER, length)
     spans = [tuple(span) for window in windows for span in window.offsets]
     assert sorted(set(spans)) == [
         (start, start + len(word))
@@ -106,7 +105,7 @@ def test_windows_cover_the_context_and_agree_on_the_answer(context_words, stride
 def test_long_questions_are_cut_and_white_space_around_them_counts_nothing():
     row = question("  w5 w6 w7 w8 w9  ")
     window = make_windows([row], TOKENIZER, SHORT)[0]
-    assert window.inputs["input_ids"][:5] == [2, 5, 6, 7, 3]
+    assert window.inputs["input_ids"][:6] == [2, 5, 6, 7, 8, 3]
     short = make_windows([question("  w5  ")], TOKENIZER, SHORT)[0]
     assert short.inputs["input_ids"][:4] == [2, 5, 3, 10]
 
@@ -120,7 +119,7 @@ def test_empty_texts_make_one_window(text, context):
 
 def test_offsets_count_characters_whatever_their_bytes():
     context = "😀 w10 É 東 w11 naïve"
-    (window,) = make_windows([question("w5", context)], TOKENIZER, WindowSizes(32, stride=0, max_question_tokens=3))
+    (window,) = make_windows([question("w5", context)], TOKENIZER, 32)
     assert read(window, context) == ["😀", "w10", "É", "東", "w11", "naïve"]
     row = question("w5", context, "東 w11")
     assert labelled_inputs(window, row)["start_positions"] == window.first_token + 3
@@ -131,14 +130,13 @@ def test_windows_know_their_rows():
     rows = [question(), question(context="w10"), question(context=CONTEXT)] * 300
     windows = make_windows(rows, TOKENIZER, SHORT)
     assert [window.row for window in windows] == [row for row in range(900) for _ in range(1 if row % 3 == 1 else 2)]
-    assert all(read(window, rows[window.row]["context"])[0] in ("w10", "w15") for window in windows)
+    assert all(read(window, rows[window.row]["context"])[0] in ("w10", "w13") for window in windows)
 
 
 def test_windows_must_advance():
-    with pytest.raises(ValueError, match=r"max_length=12 holds no new context .*stride=6; nearest valid: 13"):
-        make_windows([question()], TOKENIZER, WindowSizes(12, stride=6, max_question_tokens=3))
-    tight = WindowSizes(13, stride=6, max_question_tokens=3)
-    assert len(make_windows([question("w5 w6 w7")], TOKENIZER, tight)) == 4  # 7 tokens, then one more each
+    with pytest.raises(ValueError, match="max_length=9 holds no context beside a question; expected 16 or more"):
+        make_windows([question()], TOKENIZER, 9)
+    assert len(make_windows([question("w5 w6 w7 w8 w9")], TOKENIZER, SHORT)) == 6  # 5 tokens, then one more each
 
 
 def test_tokenizers_need_a_first_token():
