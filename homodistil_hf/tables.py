@@ -5,36 +5,43 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Key of a row → heading, format.
-_COLUMNS = {
+# Key of a row → heading, format, and a longer name where that is for readers of one model.
+_COLUMNS: dict[str, tuple[str, ...]] = {
     "name": ("", "{}"),
     "num_parameters": ("parameters", "{:,}"),
-    "num_encoder_parameters": ("without head", "{:,}"),
-    "encoder_macs": ("encoder MACs", "{:,}"),
-    "size_bytes": ("bytes", "{:,}"),
+    "num_encoder_parameters": ("without head", "{:,}", "parameters without the head"),
+    "encoder_macs": ("encoder MACs", "{:,}", "encoder multiply–accumulates a token"),
+    "size_bytes": ("bytes", "{:,}", "weights, bytes"),
     "latency_ms": ("latency, ms", "{:.2f}"),
-    "kl": ("KL, nats", "{:.3f}"),
-    "mlm_loss": ("MLM loss, nats", "{:.3f}"),
-    "mlm_accuracy": ("MLM accuracy", "{:.1%}"),
-    "agreement": ("as teacher", "{:.1%}"),
-    "pseudo_perplexity": ("pseudo-perplexity", "{:.3f}"),
-    "task_loss": ("loss", "{:.3f}"),
+    "kl": ("KL, nats", "{:.3f}", "KL to the teacher, nats a prediction"),
+    "mlm_loss": ("MLM loss, nats", "{:.3f}", "masked-LM loss, nats a token"),
+    "mlm_accuracy": ("MLM accuracy", "{:.1%}", "masked-word accuracy"),
+    "agreement": ("as teacher", "{:.1%}", "the teacher's top predictions"),
+    "pseudo_perplexity": ("pseudo-perplexity", "{:.3f}", "pseudo-perplexity, each token masked in turn"),
+    "task_loss": ("loss", "{:.3f}", "loss of the labels"),
     "task_accuracy": ("accuracy", "{:.1%}"),
     "micro_f1": ("micro F1", "{:.1%}"),
     "macro_f1": ("macro F1", "{:.1%}"),
-    "exact_rows": ("rows right", "{:.1%}"),
-    "span_f1": ("span F1", "{:.1%}"),
+    "exact_rows": ("rows right", "{:.1%}", "rows with all labels right"),
+    "span_f1": ("span F1", "{:.1%}", "F1 of spans"),
     "exact_match": ("exact match", "{:.1f} %"),
     "f1": ("F1", "{:.1f} %"),
-    "pearson": ("Pearson", "{:.3f}"),
-    "spearman": ("Spearman", "{:.3f}"),
-    "cosine": ("cosine", "{:.3f}"),
-    "neighbours": ("10 nearest", "{:.3f}"),
-    "neighbours_in_index": ("… in the teacher's index", "{:.3f}"),
-    "correlation": ("correlation of scores", "{:.3f}"),
-    "ndcg_at_10": ("nDCG@10", "{:.3f}"),
-    "mrr_at_10": ("MRR@10", "{:.3f}"),
+    "pearson": ("Pearson", "{:.3f}", "Pearson's correlation"),
+    "spearman": ("Spearman", "{:.3f}", "Spearman's correlation"),
+    "cosine": ("cosine", "{:.3f}", "cosine to the teacher's vectors"),
+    "neighbours": ("10 nearest", "{:.3f}", "ten nearest texts alike"),
+    "neighbours_in_index": ("… in the teacher's index", "{:.3f}", "ten nearest alike, in the teacher's index"),
+    "correlation": ("correlation of scores", "{:.3f}", "correlation with the teacher's scores"),
+    "ndcg_at_10": ("nDCG@10", "{:.3f}", "nDCG@10 of the order, by the labels"),
+    "mrr_at_10": ("MRR@10", "{:.3f}", "MRR@10 of the order, by the labels"),
 }
+FIGURE_NAMES = {name: [heading, *longer][-1] for name, (heading, _, *longer) in _COLUMNS.items()} | {
+    "dimension": "channels of a vector",
+    "span_precision": "precision of spans",
+    "span_recall": "recall of spans",
+    "spread": "spread of similarities, of the teacher's",
+}
+"""Costs and metrics in words, in cards and reports."""
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -57,7 +64,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def table_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The cells of [`format_table`], headings first."""
-    columns = {key: shape for key, shape in _COLUMNS.items() if any(key in row for row in rows)}
+    columns = {key: words[:2] for key, words in _COLUMNS.items() if any(key in row for row in rows)}
     headings = [heading for heading, _ in columns.values()]
     return [headings, *([cell(row.get(key), shape) for key, (_, shape) in columns.items()] for row in rows)]
 

@@ -16,8 +16,8 @@ from ..export.card import (
     run_texts,
 )
 from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE, THIS_FOLDER
-from ..export.outcome import COST_LABELS, METRIC_LABELS
 from ..models.cost import COSTS
+from ..tables import FIGURE_NAMES
 
 SPACE = "space"
 """Of an export's benchmarks: first hits and scores of each pairing of models, see `space_matrix` in evaluate.py."""
@@ -25,10 +25,7 @@ START = "start"
 """Section of a teacher's facts, where it is known by its vectors alone: the model that the student started from."""
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 """Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
-_WORDS = COST_LABELS | {
-    **{name: METRIC_LABELS[name] for name in ("cosine", "neighbours", "neighbours_in_index", "spread")},
-    ASYMMETRIC: "student's questions, teacher's documents",
-}
+_WORDS = FIGURE_NAMES | {ASYMMETRIC: "student's questions, teacher's documents"}
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
 _USAGE = """from sentence_transformers import SentenceTransformer
 

@@ -17,7 +17,7 @@ from huggingface_hub.utils import yaml_dump
 from ..files.strict_json import is_int, is_number
 from ..models.architectures import ARCHITECTURES, HEADS
 from ..models.architectures.architecture import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Architecture, HeadKind
-from ..tables import markdown_table
+from ..tables import FIGURE_NAMES, markdown_table
 from ..tasks.kinds import CLASSES, LABELS, TAGS, VALUES
 from .facts import (
     BENCHMARKS,
@@ -31,7 +31,6 @@ from .facts import (
     MethodCard,
 )
 from .outcome import (
-    METRIC_LABELS,
     RUNTIMES,
     measured_on,
     outcome_line,
@@ -283,7 +282,7 @@ def _benchmarks(facts: Mapping[str, Any]) -> str:
         if any(name.endswith("_part") for name in tasks):
             tables.append("Names that end in `_part` stand for a part of a task's rows.")
     if discrepancy := benchmarks.get("discrepancy"):
-        measured = [(label, discrepancy[name]) for name, label in METRIC_LABELS.items() if name in discrepancy]
+        measured = [(label, discrepancy[name]) for name, label in FIGURE_NAMES.items() if name in discrepancy]
         tables.append(card_table((f"on {', '.join(discrepancy.get('eval_data', []))}", "student"), measured))
     return "\n\n".join(filter(None, [*tables, guarantee_text(benchmarks.get(GUARANTEE, {}))]))
 

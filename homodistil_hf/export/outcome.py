@@ -7,42 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..files.strict_json import fits, is_int, is_number
+from ..tables import FIGURE_NAMES
 from ..tasks.metrics import IS_CONSTANT
 from .facts import BENCHMARKS, DATA, LATENCY, section_of
 
-COST_LABELS = {
-    "num_parameters": "parameters",
-    "num_encoder_parameters": "parameters without the head",
-    "encoder_macs": "encoder multiply–accumulates a token",
-    "size_bytes": "weights, bytes",
-    "dimension": "channels of a vector",
-}
-METRIC_LABELS = {
-    "kl": "KL to the teacher, nats a prediction",
-    "mlm_loss": "masked-LM loss, nats a token",
-    "mlm_accuracy": "masked-word accuracy",
-    "task_accuracy": "accuracy",
-    "task_loss": "loss of the labels",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "exact_rows": "rows with all labels right",
-    "exact_match": "exact match",
-    "pearson": "Pearson's correlation",
-    "spearman": "Spearman's correlation",
-    "f1": "F1",
-    "span_f1": "F1 of spans",
-    "span_precision": "precision of spans",
-    "span_recall": "recall of spans",
-    "agreement": "the teacher's top predictions",
-    "pseudo_perplexity": "pseudo-perplexity, each token masked in turn",
-    "cosine": "cosine to the teacher's vectors",
-    "neighbours": "ten nearest texts alike",
-    "neighbours_in_index": "ten nearest alike, in the teacher's index",
-    "spread": "spread of similarities, of the teacher's",
-    "correlation": "correlation with the teacher's scores",
-    "ndcg_at_10": "nDCG@10 of the order, by the labels",
-    "mrr_at_10": "MRR@10 of the order, by the labels",
-}
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
 _NAMED_FIRST = (
     *("span_f1", "accuracy", "mlm_accuracy", "f1", "task_accuracy", "ndcg_at_10", "micro_f1", "spearman"),
@@ -107,7 +75,7 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
         kept = ""
         if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
             kept = f"{times(full, own)} {'smaller' if name == 'size_bytes' else 'fewer'}"
-        label = "weights" if name == "size_bytes" else COST_LABELS[name]
+        label = "weights" if name == "size_bytes" else FIGURE_NAMES[name]
         rows.append(Row(name, label, shown(full, name), shown(own, name), kept))
     # times on the machine of the run
     latency = section_of(facts, LATENCY)
@@ -173,7 +141,7 @@ def measured_on(facts: Mapping[str, Any]) -> str:
 
 def metric_label(name: str) -> str:
     """A metric's name for readers."""
-    known = METRIC_LABELS | {"size_bytes": "weights", "encoder_macs": "encoder MACs a token"}
+    known = FIGURE_NAMES | {"size_bytes": "weights", "encoder_macs": "encoder MACs a token"}
     return known.get(name, name.replace("eval_", "held-out ").replace("_", " "))
 
 
