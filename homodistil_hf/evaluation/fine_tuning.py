@@ -58,11 +58,10 @@ from ..models.loading import MODULES_FILE
 from ..models.tokenizers import fitted_length, save_tokenizer
 from ..tables import figures_line
 from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, what_is_read
-from ..tasks.encoding import encode_rows, length_of_rows, question_rows, some_tokens
+from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
 from ..tasks.metrics import IS_CONSTANT, accuracy
-from ..tasks.questions import answer_grades
 from ..tasks.reading import load_rows
 from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows
 from ..training.exact_trainer import ExactTrainer
@@ -285,8 +284,8 @@ def task_metrics(
         FloatingPointError: logits are not finite.
     """
     if task.kind == ANSWERS:
-        questions = question_rows(ReadRows(rows, task.columns, "rows"))
-        grades = {} if questions is None else answer_grades(model, questions, tokenizer, max_length)
+        grading = grading_of(ReadRows(rows, task.columns, "rows"), tokenizer, max_length)
+        grades = grading(model) if grading else {}
         return {name: value for name, value in grades.items() if name != IS_CONSTANT}
     model.eval()
     prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)

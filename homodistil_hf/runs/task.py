@@ -28,13 +28,12 @@ from ..models.tokenizers import (
 )
 from ..models.widths import WidthPlan, widths_of
 from ..tasks.columns import LEAST_ROWS, ReadRows, described_rows, found_rows, listed_columns, what_is_read
-from ..tasks.encoding import encode_rows, length_of_rows, question_rows, what_fits
+from ..tasks.encoding import encode_rows, grading_of, length_of_rows, what_fits
 from ..tasks.held_out import apart, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
-from ..tasks.questions import answer_grades
 from ..tasks.reading import load_rows
 from ..training.learning_rate import default_task_rate, steps_of_task
-from ..training.small_start import BESIDE_A_TEACHER, folder_of_start, is_of_a_task, load_small_start
+from ..training.small_start import BESIDE_A_TEACHER, class_name_of, folder_of_start, is_of_a_task, load_small_start
 from ..training_args import with_settings
 from . import masked_words
 from .kinds import Rows, RunInputs, StudentKind, method_plan
@@ -82,8 +81,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     where = f" (if there are some in {join_some(others)}: label_column)" if has_others else ""
     log(f"{run.teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}")
     if run.start is not None:
-        own = load_encoder_config(folder_of_start(run.start)[0], token=settings.training.hub_token, needs_head=False)
-        head = "" if is_of_a_task(own.architectures[0]) else ", with a fresh head"
+        own = class_name_of(run.start, settings.training.hub_token, "start")
+        head = "" if is_of_a_task(own) else ", with a fresh head"
         log(f"the student starts from {run.start} and keeps its widths{head}")
     if not run.eval_data:
         train, held_out = apart(train, log)
@@ -99,9 +98,6 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
             log(f"eval_data: {held_out.columns.describe()}")
     length = row_length(settings, inputs, [train], log)
     encoded = [encode_rows(part, config, inputs.tokenizer, max_length=length) for part in (train, held_out)]
-    grading = None
-    if kind == ANSWERS and (questions := question_rows(held_out)) is not None:
-        grading = partial(answer_grades, questions=questions, tokenizer=inputs.tokenizer, max_length=length)
     parts = dict(zip(("to train on", "held out"), encoded, strict=True))
     log(read_line(parts, **what_is_read([train, held_out]), tokenizer=inputs.tokenizer))
     # its default is one for blocks of text; a task is measured on all rows that are held out
@@ -111,7 +107,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         encoded[0],
         encoded[1],
         facts=described_rows(kind, [train], [held_out], length),
-        grading=grading,
+        grading=grading_of(held_out, inputs.tokenizer, length),
         metrics=("kl", "agreement", *REPORTED[kind]),
     )
 

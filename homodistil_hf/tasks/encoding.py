@@ -1,14 +1,14 @@
 """Rows of a task → tokenized rows for its model, and the length that fits them."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import some_blocks
 from ..data.delimited import parsed_cell
@@ -21,6 +21,7 @@ from .labels import label_numbers
 from .questions import (
     QUESTION_FEATURES,
     WINDOW_LENGTH,
+    answer_grades,
     check_answers,
     labelled_inputs,
     windows_in_batches,
@@ -116,6 +117,15 @@ def question_rows(part: ReadRows) -> Dataset | None:
     """The questions with known answers as a table of SQuAD's columns; None where there are none."""
     known = [row for row in as_questions(part) if row["answers"] is not None]
     return Dataset.from_list(known, features=QUESTION_FEATURES) if known else None
+
+
+def grading_of(
+    part: ReadRows, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[PreTrainedModel], dict[str, float]] | None:
+    """Grades a model's answers to questions as [`answer_grades`]; None for other rows, and without known answers."""
+    if part.columns.kind != ANSWERS or (questions := question_rows(part)) is None:
+        return None
+    return partial(answer_grades, questions=questions, tokenizer=tokenizer, max_length=max_length)
 
 
 def texts_of(part: ReadRows) -> Dataset:

@@ -27,7 +27,6 @@ Place = tuple[int, int]
 _TYPES = ("label", "type", "tag", "entity", "entity_group", "entity_type", "class", "labels")
 _STARTS, _ENDS = ("start", "start_offset", "begin", "start_char"), ("end", "end_offset", "end_char", "stop")
 _TEXTS = ("text", "surface", "surface_form", "mention")
-_NEAR = 64  # characters that an offset may be wrong by, as it is counted by another program
 
 
 class TaggedText(NamedTuple):
@@ -230,20 +229,10 @@ def marked_texts(
     Raises:
         ValueError: with the row: a span outside of its text, of other words than the row says, or of blanks.
     """
-    moved = 0
-    rows: list[list[Span] | None] = []
-    for number, (text, cell) in enumerate(zip(texts, cells, strict=True), 1):
-        if is_missing(cell):
-            rows.append(None)
-            continue
-        spans = []
-        for entry in as_list(cell):
-            span = read_span(entry)
-            _check(span, entry, text, f"{where}: row {number:,}")
-            placed = _placed(span, entry, text, f"{where}: row {number:,}")
-            moved += placed != span
-            spans.append(placed)
-        rows.append(spans)
+    rows = [
+        None if is_missing(cell) else [_checked(entry, text, f"{where}: row {number:,}") for entry in as_list(cell)]
+        for number, (text, cell) in enumerate(zip(texts, cells, strict=True), 1)
+    ]
     words = _words(texts, [{edge for span in spans or () for edge in span[:2]} for spans in rows], tokenizer)
     scheme = Scheme(names)
     tags = [None if spans is None else scheme.tags(spans, of_row) for spans, of_row in zip(rows, words, strict=True)]
@@ -256,7 +245,6 @@ def marked_texts(
     )
     for count, words_of in (
         (lost, "count for nothing, as the tokenizer joins them with what stands beside them"),
-        (moved, "were moved to where their own text stands; their offsets count other characters"),
         (blank, "begin or end with a blank; do their offsets count characters of this text, an emoji as one?"),
     ):
         if count:
@@ -264,7 +252,9 @@ def marked_texts(
     return [TaggedText(*row) for row in zip(texts, words, tags, strict=True)]
 
 
-def _check(span: Span, entry: Any, text: str, where: str) -> None:
+def _checked(entry: Any, text: str, where: str) -> Span:
+    """Read a span; a ValueError where it is none of the text's."""
+    span = read_span(entry)
     start, end = span.start, span.end
     if not isinstance(start, int) or not isinstance(end, int) or not 0 <= start < end <= len(text):
         remedy = "; tags of words stand beside a list of words, tokens" if isinstance(entry, str) else ""
@@ -274,22 +264,12 @@ def _check(span: Span, entry: Any, text: str, where: str) -> None:
         )
     if not text[start:end].strip():
         raise ValueError(f"{where} has the span {short_repr(entry)}, which covers no word: drop it")
-
-
-def _placed(span: Span, entry: Any, text: str, where: str) -> Span:
-    """The span at the place of its own text: there, or at the only such place near by."""
-    wanted = span.text
-    if not isinstance(wanted, str) or not wanted.strip() or text[span.start : span.end].strip() == wanted.strip():
-        return span
-    first, last = max(0, span.start - _NEAR), span.end + _NEAR
-    near = text[first:last]
-    if near.count(wanted) != 1:
+    if isinstance(span.text, str) and span.text.strip() not in ("", text[start:end].strip()):
         raise ValueError(
-            f"{where} has the span {short_repr(entry)}, but {short_repr(text[span.start : span.end])} stands there; "
-            "count its offsets in characters of this text, from 0"
+            f"{where} has the span {short_repr(entry)}, but {short_repr(text[start:end])} stands there; count its "
+            "offsets in characters of this text, from 0"
         )
-    start = first + near.index(wanted)
-    return span._replace(start=start, end=start + len(wanted))
+    return span
 
 
 def _words(texts: Sequence[str], edges: Sequence[set[int]], tokenizer: PreTrainedTokenizerBase) -> list[list[Place]]:

@@ -315,7 +315,7 @@ class DistillationTrainer(ExactTrainer):
         """As [`raw_rows.tokenized`], by the reader of the first raw rows that the trainer was given."""
         if self.row_reader is None and (reader := self.reader_of(data, tokenizer, model)) is not None:
             self.row_reader = reader
-            self.rows_facts = reader.described or self.rows_facts
+            self.rows_facts = reader.facts or self.rows_facts
         return raw_rows.tokenized(data, self.row_reader)
 
     def _refuse_settings_without_part(self, task: Task, *, masks_words: bool) -> None:

@@ -6,7 +6,6 @@ Readers of text and of tasks are imported where there are raw rows.
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from datasets import Dataset
@@ -15,7 +14,7 @@ from typing_extensions import override
 
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import as_heads_read, fitted_length
-from ..tasks.kinds import ANSWERS, MASKED_WORDS, task_kind_of
+from ..tasks.kinds import MASKED_WORDS, task_kind_of
 
 if TYPE_CHECKING:
     from ..tasks.columns import ReadRows
@@ -31,11 +30,8 @@ class RawReader:
     """Reads raw rows for a model, by its `tokenizer`."""
 
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """The kind of a task's rows and their columns of text; nothing of plain text."""
-        return {}
+    facts: Mapping[str, Any] | None = None
+    """The kind of a task's rows and their columns of text; None of plain text."""
 
     def found(self, rows: Dataset, argument: str) -> "ReadRows | None":
         """Raw rows of a task with their columns; None for plain text."""
@@ -60,19 +56,14 @@ class RowReader(RawReader):
         config: of the model.
         tokenizer: of the model.
         length: tokens of a row at most.
-        texts: columns of the first rows' texts, of a task.
+        facts: of the first rows of a task.
     """
 
     kind: str
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     length: int
-    texts: tuple[str, ...] = ()
-
-    @property
-    @override
-    def described(self) -> dict[str, Any]:
-        return {"kind": self.kind, "text_columns": list(self.texts)} if self.texts else {}
+    facts: Mapping[str, Any] | None = None
 
     @override
     def found(self, rows: Dataset, argument: str) -> "ReadRows | None":
@@ -102,12 +93,9 @@ class RowReader(RawReader):
 
     @override
     def grading(self, part: "ReadRows") -> Grading | None:
-        from ..tasks.encoding import question_rows
-        from ..tasks.questions import answer_grades
+        from ..tasks.encoding import grading_of
 
-        if self.kind != ANSWERS or (questions := question_rows(part)) is None:
-            return None
-        return partial(answer_grades, questions=questions, tokenizer=self.tokenizer, max_length=self.length)
+        return grading_of(part, self.tokenizer, self.length)
 
 
 def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -> RowReader | None:
@@ -138,7 +126,7 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(ReadRows(first, columns, argument), config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
-    return RowReader(kind, config, own, length, columns.texts)
+    return RowReader(kind, config, own, length, {"kind": kind, "text_columns": list(columns.texts)})
 
 
 def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[str, Any], list[tuple[Any, Grading]]]:

@@ -69,9 +69,9 @@ def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_prun
         seed: of a fresh head.
         is_pruned: whether the run makes the model smaller; then one that is fine-tuned is no such start.
     """
-    if not is_of_a_task(_class_name(teacher, token, "teacher")):
+    if not is_of_a_task(class_name_of(teacher, token, "teacher")):
         return None
-    is_general = not is_of_a_task(_class_name(model, token, "model"))
+    is_general = not is_of_a_task(class_name_of(model, token, "model"))
     if not is_general and is_pruned:
         return None
     student = load_small_start(model, token=token, argument="model") if isinstance(model, str) else model
@@ -97,7 +97,8 @@ def load_small_start(model: str, *, token: str | None, argument: str) -> PreTrai
     return load_export(folder) if is_export else load_encoder(folder, token=token, argument=argument, needs_head=False)
 
 
-def _class_name(model: Any, token: str | None, argument: str) -> str:
+def class_name_of(model: Any, token: str | None, argument: str) -> str:
+    """The class of a model that is loaded, or that a folder or Hub name holds; a `teacher` has a head."""
     if not isinstance(model, str):
         return type(model).__name__
     folder, needs_head = folder_of_start(model)[0], argument == "teacher"
