@@ -85,5 +85,8 @@ def test_unknown_methods_and_settings_name_the_nearest():
 
 
 @each("method", METHODS)
-def test_every_class_carries_its_name(method):
-    assert trainer_named(method).method == method
+def test_every_class_carries_its_name_and_all_sentences_of_its_card(method):
+    trainer = trainer_named(method)
+    assert trainer.method == method
+    card = getattr(trainer, "card", None)  # further pre-training and bits write their own
+    assert card is None or all((card.student, card.made, card.how, card.paper))
