@@ -10,7 +10,7 @@ Shapes: B batch, T tokens, F filters, H hidden channels.
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,7 +35,7 @@ from ...models.units import UnitTensors, encoder_groups
 from ...models.widths import WidthPlan, widths_of
 from ...pruning.compaction import compact
 from ...pruning.masks import full_masks
-from .representatives import STOPPING_RULES, convex_masking, gaussian_kernel, least_squares_scales, output_products
+from .representatives import convex_masking, gaussian_kernel, least_squares_scales, output_products
 
 logger = logging.getLogger(__name__)
 METHOD = "gradient_free"
@@ -53,17 +53,8 @@ CARD = MethodCard(
 )
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_SUMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean": lambda activations_TF: activations_TF.sum(0),
-    "magnitude": lambda activations_TF: activations_TF.abs().sum(0),
-    "norm": lambda activations_TF: activations_TF.square().sum(0),
-}
-_NORMALIZATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sum": lambda values_F: values_F / values_F.abs().sum(),
-    "max": lambda values_F: values_F / values_F.abs().max(),
-    "range": lambda values_F: (values_F - values_F.min()) / (values_F.max() - values_F.min()),
-    "none": lambda values_F: values_F,
-}
+MAX_FITTED_TOKENS = 16_384
+"""Tokens of the least-squares fit at most, evenly spread over the text."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,8 @@ class GradientFreeSettings:
 
     Example:
     ```python
-    >>> GradientFreeSettings(ranking="r2").needs_samples, GradientFreeSettings(kernel="2sigma^2").denominator
-    (True, 2.0)
+    >>> GradientFreeSettings(ranking="r2").needs_samples
+    True
 
     ```
     """
@@ -86,30 +77,15 @@ class GradientFreeSettings:
         "r2d2", "r2d2, or one of its factors: r2 (weights), d2 (data).", choices=("r2d2", "r2", "d2")
     )
     sigma: float = setting(1.0, "Width σ of the Gaussian kernel, > 0.", range="(0, inf)")
-    kernel: str = setting(
-        "sigma^2", "Divisor of squared distances: sigma^2 or 2sigma^2.", choices=("sigma^2", "2sigma^2")
-    )
     tolerance: float = setting(0.01, "Relative change α at which the masking stops, > 0.", range="(0, inf)")
-    stopping: str = setting(
-        "summed", "Which change: summed (of C's sum) or absolute (of its entries).", choices=STOPPING_RULES
-    )
-    max_iterations: int = setting(200, "Updates of the masking at most, ≥ 1.", least=1)
-    r2_normalization: str = setting(
-        "sum", "Of R2 within a layer: sum, max, range or none.", choices=tuple(_NORMALIZATIONS)
-    )
     activation: str = setting(
-        "norm", "What D2 averages over tokens: mean, magnitude or norm (RMS).", choices=tuple(_SUMS)
-    )
-    d2_normalization: str = setting(
-        "sum", "Of D2 within a layer: range (0 … 1), max, sum or none.", choices=tuple(_NORMALIZATIONS)
+        "norm",
+        "What D2 averages over tokens: norm (RMS; a share of the layer's sum), mean (its place in the layer's range).",
+        choices=("norm", "mean"),
     )
     rescaling: str = setting(
         "least_squares", "Of the filters that stay: least_squares or none.", choices=("least_squares", "none")
     )
-    damping: float = setting(
-        1e-3, "Pull of the factors towards 1, in mean diagonals of the fit, > 0.", range="(0, inf)"
-    )
-    max_rescaling_tokens: int = setting(16_384, "Tokens of the fit at most, evenly spread, ≥ 1.", least=1)
     dtype: str = setting(
         "auto",
         "Of the passes: bfloat16, float32, or auto: bfloat16 if the hardware has it.",
@@ -118,19 +94,12 @@ class GradientFreeSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        of_weights = ("sigma", "kernel", "tolerance", "stopping", "max_iterations", "r2_normalization")
         for names, has_part, reason in (
-            (of_weights, self.ranking != "d2", "ranking='d2' ranks by text alone"),
-            (("activation", "d2_normalization"), self.ranking != "r2", "ranking='r2' ranks by weights alone"),
-            (("damping", "max_rescaling_tokens"), self.rescaling != "none", "rescaling='none' fits nothing"),
+            (("sigma", "tolerance"), self.ranking != "d2", "ranking='d2' ranks by text alone"),
+            (("activation",), self.ranking != "r2", "ranking='r2' ranks by weights alone"),
             (("dtype",), self.needs_samples, "no text is read"),
         ):
             refuse_without_part(self, {} if has_part else dict.fromkeys(names, f"{reason}; leave it out"))
-
-    @property
-    def denominator(self) -> float:
-        """Divisor of squared distances in the kernel's exponent."""
-        return self.sigma**2 * (2 if self.kernel == "2sigma^2" else 1)
 
     @property
     def needs_samples(self) -> bool:
@@ -186,7 +155,7 @@ def prune_gradient_free(
     batches = check_samples(unlabeled, student) if settings.needs_samples else []
     activations, products = filter_statistics(student, batches, settings)
     scores = filter_scores(student, activations, settings)
-    prune_filters(student, scores, macs, products=products, damping=settings.damping)
+    prune_filters(student, scores, macs, products=products)
     return student
 
 
@@ -249,8 +218,6 @@ def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[di
     Raises:
         ValueError: no batch, no tensor of tokens, or rows that are longer than the model's positions.
     """
-    if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
-        raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
     config = model.config
     names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
     batches = []
@@ -309,7 +276,7 @@ def filter_statistics(
     names = [f"ffn.{index}" for index in range(student.config.num_hidden_layers)]
     total = sum(map(num_tokens, batches))
     # every n-th token of all batches, the least n that leaves no more than are asked for
-    stride = math.ceil(total / settings.max_rescaling_tokens)
+    stride = math.ceil(total / MAX_FITTED_TOKENS)
     sizes = {name: second_linear(student, name).in_features for name in names}
     sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
     of_batch: UnitTensors = {}
@@ -322,7 +289,8 @@ def filter_statistics(
         # what a second matrix gets: tokens of all rows without padding
         activations_TF = inputs[0].flatten(0, 1).float()
         activations_TF = activations_TF if kept is None else activations_TF[kept]
-        of_batch[name] = _SUMS[settings.activation](activations_TF)
+        # of squares, the root comes after the mean
+        of_batch[name] = (activations_TF.square() if settings.activation == "norm" else activations_TF).sum(0)
         if products:
             # `-seen % stride` continues the stride over tokens where the last batch left it.
             chosen_SF = activations_TF[-seen % stride :: stride]
@@ -342,7 +310,6 @@ def filter_statistics(
             sums_A += torch.cat([of_batch[name] for name in names]).cpu()
             seen += num_tokens(batch)
     averages = dict(zip(names, (sums_A / total).split(list(sizes.values())), strict=True))
-    # sums were of squares: the root comes after the mean
     if settings.activation == "norm":
         averages = {name: values.sqrt() for name, values in averages.items()}
     if broken := [name for name, values in averages.items() if not bool(values.isfinite().all())]:
@@ -363,27 +330,21 @@ def filter_scores(student: LayerwiseModel, activations: UnitTensors, settings: G
         # R2 · D2, or the one of them that `ranking` names
         score_F = torch.ones(len(filters_FH), dtype=torch.float64)
         if "r2" in settings.ranking:
-            kernel_FF = gaussian_kernel(filters_FH, denominator=settings.denominator)
-            coefficients_FF = convex_masking(
-                kernel_FF,
-                tolerance=settings.tolerance,
-                max_iterations=settings.max_iterations,
-                stopping=settings.stopping,
-            )
-            score_F *= _normalized(coefficients_FF.diagonal().cpu().double(), settings.r2_normalization)
+            kernel_FF = gaussian_kernel(filters_FH, sigma=settings.sigma)
+            coefficients_FF = convex_masking(kernel_FF, tolerance=settings.tolerance)
+            score_F *= _normalized(coefficients_FF.diagonal().cpu().double())
         if "d2" in settings.ranking:
-            score_F *= _normalized(activations[name], settings.d2_normalization)
+            score_F *= _normalized(activations[name], by_range=settings.activation == "mean")
         scores[name] = score_F.float()
     return scores
 
 
-def _normalized(values_F: torch.Tensor, normalization: str) -> torch.Tensor:
-    """Normalize a layer's values; equal ones rank no filter and become 1."""
-    return (
-        _NORMALIZATIONS[normalization](values_F)
-        if float(values_F.max() - values_F.min())
-        else torch.ones_like(values_F)
-    )
+def _normalized(values_F: torch.Tensor, *, by_range: bool = False) -> torch.Tensor:
+    """Divide a layer's values by their sum, or by their range above the least; equal ones rank no filter: 1."""
+    least, most = values_F.aminmax()
+    if least == most:
+        return torch.ones_like(values_F)
+    return (values_F - least) / (most - least) if by_range else values_F / values_F.sum()
 
 
 def prune_filters(
@@ -392,7 +353,6 @@ def prune_filters(
     macs: float,
     *,
     products: Mapping[str, torch.Tensor] | None = None,
-    damping: float = 1e-3,
 ) -> None:
     """Keep the highest scores of all layers within a budget, rescale them, and compact the student in place.
 
@@ -401,7 +361,6 @@ def prune_filters(
         scores: `ffn.{l}` → one number a filter, comparable across layers; ties go to the lower layer and index.
         macs: share of the student's encoder MACs, see [`num_kept_filters`].
         products: of [`filter_statistics`]; without them, filters are not rescaled.
-        damping: see [`least_squares_scales`].
     """
     plan = widths_of(student.config)
     kept = kept_filters(scores, num_kept_filters(plan, macs))
@@ -410,7 +369,7 @@ def prune_filters(
         if products and not bool(mask_F.all()):
             weight_HF = second_linear(student, name).weight
             products_FF = output_products(products[name].cpu(), weight_HF.detach().cpu().T)
-            scales_F = least_squares_scales(products_FF, mask_F, damping=damping)
+            scales_F = least_squares_scales(products_FF, mask_F)
             weight_HF.data.mul_(scales_F.to(weight_HF))
     # of all groups only the FFNs' lose units
     groups = encoder_groups(student)

@@ -6,22 +6,25 @@ The paper calls a column of the FFN's second matrix a filter. Shapes: F filters,
 
 import torch
 
-STOPPING_RULES = ("summed", "absolute")
+MAX_UPDATES = 200
+"""Updates of the masking at most."""
+DAMPING = 1e-3
+"""Pull of the factors towards 1, in mean diagonals of the fit."""
 
 
-def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Tensor:
-    r"""Similarity of filters: \\(K_{ij} = \exp(-\lVert w_i - w_j \rVert^2 / d)\\).
+def gaussian_kernel(filters_FH: torch.Tensor, *, sigma: float) -> torch.Tensor:
+    r"""Similarity of filters: \\(K_{ij} = \exp(-\lVert w_i - w_j \rVert^2 / \sigma^2)\\).
 
     Args:
         filters_FH: float32.
-        denominator: d > 0: σ², or 2σ² by another reading.
+        sigma: σ > 0.
 
     Returns:
         `torch.Tensor` `(F, F)` in [0, 1], with ones on its diagonal.
 
     Example:
     ```python
-    >>> gaussian_kernel(torch.tensor([[0.0], [0.0], [1.0]]), denominator=1.0)[0]
+    >>> gaussian_kernel(torch.tensor([[0.0], [0.0], [1.0]]), sigma=1.0)[0]
     tensor([1.0000, 1.0000, 0.3679])
 
     ```
@@ -31,15 +34,13 @@ def gaussian_kernel(filters_FH: torch.Tensor, *, denominator: float) -> torch.Te
     # ‖w_i‖² + ‖w_j‖² − 2 w_i·w_j in the memory of the products; rounding may have made it negative
     distances_FF = products_FF.mul_(-2).add_(squares_F[:, None]).add_(squares_F).clamp_min_(0)
     distances_FF.fill_diagonal_(0)  # products of a filter with itself are rounded, too
-    return distances_FF.div_(-denominator).exp_()
+    return distances_FF.div_(-(sigma**2)).exp_()
 
 
-def convex_masking(
-    kernel_FF: torch.Tensor, *, tolerance: float = 0.01, max_iterations: int = 200, stopping: str = "summed"
-) -> torch.Tensor:
+def convex_masking(kernel_FF: torch.Tensor, *, tolerance: float = 0.01) -> torch.Tensor:
     r"""Represent every filter by non-negative shares of all: algorithm 1 of arXiv 2303.04185.
 
-    C starts at 1/F everywhere and is updated until the change of an update, relative to Σ|C|, is below the tolerance.
+    C starts at 1/F everywhere and is updated until |Σ ΔC| of an update, relative to ΣC, is below the tolerance.
     The updates minimise \\(\mathrm{tr}(K - 2 K C + C^\top K C)\\), the squared distance between filters and their
     representations in the kernel's feature space. At the minimum, 0, C is the identity and ranks all filters alike; C
     ranks them only because the updates stop early. Memory: three matrices as large as the kernel.
@@ -47,18 +48,15 @@ def convex_masking(
     Args:
         kernel_FF: float32, symmetric, ≥ 0.
         tolerance: α > 0.
-        max_iterations: updates at most, ≥ 1.
-        stopping: `"summed"`: the change is |Σ ΔC|; `"absolute"`: Σ |ΔC|, which is never smaller.
 
     Returns:
         `torch.Tensor` `(F, F)`, ≥ 0; column j holds the shares of all filters in filter j.
     """
     coefficients_FF = torch.full_like(kernel_FF, 1 / len(kernel_FF))
-    for _ in range(max_iterations):
+    for _ in range(MAX_UPDATES):
         updated_FF = masking_update(kernel_FF, coefficients_FF)
         # the former coefficients become the difference: a fourth matrix isn't needed
-        difference_FF = coefficients_FF.sub_(updated_FF)
-        change = difference_FF.sum().abs() if stopping == "summed" else difference_FF.abs_().sum()
+        change = coefficients_FF.sub_(updated_FF).sum().abs()
         coefficients_FF = updated_FF
         if bool(change < tolerance * updated_FF.sum()):
             break
@@ -92,17 +90,16 @@ def output_products(activation_products_FF: torch.Tensor, filters_FH: torch.Tens
     return (filters_FH @ filters_FH.T).mul_(activation_products_FF)
 
 
-def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, damping: float = 1e-3) -> torch.Tensor:
+def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor) -> torch.Tensor:
     r"""Factors of the kept filters that best make up for the dropped ones.
 
     With k kept and d dropped, \\((P_{kk} + \lambda) (m_k - 1) = P_{kd} 1\\) minimises the squared error of
-    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\). Factors of 1 are one
-    candidate, so the error never rises.
+    the FFN's output, \\((m - 1)^\top P (m - 1)\\), plus \\(\lambda \lVert m_k - 1 \rVert^2\\), with λ =
+    [`DAMPING`] mean diagonals of P_kk. Factors of 1 are one candidate, so the error never rises.
 
     Args:
         products_FF: of [`output_products`].
         kept_F: bool, at least one `True`.
-        damping: λ in mean diagonals of P_kk, > 0.
 
     Returns:
         `torch.Tensor` `(F,)` of the products' dtype: 0 for dropped filters; all 1 where none is dropped.
@@ -110,8 +107,8 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
     Example:
     ```python
     >>> products = torch.ones(2, 2, dtype=torch.float64)  # two filters that always do the same
-    >>> least_squares_scales(products, torch.tensor([True, False]), damping=1e-9)
-    tensor([2.0000, 0.0000], dtype=torch.float64)
+    >>> least_squares_scales(products, torch.tensor([True, False]))
+    tensor([1.9990, 0.0000], dtype=torch.float64)
 
     ```
     """
@@ -120,10 +117,9 @@ def least_squares_scales(products_FF: torch.Tensor, kept_F: torch.Tensor, *, dam
     # P_kk, and P_kd 1: what the dropped filters would have added
     rows_KF = products_FF[kept_F]
     system_KK, missing_K = rows_KF[:, kept_F], rows_KF[:, ~kept_F].sum(1)
-    smallest = (
-        torch.finfo(products_FF.dtype).tiny ** 0.5
-    )  # keeps the system regular with filters that are never active
-    system_KK.diagonal().add_(damping * system_KK.diagonal().mean() + smallest)
+    # keeps the system regular with filters that are never active
+    smallest = torch.finfo(products_FF.dtype).tiny ** 0.5
+    system_KK.diagonal().add_(DAMPING * system_KK.diagonal().mean() + smallest)
     # m_k = 1 + (P_kk + λ)⁻¹ P_kd 1
     scales_F[kept_F] += torch.cholesky_solve(missing_K[:, None], torch.linalg.cholesky(system_KK))[:, 0]
     return scales_F
