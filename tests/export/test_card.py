@@ -380,5 +380,5 @@ def test_names_of_models_stay_names_in_other_cards():
 
     settings = dict.fromkeys(("num_rounds", "max_steps", "num_train_epochs", "distillation_weight", "seed"), 1)
     settings |= dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"), 1)
-    settings |= {"compared_states": "first", "mlm_probability": 0.15, "learning_rate": EVIL}
+    settings |= {"mlm_probability": 0.15, "learning_rate": EVIL}
     assert_harmless(further_pretraining_card("BertForMaskedLM", {"model": EVIL}, settings))

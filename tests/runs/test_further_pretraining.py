@@ -111,7 +111,7 @@ def test_the_json_of_the_page_is_valid(tmp_path):
 
 def test_defaults_are_the_papers(tmp_path):
     settings = parse_run([str(write_further(tmp_path))]).training
-    assert (settings.num_rounds, settings.distillation_weight, settings.compared_states) == (1, 1.0, "first")
+    assert (settings.num_rounds, settings.distillation_weight) == (1, 1.0)
     assert (settings.learning_rate, settings.adam_beta1, settings.adam_beta2) == (1.5e-4, 0.9, 0.95)
     assert (settings.weight_decay, settings.warmup_steps, settings.lr_scheduler_type) == (0.01, 0, "linear")
 
@@ -122,7 +122,6 @@ def test_defaults_are_the_papers(tmp_path):
         ({"num_rounds": 0}, r"num_rounds=0 is not a whole number of at least 1"),
         ({"num_rounds": "1"}, r"num_rounds='1'; expected a whole number"),
         ({"torch_compile_mode": "default"}, r"torch_compile=True is not supported by SelfDistillTrainer"),
-        ({"compared_states": "all", "distillation_weight": 0.0}, r"compared_states='all' has no part in this run"),
         ({"further_pretraining": {"num_rounds": 2}}, r"has no place with method='self_distillation'"),
         ({"streaming": True}, r"streaming=True has no place with method='self_distillation'"),
         ({"resume_from_checkpoint": "last"}, r"finds no self_distillation\.json"),

@@ -41,11 +41,11 @@ from .trainer import IMAGE_CLASS, SelfDistillationArguments, SelfDistillTrainer,
 RUN_FILE = "self_distillation.json"
 
 _CARD_SETTINGS = (
-    *("num_rounds", "distillation_weight", "compared_states", "mlm_probability", "learning_rate", "max_steps"),
+    *("num_rounds", "distillation_weight", "mlm_probability", "learning_rate", "max_steps"),
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "seed"),
 )
 _HOW = """The initial weights were further pre-trained on a target corpus with their masked objective; then, {rounds},
-training started again from the initial weights on the same corpus, and the squared distance to the state ({states}) of
+training started again from the initial weights on the same corpus, and the squared distance to the [CLS] state of
 the model before was added to the masked loss, times {weight}. Fine-tune it like the model it was made from, or distil
 it. The method is that of
 
@@ -223,7 +223,6 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         summary=f"{code_span(architecture)}, made from {code_span(named)} without a change of its shape.",
         how=_HOW.format(
             rounds="once" if num_rounds == 1 else f"{num_rounds} times",
-            states="of [CLS]" if settings["compared_states"] == "first" else "of each token",
             weight=settings["distillation_weight"],
         ),
         settings=card_table(

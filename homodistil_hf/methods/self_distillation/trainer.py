@@ -14,7 +14,7 @@ C channels, Y height, X width.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, V
 
 from ...data.masking import IGNORED_LABEL, MaskedLMCollator, SeededMasks, masking_collator, row_counter
 from ...files.messages import first_of, short_repr
-from ...files.settings import refuse_without_part, setting
+from ...files.settings import setting
 from ...models.architectures import HEADS, architecture_of, has_segments
 from ...models.architectures.architecture import MASKED_LM
 from ...training.exact_trainer import ExactTrainer
@@ -53,8 +53,8 @@ class SelfDistillationArguments(ExactArguments):
     Example:
     ```python
     >>> args = SelfDistillationArguments(output_dir="out", max_steps=100, report_to="none")
-    >>> args.num_rounds, args.distillation_weight, args.compared_states
-    (1, 1.0, 'first')
+    >>> args.num_rounds, args.distillation_weight
+    (1, 1.0)
 
     ```
     """
@@ -65,10 +65,7 @@ class SelfDistillationArguments(ExactArguments):
         1, "Rounds of self-distillation after round 0, ≥ 1, each from the initial weights; the paper's.", least=1
     )
     distillation_weight: float = setting(
-        1.0, "Factor ≥ 0 of the squared distance to the teacher's states; the paper's.", range="[0, inf)"
-    )
-    compared_states: Literal["first", "all"] = setting(
-        "first", "first: of [CLS], as in the paper; all: the mean over a row's tokens, a variant of ours."
+        1.0, "Factor ≥ 0 of the squared distance to the teacher's [CLS] states; the paper's.", range="[0, inf)"
     )
     mlm_probability: float = setting(
         0.15, "Share in (0, 1) of a text's tokens to predict; believed, as BERT's.", range="(0, 1)"
@@ -91,8 +88,6 @@ class SelfDistillationArguments(ExactArguments):
         for name, remedy in _REMEDIES.items():
             if getattr(self, name):
                 raise ValueError(f"{name}=True is not supported by SelfDistillTrainer; {remedy}")
-        if not self.distillation_weight:
-            refuse_without_part(self, {"compared_states": "distillation_weight is 0; leave it out"})
 
 
 class SelfDistillTrainer(ExactTrainer):
@@ -186,11 +181,10 @@ class SelfDistillTrainer(ExactTrainer):
             if self.teacher is not None:
                 # h of unmasked x, the teacher's without a gradient: a pass of each beside that of the masked loss
                 with torch.no_grad():
-                    teacher_BTH = self.modality.last_states(self.teacher, inputs)
-                student_BTH = self.modality.last_states(self.model, inputs)
-                is_first = self.args.compared_states == "first"
-                error = state_error(student_BTH, teacher_BTH, inputs.get("attention_mask"), first_only=is_first)
-                terms["state"] = error / num_rows
+                    teacher_BH = self.modality.first_states(self.teacher, inputs)
+                student_BH = self.modality.first_states(self.model, inputs)
+                # ‖h_student − h_teacher‖², summed over channels, averaged over rows
+                terms["state"] = (student_BH.float() - teacher_BH.float()).square().sum() / num_rows
         loss = terms["masked"]
         if "state" in terms:
             loss = loss + self.args.distillation_weight * terms["state"]
@@ -282,13 +276,13 @@ class MaskedWords:
             logits_MV = wrapped(**self._forward(inputs)).logits
         return F.cross_entropy(logits_MV.float(), labels_N[positions_M], reduction="sum")
 
-    def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
-        """States (B, T, H) of the last layer on the text as it was before it was masked."""
+    def first_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """[CLS] states (B, H) of the last layer on the text as it was before it was masked."""
         labels_BT = inputs["labels"]
         # a label is the token that stood there before; where nothing is predicted, the input is the text itself
         ids_BT = torch.where(labels_BT == IGNORED_LABEL, inputs["input_ids"], labels_BT)
         encoder: Any = model.base_model
-        return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state
+        return encoder(**self._forward(inputs) | {"input_ids": ids_BT}).last_hidden_state[:, 0]
 
     def _forward(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         return {name: inputs[name] for name in self.input_names if name in inputs}
@@ -310,15 +304,15 @@ class MaskedPatches:
         # the stock loss is a mean over masked patches, as many in each image: times B it is a sum over images
         return outputs.loss.float() * len(inputs["pixel_values"])
 
-    def last_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
-        """States (B, 1 + P, H) of the last layer on whole images, patches in their order."""
+    def first_states(self, model: PreTrainedModel, inputs: Inputs) -> torch.Tensor:
+        """[CLS] states (B, H) of the last layer on whole images, patches in their order."""
         # the encoder sorts patches by their noise: rising noise leaves them in their order
         noise_BP = torch.arange(self.num_patches, device=inputs["noise"].device).expand_as(inputs["noise"])
         encoder: Any = model.base_model
         # the stock encoder always masks, and has no argument for how much
         ratio, model.config.mask_ratio = model.config.mask_ratio, 0.0
         try:
-            return encoder(pixel_values=inputs["pixel_values"], noise=noise_BP).last_hidden_state
+            return encoder(pixel_values=inputs["pixel_values"], noise=noise_BP).last_hidden_state[:, 0]
         finally:
             model.config.mask_ratio = ratio
 
@@ -337,38 +331,6 @@ def check_class(name: str) -> None:
             f"model is a {name[:100]}, which doesn't predict what is masked; expected {', '.join(words)} or "
             f"{IMAGE_CLASS}: load the pre-trained model with its pre-training head"
         )
-
-
-def state_error(
-    student_BTH: torch.Tensor, teacher_BTH: torch.Tensor, mask_BT: torch.Tensor | None, *, first_only: bool
-) -> torch.Tensor:
-    """Squared distance of a student's states from its teacher's: ‖h_s − h_t‖², summed over channels and rows.
-
-    Self-distillation for further pre-training (arXiv 2210.02871).
-
-    Args:
-        student_BTH: states of the student.
-        teacher_BTH: states of the teacher.
-        mask_BT: 1 where a token counts, 0 where it is padding; None: all count.
-        first_only: compare the first state ([CLS]) of each row, as the paper does; else the mean over its tokens.
-
-    Returns:
-        `torch.Tensor`: float32 scalar.
-
-    Example:
-    ```python
-    >>> state_error(torch.ones(2, 3, 4), torch.zeros(2, 3, 4), None, first_only=True)
-    tensor(8.)
-
-    ```
-    """
-    if first_only:
-        return (student_BTH[:, 0].float() - teacher_BTH[:, 0].float()).square().sum()
-    # squared distance of each token; then the mean over a row's own tokens, so that long rows weigh no more
-    errors_BT = (student_BTH.float() - teacher_BTH.float()).square().sum(-1)
-    if mask_BT is None:
-        return errors_BT.mean(-1).sum()
-    return ((errors_BT * mask_BT).sum(-1) / mask_BT.sum(-1)).sum()
 
 
 class MaskedImageCollator(SeededMasks):

@@ -38,23 +38,20 @@ def test_with_weight_0_a_round_is_plain_further_pre_training(kind, source, argum
 
 
 @KINDS
-@pytest.mark.parametrize("compared", ["first", "all"])
-def test_a_teacher_equal_to_its_student_adds_0(kind, compared, arguments):
+def test_a_teacher_equal_to_its_student_adds_0(kind, arguments):
     model = make_teacher(**WITHOUT_DROPOUT) if kind == TEXT else make_image_model()
-    args = arguments(compared_states=compared)
-    trainer = SelfDistillTrainer(model, args, teacher_model=copy.deepcopy(model), **data_of(kind))
+    trainer = SelfDistillTrainer(model, arguments(), teacher_model=copy.deepcopy(model), **data_of(kind))
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch_of(trainer))
     assert trainer.step_log.step_terms["loss_state"] == 0
     assert torch.equal(loss, trainer.step_log.step_terms["loss_masked"])
 
 
-@pytest.mark.parametrize("compared", ["first", "all"])
-def test_the_term_of_text_is_what_a_slow_loop_computes(compared, arguments):
+def test_the_term_of_text_is_what_a_slow_loop_computes(arguments):
     model, teacher = make_teacher(**WITHOUT_DROPOUT), randomized(make_teacher(**WITHOUT_DROPOUT), seed=7)
     blocks = zip(make_blocks(4), (16, 9, 12, 16), strict=True)
     rows = [{"input_ids": list(row["input_ids"])[:length]} for row, length in blocks]
-    args = arguments(compared_states=compared, distillation_weight=0.25)
+    args = arguments(distillation_weight=0.25)
     data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
     trainer = SelfDistillTrainer(model, args, teacher_model=teacher, **data)
     inputs = trainer.data_collator(rows)
@@ -63,8 +60,7 @@ def test_the_term_of_text_is_what_a_slow_loop_computes(compared, arguments):
     for row in rows:  # one by one, without padding and masks
         ids = torch.tensor([row["input_ids"]])
         own, other = (m.bert(input_ids=ids).last_hidden_state[0].double() for m in (model, teacher))
-        per_token = [sum(value**2 for value in difference) for difference in (own - other).tolist()]
-        distances.append(per_token[0] if compared == "first" else sum(per_token) / len(per_token))
+        distances.append(sum(value**2 for value in (own - other)[0].tolist()))
     expected = sum(distances) / len(distances)
     names = ("input_ids", "labels", "attention_mask")
     stock = model(**{name: inputs[name] for name in names}).loss
@@ -74,11 +70,9 @@ def test_the_term_of_text_is_what_a_slow_loop_computes(compared, arguments):
     torch.testing.assert_close(float(loss.detach()), float(stock.detach()) + 0.25 * expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("compared", ["first", "all"])
-def test_the_term_of_images_sees_every_patch(compared, arguments):
+def test_the_term_of_images_sees_every_patch(arguments):
     model, teacher = make_image_model(), randomized(make_image_model(), seed=7)
-    args = arguments(compared_states=compared)
-    trainer = SelfDistillTrainer(model, args, teacher_model=teacher, train_dataset=make_images())
+    trainer = SelfDistillTrainer(model, arguments(), teacher_model=teacher, train_dataset=make_images())
     inputs = batch_of(trainer)
     trainer.compute_loss(model.train(), dict(inputs))
     states = []
@@ -91,8 +85,7 @@ def test_the_term_of_images_sees_every_patch(compared, arguments):
         for layer in vit.encoder.layer if hasattr(vit, "encoder") else vit.layers:
             state_BTH = layer(state_BTH)
         states.append(vit.layernorm(state_BTH))
-    errors_BT = (states[0] - states[1]).square().sum(-1)
-    expected = errors_BT[:, 0].mean() if compared == "first" else errors_BT.mean()
+    expected = (states[0] - states[1])[:, 0].square().sum(-1).mean()
     torch.testing.assert_close(trainer.step_log.step_terms["loss_state"], expected.detach())
     stock = model(pixel_values=inputs["pixel_values"], noise=inputs["noise"])
     torch.testing.assert_close(trainer.step_log.step_terms["loss_masked"], stock.loss.detach())
@@ -217,7 +210,6 @@ def test_plain_rows_of_the_same_content_are_masked_alike_whatever_their_order():
         ({"distillation_weight": -1.0}, r"distillation_weight=-1\.0 is outside"),
         ({"mlm_probability": 1.0}, r"mlm_probability=1\.0 is outside"),
         ({"adam_beta2": 1}, r"^adam_beta2=1 is outside"),
-        ({"compared_states": "last"}, r"compared_states='last' is not one of first, all"),
         ({"push_to_hub": True}, r"push_to_hub=True is not supported .*`hf upload`"),
         ({"torch_compile": True}, r"torch_compile=True is not supported"),
         ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor=0\.1"),
