@@ -12,7 +12,7 @@ from .command import Command, log_progress, show_logs, write_output
 
 @dataclass(kw_only=True)
 class Latency(Command):
-    """Compare how long forward passes take on this machine: exports, and the model they were made from."""
+    """Compare how long forward passes take on this machine, no head: exports, and the model they were made from."""
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
     folders: list[str] = flag("exports whose forward passes are compared", positional=True, metavar="FOLDER")
@@ -23,7 +23,6 @@ class Latency(Command):
     lengths: tuple[int, ...] = flag("tokens a sequence", default=(16, 128))
     backends: tuple[str, ...] = flag("ways to run them", default=("torch", "compiled", "onnxruntime"))
     rounds: int = flag("timed passes of every model", default=15)
-    with_head: bool = flag("time whole models; default: without their heads", default=False)
     output: str | None = flag("write all numbers as JSON", default=None, metavar="FILE")
 
     def run(self) -> int:
@@ -35,7 +34,7 @@ class Latency(Command):
         show_logs()
         if self.output is not None:
             check_writable_file(self.output, f"output={self.output!r}")
-        grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.with_head, self.rounds)
+        grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.rounds)
         models = {name: load_encoder(name, argument="folder") for name in self.folders}
         if self.teacher is not None:
             models = {self.teacher: load_encoder(self.teacher, argument="teacher")} | models

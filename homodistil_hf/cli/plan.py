@@ -13,21 +13,14 @@ class Plan(Command):
     """Say how wide a student will be and what it costs, from the teacher's configuration alone."""
 
     example: ClassVar[str] = "homodistil plan --teacher google-bert/bert-base-uncased --student macs=0.25"
-    usage = "homodistil plan --teacher TEACHER (--student STUDENT | --latency_ms MS) [--key value …]"
+    usage = "homodistil plan --teacher TEACHER --student STUDENT [--key value …]"
     teacher: str = flag("Hub name or folder of a model")
     student: str | None = flag(
-        "this or --latency_ms: preset, budget (params=14M, macs=0.25, compact_macs=0.25, any "
-        "with ,num_attention_heads=8, ,hidden_size=216 or ,layers=4 behind it), short plan (216-9x24-528; "
-        "4x216-9x24-528 of 4 layers), JSON file or object; default: of --config",
+        "preset, budget (params=14M, macs=0.25, compact_macs=0.25, with ,num_attention_heads=8, ,hidden_size=216 or "
+        ",layers=4 behind it), milliseconds here (latency_ms=5, with ,batch_size=1 ,length=128 ,backend=onnxruntime), "
+        "short plan (216-9x24-528; 4x216-9x24-528 of 4 layers), JSON file or object; default: of --config",
         default=None,
     )
-    latency_ms: float | None = flag(
-        "this or --student: milliseconds of a forward pass here, no head", default=None, metavar="MS"
-    )
-    batch_size: int | None = flag("latency_ms: sequences a forward pass (default: 1)", default=None, metavar="N")
-    length: int | None = flag("latency_ms: tokens a sequence (default: 128, or the positions)", default=None)
-    backend: str | None = flag("latency_ms: torch (default) or onnxruntime", default=None)
-    no_measurement: bool = flag("latency_ms: don't time the chosen plan itself", default=False)
     num_tokens: float | None = flag("to train on, e.g. 2e6: how, and what was measured", default=None, metavar="N")
     time: bool = flag("minutes and memory, by steps here; with --train_data or --config", default=False)
     train_data: list[str] = flag("time: rows or text of the run", default=[], metavar="X")
@@ -46,17 +39,8 @@ class Plan(Command):
     json: bool = flag("print JSON for machines", default=False)
 
     def __post_init__(self) -> None:
-        if self.student is None and self.latency_ms is None and self.config is None:
-            raise ValueError("one of the arguments --student --latency_ms is required; see homodistil plan --help")
-        if self.student is not None and self.latency_ms is not None:
-            raise ValueError("argument --latency_ms: not allowed with argument --student; drop one")
-        values = {name: getattr(self, name) for name in ("latency_ms", "batch_size", "length", "backend")}
-        budget = {name: value for name, value in values.items() if value is not None}
-        if self.latency_ms is not None:
-            self.student = ",".join(f"{name}={value}" for name, value in budget.items())
-        elif budget or self.no_measurement:
-            name = next(iter(budget), "no_measurement")
-            raise ValueError(f"--{name} says how a latency is measured; give --latency_ms with it")
+        if self.student is None and self.config is None:
+            raise ValueError("the argument --student is required; see homodistil plan --help")
         if bool(self.text) != (self.vocabulary is not None):
             raise ValueError("--vocabulary is chosen by the tokens of a text; give --text with it, or neither")
         if self.time != bool(self.train_data or self.config):

@@ -1,7 +1,7 @@
 """Students of fewer layers: the teacher's layers that stay, their widths, and the teacher's layers that they match."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
@@ -54,7 +54,6 @@ def start_shallow(
     args: DistillationArguments,
     *,
     layers: Layers,
-    widths: str | Mapping[str, Any] | None = None,
     plan: WidthPlan | None = None,
 ) -> tuple[PreTrainedModel, WidthPlan, tuple[int, ...]]:
     """Leave layers out, and plan the others' widths so that they have the encoder MACs of the plan asked for.
@@ -65,28 +64,25 @@ def start_shallow(
         model: a student with all layers.
         args: the run's settings.
         layers: the layers that stay.
-        widths: widths of these layers, in a form that `resolve_plan` reads. Default: those of the plan if it has fewer
-            layers, else planned by the budget of MACs.
-        plan: widths from `resolve_plan`. Default: resolved from `args.student`.
+        plan: widths from `resolve_plan`. Default: resolved from `args.student`. Of fewer layers they are the student's
+            widths, else the others' follow from the budget of MACs.
 
     Returns:
         `(student, plan, matched_layers)`: the layers that stay, as wide as in `model`; the widths that give them the
         wanted encoder MACs; the teacher's layer for each of the student's.
 
     Raises:
-        ValueError: no such layers, too few layers for these MACs, `widths` with other MACs, or a latency budget.
+        ValueError: no such layers, too few layers for these MACs, or a latency budget.
     """
     full = widths_of(model.config)
     asked = plan or resolve_student(args, model.config, starts_with_all_layers=False)
     # a plan of fewer layers has their widths already
     if (number := len(asked.layers)) < len(full.layers):
         kept = layers._replace(asked=number if layers.asked is None else layers.asked).of(len(full.layers))
-        # the plan has both number and widths of layers: what is given beside it contradicts it
-        if len(kept) != number or widths is not None:
-            name, value = ("widths", widths) if len(kept) == number else (layers.called, layers.asked)
+        if len(kept) != number:
             raise ValueError(
-                f"{name}={short_repr(value)}, but student={args.student} names {number} layers and their widths; "
-                "leave one of both out"
+                f"{layers.called}={short_repr(layers.asked)}, but student={args.student} names {number} layers and "
+                "their widths; leave one of both out"
             )
         # `resolve_student` leaves `plain` out where a student has fewer layers
         if args.plain:
@@ -103,19 +99,9 @@ def start_shallow(
             f"the encoder MACs that student={args.student} asks for; keep more layers"
         )
     student = keep_layers(model, kept)
-    if widths is None:
-        # within the tolerance a share may be above 1, which no budget is
-        budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
-        planned = plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
-    else:
-        planned = resolve_plan(widths, student.config, multiple=args.width_multiple, plain=args.plain)
-        # share that these widths keep, by the share that was asked for
-        error = encoder_macs(planned) / encoder_macs(widths_of(student.config)) / share - 1
-        if abs(error) > MACS_TOLERANCE:
-            raise ValueError(
-                f"widths={short_repr(widths)} have {1 + error:.2f} of the encoder MACs that student={args.student} "
-                f"asks for; nearest valid: within {MACS_TOLERANCE:.0%} of them, or no widths"
-            )
+    # within the tolerance a share may be above 1, which no budget is
+    budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
+    planned = plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
     return student, planned, matched_layers(kept, len(full.layers))
 
 

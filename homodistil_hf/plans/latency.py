@@ -228,14 +228,12 @@ class LatencyGrid:
         batch_sizes: sequences a forward pass, each ≥ 1.
         lengths: tokens a sequence, each ≥ 2.
         backends: names of `BACKENDS`.
-        with_head: whether heads run too; default: embeddings and encoder only.
         num_rounds: timed turns of each model, ≥ 1.
     """
 
     batch_sizes: Sequence[int] = (1, 32)
     lengths: Sequence[int] = (16, 128)
     backends: Sequence[str] = BACKENDS
-    with_head: bool = False
     num_rounds: int = 15
 
     def __post_init__(self) -> None:
@@ -253,7 +251,7 @@ class LatencyGrid:
 def compare_latencies(
     models: Mapping[str, PreTrainedModel], grid: LatencyGrid, *, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
-    """Measure every model in every cell of a grid, in turns.
+    """Measure embeddings and encoder of every model in every cell of a grid, in turns.
 
     Args:
         models: name → float32 model on the CPU; the others are compared with the first.
@@ -265,7 +263,7 @@ def compare_latencies(
         tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
         `speed_up`, by model as [`figures`] gives them.
     """
-    modules = {name: FirstOutput(model if grid.with_head else model.base_model) for name, model in models.items()}
+    modules = {name: FirstOutput(model.base_model) for name, model in models.items()}
     limits = {name: max_tokens(model.config) for name, model in models.items()}
     onnx_runners: dict[str, Runner] = {}  # made once, they serve all shapes
 
@@ -345,8 +343,7 @@ def format_latencies(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     about = (
         f"float32, {machine['num_threads']} threads on {machine['processor']}; medians over "
-        f"{results['settings']['num_rounds']} rounds in turns; "
-        + ("whole models" if results["settings"]["with_head"] else "embeddings and encoder, no head")
+        f"{results['settings']['num_rounds']} rounds in turns; embeddings and encoder, no head"
     )
     return "\n".join([*aligned_lines(rows, names={0, 3}), "", *notes, *textwrap.wrap(about, _WIDTH)])
 

@@ -164,9 +164,7 @@ def _latency(question: Any, config: Any) -> dict[str, Any]:
 
     budget = LatencyBudget.parse(question.student).on(config)
     plan, facts = plan_within(budget, config, multiple=_multiple(question), plain=question.plain)
-    if not question.no_measurement:
-        facts["measured"] = measure_plan(plan, config, budget)
-    return {"plan": plan, "facts": facts}
+    return {"plan": plan, "facts": facts | {"measured": measure_plan(plan, config, budget)}}
 
 
 def _multiple(question: Any) -> int:
@@ -232,23 +230,21 @@ def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def format_planned_latency(facts: Mapping[str, Any]) -> str:
-    """Lay out the latency of a plan made for a budget: predicted and, if it was, measured."""
+    """Lay out the latency of a plan made for a budget: predicted and measured."""
     conditions, predicted = facts["conditions"], facts["predicted_ms"]
     place = f"batch {conditions['batch_size']}, length {conditions['length']}, {conditions['backend']}, float32"
-    lines = [
-        f"latency of embeddings and encoder on this machine ({place}), budget {facts['limit_ms']:g} ms",
-        f"  predicted: student {predicted['student']:.2f} ms, teacher {predicted['teacher']:.2f} ms",
+    latency, ratio = facts["measured"]["latency"], facts["measured"]["speed_up"]
+    figures = [
+        f"{name} {latency[name]['median_ms']:.2f} ms "
+        f"({latency[name]['lower_quartile_ms']:.2f} – {latency[name]['upper_quartile_ms']:.2f})"
+        for name in ("student", "teacher")
     ]
-    if measured := facts.get("measured"):
-        latency, ratio = measured["latency"], measured["speed_up"]
-        figures = [
-            f"{name} {latency[name]['median_ms']:.2f} ms "
-            f"({latency[name]['lower_quartile_ms']:.2f} – {latency[name]['upper_quartile_ms']:.2f})"
-            for name in ("student", "teacher")
-        ]
-        spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
-        lines.append(f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast")
-    return "\n".join(lines)
+    spread = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
+    return (
+        f"latency of embeddings and encoder on this machine ({place}), budget {facts['limit_ms']:g} ms\n"
+        f"  predicted: student {predicted['student']:.2f} ms, teacher {predicted['teacher']:.2f} ms\n"
+        f"  measured:  {', '.join(figures)}; {ratio['ratio']:.2f}× ({spread}) as fast"
+    )
 
 
 # Minutes and memory of a run

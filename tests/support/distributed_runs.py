@@ -58,7 +58,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "rotated": {"rotate_heads": True, "student": SAME_HEADS, "attention_weight": 0.1},
     "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
-    "relations": {"trainer_class": MiniLMv2Trainer, "mlm_trains": "head"},
+    "relations": {"trainer_class": MiniLMv2Trainer},
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     architecture.model_type: {

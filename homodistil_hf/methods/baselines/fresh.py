@@ -5,7 +5,7 @@ Without: [`ScratchTrainer`]. With: TinyBERT here, MiniLM in minilm.py. [`Distill
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,7 +18,6 @@ from ...distillation.teacher import FrozenTeacher
 from ...distillation.vocabulary_loss import decoded_terms, decoder_of
 from ...export.facts import MethodCard
 from ...files.settings import setting
-from ...models.architectures import architecture_of
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
@@ -34,16 +33,13 @@ FRESH = "The student began with random weights and kept none of the teacher's."
 
 @dataclass
 class FreshArguments(DistillationArguments):
-    """Settings of a student of random weights: the masked-LM loss, and what it trains.
+    """Settings of a student of random weights: the masked-LM loss.
 
     A recipe whose own terms train no prediction could not fill in a mask. The masked-LM loss is therefore trained
-    beside them, by default through the whole student, which is the stronger baseline.
+    beside them, through the whole student.
     """
 
     mlm_weight: float = setting(1.0, "Factor ≥ 0 of the masked-LM loss, nats a prediction.", range="[0, inf)")
-    mlm_trains: Literal["student", "head"] = setting(
-        "student", "What the masked-LM loss trains: the student, or its head and the word embeddings tied to it alone."
-    )
 
 
 class FreshTrainer(DistillationTrainer):
@@ -54,7 +50,7 @@ class FreshTrainer(DistillationTrainer):
     args: FreshArguments
 
     def set_up_student(self) -> None:
-        """Refuse what fresh weights can't be, and let the masked-LM loss train what the settings say."""
+        """Refuse what fresh weights can't be."""
         check_masked_lm(self)
         whole = None if self.plan.traits.has_free_heads else self.plan.traits.head_slot
         if whole and (other := next((layer for layer in self.plan.layers if layer.head_dim != whole), None)):
@@ -64,11 +60,6 @@ class FreshTrainer(DistillationTrainer):
             )
         # Its heads have never seen another scale than that of their own size.
         self.model.config.softmax_head_dim = None
-        if self.args.mlm_trains == "head":
-            # A gradient of 0 and not none at all: DDP waits for every parameter's.
-            architecture_of(self.model.config).mlm_entry(self.model).register_forward_pre_hook(
-                lambda _, states: tuple(state.detach() + 0.0 * (state - state.detach()) for state in states)
-            )
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""
@@ -93,7 +84,6 @@ class ScratchArguments(FreshArguments):
 
     no_part: ClassVar = {
         "mlm_weight": "it is the only term of the loss; leave it out",
-        "mlm_trains": "there is no other term that could train the student; leave it out",
         "teacher_dtype": "the teacher isn't asked in training; leave it out",
     }
 
@@ -151,7 +141,7 @@ class OwnLoss(DistillationLoss):
 
 @dataclass
 class TinyBertArguments(FreshArguments):
-    """Settings of TinyBERT's general distillation: a factor for each term, and what the masked-LM loss trains."""
+    """Settings of TinyBERT's general distillation: a factor for each term."""
 
     hidden_weight: float = setting(
         1.0, "Factor ≥ 0 of the hidden-state errors, mean square, summed over layers.", range="[0, inf)"

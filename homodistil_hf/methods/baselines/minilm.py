@@ -44,7 +44,7 @@ _PROJECTIONS = ("query", "key", "value")
 
 @dataclass
 class MiniLMArguments(FreshArguments):
-    """Settings of MiniLM: factors of the relations and of the masked-LM loss, and the parameters that MLM trains."""
+    """Settings of MiniLM: factors of the relations and of the masked-LM loss."""
 
     relation_weight: float = setting(1.0, "Factor ≥ 0 of the KL of every relation.", range="[0, inf)")
 

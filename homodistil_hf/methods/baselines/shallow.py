@@ -3,7 +3,6 @@
 The layers that stay become narrower by HomoDistil; `methods/fewer_layers.py` chooses them and plans their widths.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +21,7 @@ from ..fewer_layers import Layers, start_shallow
 
 @dataclass
 class ShallowArguments(HomoDistilTrainingArguments):
-    """Settings of [`HomoDistilTrainer`], and which layers stay; these may become narrower at once, too."""
+    """Settings of [`HomoDistilTrainer`], and how many layers stay; these may become narrower at once, too."""
 
     may_prune_at_once: ClassVar = True
 
@@ -31,16 +30,6 @@ class ShallowArguments(HomoDistilTrainingArguments):
         "Layers that stay, spread evenly, ≥ 1; default: as many as student names, or one fewer than the teacher's.",
         least=1,
     )
-    widths: str | None = setting(
-        None, "Widths of the layers that stay: plan or JSON; default: as wide as the MACs of student allow.", also=dict
-    )
-
-    def __post_init__(self) -> None:
-        if isinstance(self.widths, WidthPlan):
-            self.widths = self.widths.to_json()
-        if isinstance(self.widths, dict):
-            self.widths = json.dumps(self.widths)
-        super().__post_init__()
 
 
 class ShallowTrainer(HomoDistilTrainer):
@@ -73,9 +62,7 @@ class ShallowTrainer(HomoDistilTrainer):
         whole = to_student(model, argument="model")
         self.check_possible(widths_of(whole.config), widths_of(whole.config))
         layers = Layers(args.num_layers, called="num_layers")
-        student, planned, self.matched_layers = start_shallow(
-            whole, args, layers=layers, widths=args.widths, plan=plan
-        )
+        student, planned, self.matched_layers = start_shallow(whole, args, layers=layers, plan=plan)
         args.student, args.num_layers = planned.to_json(), len(planned.layers)
         return student, teacher_model or whole, planned
 

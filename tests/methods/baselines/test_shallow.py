@@ -1,7 +1,5 @@
 """HomoDistil on fewer layers: the MACs that were asked for, and hidden states matched across the gap."""
 
-import json
-
 import pytest
 import torch
 from rows import each
@@ -59,26 +57,16 @@ def test_heads_that_a_budget_names_are_those_of_the_wider_layers_too(shallow):
     assert shallow(student="macs=0.25,num_attention_heads=2").plan.layers[0].num_attention_heads == 2
 
 
-@pytest.mark.slow
-def test_widths_can_be_written_out(shallow):
-    trainer = shallow(width_multiple=1)
-    widths = trainer.plan.to_dict() | {"intermediate_size": trainer.plan.layers[0].intermediate_size - 1}
-    written = shallow(width_multiple=1, widths=widths)
-    assert written.plan.to_dict() == widths
-    assert (written.args.num_layers, written.args.widths) == (3, json.dumps(widths))
-    with pytest.raises(ValueError, match=r"widths=.* have 0\.\d+ of the encoder MACs .*; nearest valid: within 3%"):
-        shallow(width_multiple=1, widths=widths | {"intermediate_size": 1})
-
-
 def test_a_plan_of_fewer_layers_says_how_many_and_how_wide(shallow):
     trainer = shallow(student="2x16-2x8-32")
     assert trainer.args.num_layers == len(trainer.kept.layers) == 2
     assert trainer.plan == WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
     assert trainer.matched_layers == (2, 3)
     assert shallow(student="2x16-2x8-32", num_layers=2).plan == trainer.plan
-    for settings in ({"num_layers": 3}, {"widths": "16-2x8-32"}):
-        with pytest.raises(ValueError, match="but student=2x16-2x8-32 names 2 layers and their widths; leave one of"):
-            shallow(student="2x16-2x8-32", **settings)
+    with pytest.raises(
+        ValueError, match="num_layers=3, but student=2x16-2x8-32 names 2 layers and their widths; leave"
+    ):
+        shallow(student="2x16-2x8-32", num_layers=3)
 
 
 def test_a_shallow_student_can_be_pruned_at_once(make_trainer):

@@ -145,7 +145,6 @@ def no_weights(method: str) -> dict[str, float]:
         ),
         ("minilm_v2", {"num_relation_heads": 3}, "num_relation_heads=3 does not divide .*, 16 and 32; nearest valid:"),
         ("minilm_v2", {"teacher_layer": 2}, "teacher_layer=2 is no index into the teacher's 2 layers; -1 is the last"),
-        ("minilm_v2", {"mlm_trains": "neither"}, "mlm_trains='neither' is not one of student, head"),
         ("minilm_v2", {"relation_weight": -0.5}, "relation_weight=-0.5 is outside .0, inf.; the default is 1.0"),
         ("minilm", REENTRANT, NO_GRADIENT),
         ("tinybert", REENTRANT, NO_GRADIENT),
