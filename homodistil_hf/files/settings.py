@@ -45,7 +45,12 @@ def setting(default: Any, help: str, **limits: Any) -> Any:
             well; `text`: what a string that isn't empty names. They hold for each entry of a tuple. `None` is allowed
             where the hint has it; other names are notes.
     """
-    return field(default=default, metadata=_Metadata(help=help, limits=limits))
+    return field(**_default(default), metadata=_Metadata(help=help, limits=limits))
+
+
+def _default(value: Any) -> Any:
+    """How a dataclass field gets its default; of lists only an empty one."""
+    return {"default_factory": list} if value == [] else {"default": value}
 
 
 class _Metadata(dict[str, Any]):
@@ -220,10 +225,9 @@ def flag(text: str, default: Any = MISSING, **options: Any) -> Any:
         default: its value where it isn't given; without one it has to be given.
         options: `metavar`, `nargs` of `add_argument`; `positional=True`: a word without `--`.
     """
-    kind: Any = {"default_factory": list} if default == [] else {"default": default}
     if default is False:
         options["action"] = "store_true"
-    return field(**kind, metadata={"help": text, "metavar": None, **options})
+    return field(**_default(default), metadata={"help": text, "metavar": None, **options})
 
 
 def setting_types(*kinds: Any) -> dict[str, Any]:

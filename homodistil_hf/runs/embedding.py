@@ -1,7 +1,7 @@
 """The kind of run of embedding models: the student learns the vectors of texts; and what `reranker.py` has, too."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -56,11 +56,8 @@ class EmbeddingRunArguments(RunArguments):
         ValueError: as [`RunArguments`]; also settings that don't go with such vectors, or without them.
     """
 
-    teacher_vectors: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "In place of a teacher: files of texts and its vectors (text, vector), which are trained on."
-        },
+    teacher_vectors: list[str] = setting(
+        [], "In place of a teacher: files of texts and its vectors (text, vector), which are trained on."
     )
     start: str | None = setting(None, "Beside teacher_vectors: what the student starts from, a small encoder.")
     similarity: Literal["cosine", "dot", "euclidean", "manhattan"] = setting(

@@ -4,7 +4,7 @@ Settings of the training: the `arguments_class` of each trainer. `config.py` rea
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,33 +41,24 @@ class RunArguments:
     )
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher on the Hub.")
     tokenizer: str | None = setting(None, "Hub name or folder; default: the teacher's own.")
-    train_data: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Files (.parquet, .json, .jsonl, .csv, .txt), folders, globs or Hub data sets."},
+    train_data: list[str] = setting(
+        [], "Files (.parquet, .json, .jsonl, .csv, .txt), folders, globs or Hub data sets."
     )
-    eval_data: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Like train_data, for evaluation; default: a part of train_data is held out."},
-    )
+    eval_data: list[str] = setting([], "Like train_data, for evaluation; default: a part of train_data is held out.")
     text_column: str | None = setting(None, "Column with the text; default: text, or the only column of strings.")
-    text_columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Tasks: one column, two of a pair, or question and context; default: by usual names."},
+    text_columns: list[str] = setting(
+        [], "Tasks: one column, two of a pair, or question and context; default: by usual names."
     )
     label_column: str | None = setting(
         None, "Tasks: column with labels, or one for each value or class, with commas; default: by usual names."
     )
     train_split: str = setting("train", "Split of a Hub data set or folder to train on.")
     eval_split: str = setting("validation", "Split of eval_data to evaluate on.")
-    train_prompts: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Embedding models: of each of train_data the name of its prompt, or an empty one for none."},
+    train_prompts: list[str] = setting(
+        [], "Embedding models: of each of train_data the name of its prompt, or an empty one for none."
     )
-    train_weights: list[float] = field(
-        default_factory=list,
-        metadata={
-            "help": "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
-        },
+    train_weights: list[float] = setting(
+        [], "Embedding models, rerankers: passes over each of train_data in an epoch, > 0; default: one."
     )
     max_seq_length: int | None = setting(
         None,

@@ -47,17 +47,8 @@ _CARD_SETTINGS = (
 _HOW = """The initial weights were further pre-trained on a target corpus with their masked objective; then, {rounds},
 training started again from the initial weights on the same corpus, and the squared distance to the [CLS] state of
 the model before was added to the masked loss, times {weight}. Fine-tune it like the model it was made from, or distil
-it. The method is that of
-
-```bibtex
-@inproceedings{{lee2023selfdistillation,
-  title     = {{Self-Distillation for Further Pre-training of Transformers}},
-  author    = {{Lee, Seanie and Kang, Minki and Lee, Juho and Hwang, Sung Ju and Kawaguchi, Kenji}},
-  booktitle = {{International Conference on Learning Representations}},
-  year      = {{2023}},
-  url       = {{https://arxiv.org/abs/2210.02871}},
-}}
-```"""
+it. The method is that of Self-Distillation for Further Pre-training of Transformers (Lee et al., ICLR 2023, arXiv
+2210.02871)."""
 
 _MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
 
