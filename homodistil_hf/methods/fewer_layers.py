@@ -9,13 +9,10 @@ from ..files.messages import short_repr
 from ..models.cost import encoder_macs
 from ..models.resizing import keep_layers, matched_layers
 from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
-from ..plans.budgets import Budget, named_widths, plan_for_budget
+from ..plans.budgets import TOLERANCE, Budget, named_widths, plan_for_budget
 from ..plans.resolve import resolve_plan
 from ..training.pair import resolve_student
 from ..training_args import DistillationArguments
-
-MACS_TOLERANCE = 0.03
-"""Largest difference of a shallow student's encoder MACs from the requested ones, as a share of these."""
 
 
 class Layers(NamedTuple):
@@ -93,7 +90,7 @@ def start_shallow(
     kept = layers.of(len(full.layers))
     # the share of their MACs that the kept layers may keep; above 1 they are too few, however wide
     share = encoder_macs(asked) / encoder_macs(chosen(full, kept))
-    if share > 1 + MACS_TOLERANCE:
+    if share > 1 + TOLERANCE:
         raise ValueError(
             f"{layers.called}={short_repr(layers.asked)} of {len(full.layers)} layers have only {1 / share:.2f} of "
             f"the encoder MACs that student={args.student} asks for; keep more layers"
@@ -125,7 +122,7 @@ def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
 def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
     """Return the layers of a teacher, rising indices, that cost the encoder MACs of a narrow plan.
 
-    None if no number of layers comes within `MACS_TOLERANCE`.
+    None if no number of layers comes within `TOLERANCE`.
 
     Example:
     ```python
@@ -142,5 +139,5 @@ def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
     choices = [spread_layers(num_kept, len(teacher.layers)) for num_kept in range(1, len(teacher.layers) + 1)]
     # the number of whole layers whose MACs are nearest, if they are near enough
     best = min(choices, key=lambda layers: abs(encoder_macs(chosen(teacher, layers)) - asked))
-    fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= MACS_TOLERANCE * asked
+    fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= TOLERANCE * asked
     return best if fits else None

@@ -1,6 +1,6 @@
 """Which code writes and verifies an export, by what lies in its folder; one line a format."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
@@ -21,18 +21,16 @@ from ..export.outcome import runtime_rows
 from ..export.verify import VerifyReport, verify_model
 from ..models.loading import MODULES_FILE
 
-_VERIFIERS = {
-    "packed": "homodistil_hf.methods.binarization.folder:verify_packed",
-    "sentence-transformers": "homodistil_hf.embedding.folder:verify_embedding",
-    "sentence-transformers pair": "homodistil_hf.embedding.folder:verify_embedding",
+_OTHERS: dict[str, tuple[str, str | None]] = {
+    "packed": ("homodistil_hf.methods.binarization.folder:verify_packed", None),
+    "sentence-transformers": (
+        "homodistil_hf.embedding.folder:verify_embedding",
+        "homodistil_hf.embedding.deployable:EMBEDDING",
+    ),
+    "sentence-transformers pair": ("homodistil_hf.embedding.folder:verify_embedding", None),
 }
-"""Format in `facts.json` → what verifies the folder; the core verifies all others."""
-_DEPLOYMENTS = {
-    "packed": None,
-    "sentence-transformers": "homodistil_hf.embedding.deployable:EMBEDDING",
-    "sentence-transformers pair": None,
-}
-"""Format in `facts.json` → how it is deployed, or None where no runtime could read it; the core deploys all others."""
+"""Format in `facts.json` → what verifies the folder, and how it is deployed, None where no runtime could read it; the
+core verifies and deploys all others."""
 
 
 def verify_export(folder: str | Path) -> VerifyReport:
@@ -54,10 +52,8 @@ def verify_export(folder: str | Path) -> VerifyReport:
         return VerifyReport(folder, (str(error),))
     if problems := tuple(row_problems(runtime_rows(facts))):
         return VerifyReport(folder, problems)
-    name = str(facts.get("format"))
-    verify = resolve_name(_VERIFIERS[name]) if name in _VERIFIERS else verify_model
+    verify, deployment = _of_format(str(facts.get("format")))
     report: VerifyReport = verify(folder, facts)
-    deployment = _deployment(name)
     if not report.ok or deployment is None:
         return report
     wrong, notes = check_graphs(folder, facts, deployment.ready)
@@ -95,7 +91,7 @@ def deploy_export(
     """
     found = exported_student(folder)
     name = str(read_facts(found).get("format"))
-    deployment = _deployment(name)
+    _, deployment = _of_format(name)
     if deployment is None:
         raise ValueError(
             f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export"
@@ -105,21 +101,21 @@ def deploy_export(
     return deploy_folder(found, to, deployment, teacher=teacher, least=least, texts=texts, num_rounds=num_rounds)
 
 
-def _deployment(name: str) -> Deployment | None:
-    """How exports of a format are deployed; None where no runtime could read them."""
-    if name not in _DEPLOYMENTS:
-        return WITH_HEAD
-    path = _DEPLOYMENTS[name]
-    return resolve_name(path) if path else None
+def _of_format(name: str) -> tuple[Callable[..., VerifyReport], Deployment | None]:
+    """What verifies exports of a format, and how they are deployed."""
+    if name not in _OTHERS:
+        return verify_model, WITH_HEAD
+    verify, deployment = _OTHERS[name]
+    return resolve_name(verify), resolve_name(deployment) if deployment else None
 
 
-def export_from(source: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
+def export_from(folder: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
-    found = student_in(source)
+    found = student_in(folder)
     check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
     if (found.folder / MODULES_FILE).is_file():
         settings.pop("allow_partial", None)
         export: Any = resolve_name("homodistil_hf.embedding.folder:export_embedding_from")
         exported: Path = export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
         return exported
-    return export_model_from(source, output, teacher=teacher, **settings)
+    return export_model_from(folder, output, teacher=teacher, **settings)

@@ -102,15 +102,14 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Sum up the results of [`time_in_turns`], and compare all with the first.
 
     Returns:
-        `latency`: name → `median_ms`, quartiles and `min_ms` of one pass over one batch, and `num_rounds`. `speed_up`:
-        every name but the first → `ratio`, the first median over this one's, and the quartiles of the ratios of single
-        rounds.
+        `latency`: name → `median_ms` and quartiles of one pass over one batch. `speed_up`: every name but the first →
+        `ratio`, the first median over this one's, and the quartiles of the ratios of single rounds.
 
     Example:
     ```python
     >>> found = figures({"teacher": [8.0, 9.0, 10.0], "student": [2.0, 3.0, 2.0]})
     >>> found["latency"]["student"]
-    {'median_ms': 2.0, 'lower_quartile_ms': 2.0, 'upper_quartile_ms': 2.5, 'min_ms': 2.0, 'num_rounds': 3}
+    {'median_ms': 2.0, 'lower_quartile_ms': 2.0, 'upper_quartile_ms': 2.5}
     >>> found["speed_up"]
     {'student': {'ratio': 4.5, 'lower_quartile': 3.5, 'upper_quartile': 4.5}}
 
@@ -120,8 +119,7 @@ def figures(durations_ms: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     latency = {}
     for name, durations in durations_ms.items():
         lower, median, upper = quartiles(durations)
-        quartiles_ms = {"lower_quartile_ms": lower, "upper_quartile_ms": upper}
-        latency[name] = {"median_ms": median, **quartiles_ms, "min_ms": min(durations), "num_rounds": len(durations)}
+        latency[name] = {"median_ms": median, "lower_quartile_ms": lower, "upper_quartile_ms": upper}
     speed_up = {}
     for name in others:
         rounds = zip(durations_ms[reference], durations_ms[name], strict=True)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,12 +20,12 @@ from ..files.model_files import model_file
 from ..files.settings import split_config
 from ..models.architectures import HEADS
 from ..models.cost import COSTS, cost_fractions, planned_facts
-from ..models.loading import MODULES_FILE, config_values, load_encoder_config
+from ..models.loading import MODULES_FILE, load_encoder_config
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_advice
 from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW, FEWER_LAYERS_BELOW, WIDTH_MULTIPLE, is_latency_budget
 from ..plans.resolve import resolve_plan
-from ..tables import format_table
+from ..tables import aligned_lines, format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
 
 try:
@@ -139,8 +138,6 @@ def _timed_settings(question: Any) -> dict[str, Any]:
 def _teacher_config(question: Any) -> tuple[Any, int]:
     """Configuration of the teacher's encoder, and the hidden size below which its students have fewer layers."""
     teacher, revision = question.teacher, question.teacher_revision
-    if not Path(teacher).is_dir():  # else a Hub that can't be reached would be asked for another file
-        config_values(teacher, f"teacher={teacher!r}", revision=revision)
     if model_file(teacher, MODULES_FILE) is not None:
         from .kinds import method_for
 
@@ -193,16 +190,9 @@ def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
 
 
 def format_planned_run(run: Mapping[str, Any]) -> str:
-    """Describe how such a run is trained."""
-    pruned = (
-        f"pruning until step {run['pruning_end_step']:,}" if run["pruning_end_step"] else "pruned before the first"
-    )
-    return (
-        f"a run of so many tokens, where nothing else is given:\n  {run['max_steps']:,} steps of "
-        f"{run['per_device_train_batch_size']} × {run['row_length']} tokens, {pruned}\n  learning_rate "
-        f"{run['learning_rate']:g} after {run['warmup_steps']} steps of warm-up, held until step "
-        f"{run['hold_end_step']:,}, then falling to 0; adam_beta2 {run['adam_beta2']:g}"
-    )
+    """List settings and steps of such a run."""
+    cells = [[name, f"{value:,}"] for name, value in run.items()]
+    return "\n  ".join(["a run of so many tokens, where nothing else is given:", *aligned_lines(cells)])
 
 
 def format_plan(costs: Mapping[str, Mapping[str, Any]]) -> str:

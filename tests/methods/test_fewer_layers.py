@@ -5,10 +5,11 @@ import torch
 from rows import each
 from students import UNEVEN, make_batch, make_student, masked, unlabelled
 
-from homodistil_hf.methods.fewer_layers import MACS_TOLERANCE, matched_layers, shallow_plan, spread_layers
+from homodistil_hf.methods.fewer_layers import matched_layers, shallow_plan, spread_layers
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.resizing import keep_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, chosen, widths_of
+from homodistil_hf.plans.budgets import TOLERANCE
 from homodistil_hf.pruning.compaction import compact
 
 BASE = WidthPlan.uniform(768, 12, LayerWidths(12, 64, 3072))
@@ -45,8 +46,8 @@ def test_a_depth_must_meet_the_macs_within_the_tolerance(sign):
     def share(deviation: float) -> float:
         return (encoder_macs(BASE) / 2 * (1 + deviation) - encoder_macs(plan(0.0))) / (2 * 768 * 12 * 3072)
 
-    assert shallow_plan(plan(share(sign * (MACS_TOLERANCE - 2e-3))), BASE) == (0, 2, 4, 7, 9, 11)
-    assert shallow_plan(plan(share(sign * (MACS_TOLERANCE + 2e-3))), BASE) is None
+    assert shallow_plan(plan(share(sign * (TOLERANCE - 2e-3))), BASE) == (0, 2, 4, 7, 9, 11)
+    assert shallow_plan(plan(share(sign * (TOLERANCE + 2e-3))), BASE) is None
 
 
 @torch.no_grad()
