@@ -125,7 +125,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        base_model=origin["name"] if origin.get("is_on_hub") is True else None,
+        base_model=origin.get("hub_id"),
         license=origin.get("licence"),
         tags=_TAGS,
     )

@@ -239,11 +239,8 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
-    # a name that stays as it is, and is no folder here, is one of the Hub
-    name, length = public_name(model.name), model.settings.max_seq_length
-    named = {"name": name, "is_on_hub": name == model.name != "" and not Path(name).exists()}
-    read = {"dimension": model.dimension, "max_seq_length": length, "sha256": model.sha256}
-    return named | model_facts(model.encoder) | read
+    read = {"dimension": model.dimension, "max_seq_length": model.settings.max_seq_length, "sha256": model.sha256}
+    return {"name": public_name(model.name), **model_facts(model.encoder), **read}
 
 
 def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> dict[str, str]:

@@ -29,7 +29,7 @@ from ..files.tensors import load_tensors
 from ..models.architectures import HEADS, architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import as_stock_reads_it, to_stock, to_student
-from ..models.cost import cost_fractions, model_facts
+from ..models.cost import cost_fractions, model_facts, planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.resizing import remove_layers
 from ..models.saved_student import plan_in, read_state, weights_without_projections
@@ -55,7 +55,6 @@ from .facts import (
     read_facts,
     run_facts,
     section_of,
-    teacher_facts,
     weights_of,
 )
 from .hub import teacher_card
@@ -324,7 +323,7 @@ def _teacher_section(teacher: Teacher) -> dict[str, Any] | None:
         class_name = config.architectures[0]
     else:
         config, class_name = teacher.config, type(teacher).__name__
-    return teacher_facts(config, class_name, **teacher_card(config.name_or_path))
+    return {**teacher_card(config.name_or_path), **planned_facts(config, class_name)}
 
 
 # The student in a folder or a run

@@ -5,7 +5,7 @@ export_folder.py writes the file, card.py puts the facts in words.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,28 +111,6 @@ def forms_facts(student: PreTrainedModel) -> dict[str, Any]:
     }
 
 
-def teacher_facts(
-    config: PreTrainedConfig, class_name: str, *, licence: str, language: Sequence[str] = ()
-) -> dict[str, Any]:
-    """The teacher's section of facts.
-
-    `config` has the teacher's source as `name_or_path`; `language` holds codes.
-
-    Returns:
-        `name` (of a folder its last part), `hub_id` (`None` where it is no name on the Hub), `licence` and the values
-        of [`planned_facts`].
-    """
-    name = config.name_or_path
-    is_folder = bool(name) and Path(name).is_dir()
-    return {
-        "name": public_name(name) or "an unnamed teacher",
-        "hub_id": name if not is_folder and _is_hub_id(name) else None,
-        "licence": licence,
-        **({"language": list(language)} if language else {}),
-        **planned_facts(config, class_name),
-    }
-
-
 def run_facts(facts: Mapping[str, Any] | None) -> dict[str, Any]:
     """Check a run's sections, any of `RUN_SECTIONS`, and make plain JSON values of them.
 
@@ -231,7 +209,7 @@ def _is_teacher(section: Any) -> bool:
     return (
         fits(section, shape)
         and all(section[name] > 0 for name in COSTS)
-        and _is_hub_id(section.get("hub_id") or "a/name")
+        and is_hub_id(section.get("hub_id") or "a/name")
     )
 
 
@@ -252,7 +230,8 @@ def _without_folders(value: Any) -> Any:
     return public_name(value) if isinstance(value, str) and {*value} & {*"/\\"} else value
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a repository on the Hub can have this name."""
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -14,21 +14,24 @@ from huggingface_hub.utils import validate_repo_id
 from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
 from ..files.messages import join_some, short_repr
+from ..files.provenance import public_name
 from ..files.strict_json import read_json
-from .facts import CARD_FILE, FACTS_FILE, THIS_FOLDER, UNKNOWN_LICENCE, read_facts
+from .facts import CARD_FILE, FACTS_FILE, THIS_FOLDER, UNKNOWN_LICENCE, is_hub_id, read_facts
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0
 
 
 def teacher_card(name_or_path: str) -> dict[str, Any]:
-    """What a teacher's model card states, of a Hub name or folder.
+    """Name and rights of a teacher, and what its model card states, of a Hub name or folder.
 
     Returns:
-        `licence`, `"unknown"` where none is stated; `language`, a list of codes, where any is.
+        `name` (of a folder its last part); `hub_id`, `None` where it is no name on the Hub; `licence`, `"unknown"`
+        where none is stated; `language`, a list of codes, where any is.
     """
+    is_folder = bool(name_or_path) and Path(name_or_path).is_dir()
     try:
-        if name_or_path and Path(name_or_path).is_dir():
+        if is_folder:
             file = Path(name_or_path) / CARD_FILE
             header = repocard.metadata_load(file) if file.is_file() else None
         else:
@@ -38,7 +41,12 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
         header = None
     licence, stated = (header.get(name) if header else None for name in ("license", "language"))
     languages = [stated] if isinstance(stated, str) else list(map(str, stated or []))
-    return {"licence": licence or UNKNOWN_LICENCE} | ({"language": languages} if languages else {})
+    return {
+        "name": public_name(name_or_path) or "an unnamed teacher",
+        "hub_id": name_or_path if not is_folder and is_hub_id(name_or_path) else None,
+        "licence": licence or UNKNOWN_LICENCE,
+        **({"language": languages} if languages else {}),
+    }
 
 
 def push_export(

@@ -272,12 +272,15 @@ def format_sizes(sizes: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _card(model: str, class_name: str, facts: Mapping[str, Any]) -> str:
-    name = public_name(model)
-    base = model if name == model else None
-    stated = {"name": name, **teacher_card(model)}
-    texts, kind = run_texts({"teacher": stated}), ["vocabulary-trimming"]
+    stated = teacher_card(model)
+    name, texts = stated["name"], run_texts({"teacher": stated})
     return fill_card(
-        ModelCardData(library_name="transformers", base_model=base, license=stated["licence"], tags=kind),
+        ModelCardData(
+            library_name="transformers",
+            base_model=stated["hub_id"],
+            license=stated["licence"],
+            tags=["vocabulary-trimming"],
+        ),
         version_facts(),
         title=f"{name.rpartition('/')[2]}, {facts['after']['num_tokens']:,} tokens",
         summary=f"`{class_name}`, made from {code_span(name)} by leaving out tokens of its vocabulary; nothing was "

@@ -368,7 +368,8 @@ def load_trusting(name: str) -> None:
 
 def test_what_a_teachers_card_states(hub, hub_client):
     hub.put("you/bert", {"README.md": b"---\nlicense: mit\nlanguage: [en, de]\n---\n"}, is_private=True)
-    stated = {"licence": "mit", "language": ["en", "de"]}
+    named = {"name": "you/bert", "hub_id": "you/bert"}
+    stated = named | {"licence": "mit", "language": ["en", "de"]}
     assert hub_client.run(as_user, "hf_other", teacher_card, "you/bert").value == stated
-    assert hub_client.run(as_user, "hf_writer", teacher_card, "you/bert").value == {"licence": "unknown"}
+    assert hub_client.run(as_user, "hf_writer", teacher_card, "you/bert").value == named | {"licence": "unknown"}
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2

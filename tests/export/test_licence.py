@@ -39,6 +39,8 @@ def test_a_hub_without_an_answer_states_nothing(monkeypatch, caplog, error):
 
     monkeypatch.setattr(hub, "HfApi", lambda: SimpleNamespace(model_info=model_info))
     with caplog.at_level("DEBUG"):
-        assert teacher_card("somebody/a-bert") == teacher_card("") == {"licence": "unknown"}
+        unknown = {"name": "somebody/a-bert", "hub_id": "somebody/a-bert", "licence": "unknown"}
+        assert teacher_card("somebody/a-bert") == unknown
+        assert teacher_card("") == {"name": "an unnamed teacher", "hub_id": None, "licence": "unknown"}
     assert "somebody/a-bert" in caplog.text
     assert "hf_secret" not in caplog.text

@@ -9,7 +9,7 @@ from tiny_models import make_teacher
 from transformers import BertForSequenceClassification
 
 from homodistil_hf import export_student
-from homodistil_hf.export.facts import RUN_SECTIONS, teacher_facts
+from homodistil_hf.export.facts import RUN_SECTIONS
 from homodistil_hf.export.outcome import RUNTIMES
 
 PAGE = Path(__file__).parents[2] / "docs" / "facts.md"
@@ -27,10 +27,11 @@ def written(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("exports")
     teacher = make_teacher(BertForSequenceClassification)
-    section = teacher_facts(teacher.config, "BertForSequenceClassification", licence="mit", language=["en"])
+    teacher.save_pretrained(folder / "stated")
+    (folder / "stated" / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
     vectors = load_embedding_model(str(make_sentence_folder(folder / "teacher")))
     exports = [
-        export_student(teacher, folder / "classes", teacher=section),
+        export_student(teacher, folder / "classes", teacher=folder / "stated"),
         export_packed(to_binary(teacher, activation_bits=1), folder / "bits"),
         export_embedding_model(vectors, folder / "vectors", teacher=vectors),
         export_pair(vectors, vectors, folder / "pair"),

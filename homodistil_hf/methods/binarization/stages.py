@@ -170,8 +170,7 @@ def _facts(
             "teacher_evaluation": results["float"],
         }
     )
-    name = {"name": public_name(settings.model), **teacher_card(settings.model)}
-    return {"teacher": name | costs, "metrics": dict(results), **run}
+    return {"teacher": teacher_card(settings.model) | costs, "metrics": dict(results), **run}
 
 
 def _stage(

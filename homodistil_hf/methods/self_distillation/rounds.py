@@ -21,7 +21,7 @@ from ...export.hub import teacher_card
 from ...files.checkpoints import MANIFEST_NAME, is_model_done, last_checkpoint, model_written
 from ...files.folders import remove_folder, write_text
 from ...files.messages import short_repr
-from ...files.provenance import public_name, version_facts
+from ...files.provenance import version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, STUDENT_FOLDER
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import check_weights
@@ -197,15 +197,14 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
         source: `model`: Hub name or folder of the initial weights; the card names the last part of a folder.
         settings: of the run, by name.
     """
-    named, num_rounds = public_name(str(source["model"])), settings["num_rounds"]
+    stated, num_rounds = teacher_card(str(source["model"])), settings["num_rounds"]
     # max_steps overrides num_train_epochs: the card names the one that counted
     unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
-    stated = {"name": named, **teacher_card(str(source["model"]))}
-    texts = run_texts({"teacher": stated})
+    named, texts = stated["name"], run_texts({"teacher": stated})
     return fill_card(
         ModelCardData(
             license=stated["licence"],
-            base_model=named if named == source["model"] else None,
+            base_model=stated["hub_id"],
             library_name="transformers",
             tags=["further-pretraining", "self-distillation"],
         ),
