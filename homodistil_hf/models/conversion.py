@@ -14,24 +14,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..files.messages import first_line, join_some
+from ..files.messages import first_line
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, max_tokens
-from .architectures.architecture import (
-    ATTENDED,
-    GATE,
-    HEAD,
-    KEY,
-    NEURON,
-    PROJECTIONS,
-    QUERY,
-    QUERY_KEY_VALUE,
-    VALUE,
-)
+from .architectures.architecture import PROJECTIONS, QUERY_KEY_VALUE
 from .architectures.modeling_layerwise import LayerwiseModel, each_rope, layer_head_dim, whole_head_dim
-from .cost import check_shapes
+from .cost import check_shapes, parts_of
 from .equality import evaluation_mode, relative_difference
 from .loading import OUTPUT_KEYS, refuse_architecture, refuse_config, refuse_nonfinite
-from .widths import LayerWidths, WidthPlan, widths_of
+from .widths import WidthPlan, widths_of
 
 CLASS_KEYS = ("model_type", "architectures", "auto_map", "transformers_version", "dtype")
 """Keys of a configuration that describe a class or a file, not the model's training."""
@@ -40,6 +30,7 @@ _SCALES = ("softmax_head_dim", "scale_hidden_size")
 _STUDENT_ONLY_KEYS = (*_SCALES, "head_dim", "rotary_pairs", "rotary_head_dim", "per_layer_config")
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _TOLERANCE = 1e-3
+_SHOWN_CHARS = 1000  # of torch's message, which names every parameter
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
 _WRAPPERS = {
     "PeftModel": _MERGE,
@@ -112,8 +103,14 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     state = {
         name: tensor for name, tensor in model.state_dict().items() if name in wanted or not name.startswith(surplus)
     }
-    _refuse_other_parameters(model, state, student, argument=argument)
-    student.load_state_dict(state)
+    try:
+        student.load_state_dict(state)
+    except RuntimeError as error:
+        differences = " ".join(str(error).split())[:_SHOWN_CHARS]
+        raise ValueError(
+            f"{argument}={name} is not as its config describes it: {differences}. Load it with the stock class's "
+            f"from_pretrained, give the class its own head and its own config, and {_MERGE}"
+        ) from error
     check_shapes(student, argument)
     refuse_nonfinite(student, f"{argument}={type(model).__name__}")
     student.name_or_path = model.name_or_path
@@ -128,26 +125,6 @@ def refuse_no_model(model: Any, argument: str) -> None:
         raise ValueError(
             f"{argument} is a {type(model).__name__}; expected a folder, a name on the Hub, or a loaded model"
         )
-
-
-def _refuse_other_parameters(
-    model: nn.Module, state: Mapping[str, Any], student: PreTrainedModel, *, argument: str
-) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-    shapes = {name: tuple(getattr(tensor, "shape", ())) for name, tensor in state.items()}
-    if shapes == wanted:
-        return
-    surplus, missing = shapes.keys() - wanted.keys(), wanted.keys() - shapes.keys()
-    common = shapes.keys() & wanted.keys()
-    reshaped = [f"{name} {shapes[name]} for {wanted[name]}" for name in common if shapes[name] != wanted[name]]
-    kinds = (("further parameters", surplus), ("no", missing), ("other shapes:", reshaped))
-    differences = "; ".join(f"{kind} {join_some(names)}" for kind, names in kinds if names)
-    remedy = "Load it with the stock class's from_pretrained, and give the class its own head and its own config"
-    if any("lora_" in name or ".base_layer." in name or "modules_to_save" in name for name in surplus):
-        remedy = f"It has adapters inside; {_MERGE}"
-    raise ValueError(
-        f"{argument}={type(model).__name__} is not as its config describes it: it has {differences}. {remedy}"
-    )
 
 
 @torch.no_grad()
@@ -234,12 +211,12 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
     for name in shapes.keys() & state.keys():
         # a table of distances has a column for each head, as many in all layers
         dims, layer = shapes[name][0], shapes[name][1] or 0
-        kept = pairs.get(kinds[layer]) if kinds else None
         # every dimension with heads or neurons is brought to the front, padded there and brought back
         for dim, what in enumerate(dims):
-            if what in _BLOCKS:
-                rows = state[name].transpose(0, dim)
-                padded = _padded_rows(rows, what, (widths.layers[layer], plan.layers[layer]), kept)
+            old, new = (parts_of(what, one, one.layers[layer]) for one in (widths, plan))
+            if old != new:
+                kept = pairs.get(kinds[layer]) if kinds and what == QUERY_KEY_VALUE else None
+                padded = _padded_rows(state[name].transpose(0, dim), old, new, kept)
                 state[name] = padded.transpose(0, dim).contiguous()
     stock.load_state_dict(state)
     stock.name_or_path = model.name_or_path
@@ -311,29 +288,18 @@ def _put_queries(model: LayerwiseModel, queries: dict[str, torch.Tensor], scales
         setattr(model.config, name, size)
 
 
-_BLOCKS = {HEAD: 1, QUERY: 1, KEY: 1, VALUE: 1, ATTENDED: 1, QUERY_KEY_VALUE: 3, NEURON: 1, GATE: 2}
-"""Meaning of a dimension with heads or neurons → number of their blocks behind each other."""
-
-
 def _padded_rows(
-    rows: torch.Tensor, what: str, widths: tuple[LayerWidths, LayerWidths], pairs: list[int] | None
+    rows: torch.Tensor, old: tuple[int, ...], new: tuple[int, ...], pairs: list[int] | None
 ) -> torch.Tensor:
-    """Pad rows of heads or neurons, block by block; queries and keys with `pairs` keep their rotary places.
+    """Pad rows from old parts to new ones ([`parts_of`]); queries and keys with `pairs` keep their rotary places.
 
     Channel c of a head turns with channel c + slot/2, where slot is the larger head size.
     """
-    sizes: list[tuple[int, ...]]
-    if what in (HEAD, NEURON, GATE):
-        sizes = [(one.num_attention_heads if what == HEAD else one.intermediate_size,) for one in widths]
-    else:  # as many queries share a key and a value as these have fewer rows
-        shared = max(1, _BLOCKS[what] * widths[0].attention_size // len(rows))
-        sizes = [(one.num_attention_heads // shared, one.head_dim) for one in widths]
-    # (blocks, heads, channels, …), or (blocks, neurons or heads, …)
-    old, new = ((_BLOCKS[what], *size) for size in sizes)
+    # (blocks, heads, channels, …), or (blocks, neurons, …), or (heads, …)
     old_blocks = rows.unflatten(0, old)
     blocks = old_blocks.new_zeros((*new, *rows.shape[1:]))
     blocks[tuple(map(slice, old_blocks.shape))] = old_blocks
-    if what == QUERY_KEY_VALUE and pairs is not None and old[-1] < (slot := new[-1]):
+    if pairs is not None and old[-1] < (slot := new[-1]):
         # the kept pairs' channels stand in front: every channel back into its place
         order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
         blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -95,19 +96,31 @@ def check_shapes(model: PreTrainedModel, argument: str = "teacher") -> None:
 
 def _shape(dims: tuple[str, ...], plan: WidthPlan, widths: LayerWidths, config: PreTrainedConfig) -> tuple[int, ...]:
     """Return the shape of a parameter by the meanings of its dimensions' indices."""
-    of_keys = widths.attention_size // plan.traits.queries_per_key
-    sizes = {
-        HIDDEN: plan.hidden_size,
-        EMBEDDING: plan.embedding_size or plan.hidden_size,
-        HEAD: widths.num_attention_heads,
-        HEAD_CHANNEL: widths.head_dim,
-        **dict.fromkeys((QUERY, ATTENDED), widths.attention_size),
-        **dict.fromkeys((KEY, VALUE), of_keys),
-        QUERY_KEY_VALUE: 3 * widths.attention_size,
-        GATE: 2 * widths.intermediate_size,
-        NEURON: widths.intermediate_size,
+    parts = {what: parts_of(what, plan, widths) for what in dims}
+    return tuple(
+        math.prod(parts[what]) if parts[what] else architecture_of(config).size_of(config, what) for what in dims
+    )
+
+
+def parts_of(what: str, plan: WidthPlan, widths: LayerWidths) -> tuple[int, ...]:
+    """Return what a dimension consists of, by the meaning of its indices: blocks, heads or neurons, channels of heads.
+
+    `widths` are those of the layer; empty for a dimension that is no width.
+    """
+    num_heads, head_dim, num_neurons = dataclasses.astuple(widths)
+    shared = num_heads // plan.traits.queries_per_key
+    known = {
+        HIDDEN: (plan.hidden_size,),
+        EMBEDDING: (plan.embedding_size or plan.hidden_size,),
+        HEAD: (num_heads,),
+        HEAD_CHANNEL: (head_dim,),
+        **dict.fromkeys((QUERY, ATTENDED), (1, num_heads, head_dim)),
+        **dict.fromkeys((KEY, VALUE), (1, shared, head_dim)),
+        QUERY_KEY_VALUE: (3, num_heads, head_dim),
+        NEURON: (1, num_neurons),
+        GATE: (2, num_neurons),
     }
-    return tuple(sizes[what] if what in sizes else architecture_of(config).size_of(config, what) for what in dims)
+    return known.get(what, ())
 
 
 def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
