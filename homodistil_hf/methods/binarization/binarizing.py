@@ -33,13 +33,22 @@ _HEADS = {
 }
 
 
-def to_binary(model: PreTrainedModel, *, activation_bits: int, dropout: float = 0.0) -> PreTrainedModel:
+def to_binary(
+    model: PreTrainedModel,
+    *,
+    activation_bits: int,
+    two_sets: bool = True,
+    elastic: bool = True,
+    dropout: float = 0.0,
+) -> PreTrainedModel:
     """Copy a model into layers of bits, with its float weights behind them.
 
     Args:
         model: BERT or a student of ours with a sequence- or token-classification or question-answering head, or one of
             bits already, whose learned scales and thresholds stay until [`calibrate`] sets them anew.
         activation_bits: 1, 2, 4 or 8.
+        two_sets: whether inputs that are never negative take values of {0, …}.
+        elastic: whether scales and thresholds of activations learn.
         dropout: of hidden states, attention's shares and the classifier's input while it is trained, in [0, 1).
 
     Raises:
@@ -68,8 +77,8 @@ def to_binary(model: PreTrainedModel, *, activation_bits: int, dropout: float = 
         raise ValueError(
             f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
         )
-    changes: dict[str, Any] = {"activation_bits": activation_bits, **dict.fromkeys(BERT.dropouts, dropout)}
-    changes["classifier_dropout"] = None  # as hidden states
+    changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
+    changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
     student = _HEADS[name](_config(source.config, changes))
     student.load_state_dict(source.state_dict(), strict=False)  # a float model has no quantizers
     return student

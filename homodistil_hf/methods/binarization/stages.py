@@ -72,6 +72,8 @@ class BinarizationSettings(OwnTaskSettings):
 
     method: str = setting("bit", "bit: binarization.")
     stages: tuple[int, ...] = setting((1,), "Bits of activations, one stage each; weights have one bit in all.")
+    two_sets: bool = setting(True, "Inputs that are never negative take values of {0, …}.")
+    elastic: bool = setting(True, "Scales and thresholds of activations learn.")
 
     # Fine-tuning's with other defaults
     learning_rate: float = setting(1e-3, "Peak learning rate of each stage, > 0.", range="(0, inf)")
@@ -183,7 +185,13 @@ def _stage(
 ) -> PreTrainedModel:
     """Train a stage unless it is done; its folder then has `model/`, with the float weights behind the bits."""
     set_seed(settings.seed)
-    student = to_binary(teacher, activation_bits=bits, dropout=settings.dropout_fraction)
+    student = to_binary(
+        teacher,
+        activation_bits=bits,
+        two_sets=settings.two_sets,
+        elastic=settings.elastic,
+        dropout=settings.dropout_fraction,
+    )
     # a finished stage is loaded, as the next one starts from it
     done = folder / MODEL_FOLDER
     if is_model_done(done):
@@ -261,13 +269,14 @@ class BinarizationTrainer(ExactTrainer):
         """As Trainer's; scales and thresholds of activations do not decay and have a rate of their own."""
         optimizer = super().create_optimizer(*args, **kwargs)
         quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
-        own = [one for module in quantizers for one in module.parameters()]
-        # out of the groups that Trainer has made, into one of their own
-        moved = set(map(id, own))
-        for group in optimizer.param_groups:
-            group["params"] = [one for one in group["params"] if id(one) not in moved]
-        rate = QUANTIZERS_RATE * self.args.learning_rate
-        optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
+        own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
+        if own:
+            # out of the groups that Trainer has made, into one of their own
+            moved = set(map(id, own))
+            for group in optimizer.param_groups:
+                group["params"] = [one for one in group["params"] if id(one) not in moved]
+            rate = QUANTIZERS_RATE * self.args.learning_rate
+            optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
     def compute_loss(

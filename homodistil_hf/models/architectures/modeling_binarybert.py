@@ -29,12 +29,17 @@ class BinaryBertConfig(HomoBertConfig):
 
     Args:
         activation_bits (`int`): Bits of every input of a matrix product in the encoder: 1, 2, 4 or 8.
+        two_sets (`bool`): Inputs that are never negative (attention's shares, the FFN's activations) take values of
+            {0, …}; with `False` all inputs take signed values.
+        elastic (`bool`): Scale and threshold of activations are learned; with `False` the first batch sets them.
         packed (`bool`): The file holds bits; the model only runs.
     """
 
     model_type = "binarybert"
 
     activation_bits: int = 1
+    two_sets: bool = True
+    elastic: bool = True
     packed: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -54,9 +59,10 @@ class ElasticQuantizer(nn.Module):
     Args:
         bits: 1, 2, 4 or 8.
         is_signed: values {−1, 1} or −2ᵇ⁻¹ … 2ᵇ⁻¹ − 1; otherwise 0 … 2ᵇ − 1.
+        is_elastic: whether α and β learn.
     """
 
-    def __init__(self, bits: int, *, is_signed: bool):
+    def __init__(self, bits: int, *, is_signed: bool, is_elastic: bool):
         super().__init__()
         # one signed bit is −1 or 1, other signed sets are two's complement, unsigned ones begin at 0
         self.is_sign = is_signed and bits == 1
@@ -64,8 +70,8 @@ class ElasticQuantizer(nn.Module):
         self.high: int = 1 if self.is_sign else 2 ** (bits - 1) - 1
         if not is_signed:
             self.low, self.high = 0, 2**bits - 1
-        self.log_scale = nn.Parameter(torch.zeros(()))
-        self.offset = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
+        self.offset = nn.Parameter(torch.zeros(()), requires_grad=is_elastic)
         self.calibrates = False
 
     @property
@@ -186,7 +192,7 @@ class BinaryLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, config: BinaryBertConfig, *, is_signed: bool = True):
         super().__init__(inputs, outputs)
-        self.quantizer = ElasticQuantizer(config.activation_bits, is_signed=is_signed)
+        self.quantizer = _quantizer(config, is_signed=is_signed)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)`: the product is one of whole numbers, exact in float32, scaled afterwards."""
@@ -211,7 +217,7 @@ class PackedLinear(nn.Module):
         self.register_buffer("packed", torch.zeros(outputs, -(-inputs // 8), dtype=torch.uint8))
         self.register_buffer("weight_scale", torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.quantizer = ElasticQuantizer(config.activation_bits, is_signed=is_signed)
+        self.quantizer = _quantizer(config, is_signed=is_signed)
         self.multiply: Any = None
         self._signs: torch.Tensor | None = None
         self.register_load_state_dict_post_hook(_forget_bits)
@@ -324,8 +330,8 @@ class BinarySelfAttention(nn.Module):
         for name in ("query", "key", "value"):
             old: Any = attention.get_submodule(name)
             setattr(self, name, _linear(config, old.in_features, old.out_features))
-            setattr(self, f"{name}_bits", ElasticQuantizer(config.activation_bits, is_signed=True))
-        self.share_bits = ElasticQuantizer(config.activation_bits, is_signed=False)
+            setattr(self, f"{name}_bits", _quantizer(config, is_signed=True))
+        self.share_bits = _quantizer(config, is_signed=False)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
@@ -351,6 +357,12 @@ class BinarySelfAttention(nn.Module):
         power = power_for(codes_BNTT.shape[-1] * self.share_bits.largest * self.value_bits.largest)
         context_BNTD = codes_BNTT @ (value_BNTD * power) * (share_scale / power * value_scale)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
+
+
+def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> ElasticQuantizer:
+    return ElasticQuantizer(
+        config.activation_bits, is_signed=is_signed or not config.two_sets, is_elastic=config.elastic
+    )
 
 
 def _linear(config: BinaryBertConfig, inputs: int, outputs: int, *, is_signed: bool = True) -> nn.Module:

@@ -69,7 +69,7 @@ def test_padding_is_not_brought_to_life():
 
 def test_scales_stay_positive_and_learn_as_fast_as_weights():
     """A scale of shares is thousands of times smaller than a step of Adam."""
-    quantizer = ElasticQuantizer(8, is_signed=False)
+    quantizer = ElasticQuantizer(8, is_signed=False, is_elastic=True)
     values = torch.rand(64, 16) / 300
     quantizer.calibrate(values)
     before = float(quantizer.scale)

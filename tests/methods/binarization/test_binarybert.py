@@ -45,7 +45,7 @@ def config_of(**changes):
 
 @each(("bits", "is_signed"), SETS)
 def test_activations_are_of_their_set(bits, is_signed):
-    quantizer = ElasticQuantizer(bits, is_signed=is_signed)
+    quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
     values = torch.randn(50, 40) * 3
     quantizer.calibrate(values)
     codes, _ = quantizer(values)
@@ -55,7 +55,7 @@ def test_activations_are_of_their_set(bits, is_signed):
 
 @each(("bits", "is_signed"), SETS)
 def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
-    quantizer = ElasticQuantizer(bits, is_signed=is_signed)
+    quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True)
     torch.manual_seed(0)
     values = 2 * torch.randn(300, 400) if is_signed else torch.randn(300, 400).mul(2).softmax(1)  # attention's shares
     quantizer.calibrate(values)
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold)
 
     In α · Sign(x − β), of the values {−1, 1}, the sign is no function of α, so α's gradient is Sign(x − β).
     """
-    quantizer = ElasticQuantizer(bits, is_signed=is_signed).double()
+    quantizer = ElasticQuantizer(bits, is_signed=is_signed, is_elastic=True).double()
     torch.manual_seed(0)
     values = torch.randn(200, dtype=torch.float64).mul(2).requires_grad_()
     weights = torch.randn(200, dtype=torch.float64)
@@ -252,7 +252,7 @@ def copies(model):
 
 def test_inputs_of_zeros_stay_zeros_in_half_precision():
     """Their α is 1e-8, which is 0 in float16."""
-    quantizer = ElasticQuantizer(8, is_signed=True)
+    quantizer = ElasticQuantizer(8, is_signed=True, is_elastic=True)
     quantizer.calibrate(torch.zeros(4, 4))
     with torch.no_grad():
         codes, scale = quantizer.half()(torch.zeros(4, 4, dtype=torch.float16))
@@ -295,9 +295,9 @@ def test_every_product_of_the_encoder_sees_few_bits():
 
 @pytest.mark.slow
 @each("bits", [1, 2])
-@each("threshold", [0.0, -0.7])
-def test_padding_changes_nothing(bits, threshold):
-    model = BinaryBertForSequenceClassification(config_of(activation_bits=bits)).eval()
+@each(("two_sets", "threshold"), [(True, 0.0), (True, -0.7), (False, 0.0), (False, -0.7)])
+def test_padding_changes_nothing(bits, two_sets, threshold):
+    model = BinaryBertForSequenceClassification(config_of(activation_bits=bits, two_sets=two_sets)).eval()
     ids = torch.randint(1, 60, (3, 9))
     calibrated(model, ids)
     for layer in model.bert.encoder.layer:  # β / α: a share of 0 becomes 1
