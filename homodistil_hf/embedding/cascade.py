@@ -163,13 +163,13 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
     if settings.output_dir is not None:
         check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     place = student_in(settings.model)
-    named = settings.teacher or place.settings.get("teacher")
+    named = settings.teacher or place.teacher
     if named is None:
         hint = members_hint(settings.model)
         raise ValueError(
             f"model={settings.model!r}: no run has recorded its teacher, a model; name it with --teacher{hint}"
         )
-    student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(str(named))
+    student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(named)
     if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
         raise ValueError(
             f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "

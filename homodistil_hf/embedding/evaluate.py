@@ -20,7 +20,7 @@ from datasets import Dataset
 from ..data.blocks import drawn
 from ..data.corpus import load_text
 from ..data.read_line import read_line
-from ..evaluation.evaluated_model import model_in, model_name, results_claimed
+from ..evaluation.evaluated_model import model_in, model_name, recorded_teacher, results_claimed
 from ..evaluation.fine_tuning import settings_from
 from ..evaluation.guarantee import WORDS, guarantee, length_groups
 from ..export.card import card_table, guarantee_text
@@ -190,10 +190,9 @@ def evaluate_embedding(
     tasks = tasks_of(settings)
     of_mteb = named_tasks(settings.mteb_tasks) if settings.mteb_tasks else []
     place = model_in(model)
-    # else a name on the Hub
-    folder, recorded = (str(model), None) if place is None else (str(place.folder), place.settings.get("teacher"))
+    folder = str(model) if place is None else str(place.folder)  # a name on the Hub, or a folder
     with results_claimed(model, output_dir) as target:
-        named = teacher or (recorded if isinstance(recorded, str) else None)
+        named = teacher or recorded_teacher(model)
         _check(settings, tasks, named)
         facts = read_embedding_facts(folder)
         student = load_embedding_model(folder, argument="model")

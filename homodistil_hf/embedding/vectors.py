@@ -28,6 +28,7 @@ from ..files.provenance import public_name
 from ..models.architectures import max_tokens
 from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenizer
+from ..tasks.columns import Columns, ReadRows, check_rows
 from ..tasks.reading import check_columns, load_rows
 from .metrics import COSINE
 from .model import EmbeddingModel, PoolingSettings, load_embedding_model
@@ -175,7 +176,8 @@ def load_teacher_vectors(
     table = load_rows(names, split=split, argument=argument)
     remedy = f"a row has a text and its {VECTOR}: rename columns, or name that of the texts (text_column)"
     check_columns(table.column_names, [column, VECTOR], label, remedy=remedy)
-    texts = _texts(table.data.column(column), f"{label}: column {column!r}")
+    check_rows(ReadRows(table, Columns("texts", (column,)), label))
+    texts = table[column][:]
     vectors = _vectors(table.data.column(VECTOR), f"{label}: column {VECTOR!r}")
     # a text's first row counts
     first: dict[str, int] = {}
@@ -205,15 +207,6 @@ def load_teacher(name_or_path: str | Path, *, similarity: str) -> Encoder:
     if file.suffix.lower() in _VECTOR_FILES and file.is_file():
         return load_teacher_vectors(file, similarity=similarity, argument="teacher")
     return load_embedding_model(name_or_path)
-
-
-def _texts(column: pa.ChunkedArray, label: str) -> list[str]:
-    if str(column.type) not in ("string", "large_string", "string_view"):
-        raise ValueError(f"{label} holds values of type {column.type}; expected texts")
-    texts: list[str] = column.to_pylist()
-    if (row := next((row for row, text in enumerate(texts) if not (text or "").strip()), None)) is not None:
-        raise ValueError(f"{label} has no text in row {row}; leave such rows out")
-    return texts
 
 
 def _vectors(column: pa.ChunkedArray, label: str) -> np.ndarray:

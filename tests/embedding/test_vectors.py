@@ -105,9 +105,9 @@ NOT_FINITE = "has a number that is missing, too large or not finite in row 1; en
         ({"text": ["a", "b"], "vector": [[1.0, 2.0], [None, 1.0]]}, NOT_FINITE),
         ({"text": ["a", "b"], "vector": [[1.0, 2.0], [3e38, 1.0]]}, NOT_FINITE),
         ({"text": ["a", "b"], "vector": [[1.0, 2.0], [0.0, 0.0]]}, "has only zeros in row 1; encode such texts again"),
-        ({"text": ["a", " "], "vector": [[1.0], [2.0]]}, "column 'text' has no text in row 1; leave such rows out"),
-        ({"text": ["a", None], "vector": [[1.0], [2.0]]}, "column 'text' has no text in row 1; leave such rows out"),
-        ({"text": [1, 2], "vector": [[1.0], [2.0]]}, "column 'text' holds values of type int64; expected texts"),
+        ({"text": ["a", " "], "vector": [[1.0], [2.0]]}, "has 1 row without 'text', the first is row 2; drop them"),
+        ({"text": ["a", None], "vector": [[1.0], [2.0]]}, "has 1 row without 'text', the first is row 2; drop them"),
+        ({"text": [1, 2], "vector": [[1.0], [2.0]]}, "column 'text' holds int64; expected a text a row"),
         (
             {"text": ["a", "b", "a"], "vector": [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]},
             "has two different vectors of one text, 'a', in the rows 0 and 2; they are of two models, or of two",
