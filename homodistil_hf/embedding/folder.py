@@ -141,15 +141,12 @@ def export_embedding_model(
         OSError: it can't be written.
     """
     target = check_target(folder, overwrite=overwrite)
-    teacher_facts = teacher
-    if isinstance(teacher, EmbeddingModel) and teacher.target is not None:
-        # of given vectors their names and number, and a section of the student's start
-        vectors = teacher.target
-        start = facts_of(teacher) | teacher_card(teacher.name)
-        teacher_facts = {"name": vectors.name, "num_texts": len(vectors.texts), "dimension": vectors.dimension}
-        teacher_facts |= {"sha256": vectors.sha256, START: start}
-    elif isinstance(teacher, EmbeddingModel):
-        teacher_facts = facts_of(teacher) | teacher_card(teacher.name)
+    teacher_facts: Any = teacher
+    if isinstance(teacher, EmbeddingModel):
+        teacher_facts, vectors = facts_of(teacher) | teacher_card(teacher.name), teacher.target
+        if vectors is not None:  # their names and number, and a section of what the student started from
+            counts = {"num_texts": len(vectors.texts), "dimension": vectors.dimension}
+            teacher_facts = {"name": vectors.name, **counts, "sha256": vectors.sha256, START: teacher_facts}
     with written_aside(target, overwrite=overwrite) as aside:
         write_model(model, aside)
         if axes is not None:
@@ -449,8 +446,6 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         if found.get(name) != value and (value is not None or name == "default_prompt_name")
     ]
     probed, channels = facts["probe"]["vectors"], facts["probe"]["channels"]
-    if max(channels) >= min(vectors[route].shape[1] for route in routes):
-        return [*problems, f"{FACTS_FILE} probe: channel {max(channels)} is beyond the vectors"], None
     differences = {
         f"{route} vectors": relative_difference(vectors[route][:, channels], torch.tensor(probed[route]))
         for route in routes

@@ -542,13 +542,12 @@ def _dense(folder: Path, label: str) -> Dense:
         tensors = load_tensors(folder / WEIGHTS_FILE)
     else:
         try:
-            tensors = torch.load(pickled, map_location="cpu", weights_only=True)  # runs no code of the pickle
-        except Exception as error:  # pickle raises errors of many kinds
+            found = torch.load(pickled, map_location="cpu", weights_only=True)  # runs no code of the pickle
+            tensors = {name: tensor.float() for name, tensor in found.items()}
+        except Exception as error:  # pickle raises errors of many kinds, and may hold anything
             raise ValueError(
                 f"file={str(pickled)!r} is cut off or no pickle of tensors alone ({first_line(error)}); copy it again"
             ) from error
-        if not fits(tensors, {...: torch.Tensor}):
-            raise ValueError(f"file={str(pickled)!r} holds {short_repr(type(tensors))}; expected name → tensor")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     sizes = shapes.get("linear.weight", ())
     # a matrix, and maybe a bias as long as its outputs; nothing else may be there

@@ -191,14 +191,11 @@ def load_teacher_vectors(
                 f"{label} has two different vectors of one text, {short_repr(text)}, in the rows {earlier} and "
                 f"{row}; they are of two models, or of two prompts: keep one kind"
             )
-    kept = list(first.values())
-    if len(kept) < len(texts):
-        logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(kept))
-        texts, vectors = [texts[row] for row in kept], vectors[kept]
+    if len(first) < len(texts):
+        logger.info("%s: %d rows repeat a text, and are left out", label, len(texts) - len(first))
     name = ", ".join(map(public_name, names))
-    # torch takes writable arrays alone; arrow's, which are read-only, are copied
-    whole = torch.from_numpy(np.require(vectors, requirements="W"))
-    return TeacherVectors(name, texts, whole, similarity, columns_words([column, VECTOR], table.column_names))
+    kept = torch.from_numpy(vectors[list(first.values())])  # a copy, as torch takes no arrays that are read-only
+    return TeacherVectors(name, list(first), kept, similarity, columns_words([column, VECTOR], table.column_names))
 
 
 def load_teacher(name_or_path: str | Path, *, similarity: str) -> Encoder:

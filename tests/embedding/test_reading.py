@@ -309,18 +309,11 @@ def test_layers_may_be_pickled(tmp_path):
     assert_as_the_library(folder)
 
 
-@each(
-    ("content", "message"),
-    [
-        (torch.nn.Linear(3, 2), r"pytorch_model.bin' is cut off or no pickle of tensors alone"),
-        ([1, 2], "expected name → tensor"),
-        ({"linear.weight": 3}, "expected name → tensor"),
-    ],
-)
-def test_pickles_of_other_things_are_refused(tmp_path, content, message):
+@each("content", [torch.nn.Linear(3, 2), [1, 2], {"linear.weight": 3}])
+def test_pickles_of_other_things_are_refused(tmp_path, content):
     folder = make_sentence_folder(tmp_path / "model", dense=5)
     pickle_layer(folder, content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"pytorch_model.bin' is cut off or no pickle of tensors alone"):
         load_embedding_model(folder)
 
 
