@@ -22,7 +22,7 @@ from ..export.export_folder import members_hint, student_in
 from ..files.folders import check_writable
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
-from ..files.settings import refuse_without_part, setting
+from ..files.settings import setting
 from ..files.strict_json import write_json
 from ..models.cost import model_facts
 from ..tables import aligned_lines
@@ -118,6 +118,7 @@ class CascadeSettings(QuerySettings):
     agreement: float = setting(0.99, "Wanted share of first hits as the teacher's, in (0, 1).", range="(0, 1)")
     max_queries: int = setting(1000, "Questions of a task at most, ≥ 20.", least=20)
     output_dir: str | None = setting(None, "Folder for cascade.json; default: none is written.")
+    belongs_to = dict.fromkeys(("query_column", "document_column", "eval_split"), ("queries",))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,9 +127,6 @@ class CascadeSettings(QuerySettings):
                 f"queries={short_repr(self.queries)}, data_dir={short_repr(self.data_dir)}: name queries and their "
                 "documents, or rows of tasks (--data_dir glue)"
             )
-        if not self.queries:
-            of_queries = ("query_column", "document_column", "eval_split")
-            refuse_without_part(self, dict.fromkeys(of_queries, "it belongs to queries; leave it out"))
 
 
 class Encoded(NamedTuple):

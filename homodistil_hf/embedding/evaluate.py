@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -32,7 +32,7 @@ from ..files.provenance import public_name, version_facts
 from ..files.settings import check_fields, make_tuples, refuse_without_part, setting
 from ..files.strict_json import write_json
 from ..models.cost import COSTS, model_facts
-from ..tasks.glue import GLUE_TASKS, data_folder, load_task
+from ..tasks.glue import BENCHMARK_TASKS, PART_SUFFIX, load_task
 from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
 from .deployable import query_ms
 from .folder import has_own_space, publish_scores, read_embedding_facts
@@ -110,6 +110,9 @@ class QuerySettings:
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
+    belongs_to: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Setting → those beside which it has a part."""
+
     def __post_init__(self) -> None:
         make_tuples(self)
         if bool(self.queries) != bool(self.documents):
@@ -118,6 +121,9 @@ class QuerySettings:
                 "in documents; name both, or neither"
             )
         check_fields(self)
+        for name, sources in self.belongs_to.items():
+            if not any(getattr(self, source) for source in sources):
+                refuse_without_part(self, {name: f"it belongs to {' or '.join(sources)}; leave it out"})
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,12 @@ class EmbeddingEvaluationSettings(QuerySettings):
     others: tuple[str, ...] = setting((), "Other students of the teacher: all pairings of queries and index, too.")
     text_column: str | None = setting(None, "Column with the text; default: text.")
     max_texts: int = setting(1000, "Paragraphs of held-out text at most, ≥ 11.", least=11)
+    belongs_to = {
+        **dict.fromkeys(("text_column", "max_texts"), ("eval_data",)),
+        **dict.fromkeys(("query_column", "document_column", "group_columns"), ("queries",)),
+        "eval_split": ("eval_data", "queries"),
+        "max_queries": ("data_dir", "queries"),
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,15 +155,6 @@ class EmbeddingEvaluationSettings(QuerySettings):
                 "held-out text (--eval_data held-out.txt), queries with their documents, tasks of MTEB, or several of "
                 "them"
             )
-        own = {
-            "eval_data": ("text_column", "max_texts"),
-            "queries": ("query_column", "document_column", "group_columns"),
-            "eval_data or queries": ("eval_split",),
-            "data_dir or queries": ("max_queries",),
-        }
-        for source, names in own.items():
-            if not any(getattr(self, part) for part in source.split(" or ")):
-                refuse_without_part(self, dict.fromkeys(names, f"it belongs to {source}; leave it out"))
 
 
 def evaluate_embedding(
@@ -399,46 +402,40 @@ def load_tasks(data_dir: str | Path, *, max_queries: int) -> list[EmbeddingTask]
     if not Path(data_dir).is_dir():
         raise ValueError(f"data_dir={str(data_dir)!r} is no folder; expected one with e.g. stsb/ and qnli/")
     tasks: list[EmbeddingTask] = []
-    squads = [Path(data_dir, f"{name}{part}") for name in ("squad", "squad_v2") for part in ("", "_part")]
     for name in _NAMES:
+        folders = ("squad", "squad_v2") if name == "squad" else (name, f"glue/{name}")
+        if not any(Path(data_dir, folder + part).is_dir() for folder in folders for part in ("", PART_SUFFIX)):
+            continue
+        data = load_task(name, data_dir)
+        rows = data.dev["validation"]
+        first, second = BENCHMARK_TASKS[name].columns.texts
         if name == "squad":
-            if any(folder.is_dir() for folder in squads):
-                squad = load_task("squad", data_dir)
-                rows = squad.dev["validation"]
-                # Paragraphs of training questions make the index larger, and the search harder.
-                documents = [*rows["context"][:], *squad.train["context"][:]]
-                tasks.append(_retrieval_task(squad.name, rows, "question", "context", documents, max_queries))
-            continue
-        try:
-            data_folder(name, data_dir)
-        except ValueError:  # no such rows
-            continue
-        glue = load_task(name, data_dir)
-        rows = glue.dev["validation"]
-        if name == "qnli":
+            # paragraphs of training questions make the index larger, and the search harder
+            index = [*rows[second][:], *data.train[second][:]]
+            tasks.append(_retrieval_task(data.name, rows, (first, second), index, max_queries))
+        elif name == "qnli":
             # class 0: the sentence answers its question; sentences of all rows are the index
-            entailed, index = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist()), rows["sentence"]
-            tasks.append(_retrieval_task(glue.name, entailed, "question", "sentence", index[:], max_queries))
-            continue
-        metric = "spearman" if name == "stsb" else "average_precision"
-        if metric != "spearman":
-            rows = drawn(rows, max_queries, seed=0)
-        first, second = (rows[column][:] for column in GLUE_TASKS[name].columns.texts)
-        tasks.append(PairTask(glue.name, metric, first, second, rows["label"][:]))
+            entailed = rows.select(np.flatnonzero(np.asarray(rows["label"][:]) == 0).tolist())
+            tasks.append(_retrieval_task(data.name, entailed, (first, second), rows[second][:], max_queries))
+        else:
+            metric = "spearman" if name == "stsb" else "average_precision"
+            rows = rows if name == "stsb" else drawn(rows, max_queries, seed=0)
+            tasks.append(PairTask(data.name, metric, rows[first][:], rows[second][:], rows["label"][:]))
     if not tasks:
         raise ValueError(f"data_dir={str(data_dir)!r} has rows of none of {', '.join(_NAMES)}; add some")
     return tasks
 
 
 def _retrieval_task(
-    name: str, rows: Dataset, query: str, document: str, documents: list[str], max_queries: int
+    name: str, rows: Dataset, columns: tuple[str, str], documents: list[str], max_queries: int
 ) -> RetrievalTask:
     if not len(rows):
         raise ValueError(f"{name} has no question with an answer among its rows for evaluation; give it some")
     asked = drawn(rows, max_queries, seed=0)
     # equal documents are one, or no rank could tell them apart
     index = {text: number for number, text in enumerate(dict.fromkeys(documents))}
-    return RetrievalTask(name, asked[query][:], list(index), [index[text] for text in asked[document][:]])
+    queries, right = (asked[column][:] for column in columns)
+    return RetrievalTask(name, queries, list(index), [index[text] for text in right])
 
 
 def named_tasks(names: Sequence[str]) -> list[Any]:

@@ -165,6 +165,7 @@ def mixed(sources: Sequence[Rows], weights: Sequence[float], *, seed: int = 0) -
     return datasets.concatenate_datasets(weighted)
 
 
+@dataclass
 class TextCollator:
     """Rows → a padded batch with a random direction for each row, to score units with.
 
@@ -178,12 +179,13 @@ class TextCollator:
         multiple: of padded lengths, see [`padding_multiple`].
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, dimension: int, seed: int = 0, multiple: int | None = 8):
-        check_padding(tokenizer)
-        self.tokenizer = tokenizer
-        self.dimension = dimension
-        self.seed = seed
-        self.multiple = multiple
+    tokenizer: PreTrainedTokenizerBase
+    dimension: int
+    seed: int = 0
+    multiple: int | None = 8
+
+    def __post_init__(self) -> None:
+        check_padding(self.tokenizer)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Rows with `input_ids` → `input_ids` and `attention_mask` `(B, T)`, `labels` `(B, D)` of length 1.

@@ -28,7 +28,7 @@ from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import LATENCY, MethodCard
 from ..files.messages import short_repr
-from ..files.settings import ROW_LENGTH, setting
+from ..files.settings import ROW_LENGTH, refuse_without_part, setting
 from ..files.strict_json import parse_json
 from ..homodistil_args import AtOnceArguments
 from ..methods.fewer_layers import Layers, start_shallow
@@ -569,17 +569,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
 def check_for_vectors(args: EmbeddingDistilArguments) -> None:
     """Refuse, by a ValueError, settings that compare more of a teacher than its vectors."""
-    for name in ("hidden_weight", "embedding_weight"):
-        if (value := getattr(args, name)) not in (0.0, type(args).__dataclass_fields__[name].default):
-            raise ValueError(
-                f"{name}={value:g} compares states with the teacher's, but of this teacher there are vectors alone "
-                "(teacher_vectors); leave it out"
-            )
-    if args.plain:
-        raise ValueError(
-            "plain=True makes students without a Dense, but one has to lead to the vectors of teacher_vectors; leave "
-            "it out"
-        )
+    of_states = [name for name in ("hidden_weight", "embedding_weight") if getattr(args, name)]
+    remedies = dict.fromkeys(of_states, "it compares states with the teacher's, and there are none; leave it out")
+    remedies["plain"] = "its students have no Dense, and one has to lead to the vectors; leave it out"
+    refuse_without_part(args, remedies, run="a run with teacher_vectors")
 
 
 def check_output(output: str | int, model: EmbeddingModel) -> None:
