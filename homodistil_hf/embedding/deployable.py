@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..deploy.deployable import Deployable, Fidelity, Outputs, differences
+from ..deploy.deployable import Deployable, Fidelity, NamedOutputs, Outputs, differences
 from ..deploy.folder import Deployment
 from ..deploy.runtimes import write_graph
 from ..files.messages import first_line
@@ -40,29 +40,25 @@ _POOLED = "pooled states"
 _JAVASCRIPT = {"mean": "mean", "cls": "cls", "lasttoken": "last_token"}
 
 
-class EmbeddingGraph(nn.Module):
+class EmbeddingGraph(NamedOutputs):
     """States of tokens in the vectors' space, and vectors of texts; or vectors alone."""
 
     def __init__(self, model: EmbeddingModel, *, has_states: bool):
-        super().__init__()
-        self.model, self.has_states = model, has_states
-        self.encoder = model.encoder
+        super().__init__(model.encoder, [STATES])
+        self.whole, self.has_states = model, has_states
         self.layers = nn.ModuleList(layer.linear for layer in model.dense)  # so that a graph finds their weights
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Token ids `(B, T)` → states `(B, T, D)`, unless left out, and vectors `(B, D)`."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
-        states_BTH = self.encoder(**inputs).last_hidden_state
+        (states_BTH,) = super().forward(input_ids, attention_mask, token_type_ids)
         if not self.has_states:
-            return (self.model.vectors(states_BTH, attention_mask),)
+            return (self.whole.vectors(states_BTH, attention_mask),)
         # the map on every token, and the same pooling behind it, which is linear here: see `map_problem`
-        for layer in self.model.dense:
+        for layer in self.whole.dense:
             states_BTH = layer(states_BTH)
-        return states_BTH, replace(self.model, dense=()).vectors(states_BTH, attention_mask)
+        return states_BTH, replace(self.whole, dense=()).vectors(states_BTH, attention_mask)
 
 
 def map_problem(model: EmbeddingModel) -> str:

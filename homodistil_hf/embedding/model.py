@@ -346,12 +346,7 @@ def default_activation(model: Any, *, token: str | None = None) -> str | None:
     more.
     """
     is_loaded = isinstance(model, PreTrainedModel)
-    source = str(model.name_or_path if is_loaded else model)
-
-    def values_of(name: str) -> dict[str, Any]:
-        file = model_file(source, name, token=token, is_cached=is_loaded)
-        return read_json_object(file, str(file)) if file else {}
-
+    values_of = partial(_values_in, str(model.name_or_path if is_loaded else model), token=token, is_cached=is_loaded)
     own = (model.config.to_dict() if is_loaded else values_of("config.json")).get("sentence_transformers")
     # the first place that names one counts
     for values in (own, values_of(SETTINGS_FILE)):
@@ -432,10 +427,7 @@ def name_unused(
         read: keys that are used, or that change nothing.
         token: of the Hub.
     """
-    found = partial(model_file, source, token=token)
-
-    def values_of(name: str) -> dict[str, Any]:
-        return read_json_object(file, str(file)) if (file := found(name)) else {}
+    found, values_of = partial(model_file, source, token=token), partial(_values_in, source, token=token)
 
     def of_first(name: str) -> str:
         return PurePosixPath(paths[0], name).as_posix()
@@ -463,6 +455,11 @@ def name_unused(
     unused += ["the tokenizer's chat_template"] * bool(chats)
     if unused:
         logger.warning("%s: not used, and left out of the student: %s", label, "; ".join(unused))
+
+
+def _values_in(source: str, name: str, **how: Any) -> dict[str, Any]:
+    """Content of a JSON file of a folder or Hub name; empty where there is none."""
+    return read_json_object(file, str(file)) if (file := model_file(source, name, **how)) else {}
 
 
 def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:

@@ -241,12 +241,8 @@ class PairReader(RawReader):
 
     @override
     def encoded(self, rows: Dataset, argument: str, part: Any) -> Dataset:
-        return self.tokenized(part)
-
-    def tokenized(self, pairs: ReadRows) -> Dataset:
-        """Rows as [`tokenize_pairs`] makes them."""
-        names = dict(zip(pairs.columns.texts, ("first", "second"), strict=True))
-        table = pairs.rows.select_columns(list(names)).rename_columns(names)
+        names = dict(zip(part.columns.texts, ("first", "second"), strict=True))
+        table = part.rows.select_columns(list(names)).rename_columns(names)
         return tokenize_pairs(table, self.tokenizer, max_length=self.length, num_proc=self.num_proc)
 
     @override

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -106,27 +107,23 @@ def guarantee(changed: Sequence[bool], groups: Mapping[str, Sequence[Any]] | Non
         and over all rows, hold together with that confidence (Bonferroni): each is lower than it would be alone.
     """
     large: dict[str, list[str]] = {}
-    groups = {column: list(map(str, values)) for column, values in (groups or {}).items()}
-    for column, values in groups.items():
-        sizes = Counter(values)
+    named = {column: np.array(list(map(str, values))) for column, values in (groups or {}).items()}
+    for column, values in named.items():
+        sizes = Counter(values.tolist())
         by_number = sorted(sizes, key=lambda name: (int((re.findall(r"\d+", name) or ["0"])[0]), name))
         large[column] = [name for name in by_number if sizes[name] >= _LEAST_ROWS]
     # all rows and all groups share the chance of an error
     confidence = 1 - (1 - CONFIDENCE) / (1 + sum(map(len, large.values())))
+    is_changed = np.array(changed, dtype=bool)
     parts = {
-        column: {
-            name: _bounded(
-                [one for one, value in zip(changed, groups[column], strict=True) if value == name], confidence
-            )
-            for name in names
-        }
+        column: {name: _bounded(is_changed[named[column] == name], confidence) for name in names}
         for column, names in large.items()
     }
-    return _bounded(changed, confidence) | {"confidence": CONFIDENCE, "groups": parts}
+    return _bounded(is_changed, confidence) | {"confidence": CONFIDENCE, "groups": parts}
 
 
-def _bounded(changed: Sequence[bool], confidence: float) -> dict[str, Any]:
-    num_rows, num_changed = len(changed), sum(map(bool, changed))
+def _bounded(is_changed: np.ndarray, confidence: float) -> dict[str, Any]:
+    num_rows, num_changed = len(is_changed), int(is_changed.sum())
     return {
         "num_rows": num_rows,
         "num_changed": num_changed,

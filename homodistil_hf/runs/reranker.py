@@ -85,7 +85,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         )
     length = row_length(settings, inputs, train, log)
     reader = PairReader(config, tokenizer, length, run.preprocessing_num_workers)
-    tokenized = ([reader.tokenized(part) for part in parts] for parts in (train, held_out))
+    tokenized = ([reader.encoded(part.rows, part.argument, part) for part in parts] for parts in (train, held_out))
     parts = in_batches(settings, *tokenized)
     rows, evaluated = parts.values()
     log(read_line(parts, **what_is_read([*train, *held_out]), tokenizer=tokenizer))
