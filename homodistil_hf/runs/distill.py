@@ -230,7 +230,9 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
 
 
 def _identity(settings: RunConfig) -> dict[str, Any]:
-    return {"teacher": settings.run.teacher_name, "students": settings.given["student"]}
+    run = settings.run
+    # of given vectors their files
+    return {"teacher": run.teacher or ", ".join(run.train_data), "students": settings.given["student"]}
 
 
 def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool) -> None:

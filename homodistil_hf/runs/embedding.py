@@ -78,23 +78,9 @@ class EmbeddingRunArguments(RunArguments):
             if self.train_data and self.train_data != self.teacher_vectors:
                 remedies["train_data"] = "the texts of teacher_vectors are trained on; leave it out"
             refuse_without_part(self, remedies, run="a run with teacher_vectors")
-            self.train_data = list(self.teacher_vectors)
+            self.train_data, self.train_setting = list(self.teacher_vectors), "teacher_vectors"
+            self.needed = {"start": "models/all-MiniLM-L6-v2"}
         super().__post_init__()
-
-    @property
-    def train_setting(self) -> str:
-        """The setting that names what is trained on."""
-        return "teacher_vectors" if self.teacher_vectors else "train_data"
-
-    @property
-    def needed(self) -> dict[str, str]:
-        """What has to be set, name → an example; beside vectors, a start."""
-        return {"start": "models/all-MiniLM-L6-v2"} if self.teacher_vectors else super().needed
-
-    @property
-    def teacher_name(self) -> str:
-        """The teacher, as the user names it; of vectors their files."""
-        return ", ".join(self.teacher_vectors) or super().teacher_name
 
 
 def planned_config(teacher: str) -> PreTrainedConfig:
@@ -148,7 +134,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     run, teacher = settings.run, inputs.teacher
     length = min(run.row_length, teacher.settings.max_seq_length)
     column = f" in {run.text_column!r}" if run.text_column else ""
-    what = f"{run.teacher} is an embedding model" if run.teacher else f"{run.teacher_name} hold texts and vectors"
+    files = ", ".join(run.teacher_vectors)
+    what = f"{files} hold texts and vectors" if files else f"{run.teacher} is an embedding model"
     log(f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most")
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []

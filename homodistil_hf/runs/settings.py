@@ -76,6 +76,11 @@ class RunArguments:
         None, "Processes that tokenize, ≥ 1; default: one, whose tokenizer uses all cores.", least=1
     )
 
+    train_setting = "train_data"
+    """The setting that names what is trained on."""
+    needed = {"teacher": "google-bert/bert-base-uncased", "train_data": "corpus/*.parquet"}
+    """What has to be set: name → an example."""
+
     def __post_init__(self) -> None:
         for name, example in self.needed.items():
             if not getattr(self, name):
@@ -104,21 +109,6 @@ class RunArguments:
         if any(not 0 < weight < math.inf for weight in self.train_weights):
             weights = short_repr(self.train_weights)
             raise ValueError(f"train_weights={weights}: expected finite numbers > 0; leave sources out")
-
-    @property
-    def train_setting(self) -> str:
-        """The setting that names what is trained on."""
-        return "train_data"
-
-    @property
-    def needed(self) -> dict[str, str]:
-        """What has to be set: name → an example."""
-        return {"teacher": "google-bert/bert-base-uncased", "train_data": "corpus/*.parquet"}
-
-    @property
-    def teacher_name(self) -> str:
-        """The teacher, as the user names it."""
-        return self.teacher
 
     @property
     def row_length(self) -> int:
