@@ -98,10 +98,7 @@ def test_a_model_as_its_own_teacher_agrees_with_itself(folders, data_dir, tmp_pa
 def test_questions_and_documents_have_their_prompts(data_dir, tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     folder = make_sentence_folder(tmp_path / "model", prompts={"query": "w7 ", "document": "w8 "})
-    model, stock = load_embedding_model(folder), sentence_transformers.SentenceTransformer(str(folder))
-    texts = ["w9 w10", "w11 w12 w13"]
-    for name, encode in zip(("query", "document"), (stock.encode_query, stock.encode_document), strict=True):
-        assert torch.allclose(model.encode(texts, prompt_name=name), torch.from_numpy(encode(texts)), atol=1e-6)
+    stock = sentence_transformers.SentenceTransformer(str(folder))
     (task,) = (task for task in load_tasks(data_dir, max_queries=9) if task.name == "squad_part")
     settings = {"data_dir": str(data_dir), "max_queries": 9}
     told = evaluate_embedding(folder, settings=settings, output_dir=tmp_path / "results")["scores"][task.name]

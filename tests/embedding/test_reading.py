@@ -12,7 +12,7 @@ from tiny_embeddings import OLD, make_reranker, make_sentence_folder, write
 from tiny_files import change_json
 from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from torch.nn import functional as F
-from transformers import AutoModel, BertModel, RobertaModel
+from transformers import BertModel, RobertaModel
 
 from homodistil_hf.embedding.folder import write_model
 from homodistil_hf.embedding.model import SCORE_KEYS, load_embedding_model, name_unused, reduced
@@ -24,22 +24,17 @@ TEXTS = ["w7 w8 w9", "w10", "w11 w12 w13 w14 w15 w16"]
 
 
 @pytest.mark.slow
-@each("is_new", [False, True])
 @each("pooling", ["mean", "cls", "max", "lasttoken"])
-def test_both_forms_give_the_same_model(tmp_path, is_new, pooling):
-    shared = {"similarity_fn_name": "dot"}
-    folder = make_sentence_folder(tmp_path / "model", pooling=pooling, dense=5, is_new=is_new, **shared)
-    model = load_embedding_model(folder)
-    settings = model.settings
-    assert (settings.pooling, settings.normalizes, settings.max_seq_length) == (pooling, True, 12)
-    assert (model.dimension, settings.similarity, model.dense[0].activation) == (5, "dot", "Tanh")
-    found = model.encode(TEXTS)
-    for text, vector in zip(TEXTS, found, strict=True):  # one by one, so without padding
-        inputs = model.tokenizer(text, return_tensors="pt")
-        states = AutoModel.from_pretrained(folder).eval()(**inputs).last_hidden_state[0]
-        slow = {"mean": states.mean(0), "cls": states[0], "max": states.max(0).values, "lasttoken": states[-1]}
-        expected = F.normalize(torch.tanh(model.dense[0].linear(slow[pooling])), dim=-1)
-        assert torch.allclose(vector, expected, atol=1e-6)
+def test_both_forms_give_the_same_model(tmp_path, pooling):
+    shared = {"pooling": pooling, "dense": 5, "similarity_fn_name": "dot"}
+    folders = [make_sentence_folder(tmp_path / str(is_new), is_new=is_new, **shared) for is_new in (False, True)]
+    models = [load_embedding_model(folder) for folder in folders]
+    for model in models:
+        settings = model.settings
+        assert (settings.pooling, settings.normalizes, settings.max_seq_length) == (pooling, True, 12)
+        assert (model.dimension, settings.similarity, model.dense[0].activation) == (5, "dot", "Tanh")
+    assert torch.equal(*(model.encode(TEXTS) for model in models))
+    assert_as_the_library(folders[0])
 
 
 @each(
@@ -127,12 +122,6 @@ def test_vectors_are_cut_as_the_library_cuts_them(tmp_path, dense, normalizes):
     assert torch.allclose(along, F.normalize(expected, dim=-1) if normalizes else expected, atol=1e-6)
 
 
-def test_vectors_of_no_channels_are_refused(tmp_path):
-    folder = make_sentence_folder(tmp_path / "model", truncate_dim=0)
-    with pytest.raises(ValueError, match="truncate_dim=0; expected a whole number of at least 1"):
-        load_embedding_model(folder)
-
-
 @each(
     ("folder", "values"),
     [("2_Dense", {"use_residual": True}), ("3_Normalize", {"module_output_name": "token_embeddings_normed"})],
@@ -180,6 +169,7 @@ def test_configurations_are_checked_before_weights_are_read(tmp_path, values, me
         ("config_sentence_transformers.json", {"prompts": {"query": 3}}, "expected an object: name → text or null"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "angle"}, "expected one of cosine, dot, euclid"),
         ("config_sentence_transformers.json", {"default_prompt_name": ["query"]}, "expected a name"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim=0; expected a whole number of at"),
         ("sentence_bert_config.json", {"max_seq_length": "12"}, "expected a whole number"),
         ("sentence_bert_config.json", {"max_seq_length": -1}, "max_seq_length=-1; expected a whole number of at"),
         ("sentence_bert_config.json", {"do_lower_case": "no"}, "expected true or false"),

@@ -261,14 +261,6 @@ def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path, layers):
     assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
 
 
-def test_fewer_layers_are_narrowed_to_the_budget(make_embedding_trainer):
-    trainer = make_embedding_trainer(layers=1, student="macs=0.25", width_multiple=1, max_steps=2)
-    trainer.train()
-    (layer,) = trainer.kept.layers
-    assert layer.intermediate_size < 64
-    assert trainer.kept.hidden_size < 32
-
-
 def test_layers_go_by_their_scores_at_once(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(student="1x16-2x8-32", max_steps=2, logging_steps=1)
     trainer.train()
