@@ -225,10 +225,9 @@ def test_a_loss_that_is_bad_on_one_rank_is_skipped_on_all(folder):
     assert torch.equal(one["weight"], other["weight"])
 
 
-@pytest.mark.parametrize(("world", "num_ranks"), [("2 bad", 2), ("4 more", 4)])
-def test_ranks_that_choose_other_masks_stop(folder, world, num_ranks):
-    ranks = results(folder, world, "other masks")
-    assert len(ranks) == num_ranks
+def test_ranks_that_choose_other_masks_stop(folder):
+    ranks = results(folder, "2 bad", "other masks")
+    assert len(ranks) == 2
     for result in ranks:
         assert result["error"].startswith("masks differ across ranks after step 1; all ranks must run the same")
         assert result["step"] == 1
