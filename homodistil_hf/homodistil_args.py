@@ -89,8 +89,8 @@ class HomoDistilTrainingArguments(DistillationArguments):
         0.3, "Share in [start, 1], above 0, of all steps at which the plan is reached.", range="[0, 1]"
     )
     pruning_interval_steps: int = setting(10, "Steps ≥ 1 between two choices of masks.", least=1)
-    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting(
-        "sensitivity", "Score of a unit; movement, for the ablation, ends far behind."
+    importance_metric: Literal["sensitivity", "magnitude"] = setting(
+        "sensitivity", "Score of a unit; magnitude, for the ablation, ends far behind."
     )
     num_scoring_batches: int = setting(
         16, "Batches that score the intact teacher's units before the first step, counted alike; 0: none.", least=0
@@ -129,12 +129,12 @@ class HomoDistilTrainingArguments(DistillationArguments):
             raise ValueError(
                 "num_scoring_batches=0 leaves units unscored that go before the first step; the default is 16"
             )
-        remedies = {}
         if self.importance_metric == "magnitude":
-            remedies["num_scoring_batches"] = "magnitudes need no batch; leave it out"
-        if self.importance_metric != "sensitivity":
-            remedies["sensitivity_smoothing"] = f"{self.importance_metric} is not smoothed; leave it out"
-        refuse_without_part(self, remedies)
+            without_part = {
+                "num_scoring_batches": "magnitudes need no batch; leave it out",
+                "sensitivity_smoothing": "magnitude is not smoothed; leave it out",
+            }
+            refuse_without_part(self, without_part)
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
@@ -176,10 +176,7 @@ _WITHOUT_PART_AT_KEPT_WIDTHS = {
     "student": "the student keeps the widths of its start",
     "plain": "the student keeps the widths of its start",
     **dict.fromkeys(
-        [
-            *AtOnceArguments.no_part,
-            *("importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"),
-        ],
+        [*AtOnceArguments.no_part, "importance_metric", "num_scoring_batches", "rotate_heads", "width_multiple"],
         "nothing is pruned",
     ),
     "projection_init": "projections start with what fits the teacher best",

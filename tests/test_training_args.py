@@ -103,7 +103,7 @@ def test_numbers_have_limits():
         ("max_bad_steps", (0, 1.5), "not a whole number of at least 1; the default is 20"),
         ("projection_init", ("", "nonsense", None, 1), "not one of identity, random"),
         ("teacher_dtype", ("half",), "not one of auto, float32, bfloat16, float16"),
-        ("importance_metric", ("l1",), "not one of sensitivity, magnitude, movement"),
+        ("importance_metric", ("l1",), "not one of sensitivity, magnitude"),
         ("learning_rate_curve", ("linear",), "not one of auto, trainer"),
     ],
 )
@@ -175,8 +175,8 @@ def test_settings_of_trainer_that_can_not_work_are_refused(name):
             "attention_weight=0.5 needs; set use_reentrant to false",
         ),
         (
-            {"importance_metric": "movement", "sensitivity_smoothing": 0.5},
-            "^sensitivity_smoothing=0.5 has no part in this run: movement is not smoothed; leave it out",
+            {"importance_metric": "magnitude", "sensitivity_smoothing": 0.5},
+            "^sensitivity_smoothing=0.5 has no part in this run: magnitude is not smoothed; leave it out",
         ),
         (
             {"importance_metric": "magnitude", "num_scoring_batches": 3},
@@ -422,10 +422,10 @@ def test_settings_survive_json_and_the_command_line():
     assert {name: getattr(again, name) for name in OWN_FIELDS} == {name: getattr(args, name) for name in OWN_FIELDS}
     parser = HfArgumentParser(HomoDistilTrainingArguments)
     flags = (
-        "--output_dir out --report_to none --student macs=0.25 --pruning_end_fraction 0.7 --importance_metric movement"
+        "--output_dir o --report_to none --student macs=0.5 --pruning_end_fraction 0.7 --importance_metric magnitude"
     )
     (parsed,) = parser.parse_args_into_dataclasses([*flags.split(), "--rotate_heads", "false", "--use_cpu"])
-    assert (parsed.student, parsed.pruning_end_fraction, parsed.importance_metric) == ("macs=0.25", 0.7, "movement")
+    assert (parsed.student, parsed.pruning_end_fraction, parsed.importance_metric) == ("macs=0.5", 0.7, "magnitude")
     assert parsed.rotate_heads is False
 
 

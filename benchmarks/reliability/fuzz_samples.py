@@ -40,7 +40,7 @@ def run_config(folder: Path) -> dict[str, Any]:
         "lr_scheduler_type": "linear",
         "per_device_train_batch_size": 8,
         "pruning_end_fraction": 0.5,
-        "importance_metric": "movement",
+        "importance_metric": "sensitivity",
         "mlm_probability": 0.2,
         "report_to": "none",
         "use_cpu": True,
@@ -142,7 +142,7 @@ def make_checkpoint(folder: Path) -> None:
     """A checkpoint in the middle of pruning, with its scores."""
     folder.mkdir(parents=True)
     student = tiny_student()
-    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2), metric="movement")
+    pruner = Pruner(student, WidthPlan.from_dict(UNEVEN, 2))
     student.train()(input_ids=torch.arange(5, 21)[None], labels=torch.arange(5, 21)[None]).loss.backward()
     pruner.score()
     pruner.prune_to(WidthPlan.uniform(12, 2, LayerWidths(2, 6, 24)))

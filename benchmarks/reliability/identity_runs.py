@@ -163,7 +163,6 @@ def runs() -> dict[str, list[Any]]:
     distill("words, fewer layers", WORDS, PRUNED, teacher="deep", student="macs=0.1,layers=2")
     distill("words, paper", WORDS, GUIDED, recipe="paper", student=WIDTHS)
     distill("words, magnitude", WORDS, PRUNED | {"num_scoring_batches": None}, importance_metric="magnitude")
-    distill("words, movement", WORDS, PRUNED, importance_metric="movement", rotate_heads=False)
     distill(
         "words, smoothed, attention",
         WORDS,

@@ -27,7 +27,7 @@ class Pruner:
     Args:
         model: the student; changed in place.
         target: the plan; with fewer layers than the student, the others leave little by little, see `fade`.
-        metric: how units are scored: `sensitivity`, `magnitude` or `movement`.
+        metric: how units are scored: `sensitivity` or `magnitude`.
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         full: the widths of kept fraction 1. Default: the student's now.

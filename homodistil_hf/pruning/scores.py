@@ -56,7 +56,10 @@ class SensitivityScores:
             gradient_scale: a gradient scaler's factor; the gradients are divided by it.
             smoothing: in place of β1; n / (n + 1) after n updates gives their mean.
         """
-        before, now = self._beside(sensitivities(parameters, groups), gradient_scale)
+        sums = sensitivities(parameters, groups)
+        # Sums over a unit's slices are linear in gradients, so the scale is divided out of them, not of all weights.
+        now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
+        before = [values.to(new.device) for values, new in zip(self.state.values(), now, strict=True)]
         # S / S̄, S̄ the mean of the group
         means = torch._foreach_div(torch._foreach_norm(now, 1), [float(values.numel()) for values in now])
         torch._foreach_div_(now, torch._foreach_clamp_min(means, _LEAST_MEAN))
@@ -64,16 +67,6 @@ class SensitivityScores:
         share = self.sensitivity_smoothing if smoothing is None else smoothing
         smoothed = torch._foreach_lerp(now, before, share)
         self.state = dict(zip(self.state, smoothed, strict=True))
-
-    def _beside(self, sums: UnitTensors, gradient_scale: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return `(state, sums without the gradient's scale)` on the device of the sums, in the order of the state."""
-        # Sums over a unit's slices are linear in gradients, so the scale is divided out of them, not of all weights.
-        now = list(torch._foreach_div([sums[name] for name in self.state], gradient_scale))
-        before = [
-            values if values.device == new.device else values.to(new.device)
-            for values, new in zip(self.state.values(), now, strict=True)
-        ]
-        return before, now
 
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
         """Return the importance of every unit of the student's `groups`, float32, higher = more important."""
@@ -83,20 +76,6 @@ class SensitivityScores:
         """Drop the state of units that compaction removes; the arguments are the result of [`kept_indices`]."""
         for name, kept in units.items():
             self.state[name] = self.state[name].index_select(0, kept.to(self.state[name].device))
-
-
-class MovementScores(SensitivityScores):
-    """Accumulated movement −Σ_t θ_j·∂L/∂θ_j: high for weights that grow away from zero.
-
-    Kept for the ablation; the paper reports that HomoDistil diverges with it.
-    """
-
-    def update(
-        self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
-    ) -> None:
-        """Add the movement of one optimizer step; arguments as in [`SensitivityScores.update`]."""
-        before, now = self._beside(unit_sums(_with_gradients(parameters), groups, _product), gradient_scale)
-        self.state = dict(zip(self.state, torch._foreach_sub(before, now), strict=True))
 
 
 class MagnitudeScores(SensitivityScores):
@@ -115,11 +94,7 @@ class MagnitudeScores(SensitivityScores):
         return unit_sums(pairs, groups, lambda weights, _: list(torch._foreach_abs(weights)))
 
 
-METRICS: dict[str, type[SensitivityScores]] = {
-    "sensitivity": SensitivityScores,
-    "magnitude": MagnitudeScores,
-    "movement": MovementScores,
-}
+METRICS: dict[str, type[SensitivityScores]] = {"sensitivity": SensitivityScores, "magnitude": MagnitudeScores}
 
 
 def sensitivities(parameters: Parameters, groups: Groups) -> UnitTensors:
@@ -127,7 +102,8 @@ def sensitivities(parameters: Parameters, groups: Groups) -> UnitTensors:
 
     Arguments as [`SensitivityScores.update`].
     """
-    return unit_sums(_with_gradients(parameters), groups, _sensitivity)
+    pairs = {name: (p.detach(), p.grad) for name, p in parameters.items() if p.grad is not None}
+    return unit_sums(pairs, groups, _sensitivity)
 
 
 def unit_sums(
@@ -217,15 +193,7 @@ def _sums_of_units(groups: Groups, sums: Mapping[tuple[str, int], torch.Tensor])
     return {name: found[name] for name in groups}
 
 
-def _with_gradients(parameters: Parameters) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    return {name: (p.detach(), p.grad) for name, p in parameters.items() if p.grad is not None}
-
-
-def _product(firsts: list[torch.Tensor], seconds: list[torch.Tensor]) -> list[torch.Tensor]:
-    return list(torch._foreach_mul(firsts, seconds))
-
-
 def _sensitivity(weights: list[torch.Tensor], gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-    products = _product(weights, gradients)
+    products = list(torch._foreach_mul(weights, gradients))
     torch._foreach_abs_(products)
     return products

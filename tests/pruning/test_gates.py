@@ -153,9 +153,8 @@ def run(pruner: Pruner, num_steps: int, *, first: int = 0, optimizer: torch.opti
         optimizer.step()
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "movement"])
-def test_layers_and_widths_reach_the_plan_together(metric):
-    pruner = make_pruner(metric=metric)
+def test_layers_and_widths_reach_the_plan_together():
+    pruner = make_pruner()
     optimizer = torch.optim.AdamW(pruner.model.parameters(), lr=1e-3)
     run(pruner, 10, optimizer=optimizer)
     assert not pruner.plan_reached

@@ -12,7 +12,6 @@ from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.pruning.scores import (
     METRICS,
     MagnitudeScores,
-    MovementScores,
     SensitivityScores,
     sensitivities,
     unit_sums,
@@ -102,20 +101,6 @@ def test_magnitude_is_the_l1_norm_of_all_slices():
             student.bert.encoder.layer[0].intermediate.dense.bias[3] += added
         weights = {name: parameter.detach().double().abs() for name, parameter in parameters.items()}
         assert_same_scores(metric.scores(parameters, groups), slow_sums(weights, groups))
-
-
-def test_movement_adds_up_and_knows_its_sign():
-    student = make_student()
-    groups = encoder_groups(student)
-    metric, total = MovementScores(groups), None
-    for seed in range(3):
-        parameters = take_gradients(student, seed)
-        metric.update(parameters, groups)
-        sums = slow_sums({name: -value for name, value in products(parameters).items()}, groups)
-        total = sums if total is None else {k: [a + b for a, b in zip(total[k], sums[k], strict=True)] for k in sums}
-    scores = metric.scores(parameters, groups)
-    assert_same_scores(scores, total, rel=1e-3)
-    assert {bool((values > 0).any()) and bool((values < 0).any()) for values in scores.values()} == {True}
 
 
 BOTH = UnitMap(torch.tensor([0, 0]))
@@ -251,11 +236,10 @@ def test_an_update_leaves_gradients_and_weights_alone(name):
         assert gradient is None or torch.equal(parameters[key].grad, gradient)
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "movement"])
-def test_scores_of_kept_units_survive_slicing(name):
+def test_scores_of_kept_units_survive_slicing():
     student = make_student()
     groups, parameters = encoder_groups(student), take_gradients(student)
-    metric = METRICS[name](groups)
+    metric = SensitivityScores(groups)
     metric.update(parameters, groups)
     groups, masks = masked(student, UNEVEN)
     before = metric.scores(parameters, groups)

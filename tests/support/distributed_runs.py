@@ -43,7 +43,7 @@ def rows_of_all_lengths() -> Dataset:
 
 SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
-    "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2, "importance_metric": "movement"},
+    "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2},
     "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "scored first, by length": {
         "num_scoring_batches": 3,
@@ -77,7 +77,7 @@ RESUMED = ("plain", "accumulation", "stream")
 
 
 def shared_on(num_ranks: int) -> list[str]:
-    """Names of `SHARED` that a world runs; four ranks differ from two by how rows and gradients are dealt out alone."""
+    """Names of `SHARED` that a world runs; four ranks differ from two by who gets which rows alone."""
     return [*SHARED] if num_ranks <= 2 else [*RESUMED, "scored first, by length"]
 
 

@@ -55,7 +55,7 @@ class PrunedFirstArguments(AtOnceArguments):
         "importance_metric": "units are chosen by magnitude; leave it out",
         "num_scoring_batches": "magnitudes need no batch; leave it out",
     }
-    importance_metric: Literal["sensitivity", "magnitude", "movement"] = setting("magnitude", "Always magnitude.")
+    importance_metric: Literal["sensitivity", "magnitude"] = setting("magnitude", "Always magnitude.")
 
 
 class PrunedFirstTrainer(OneShotTrainer):

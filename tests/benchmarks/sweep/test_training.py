@@ -110,7 +110,7 @@ def test_a_killed_cell_ends_with_the_same_numbers(whole, settings, tmp_path, mon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "movement")])
+@pytest.mark.parametrize(("name", "variant"), [("homobert", "homobert-tiny"), ("ablations", "magnitude")])
 def test_the_papers_sweeps_run_with_a_tiny_teacher(settings, tmp_path, name, variant):
     sweep = read_sweep(PAPER / f"{name}.json", setting_names() - {"method"})
     assert "Not run here" in sweep.description
