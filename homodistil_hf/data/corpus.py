@@ -17,7 +17,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from ..files.messages import join_some, short_repr
 from .read_line import columns_words
 from .sources import local_files, read_source
-from .triplets import Triplets, triplets_in
+from .triplets import Triplets, column_types, triplets_in
 
 logger = logging.getLogger(__name__)
 
@@ -125,10 +125,7 @@ def only_text(part: Any, text_column: str | None, label: str) -> Any:
     types = (
         {name: type(value).__name__ for name, value in next(iter(part)).items()}
         if part.features is None
-        else {
-            name: feature.dtype if isinstance(feature, Value) else type(feature).__name__
-            for name, feature in part.features.items()
-        }
+        else column_types(part.features)
     )
     triplets = triplets_in(types, with_pairs=True) if text_column is None else None
     if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:

@@ -62,6 +62,14 @@ class Triplets(NamedTuple):
                 raise ValueError(f"{argument}: row {place + 1:,}: {error}") from error
 
 
+def column_types(features: Mapping[str, Any]) -> dict[str, str]:
+    """Name of each column → that of its type, such as `string` or `List`."""
+    return {
+        name: str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
+        for name, feature in features.items()
+    }
+
+
 def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triplets | None:
     """Find such columns by their names; None where rows are others, as those of one query and one text are.
 
@@ -102,8 +110,7 @@ def as_pairs(rows: Dataset, argument: str = "train_data") -> tuple[Dataset, Trip
     Raises:
         ValueError: no row has a query and a text.
     """
-    types = {name: str(getattr(feature, "dtype", type(feature).__name__)) for name, feature in rows.features.items()}
-    found = triplets_in(types)
+    found = triplets_in(column_types(rows.features))
     if found is None or not len(rows):
         return rows, None
 

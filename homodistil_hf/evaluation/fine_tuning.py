@@ -62,6 +62,7 @@ from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_token
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
 from ..tasks.metrics import IS_CONSTANT, accuracy
+from ..tasks.questions import WINDOW_LENGTH
 from ..tasks.reading import load_rows
 from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows
 from ..training.exact_trainer import ExactTrainer
@@ -104,7 +105,7 @@ class FineTuningSettings:
     batch_size: int = setting(32, "Rows a step, ≥ 1.", least=1)
     max_length: int | None = setting(
         None,
-        f"Tokens a row, longer ones are cut; 8 … the positions (default: {ROW_LENGTH}, or the positions).",
+        f"Tokens a row, longer ones are cut; 8 … the positions (default: {ROW_LENGTH}, of SQuAD {WINDOW_LENGTH}).",
         least=8,
     )
     warmup_fraction: float = setting(0.1, "Share of the steps that warm up, in [0, 1).", range="[0, 1)")

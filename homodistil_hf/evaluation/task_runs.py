@@ -18,7 +18,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedModel
 
 from ..data.read_line import columns_words, read_line
-from ..files.settings import describe_settings, setting
+from ..files.settings import describe_settings
 from ..models.heads import logits_of_rows
 from ..tables import figures_line
 from ..tasks.glue import (
@@ -43,7 +43,7 @@ from ..tasks.metrics import (
     spearman,
     token_f1,
 )
-from ..tasks.questions import EVEN, WINDOW_LENGTH, RankedAnswers, answer_questions
+from ..tasks.questions import EVEN, WINDOW_LENGTH, Answer, answer_questions
 from .evaluated_model import EvaluatedModel, load_model, results_claimed
 from .fine_tuning import (
     LEAST_STEPS,
@@ -81,11 +81,6 @@ Rows = Sequence[Mapping[str, Any]]
 class SquadSettings(GlueSettings):
     """Settings of SQuAD fine-tuning, the same for every model of a comparison."""
 
-    max_length: int | None = setting(
-        None,
-        f"Tokens a window, ≥ 8; longer contexts take several (default: {WINDOW_LENGTH}, or the positions).",
-        least=8,
-    )
     default_length: ClassVar[int] = WINDOW_LENGTH
 
 
@@ -203,7 +198,7 @@ def _evaluate(
         return evaluate_tasks(evaluated, rows, official_metrics, settings=settings, say=say)
 
 
-def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, float]:
+def grade(task: str, rows: Dataset, answers: list[Answer]) -> dict[str, float]:
     """Grade answers by the task's official metrics, in percent; thresholds are in [0, 1].
 
     In SQuAD v2.0 the prediction is "no answer" where its score is above the best span's: a threshold of 0 on their
@@ -213,10 +208,10 @@ def grade(task: str, rows: Dataset, ranked: list[RankedAnswers]) -> dict[str, fl
     predictions = [
         {
             "id": identity,
-            "prediction_text": answers.text,
-            "no_answer_probability": answers.no_answer_probability,
+            "prediction_text": answer.text,
+            "no_answer_probability": answer.no_answer_probability,
         }
-        for identity, answers in zip(rows["id"], ranked, strict=True)
+        for identity, answer in zip(rows["id"], answers, strict=True)
     ]
     threshold = {} if task == "squad" else {"no_answer_threshold": EVEN}
     graded = official_scores(task, predictions, rows.to_list(), **threshold)

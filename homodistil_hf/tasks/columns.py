@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from ..data.delimited import parsed_cell
 from ..data.masking import IGNORED_LABEL
 from ..data.read_line import columns_words
+from ..data.triplets import column_types
 from ..files.messages import first_of, join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
@@ -155,7 +156,7 @@ def find_columns(
     if len(set(text_columns)) < len(text_columns):
         raise ValueError(f"text_columns={','.join(text_columns)!r} have one twice; name one, or two of a pair")
     texts = tuple(text_columns) or _texts(rows, kind, labels)
-    shown = first_of(f"{name} ({type_of(feature)})" for name, feature in rows.features.items())
+    shown = first_of(f"{name} ({kind})" for name, kind in column_types(rows.features).items())
     if kind == ANSWERS and len(texts) != 2:
         raise ValueError(
             f"{argument} has the columns {shown}; expected question and context, and answers (lists text and "
@@ -185,7 +186,7 @@ def check_rows(part: ReadRows, *, least: int = 1) -> None:
     for name in columns.texts:
         if not is_string(rows.features[name]) and not columns.are_words:
             raise ValueError(
-                f"{argument}: column {name!r} holds {type_of(rows.features[name])}; expected a text a row: name "
+                f"{argument}: column {name!r} holds {column_types(rows.features)[name]}; expected a text a row: name "
                 "other text_columns, or make them texts"
             )
         values = rows[name][:]
@@ -365,11 +366,6 @@ def class_names(feature: Any) -> list[str]:
     """Names of the classes that a feature numbers, itself or in its lists; none where it has none."""
     inner = getattr(feature, "feature", feature)
     return list(inner.names) if isinstance(inner, ClassLabel) else []
-
-
-def type_of(feature: Any) -> str:
-    """Name the type of a column's values."""
-    return str(feature.dtype) if isinstance(feature, Value) else type(feature).__name__
 
 
 def is_string(feature: Any) -> bool:

@@ -30,12 +30,12 @@ from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMask
 from homodistil_hf.models.heads import with_fresh_head
 from homodistil_hf.tasks.glue import SQUAD_TASKS, TaskData, load_task
 from homodistil_hf.tasks.questions import (
-    RankedAnswers,
+    Answer,
     answer_grades,
     answer_questions,
+    best_answer,
     labelled_inputs,
     make_windows,
-    rank_answers,
 )
 
 TOKENIZER = tiny_tokenizer()
@@ -141,8 +141,8 @@ def test_answers_come_from_the_models_logits_window_by_window(evaluated):
             with torch.no_grad():
                 outputs = answerer(**{name: torch.tensor([values]) for name, values in window.inputs.items()})
             logits.append((outputs.start_logits[0].numpy(), outputs.end_logits[0].numpy()))
-        alone = rank_answers(row["context"], windows, logits)
-        assert ranked[index].scores == pytest.approx(alone.scores, abs=1e-5)
+        alone = best_answer(row["context"], windows, logits)
+        assert ranked[index].score == pytest.approx(alone.score, abs=1e-5)
         assert ranked[index].null_score == pytest.approx(alone.null_score, abs=1e-5)
         assert ranked[index].text == alone.text
 
@@ -160,7 +160,7 @@ def test_windows_to_learn_from_are_the_features():
 
 def answered(text, difference):
     """An answer that is better than "no answer" by `difference`."""
-    return RankedAnswers((text,), (difference,), 0.0)
+    return Answer(text, difference, 0.0)
 
 
 def test_no_answer_is_said_where_its_score_is_higher():
@@ -278,7 +278,7 @@ def test_right_logits_give_the_right_answers_to_real_questions(real_data, real_t
     ranked = []
     for index, row in enumerate(rows):
         mine = [window for window in windows if window.row == index]
-        ranked.append(rank_answers(row["context"], mine, [certain_logits(window, row) for window in mine]))
+        ranked.append(best_answer(row["context"], mine, [certain_logits(window, row) for window in mine]))
     metrics = grade("squad_v2", rows, ranked)
     assert (metrics["NoAns_exact"], metrics["HasAns_f1"]) == pytest.approx((100, 100), abs=1)
     assert metrics["HasAns_exact"] > 96  # where an answer is part of a word, the whole word is found
