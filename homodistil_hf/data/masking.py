@@ -55,8 +55,6 @@ class SeededMasks:
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the masks of another epoch, 0 or more, also in data loader workers started from here."""
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch} is negative; expected 0 or more")
         self._epoch.fill_(epoch)
 
     def generator(self) -> np.random.Philox:

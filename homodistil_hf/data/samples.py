@@ -39,8 +39,8 @@ def unlabeled_batches(
     """
     check_vocabulary(tokenizer)
     check_padding(tokenizer)
-    rows = [[text or "" for text in row] for row in zip(*columns, strict=True) if any(text for text in row)]
-    rows = [row for row in rows if any(text.strip() for text in row)]
+    rows = [[text or "" for text in row] for row in zip(*columns, strict=True)]
+    rows = [row for row in rows if "".join(row).strip()]
     if not rows:
         raise ValueError("the unlabeled data have no text in any row; name others, or another column")
     texts = [list(column) for column in zip(*rows, strict=True)]

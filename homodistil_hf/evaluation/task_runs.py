@@ -175,10 +175,7 @@ def evaluate_squad(
         output_dir: folder of the results; default: `evaluations/NAME` beside the model.
         say: takes lines for the user.
     """
-    names = [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
-    for name in names:
-        check_task(name, SQUAD_TASKS)
-    return _evaluate(model, names, settings_from(SquadSettings, settings), output_dir, say)
+    return _evaluate(model, check_tasks(tasks, SQUAD_TASKS), settings_from(SquadSettings, settings), output_dir, say)
 
 
 def _evaluate(

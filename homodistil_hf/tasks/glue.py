@@ -102,14 +102,13 @@ class TaskData:
     sha256: str
 
 
-def check_tasks(names: str | Sequence[str]) -> list[str]:
-    """Check names of GLUE tasks and drop repeated ones; `"glue"` stands for all nine."""
-    expanded: dict[str, None] = {}
-    for name in [names] if isinstance(names, str) else names:
-        if name != "glue":
-            check_task(name, [*GLUE_TASKS, "glue"])
-        expanded |= dict.fromkeys(GLUE_TASKS if name == "glue" else [name])
-    return list(expanded)
+def check_tasks(names: str | Sequence[str], known: Iterable[str] = GLUE_TASKS) -> list[str]:
+    """Check names of tasks and drop repeated ones; `"glue"` stands for all nine of GLUE."""
+    given = [names] if isinstance(names, str) else names
+    tasks = dict.fromkeys(task for name in given for task in (GLUE_TASKS if name == "glue" else [name]))
+    for task in tasks:
+        check_task(task, known)
+    return list(tasks)
 
 
 def check_task(name: str, known: Iterable[str]) -> None:

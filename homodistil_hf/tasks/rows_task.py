@@ -33,7 +33,6 @@ from .columns import (
 )
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
 from .labels import (
-    LARGEST_INTEGER,
     are_several,
     as_list,
     check_entries,
@@ -51,7 +50,8 @@ _PROBLEMS = {
     VALUES: "regression",
 }
 _OUTSIDE = "O"
-_MOST_CLASSES = 10  # that a line shows
+_MOST_SHOWN = 10
+_MOST_CLASSES = 1 << 24
 _FEW_ROWS, _MANY_ROWS = 3, 100
 
 
@@ -192,7 +192,7 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
         distinct |= {f"{mark}-{kind}" for kind in types for mark in "BI"}
     if not names and distinct and all(tag.isdecimal() and str(int(tag)) == tag for tag in distinct):
         # numbers without names may have gaps: all up to the largest are classes
-        if (largest := max(map(int, distinct))) >= LARGEST_INTEGER:
+        if (largest := max(map(int, distinct))) >= _MOST_CLASSES:
             raise ValueError(
                 f"train_data: column {columns.labels[0]!r} has the class {largest:,}, and so as many before it; "
                 "number the classes from 0, or write their names"
@@ -270,4 +270,4 @@ def _rows_with(label: Any, labels: Sequence[Any]) -> str:
 
 def _listed(parts: Iterable[str]) -> str:
     shown = list(parts)
-    return ", ".join(shown[:_MOST_CLASSES] + ["…"] * (len(shown) > _MOST_CLASSES))
+    return ", ".join(shown[:_MOST_SHOWN] + ["…"] * (len(shown) > _MOST_SHOWN))

@@ -230,9 +230,7 @@ def test_settings_that_cannot_work_are_refused(tokenizer, settings, message):
         MaskedLMCollator(**{"tokenizer": tokenizer, **settings})
 
 
-def test_a_negative_epoch_and_rows_without_input_ids_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="epoch=-1 is negative; expected 0 or more"):
-        MaskedLMCollator(tokenizer).set_epoch(-1)
+def test_rows_without_input_ids_are_refused(tokenizer):
     with pytest.raises(ValueError, match=r"columns \['label', 'text'\], but no input_ids; .*tokenize_to_blocks"):
         MaskedLMCollator(tokenizer)([{"text": "a", "label": 0}])
 
