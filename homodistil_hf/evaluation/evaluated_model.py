@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -183,31 +183,25 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
         ValueError: there is no such folder or no model in it, or it has no tokenizer.
         OSError: the Hub can't be reached, or a file can't be read.
     """
-    model_of = model_in(source)
-    results = results_folder(source, output_dir)
-    name = model_name(source)
-    if model_of is None:
-        model = load_encoder(str(source), argument="model", needs_head=needs_head).eval()
-        tokenizer = load_tokenizer(str(source), argument="model", remedy=COPY)
-        return EvaluatedModel(name, str(source), model, tokenizer, results)
-    folder = model_of.folder
-    found = stored_tokenizer(folder)
+    found, source = model_in(source), str(source)
+    evaluated = partial(EvaluatedModel, model_name(source), source, results=results_folder(source, output_dir))
     if found is None:
-        raise ValueError(f"model={str(source)!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
-    if model_of.kind == "checkpoint":
+        model = load_encoder(source, argument="model", needs_head=needs_head).eval()
+        return evaluated(model, load_tokenizer(source, argument="model", remedy=COPY))
+    folder = found.folder
+    tokenizer = stored_tokenizer(folder)
+    if tokenizer is None:
+        raise ValueError(f"model={source!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
+    if found.kind == "checkpoint":
         student, _ = checkpoint_student(check_manifest(folder), format="compact", allow_partial=True)
-        return EvaluatedModel(name, str(source), student, found, results)
-    export, facts = folder if model_of.kind == "export" else None, {}
-    if export is not None:
-        if not (export / MODULES_FILE).is_file():
-            facts = read_export_facts(export)  # a damaged file is found before hours of fine-tuning
-        elif needs_head:
-            raise ValueError(f"model={str(source)!r} is an embedding model without a head; expected task=embedding")
-        else:
-            export = None  # its facts and its card are of vectors
-    argument = "folder" if needs_head else "model"
-    model = load_encoder(str(folder), argument=argument, needs_head=needs_head).eval()
-    return EvaluatedModel(name, str(source), model, found, results, export, facts)
+        return evaluated(student, tokenizer)
+    export, facts = None, {}
+    if found.kind == "export" and not (folder / MODULES_FILE).is_file():  # else its facts and its card are of vectors
+        export, facts = folder, read_export_facts(folder)  # a damaged file is found before hours of fine-tuning
+    elif found.kind == "export" and needs_head:
+        raise ValueError(f"model={source!r} is an embedding model without a head; expected task=embedding")
+    model = load_encoder(str(folder), argument="folder" if needs_head else "model", needs_head=needs_head).eval()
+    return evaluated(model, tokenizer, export=export, facts=facts)
 
 
 def model_in(source: str | Path) -> StudentIn | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -185,15 +186,11 @@ def _measured(
         )
     collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
     meter = TaskMeter(task_of(student))
-    starts = range(0, len(blocks), _BATCH_SIZE)
-    for start in tqdm(starts, desc="predicting masked tokens", disable=None, leave=False):
-        rows = blocks.select(range(start, min(start + _BATCH_SIZE, len(blocks)))).to_list()
-        meter.update(student, beside, {name: tensor.to(device) for name, tensor in collator(rows).items()})
-    results: dict[str, Any] = meter.results()
-    results |= {"num_blocks": len(blocks), "num_masked_tokens": int(meter.sums[3])}
-    if teacher is None:
-        results = {name: value for name, value in results.items() if name not in _OF_TEACHER}
-    return results
+    batches: Any = DataLoader(blocks, _BATCH_SIZE, collate_fn=collator)
+    for batch in tqdm(batches, desc="predicting masked tokens", disable=None, leave=False):
+        meter.update(student, beside, {name: tensor.to(device) for name, tensor in batch.items()})
+    results = {name: value for name, value in meter.results().items() if teacher or name not in _OF_TEACHER}
+    return results | {"num_blocks": len(blocks), "num_masked_tokens": int(meter.sums[3])}
 
 
 def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:
