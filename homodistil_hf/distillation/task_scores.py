@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..tasks.metrics import are_span_tags, class_scores, correlations, several_label_scores, span_scores
+from ..tasks.metrics import are_span_tags, correlations, macro_f1, several_label_scores, span_scores
 from .discrepancy import DiscrepancyMeter
 from .tasks import ONE_A_TOKEN, Inputs, Task
 
@@ -100,7 +100,7 @@ class TaskMeter(DiscrepancyMeter):
         # a row ends where the next word has another row's number
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):
             return span_scores(given_R, wanted_R, self.names, ends_R=np.diff(row_R, append=-1) != 0)
-        return {"macro_f1": class_scores(given_R, wanted_R)["macro_f1"]}
+        return {"macro_f1": macro_f1(given_R, wanted_R)}
 
     def known_classes(self, parts: list[np.ndarray]) -> np.ndarray:
         """Given and wanted classes and numbers of rows, `(3, R)`, where the label is known; `parts` as in `kept`."""

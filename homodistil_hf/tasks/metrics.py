@@ -36,18 +36,17 @@ def class_f1(given_R: np.ndarray, wanted_R: np.ndarray, label: Any = 1) -> float
     return float(f1(np.sum(is_given & is_wanted), is_given.sum(), is_wanted.sum()))
 
 
-def class_scores(given_R: np.ndarray, wanted_R: np.ndarray) -> dict[str, float]:
-    """`accuracy`, and `macro_f1`, the mean F1 of the classes that are given or wanted; both in [0, 1].
+def macro_f1(given_R: np.ndarray, wanted_R: np.ndarray) -> float:
+    """Mean F1 of the classes that are given or wanted, in [0, 1].
 
     Example:
     ```python
-    >>> class_scores(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
-    {'accuracy': 0.75, 'macro_f1': 0.73...}
+    >>> macro_f1(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+    0.73...
 
     ```
     """
-    shares = [class_f1(given_R, wanted_R, label) for label in np.union1d(given_R, wanted_R)]
-    return {"accuracy": accuracy(given_R, wanted_R), "macro_f1": float(np.mean(shares))}
+    return float(np.mean([class_f1(given_R, wanted_R, label) for label in np.union1d(given_R, wanted_R)]))
 
 
 def several_label_scores(logits_RC: np.ndarray, wanted_RC: np.ndarray) -> dict[str, float]:

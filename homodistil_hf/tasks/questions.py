@@ -135,17 +135,13 @@ def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
 def check_answers(answers: Any, context: str, label: str) -> None:
     """Refuse, by a ValueError that begins with `label`, answers that aren't at their `answer_start` in a context."""
     remedy = "correct or drop the row"
-    if not fits(answers, {"text": [str], "answer_start": [int]}):
+    is_read = fits(answers, {"text": [str], "answer_start": [int]})
+    if not is_read or len(answers["text"]) != len(answers["answer_start"]):
         raise ValueError(
             f"{label} has answers={short_repr(answers)}; expected the lists text and answer_start, without empty "
-            f"entries: {remedy}"
+            f"entries, one for each: {remedy}"
         )
-    texts, starts = answers["text"], answers["answer_start"]
-    if len(texts) != len(starts):
-        raise ValueError(
-            f"{label} has {len(texts)} answers and {len(starts)} answer_start; expected one for each: {remedy}"
-        )
-    for text, start in zip(texts, starts, strict=True):
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         there = context[max(0, start) : max(0, start) + len(text)]
         if start < 0 or there != text:
             raise ValueError(

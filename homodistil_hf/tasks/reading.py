@@ -112,14 +112,8 @@ def read_json(file: Path, label: str) -> Dataset:
         try:
             array = pyarrow.array([row.get(column) for row in rows])
             Dataset(pyarrow.table({column: array}))  # fails here for types that are nested too deeply
-        except UnicodeEncodeError as error:
-            # JSON may hold half of a pair that stands for one character
-            word = repr(error.object)[1:-1]
-            place = next(place for place, row in enumerate(rows, 1) if word in repr(row.get(column)))
-            raise ValueError(
-                f"{label}: row {place:,} has {column}={short_repr(error.object)}, half of a surrogate pair; correct "
-                "or drop the row"
-            ) from error
+        except UnicodeEncodeError as error:  # half of a pair that stands for one character
+            raise ValueError(f"{label} is unreadable: column {column!r}: {error}; correct or drop the row") from error
         except (pyarrow.ArrowException, OverflowError, TypeError, ValueError):
             values = (row.get(column) for row in rows)
             array = pyarrow.array([value if isinstance(value, str | None) else json.dumps(value) for value in values])
