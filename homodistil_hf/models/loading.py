@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
 from ..files.folders import refuse_missing
-from ..files.hub_errors import HubError, comes_from_hub, explained, hub_errors
+from ..files.hub_errors import comes_from_hub, explained, hub_errors
 from ..files.messages import join_some, short_repr
 from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json_object
@@ -118,10 +118,6 @@ def load_encoder_config(
     encoder = architecture_of(config).encoder.stock_name
     if not needs_head and model_file(str(name_or_path), MODULES_FILE, token=token):
         config.architectures = [encoder]  # whatever head its file names
-    if needs_head and config.architectures[0] == encoder and model_file(str(name_or_path), MODULES_FILE, token=token):
-        raise ValueError(
-            f"{label} is an embedding model ({MODULES_FILE}), without a head; its trainer is EmbeddingDistilTrainer"
-        )
     if needs_head or config.architectures[0] != encoder:
         refuse_architecture(config.architectures[0], argument)
     refuse_config(config, argument)
@@ -137,26 +133,17 @@ def config_values(
         ValueError: it holds no JSON object.
         OSError: there is no such folder or repository, or no `config.json` in it.
     """
-    path = Path(name)
     refuse_missing(str(name), label)
-    try:
-        if path.is_dir():
-            found, path = path, path / CONFIG_NAME
-            if not path.exists():
-                names = [one.name for one in found.iterdir()]
-                holds = f"it holds {join_some(names)}" if names else "it is empty"
-                raise FileNotFoundError(f"there is no {CONFIG_NAME} ({holds}); name the folder of a model")
-        elif not path.is_file():
-            with hub_errors(f"{label} can't be read", token=token):
-                file = cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
-            if file is None:
-                raise FileNotFoundError(f"there is no {CONFIG_NAME}; name the repository of a model")
-            path = Path(file)
-    except HubError:
-        raise
-    except (OSError, ValueError) as error:
-        raise OSError(f"{label} can't be read: {str(error)[:_SHOWN_CHARS]}") from error
-    return read_json_object(path, f"{label}: {CONFIG_NAME}")
+    is_file, problem = os.path.isfile(name), f"{label} can't be read"
+    with hub_errors(problem, token=token):
+        file = str(name) if is_file else cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
+    if file is None and os.path.isdir(name):
+        names = os.listdir(name)
+        holds = f"it holds {join_some(names)}" if names else "it is empty"
+        raise OSError(f"{problem}: there is no {CONFIG_NAME} ({holds}); name the folder of a model")
+    if file is None:
+        raise OSError(f"{problem}: there is no {CONFIG_NAME}; name the repository of a model")
+    return read_json_object(Path(file), f"{label}: {CONFIG_NAME}")
 
 
 def checked_config(values: dict[str, Any], kind: type[PreTrainedConfig], label: str) -> PreTrainedConfig:
@@ -364,7 +351,8 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
         stock, first = architecture.stock, architecture.heads[0].stock_name
         remedies[architecture.encoder.stock_name] = (
             f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train one "
-            f"first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it"
+            f"first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it, and its trainer is "
+            "EmbeddingDistilTrainer"
         )
         decoders = f"{stock}LMHeadModel", f"{stock}ForCausalLM", f"{stock.removesuffix('Text')}ForCausalLM"
         remedies |= dict.fromkeys(
