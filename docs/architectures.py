@@ -6,7 +6,14 @@ python docs/architectures.py
 from pathlib import Path
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.architectures.architecture import EMBEDDING, KEY, MASKED_LM, QUESTION_ANSWERING, Architecture
+from homodistil_hf.models.architectures.architecture import (
+    EMBEDDING,
+    KEY,
+    MASKED_LM,
+    QUERY_KEY_VALUE,
+    QUESTION_ANSWERING,
+    Architecture,
+)
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.tables import markdown_table
 
@@ -49,7 +56,7 @@ def _absent(architecture: Architecture) -> list[str]:
     absent = []
     if architecture.scores_have_positions:
         absent.append("`attention_weight`")
-    if architecture.attention is None or _is_grouped(architecture):
+    if _is_fused(architecture) or _is_grouped(architecture):
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
     elif architecture.is_rotary:
         absent.append("`rotate_heads`, TinyBERT")
@@ -60,6 +67,10 @@ def _absent(architecture: Architecture) -> list[str]:
     if architecture is not BERT:
         absent.append("`bit`")
     return absent
+
+
+def _is_fused(architecture: Architecture) -> bool:
+    return any(QUERY_KEY_VALUE in dims for dims in architecture.layer.values())
 
 
 def _is_grouped(architecture: Architecture) -> bool:

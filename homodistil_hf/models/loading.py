@@ -346,24 +346,22 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     """Refuse classes without a student class; the message names those that can be loaded."""
     if class_name in HEADS:
         return
-    remedies = {}
+    remedy = "choose a stock encoder with one of these heads"
     for architecture in ARCHITECTURES.values():
         stock, first = architecture.stock, architecture.heads[0].stock_name
-        remedies[architecture.encoder.stock_name] = (
-            f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train one "
-            f"first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it, and its trainer is "
-            "EmbeddingDistilTrainer"
-        )
-        decoders = f"{stock}LMHeadModel", f"{stock}ForCausalLM", f"{stock.removesuffix('Text')}ForCausalLM"
-        remedies |= dict.fromkeys(
-            decoders,
-            f"it is a decoder: train it as {first} first, or take an embedding model"
-            if architecture.masked_lm is None
-            else f"it is a decoder: load it as {first} if it was trained to see both directions",
-        )
+        if class_name == architecture.encoder.stock_name:
+            remedy = (
+                f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train "
+                f"one first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it, and its "
+                "trainer is EmbeddingDistilTrainer"
+            )
+        elif class_name in (f"{stock}LMHeadModel", f"{stock}ForCausalLM", f"{stock.removesuffix('Text')}ForCausalLM"):
+            remedy = f"it is a decoder: load it as {first} if it was trained to see both directions"
+            if architecture.masked_lm is None:
+                remedy = f"it is a decoder: train it as {first} first, or take an embedding model"
     raise ValueError(
         f"{argument} class {class_name[:_SHOWN_CHARS]} is not supported; expected …For{', …For'.join(_HEAD_NAMES)} of "
-        f"{', '.join(ARCHITECTURES)}; " + remedies.get(class_name, "choose a stock encoder with one of these heads")
+        f"{', '.join(ARCHITECTURES)}; {remedy}"
     )
 
 

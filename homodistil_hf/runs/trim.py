@@ -42,7 +42,7 @@ from ..training.run_folder import check_free, check_same_identity, existing_file
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
-from .kinds import TASK_RUN, method_for, run_kind_named, run_kind_of
+from .kinds import TASK_RUN, method_of_model, run_kind_named, run_kind_of
 from .settings import Log, RunConfig
 
 TRIMMED_FOLDER = "trimmed_teacher"
@@ -62,7 +62,6 @@ class TrimSource:
         revision: of the model on the Hub.
         tokenizer: folder or Hub name; default: the model's.
         token: of the Hub.
-        method: method of the distillation whose teacher the model is; default: found by the model's folder.
         is_task: whether the text is that of a task's rows, whose columns follow from the model.
     """
 
@@ -74,7 +73,6 @@ class TrimSource:
     revision: str | None = None
     tokenizer: str | None = None
     token: str | None = None
-    method: str | None = None
     is_task: bool = False
 
     def identity(self) -> dict[str, Any]:
@@ -187,8 +185,7 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
 
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
-    method = source.method or method_for(source.model)
-    if method == "embedding":
+    if (method := method_of_model(source.model, token=source.token)) == "embedding":
         whole = load_embedding_model(source.model, token=source.token)
         whole.encoder.config.architectures = [type(whole.encoder).__name__]
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
@@ -324,7 +321,6 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
         run.teacher_revision,
         run.tokenizer,
         training.hub_token,
-        run.method,
         is_task,
     )
     with training.main_process_first(desc="trimming the vocabulary"):

@@ -135,15 +135,10 @@ def select(
     return sorted(kept)
 
 
-@dataclass(frozen=True, eq=False)
-class _Counter:
-    """Turns texts into one row of token ids and counts; pickled, it is part of cached counts' fingerprint."""
-
-    packer: TextPacker
-
-    def __call__(self, texts: Iterable[str | None]) -> dict[str, list[np.ndarray]]:
-        ids, counts = np.unique(self.packer.encode(texts), return_counts=True)
-        return {"ids": [ids], "counts": [counts]}
+def _counted(texts: Iterable[str | None], packer: TextPacker) -> dict[str, list[np.ndarray]]:
+    """Turn texts into one row of token ids and counts."""
+    ids, counts = np.unique(packer.encode(texts), return_counts=True)
+    return {"ids": [ids], "counts": [counts]}
 
 
 def count_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -160,7 +155,8 @@ def count_tokens(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> np.n
         ValueError: no token at all.
     """
     counted = documents.map(
-        _Counter(TextPacker(tokenizer, 0, _TEXT)),
+        _counted,
+        fn_kwargs={"packer": TextPacker(tokenizer, 0, _TEXT)},
         batched=True,
         batch_size=_BATCH,
         input_columns=[_TEXT],

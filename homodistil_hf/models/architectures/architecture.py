@@ -201,9 +201,9 @@ class Architecture:
         classifier: the same of the head that classifies sequences, a pooler's included.
         embeddings: all encoder parameters outside the layers.
         pooler: further parameters of a model without a head.
-        layer: one layer's parameters, with names relative to the layer.
+        layer: one layer's parameters, with names relative to the layer; of attention query, key, value and output in
+            this order.
         layers: path of the list of layers in the encoder.
-        attention: a layer's linear modules: query, key, value and output; None where one matrix holds several.
         untied: further parameters where the decoder of masked words is not their table.
         labels: parameters of the head that classifies tokens; None where the stock library has no such head.
         answers: the same of the head that marks answers.
@@ -243,7 +243,6 @@ class Architecture:
     embeddings: Shapes
     layer: Shapes
     layers: str
-    attention: tuple[str, str, str, str] | None
     pooler: Shapes = field(default_factory=dict)
     untied: Shapes = field(default_factory=dict)
     labels: Shapes | None = field(default_factory=lambda: LABELS)
@@ -387,7 +386,10 @@ class Architecture:
 
     def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:
         """Return the linear modules of a layer's attention, of a stock model or student: query, key, value, output."""
-        if self.attention is None:
+        # matrices of attention; fewer than four where one holds several
+        parts = {QUERY, KEY, VALUE, ATTENDED}
+        names = [name for name, dims in self.layer.items() if len(dims) == 2 and parts & {*dims}][:4]
+        if len(names) < 4:
             raise ValueError(
                 f"a {self.model_type} has queries, keys and values in one matrix, which can't be compared or rotated; "
                 "choose a method and loss weights without attention"
@@ -398,7 +400,7 @@ class Architecture:
                 "by one; choose a method and loss weights without attention"
             )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
-        return [module.get_submodule(name) for name in self.attention]
+        return [module.get_submodule(name.removesuffix(".weight")) for name in names]
 
     def mlm_entry(self, model: PreTrainedModel) -> Any:
         """Return the first module of a model's masked-LM head, which reads the encoder's last states."""

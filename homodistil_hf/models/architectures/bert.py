@@ -31,7 +31,6 @@ _architecture = partial(
     embeddings=embeddings(*_TABLES),
     layer=layer_of(_ATTENTION, FFN, NORMS),
     layers="encoder.layer",
-    attention=_ATTENTION,
     pooler=POOLER,
 )
 

@@ -85,7 +85,6 @@ DEBERTA = Architecture(
     },
     layer={**layer_of(_ATTENTION, FFN, NORMS), **_OWN["c2p"], **_OWN["p2c"]},
     layers="encoder.layer",
-    attention=_ATTENTION,
     absent=_absent,
     sizes={_DISTANCES: _num_distances},
     rotates=_shares_projections,

@@ -18,7 +18,6 @@ DISTILBERT = Architecture(
     embeddings=embeddings("word", "position"),
     layer=layer_of(_ATTENTION, ("ffn.lin1", "ffn.lin2"), ("sa_layer_norm", "output_layer_norm")),
     layers="transformer.layer",
-    attention=_ATTENTION,
     dropouts=("dropout", "attention_dropout", "seq_classif_dropout", "qa_dropout"),
     width_names={
         "hidden_size": "dim",

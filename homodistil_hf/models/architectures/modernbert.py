@@ -58,7 +58,6 @@ MODERNBERT = Architecture(
         **norm("final_norm"),
     },
     layer={**_ATTENTION, **_FFN, **_NORMS},
-    attention=None,
     absent=_absent,
     not_in_first_layer=norm("attn_norm"),
     width_names={"hidden_act": "hidden_activation"},

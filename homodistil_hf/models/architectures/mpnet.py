@@ -16,7 +16,6 @@ MPNET = Architecture(
     },
     layer=layer_of(_ATTENTION, FFN, ("attention.LayerNorm", "output.LayerNorm")),
     layers="encoder.layer",
-    attention=_ATTENTION,
     pooler=POOLER,
     first_position=lambda config: 2,
     scores_have_positions=True,

@@ -39,7 +39,6 @@ ROTARY: dict[str, Any] = {
 """What all architectures with rotary positions have."""
 FREE_HEADS: dict[str, Any] = {
     **ROTARY,
-    "attention": _ATTENTION,
     "has_free_heads": True,
     "rotary_kinds": rotary_kinds,
 }
