@@ -51,8 +51,7 @@ def read_state(folder: str | Path) -> dict[str, Any]:
 def plan_in(state: Mapping[str, Any], name: str, num_hidden_layers: int) -> WidthPlan:
     """Return the plan of a name in the result of [`read_state`], of a student with so many layers now."""
     values = state[name]
-    named = len(values["layers"]) if "layers" in values else values.get(DEPTH_KEY, num_hidden_layers)
-    return WidthPlan.from_dict(values, named)
+    return WidthPlan.from_dict(values, values.get(DEPTH_KEY, num_hidden_layers))
 
 
 def weights_without_projections(model: LayerwiseModel) -> dict[str, torch.Tensor]:

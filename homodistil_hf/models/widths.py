@@ -129,7 +129,7 @@ class WidthPlan:
 
         Raises:
             ValueError: A key is unknown or missing, a value is no positive integer, the heads do not divide the
-                hidden size, or there are more layers than the encoder has.
+                hidden size, or `num_hidden_layers` is more than the encoder has.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"student plan is {short_repr(values)}; expected e.g. {_EXAMPLES[UNIFORM_KEYS]}")
@@ -361,12 +361,6 @@ def chosen(plan: WidthPlan, layers: Sequence[int]) -> WidthPlan:
     return dataclasses.replace(plan, layers=tuple(plan.layers[index] for index in layers))
 
 
-def with_num_layers(plan: WidthPlan, num_hidden_layers: int) -> WidthPlan:
-    """Return `plan` cut to its first `num_hidden_layers` layers, or with its last layer repeated up to as many."""
-    layers = plan.layers + plan.layers[-1:] * num_hidden_layers
-    return dataclasses.replace(plan, layers=layers[:num_hidden_layers])
-
-
 def _read_uniform(values: Mapping[str, Any], num_hidden_layers: int) -> WidthPlan:
     _check_keys(values, UNIFORM_KEYS, where="student plan", optional=("head_dim", EMBEDDING_KEY, DEPTH_KEY))
     num_layers = _positive_integer(values.get(DEPTH_KEY, num_hidden_layers), f"student {DEPTH_KEY}")
@@ -405,13 +399,7 @@ def _read_per_layer(values: Mapping[str, Any], num_hidden_layers: int) -> WidthP
     for index, entry in enumerate(entries):
         _check_keys(entry, LAYER_KEYS, where=f"student layers[{index}]")
     layers = tuple(_read_widths(entry, f"student layers[{index}]") for index, entry in enumerate(entries))
-    plan = WidthPlan(hidden_size, layers, _embedding_size(values))
-    if len(layers) > num_hidden_layers:
-        raise ValueError(
-            f"student layers has {len(layers)} entries; expected one for each of the {num_hidden_layers} layers, or "
-            f"fewer; nearest valid plan: {with_num_layers(plan, num_hidden_layers).to_json()}"
-        )
-    return plan
+    return WidthPlan(hidden_size, layers, _embedding_size(values))
 
 
 def _read_widths(values: Mapping[str, Any], where: str) -> LayerWidths:

@@ -32,7 +32,6 @@ from ..models.widths import (
     of_architecture,
     widths_of,
     with_embedding,
-    with_num_layers,
 )
 from .budgets import WIDTH_MULTIPLE, is_latency_budget, plan_for_budget, share_as_budget
 
@@ -218,7 +217,7 @@ def too_wide(plan: WidthPlan, limit: WidthPlan, *, whose: str = "its teacher's")
 
 def nearest_within(plan: WidthPlan, limit: WidthPlan) -> WidthPlan:
     """Return a plan with each width cut to its limit, and then to a shape that the stock class can hold."""
-    plan = with_num_layers(plan, min(len(plan.layers), len(limit.layers)))
+    plan = dataclasses.replace(plan, layers=plan.layers[: len(limit.layers)])
     hidden_size = min(plan.hidden_size, limit.hidden_size)
     narrowed = dataclasses.replace(
         plan,

@@ -8,7 +8,7 @@ from transformers import BertConfig
 
 from homodistil_hf.files.messages import nearest_valid, short_repr
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertConfig
-from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, widths_of, with_num_layers
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, nearest_paddable, widths_of
 
 UNIFORM = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
 LAYER = {"num_attention_heads": 4, "head_dim": 16, "intermediate_size": 128}
@@ -96,11 +96,6 @@ BAD_PLANS = {
         {"hidden_size": 64, "layers": [LAYER, LAYER | {"head_dim": -1}]},
         r"student layers\[1\] head_dim=-1 is not positive",
     ),
-    "too many layers": (
-        {"hidden_size": 64, "layers": [LAYER] * 3},
-        "layers has 3 entries; expected one for each of the 2 layers, or fewer; nearest valid plan: "
-        r'{"hidden_size": 64, "num_',
-    ),
     "more layers than the teacher": (UNIFORM | {"num_hidden_layers": 3}, "num_hidden_layers=3, but its teacher has 2"),
     "no layer": (UNIFORM | {"num_hidden_layers": 0}, "num_hidden_layers=0 is not positive; nearest valid: 1"),
 }
@@ -110,13 +105,6 @@ BAD_PLANS = {
 def test_wrong_forms_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         WidthPlan.from_dict(values, num_hidden_layers=2)
-
-
-def test_a_wrong_number_of_layers_is_cut_or_continued():
-    plan = uneven_plan(64, (4, 16, 128), (2, 12, 200))
-    assert with_num_layers(plan, 1).layers == plan.layers[:1]
-    assert with_num_layers(plan, 2) == plan
-    assert with_num_layers(plan, 4).layers == (*plan.layers, plan.layers[1], plan.layers[1])
 
 
 # Padding to stock BERT

@@ -218,8 +218,6 @@ def test_a_plan_fits_or_its_error_names_one_that_does(values):
     outcome = resolved_or_refused(values)
     if isinstance(outcome, WidthPlan):
         check_plan(outcome, widths_of(SMALL))
-    elif "layers has" in outcome:  # refused for its form, before it is held against the teacher
-        assert len(WidthPlan.from_dict(nearest_plan(outcome), num_hidden_layers=2).layers) == 2
     else:
         check_plan(resolve_plan(nearest_plan(outcome), SMALL), widths_of(SMALL))
 
