@@ -138,11 +138,6 @@ class HomoDistilTrainingArguments(DistillationArguments):
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
 
-    @property
-    def scores_layers(self) -> bool:
-        """Whether scores choose the layers that stay, so that a budget may leave some out unasked."""
-        return self.importance_metric != "magnitude" and self.num_scoring_batches > 0
-
     def pruning_schedule(self, total_steps: int) -> PruningSchedule:
         """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
         window, interval = (self.pruning_start_fraction, self.pruning_end_fraction), self.pruning_interval_steps

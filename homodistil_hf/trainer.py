@@ -221,7 +221,9 @@ class HomoDistilTrainer(DistillationTrainer):
         """Like [`DistillationTrainer.plan_of`], but may leave out layers; refuses layers that could not be chosen."""
         if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
-        plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if args.scores_layers else 0)
+        # a budget leaves layers out unasked only where scores of the teacher can choose them
+        is_scored = args.importance_metric != "magnitude" and args.num_scoring_batches > 0
+        plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if is_scored else 0)
         if len(plan.layers) < config.num_hidden_layers:
             check_scores_layers(args.importance_metric)
         return plan

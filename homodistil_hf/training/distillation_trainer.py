@@ -251,7 +251,7 @@ class DistillationTrainer(ExactTrainer):
         args.pin_data_order()
         on_every_rank(lambda: check_output_dir(args.output_dir))
         origin, teacher_origin, resolved = self.start_from(plain_name(model), plain_name(teacher_model), plan)
-        pair = prepare(
+        student, teacher, self.plan = prepare(
             origin,
             args,
             teacher=teacher_origin,
@@ -260,22 +260,22 @@ class DistillationTrainer(ExactTrainer):
             needs_head=self.needs_head,
             projection_init=self.projection_init,
         )
-        self.plan, self.full = pair.plan, widths_of(pair.student.config)
+        self.full = widths_of(student.config)
         if len(self.plan.layers) < len(self.full.layers):
             self.check_possible(self.plan, self.full)
         self.kept_heads = [torch.arange(layer.num_attention_heads) for layer in self.full.layers]
-        task, config, teacher = task_of(pair.student), pair.student.config, pair.teacher.exact.config
+        task, config, teacher_config = task_of(student), student.config, teacher.exact.config
         # rows that the student can read, and settings that follow from its task
         processing_class = self.tokenizer_of(processing_class)
         data: Mapping[str, Any] = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         if data_collator is None:
-            data, self.gradings = self._tokenized(data, processing_class, pair.student)
+            data, self.gradings = self._tokenized(data, processing_class, student)
         check_data(data, processing_class, config)
         if isinstance(processing_class, PreTrainedTokenizerBase):
-            check_words_of_model(processing_class, teacher)
+            check_words_of_model(processing_class, teacher_config)
         self._refuse_settings_without_part(task, masks_words=data_collator is None)
         if args.learning_rate is None:
-            args.learning_rate = self.default_learning_rate(task, teacher, data["train_dataset"])
+            args.learning_rate = self.default_learning_rate(task, teacher_config, data["train_dataset"])
         self.is_masking = data_collator is None and task.is_pretraining
         if data_collator is None:
             data_collator = self.default_collator(task, processing_class, config)
@@ -283,7 +283,7 @@ class DistillationTrainer(ExactTrainer):
         classes = [word for _, word in sorted(config.id2label.items())]
         check_label_rows(data, task, data_collator, class_names=classes, evaluates=args.eval_strategy != "no")
         super().__init__(
-            model=pair.student,
+            model=student,
             args=args,
             data_collator=data_collator,
             train_dataset=data["train_dataset"],
@@ -298,12 +298,12 @@ class DistillationTrainer(ExactTrainer):
         if self.optimizer is not None:
             adopt_optimizer(self.optimizer, None if isinstance(origin, str) else origin, self.model)
         # the loss and its held-out measurement, on the device and accelerator that Trainer has made
-        self.distillation = self.make_distillation(pair.teacher.to(args.device))
+        self.distillation = self.make_distillation(teacher.to(args.device))
         self.distillation.autocast = self.accelerator.autocast
         self.held_out = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
-            pair.teacher.fast.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
+            teacher.fast.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
         self._look_at_collator()
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.

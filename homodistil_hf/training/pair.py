@@ -8,7 +8,7 @@ every checkpoint holds the plan, and a resumed run takes it from there.
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -118,14 +118,6 @@ def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> Widt
     return None
 
 
-class Preparation(NamedTuple):
-    """The parts of a run: a student with its projections, a frozen teacher, the widths to reach."""
-
-    student: LayerwiseModel
-    teacher: FrozenTeacher
-    plan: WidthPlan
-
-
 def prepare(
     model: str | PreTrainedModel,
     args: DistillationArguments,
@@ -135,7 +127,7 @@ def prepare(
     matched_layers: Sequence[int] | None = None,
     needs_head: bool = True,
     projection_init: ProjectionInit = "identity",
-) -> Preparation:
+) -> tuple[LayerwiseModel, FrozenTeacher, WidthPlan]:
     """Make the student, the teacher and the plan of a run.
 
     Args:
@@ -149,7 +141,7 @@ def prepare(
         projection_init: start of the projections student → teacher.
 
     Returns:
-        [`Preparation`].
+        `(student, teacher, plan)`: the student with its projections, the frozen teacher, the widths to reach.
 
     Raises:
         ValueError: impossible plan, unsupported model, teacher and student that can't be compared, or an output folder
@@ -190,7 +182,7 @@ def prepare(
     if teacher is not None and earlier is not None and _shapes(earlier) == _shapes(fresh):
         fresh.load_state_dict(dict(earlier.named_parameters()))
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
-    return Preparation(student, frozen, plan)
+    return student, frozen, plan
 
 
 def check_alike(teacher: PreTrainedModel, model: PreTrainedModel, names: Sequence[str]) -> None:

@@ -244,13 +244,11 @@ def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder
         expected: of the run; `full` are the widths at its start.
         folder: of the checkpoint.
     """
-    remedies = {
-        "method": "resume with that method, or name another output_dir",
-        "plan": "resume with the same student, or start a new run from the exported checkpoint",
-        "full": "resume with the model that the run began with",
-    }
-    for name, remedy in remedies.items():
+    for name, what, remedy in (
+        ("method", "method", "resume with that method, or name another output_dir"),
+        ("plan", "student plan", "resume with the same student, or start a new run from the exported checkpoint"),
+        ("full", "model of widths", "resume with the model that the run began with"),
+    ):
         if name in expected and state.get(name) != expected[name]:
-            what = {"full": "model of widths", "plan": "student plan"}.get(name, name)
             here, there = short_repr(expected[name]), short_repr(state.get(name))
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")

@@ -41,32 +41,32 @@ def test_student_and_teacher_start_as_the_model(task, from_folder, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if from_folder:
         model.save_pretrained(tmp_path)
-    parts = prepare(str(tmp_path) if from_folder else model, make_args())
-    assert parts.plan == UNIFORM
-    assert widths_of(parts.student.config) == FULL
+    student, frozen, plan = prepare(str(tmp_path) if from_folder else model, make_args())
+    assert plan == UNIFORM
+    assert widths_of(student.config) == FULL
     inputs = make_batch(task)
-    for made in (parts.student.train(), parts.teacher.exact):
+    for made in (student.train(), frozen.exact):
         assert torch.equal(logits_of(made, inputs), logits_of(model, inputs))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    pointers = {id(p) for m in (model, parts.student, parts.teacher.exact) for p in m.parameters()}
-    assert len(pointers) == sum(len(list(m.parameters())) for m in (model, parts.student, parts.teacher.exact))
-    assert all(parameter.requires_grad for parameter in parts.student.parameters())
+    pointers = {id(p) for m in (model, student, frozen.exact) for p in m.parameters()}
+    assert len(pointers) == sum(len(list(m.parameters())) for m in (model, student, frozen.exact))
+    assert all(parameter.requires_grad for parameter in student.parameters())
 
 
 @pytest.mark.slow
 def test_a_student_with_projections_goes_on_with_its_teacher():
-    earlier = prepare(make_teacher(), make_args()).student
+    earlier = prepare(make_teacher(), make_args())[0]
     for parameter in earlier.projections.parameters():
         torch.nn.init.normal_(parameter)
     learned = earlier.projections.state_dict()
-    own = prepare(earlier, make_args(), teacher=make_teacher()).student.projections.state_dict()
+    own = prepare(earlier, make_args(), teacher=make_teacher())[0].projections.state_dict()
     assert differences(own, learned) == []
     others = [
         prepare(earlier, make_args()),  # the student is the teacher now
         prepare(earlier, make_args(), teacher=make_teacher(hidden_size=48, intermediate_size=40)),
         prepare(earlier, make_args(embedding_weight=0), teacher=make_teacher()),
     ]
-    for weight in (parts.student.projections.hidden[0].weight for parts in others):
+    for weight in (student.projections.hidden[0].weight for student, _, _ in others):
         assert torch.equal(weight, torch.eye(*weight.shape))
 
 
@@ -74,25 +74,27 @@ def test_a_teacher_of_its_own_may_be_given(tmp_path):
     other = make_teacher(hidden_size=48, intermediate_size=40)
     other.save_pretrained(tmp_path)
     for teacher in (other, str(tmp_path)):
-        parts = prepare(make_teacher(), make_args(), teacher=teacher)
-        assert torch.equal(logits_of(parts.teacher.exact, make_batch()), logits_of(other, make_batch()))
-        assert parts.student.projections.embedding.weight.shape == (48, 32)
-        assert parts.student.config.hidden_size == 32
+        student, frozen, _ = prepare(make_teacher(), make_args(), teacher=teacher)
+        assert torch.equal(logits_of(frozen.exact, make_batch()), logits_of(other, make_batch()))
+        assert student.projections.embedding.weight.shape == (48, 32)
+        assert student.config.hidden_size == 32
 
 
 def test_half_precision_models_are_trained_in_float32():
-    parts = prepare(make_teacher().to(torch.bfloat16), make_args(), teacher=make_teacher().to(torch.float16))
-    assert {p.dtype for m in (parts.student, parts.teacher.exact) for p in m.parameters()} == {torch.float32}
+    student, frozen, _ = prepare(
+        make_teacher().to(torch.bfloat16), make_args(), teacher=make_teacher().to(torch.float16)
+    )
+    assert {p.dtype for m in (student, frozen.exact) for p in m.parameters()} == {torch.float32}
 
 
 def test_a_compacted_student_can_be_pruned_further():
     model = make_student()
     groups, masks = masked(model, UNIFORM)
     compact(model, groups, masks, plan=UNIFORM)
-    parts = prepare(model, make_args(student=PLAN | {"hidden_size": 12}))
-    assert widths_of(parts.student.config) == UNIFORM
-    assert parts.plan == WidthPlan(12, UNIFORM.layers)
-    assert torch.equal(logits_of(parts.student, make_batch()), logits_of(model, make_batch()))
+    student, _, plan = prepare(model, make_args(student=PLAN | {"hidden_size": 12}))
+    assert widths_of(student.config) == UNIFORM
+    assert plan == WidthPlan(12, UNIFORM.layers)
+    assert torch.equal(logits_of(student, make_batch()), logits_of(model, make_batch()))
 
 
 @pytest.mark.slow
@@ -106,18 +108,14 @@ def test_a_compacted_student_can_be_pruned_further():
     ],
 )
 def test_only_projections_with_a_loss_are_made(settings, names):
-    student = prepare(make_teacher(), make_args(**settings)).student
+    student = prepare(make_teacher(), make_args(**settings))[0]
     assert set(student.projections.state_dict()) == {f"{name}.weight" for name in names}
 
 
 @pytest.mark.slow
 def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
     def made(seed: int) -> torch.Tensor:
-        return (
-            prepare(make_teacher(), make_args(seed=seed), projection_init="random")
-            .student.projections.hidden[1]
-            .weight
-        )
+        return prepare(make_teacher(), make_args(seed=seed), projection_init="random")[0].projections.hidden[1].weight
 
     torch.manual_seed(123)
     first = made(1)
@@ -128,7 +126,7 @@ def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
     for init, seed in (("identity", 1), ("random", 1), ("random", 2)):
         model = make_teacher()
         torch.manual_seed(9)
-        student = prepare(model, make_args(seed=seed), projection_init=init).student
+        student = prepare(model, make_args(seed=seed), projection_init=init)[0]
         embeddings.append(student.projections.embedding.weight)
         drawn_after.append(float(torch.rand(())))
     assert torch.equal(embeddings[0], torch.eye(32))
@@ -139,7 +137,7 @@ def test_random_projections_follow_the_seed_and_leave_the_generator_alone():
 @pytest.mark.parametrize(("rate", "expected"), [(None, {0.3, 0.2}), (0.0, {0.0}), (0.1, {0.1})])
 def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     model = make_teacher(hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.2)
-    student = prepare(model, make_args(student_dropout=rate)).student
+    student = prepare(model, make_args(student_dropout=rate))[0]
     assert {module.p for module in student.modules() if isinstance(module, nn.Dropout)} == expected
     assert (student.config.hidden_dropout_prob, student.config.attention_probs_dropout_prob) == (0.3, 0.2)
 
@@ -157,9 +155,9 @@ def test_dropout_is_set_on_modules_not_in_the_configuration(rate, expected):
     ],
 )
 def test_types_and_attention_fit_the_hardware(settings, dtype, attention):
-    parts = prepare(make_teacher(), make_args(**settings))
-    assert parts.teacher.dtype == dtype
-    for model in (parts.student, parts.teacher.exact, parts.teacher.fast):
+    student, frozen, _ = prepare(make_teacher(), make_args(**settings))
+    assert frozen.dtype == dtype
+    for model in (student, frozen.exact, frozen.fast):
         assert model.config._attn_implementation == attention
 
 
@@ -260,8 +258,8 @@ def test_attentions_of_other_heads_are_not_compared():
     ],
 )
 def test_teachers_may_differ_in_what_is_not_compared(model, teacher, settings):
-    parts = prepare(make_teacher(**model), make_args(**settings), teacher=make_teacher(**teacher))
-    for made, config in ((parts.student, model), (parts.teacher.exact, teacher)):
+    student, frozen, _ = prepare(make_teacher(**model), make_args(**settings), teacher=make_teacher(**teacher))
+    for made, config in ((student, model), (frozen.exact, teacher)):
         assert made.config.num_hidden_layers == config.get("num_hidden_layers", 2)
 
 
@@ -272,7 +270,7 @@ def test_teachers_may_differ_in_what_is_not_compared(model, teacher, settings):
 def test_frozen_parameters_stay_frozen(tied):
     model = make_teacher(tie_word_embeddings=tied)
     model.bert.embeddings.requires_grad_(False)
-    student = prepare(model, make_args()).student
+    student = prepare(model, make_args())[0]
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     embeddings = {name for name, _ in model.named_parameters() if name.startswith("bert.embeddings.")}
     assert frozen == embeddings | (set() if tied else {"cls.predictions.bias"})  # no gradient ever reaches that one
