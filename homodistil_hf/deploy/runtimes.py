@@ -32,7 +32,6 @@ from .deployable import Deployable, Fidelity, Outputs, Row
 AXES = ("batch", "sequence")
 """Names of the two free dimensions of all inputs."""
 _PRODUCT, _TABLE = "MatMul", "Gather"
-_LEAST_DISTANCE = 1e-4
 _WIDEST = 8
 """Outputs an input of the widest product of an encoder's layer; a wider one is a decoder to words."""
 BATCH_SIZE = 8
@@ -133,14 +132,14 @@ class Quantized(NamedTuple):
     @property
     def cost(self) -> float:
         """Bytes times distance: a part is kept float if the distance falls by more than the bytes grow."""
-        return self.size_bytes * max(self.figures["distance"], _LEAST_DISTANCE)
+        return self.size_bytes * self.figures["distance"]
 
 
 def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, least: float) -> list[Quantized]:
     """Write the int8 graph of least `cost` among those of fidelity `least` or more.
 
-    First all products and tables become int8, then each part alone stays float. If none of these reaches the bar,
-    parts are added up, the most helpful first.
+    All products and tables become int8, or all but one part. To keep tables, a decoder to words or the first products
+    float cost more than it brought wherever it was tried, so none of these is a part.
 
     Args:
         source: a float32 graph.
@@ -151,74 +150,45 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
     Returns:
         All ways that were tried, the written one first.
     """
-    import onnx
-
-    graph = onnx.load(source)
-    _unshare_transposed(graph)
+    graph = _unshared(source)
     parts = _parts(graph)
-    tried: list[Quantized] = []
-
-    def attempt(kept: tuple[str, ...]) -> None:
-        _write(graph, path, {name for part in kept for name in parts[part]})
-        tried.append(Quantized(kept, path.stat().st_size, compare(path)))
-
-    for kept in [(), *((part,) for part in parts)]:
-        attempt(kept)
-    # tried[1:] keep one part each: the one that leaves the least distance comes first
-    helpful = [one.kept_float[0] for one in sorted(tried[1:], key=lambda one: one.figures["distance"])]
-    for count in range(2, len(helpful) + 1):
-        if all(one.figures["fidelity"] < least for one in tried):
-            attempt(tuple(helpful[:count]))
-    # a way that another one beats in size and fidelity is out, whatever its cost
-    good = [
-        one
-        for one in tried
-        if (fidelity := one.figures["fidelity"]) >= least
-        and not any(by.size_bytes < one.size_bytes and by.figures["fidelity"] > fidelity for by in tried)
-    ]
+    tried = []
+    for part, nodes in parts.items():
+        _write(graph, path, nodes)
+        tried.append(Quantized(part, path.stat().st_size, compare(path)))
+    good = [one for one in tried if one.figures["fidelity"] >= least]
     chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
     # the file holds the last attempt, so the chosen one is written again
-    _write(graph, path, {name for part in chosen.kept_float for name in parts[part]})
+    _write(graph, path, parts[chosen.kept_float])
     return [chosen, *(one for one in tried if one is not chosen)]
 
 
 def write_int8(source: Path, path: Path) -> None:
     """Write the graph all of whose products and tables are int8; arguments as [`quantize`]."""
-    import onnx
-
-    graph = onnx.load(source)
-    _unshare_transposed(graph)
-    _write(graph, path, set())
+    _write(_unshared(source), path, [])
 
 
-def _parts(graph: Any) -> dict[str, list[str]]:
-    """Part that may stay float → names of its nodes."""
+def _parts(graph: Any) -> dict[tuple[str, ...], list[str]]:
+    """Parts that may stay float together → names of their nodes."""
     sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.graph.initializer}
-    tables = [
-        node.name for node in graph.graph.node if node.op_type == _TABLE and len(sizes.get(node.input[0], ())) == 2
-    ]
     products = [node for node in graph.graph.node if node.op_type == _PRODUCT and node.input[1] in sizes]
-    # (inputs, outputs): a decoder has a vocabulary of outputs
-    decoders = [node.name for node in products if sizes[node.input[1]][-1] > _WIDEST * sizes[node.input[1]][0]]
-    products = [node for node in products if node.name not in decoders]
-    names = [node.name for node in products]
-    quarter = max(1, len(names) // 4)
-    narrowing = [node.name for node in products if sizes[node.input[1]][0] > sizes[node.input[1]][-1]]
-    found = {
-        "tables": tables,
-        "decoder": decoders,
-        "first quarter of the products": names[:quarter],
-        "last quarter of the products": names[-quarter:],
-        "products that narrow": narrowing,
+    shapes = {node.name: sizes[node.input[1]] for node in products}  # (inputs, outputs)
+    # a decoder has a vocabulary of outputs
+    names = [name for name, shape in shapes.items() if shape[-1] <= _WIDEST * shape[0]]
+    found: dict[tuple[str, ...], list[str]] = {
+        (): [],
+        ("last quarter of the products",): names[-max(1, len(names) // 4) :],
+        ("products that narrow",): [name for name in names if shapes[name][0] > shapes[name][-1]],
     }
-    return {part: nodes for part, nodes in found.items() if nodes}
+    return {part: nodes for part, nodes in found.items() if nodes or not part}
 
 
-def _unshare_transposed(graph: Any) -> None:
-    """Store a table that is also a decoder a second time, transposed: else its product would stay float."""
+def _unshared(source: Path) -> Any:
+    """A graph in which a table that is also a decoder is stored twice: else the decoder's product would stay float."""
     import onnx
     from onnx import numpy_helper
 
+    graph = onnx.load(source)
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     for node in [node for node in graph.graph.node if node.op_type == "Transpose" and node.input[0] in tensors]:
         table = numpy_helper.to_array(tensors[node.input[0]])
@@ -230,10 +200,10 @@ def _unshare_transposed(graph: Any) -> None:
     used = {name for node in graph.graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.graph.initializer if tensor.name not in used]:
         graph.graph.initializer.remove(tensor)
-    onnx.checker.check_model(graph)
+    return graph
 
 
-def _write(graph: Any, path: Path, kept: set[str]) -> None:
+def _write(graph: Any, path: Path, kept: Sequence[str]) -> None:
     import onnx
 
     copy = onnx.ModelProto()
@@ -248,7 +218,7 @@ def _write(graph: Any, path: Path, kept: set[str]) -> None:
             per_channel=True,
             reduce_range=True,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(kept),
+            nodes_to_exclude=list(kept),
             extra_options={"MatMulConstBOnly": True},
         )
 
