@@ -242,7 +242,8 @@ def size_bytes(folder: Path) -> int:
 
 def outcome(run: Path) -> dict[str, Any]:
     """Everything that a finished run left, flat; tensors by the digest of their bytes."""
-    files = sorted(path for path in run.rglob("*") if path.is_file())
+    # half of a text beside its place stays of a killed process
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.suffix != ".aside")
     values: dict[str, Any] = {"files": [path.relative_to(run).as_posix() for path in files]}
     for path in files:
         name = path.relative_to(run).as_posix()

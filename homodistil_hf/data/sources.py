@@ -25,7 +25,8 @@ from datasets.io.text import TextDatasetReader
 from datasets.packaged_modules.arrow.arrow import Arrow
 from datasets.utils.extract import Extractor
 
-from ..files.caches import check_cache, full_disk
+from ..files.caches import full_disk
+from ..files.folders import check_writable
 from ..files.messages import join_some, short_repr
 from ..files.strict_json import parse_json
 from .delimited import SEPARATORS, checked_rows, csv_settings
@@ -211,7 +212,9 @@ def read_source(
 
     Where `line_by_line`, a row of a text file is a line that isn't empty.
     """
-    check_cache(Path(datasets.config.HF_DATASETS_CACHE))
+    cache = str(datasets.config.HF_DATASETS_CACHE)
+    remedy = "name another folder with HOMODISTIL_CACHE, or with HF_DATASETS_CACHE for texts"
+    check_writable(cache, f"{cache=}", remedy=remedy)
     files, num_lines = origin if isinstance(origin, list) else [], 0
     for file in files:
         if file.suffix.lower() in TAGGED_WORDS:

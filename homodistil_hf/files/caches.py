@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from .folders import check_writable, free_bytes, write_error
+from .folders import free_bytes, write_error
 
 _DATASETS = "datasets"
 
@@ -18,16 +18,6 @@ def cache_folder() -> Path:
     """
     parent = os.environ.get("HOMODISTIL_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.expanduser(parent)).absolute() / "homodistil_hf"
-
-
-def check_cache(folder: Path) -> None:
-    """Make a folder of a cache where it is absent; refuse one that can't be written, by an OSError."""
-    remedy = "name another folder with HOMODISTIL_CACHE, or with HF_DATASETS_CACHE for texts"
-    try:
-        check_writable(folder, f"cache={str(folder)!r}", remedy=remedy)
-    except ValueError as error:
-        raise OSError(str(error)) from error
-    folder.mkdir(parents=True, exist_ok=True)
 
 
 def keep_datasets_here() -> None:

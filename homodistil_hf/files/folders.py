@@ -24,7 +24,6 @@ _REMOVED_SUFFIX = ".removed"
 TRIAL_SUFFIX = ".trial-of-a-write"
 """Of an empty folder that [`check_writable`] makes and removes at once."""
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
-_ASIDE = re.compile(rf"\..+\.{_HOST}-(\d{{1,9}})\.aside", re.DOTALL)
 _ERRNO = re.compile(r"os error (\d+)")
 
 # Rust's libraries end their messages with an error number. torch.save names a place in its own code or streams, or
@@ -192,11 +191,6 @@ def write_text(path: Path, text: str) -> None:
     aside = aside_name(path)
     try:
         with naming_the_file(path.parent, file=path.name):
-            # what processes of this host were writing when they were killed; of others nobody knows whether they run
-            for left in path.parent.glob(".*.aside"):
-                written_by = _ASIDE.fullmatch(left.name)
-                if written_by and not _is_running(int(written_by[1])):
-                    left.unlink(missing_ok=True)
             write_anew(aside, text)
             _sync(aside)
             os.replace(aside, path)
@@ -208,19 +202,6 @@ def write_text(path: Path, text: str) -> None:
 def aside_name(path: Path) -> Path:
     """Return the name, beside a file, under which this process writes it; no other process has it."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.aside")
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":
-        return True  # os.kill would end it
-    try:
-        # signal 0 is not sent, it asks whether the process is there
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path, monkeypatch, folder,
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / folder)
     file = write(tmp_path / "a.txt", "one")
-    with pytest.raises(OSError, match=rf"^cache='.*{folder}' can't be written \(.*\); name another folder"):
+    with pytest.raises(ValueError, match=rf"^cache='.*{folder}' can't be written \(.*\); name another folder"):
         load_text(file, streaming=streaming)
 
 

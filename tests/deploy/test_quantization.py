@@ -54,8 +54,6 @@ def test_the_part_whose_float_brings_more_than_it_costs_stays_float(graph, tmp_p
 
 def test_below_the_bar_the_most_faithful_is_kept(graph, tmp_path):
     found = iter([0.5, 0.6, 0.4])
-    ways = quantize(
-        graph, tmp_path / "int8.onnx", lambda path: {"fidelity": next(found), "distance": 0.1}, least=0.98
-    )
+    ways = quantize(graph, tmp_path / "int8.onnx", lambda path: {"fidelity": next(found), "distance": 0.1}, least=0.98)
     assert [way.figures["fidelity"] for way in ways] == [0.6, 0.5, 0.4]
     assert ways[0].size_bytes == (tmp_path / "int8.onnx").stat().st_size
