@@ -7,15 +7,13 @@ newer one. [`verify_embedding`] checks a folder.
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ..export.export_folder import check_target, facts_held, save_model, student_in, write_record, written_aside
@@ -427,15 +425,10 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         problem = f"sentence-transformers {version} is installed, expected {_LEAST_VERSION} or later, which runs no "
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
-    with TemporaryDirectory() as scratch:
-        outputs = Path(scratch, "vectors.safetensors")
-        try:
-            # its settings are the last line, as libraries may print others before it
-            output = run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes), outputs], scratch)
-            found = json.loads(output.splitlines()[-1])
-            vectors = load_file(outputs)
-        except (ValueError, OSError) as error:
-            return [str(error)], None
+    try:
+        found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes)])
+    except (ValueError, OSError) as error:
+        return [str(error)], None
     expected = facts["settings_of_vectors"]
     # the library adds empty prompts
     found["prompts"] = {name: text for name, text in found["prompts"].items() if text or name in expected["prompts"]}

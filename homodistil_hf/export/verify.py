@@ -4,6 +4,7 @@ The export's logits there are compared with the compact form's, loaded here, and
 memory, from its facts. `methods/formats.py` finds the check of each format.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..files.checkpoints import file_digest
@@ -51,13 +52,15 @@ _RAW_WEIGHTS = ("openvino/openvino_model.bin",)
 # The Hub adds the first to every repository; its client keeps the second beside its downloads.
 _HUB_FILES = (".gitattributes", ".cache/huggingface/")
 
-# Runs where this package can't be imported; arguments: folder, inputs, outputs, auto classes, 1 = trust remote code.
+# Runs where this package can't be imported; arguments: folder, auto classes, 1 = trust remote code, outputs.
 _FRESH_PROCESS = """
-import os, sys
+import json, os, sys
 import torch, transformers
-from safetensors.torch import load_file, save_file
-folder, inputs, outputs, auto_classes, remote_code = sys.argv[1:]
-inputs, found = load_file(inputs), {}
+from safetensors.torch import save_file
+folder, auto_classes, remote_code, outputs = sys.argv[1:]
+probe, found = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"], {}
+names = ("input_ids", "attention_mask", "token_type_ids")
+inputs = {name: torch.tensor(probe[name]) for name in names if name in probe}
 for name in auto_classes.split(","):
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=remote_code == "1")
     with torch.no_grad():
@@ -124,7 +127,7 @@ def verify_model(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         return replace(report, problems=tuple(problems))
     try:
         auto_class = HEADS[type(exported).__name__].kind.auto_class
-        num_tokens, tensors = load_fresh(folder, [auto_class, "AutoModel"], probe_inputs(exported.config))
+        num_tokens, tensors = load_fresh(folder, [auto_class, "AutoModel"])
     except ValueError as error:
         return replace(report, problems=(str(error),))
     inputs = probe_inputs(compact.config)
@@ -235,10 +238,8 @@ def _number_problems(
         )
 
 
-def load_fresh(
-    folder: Path, auto_classes: list[str], inputs: dict[str, torch.Tensor]
-) -> tuple[int, dict[str, torch.Tensor]]:
-    """Load an export in a process that can't import this package.
+def load_fresh(folder: Path, auto_classes: Sequence[str]) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load an export in a process that can't import this package, and run it on the probe of its facts.
 
     Returns:
         `(num_tokens, outputs)`: of its tokenizer, 0 without one; logits of each auto class, states of AutoModel.
@@ -246,14 +247,9 @@ def load_fresh(
     Raises:
         ValueError: the process failed.
     """
-    with TemporaryDirectory() as scratch:
-        inputs_file, outputs_file = Path(scratch, "inputs.safetensors"), Path(scratch, "outputs.safetensors")
-        save_file(inputs, inputs_file)
-        remote_code = int(_present_code(folder) is not None)
-        arguments = [folder.resolve(), inputs_file, outputs_file, ",".join(auto_classes), remote_code]
-        stdout = run_fresh(_FRESH_PROCESS, arguments, scratch)
-        # libraries may print before the report
-        return int(stdout.splitlines()[-1]), load_file(outputs_file)
+    arguments = [folder.resolve(), ",".join(auto_classes), int(_present_code(folder) is not None)]
+    num_tokens, outputs = run_fresh(_FRESH_PROCESS, arguments)
+    return num_tokens, outputs
 
 
 def _differences(stated: Any, actual: Any, where: str) -> Iterator[str]:
@@ -271,32 +267,44 @@ def difference_problems(differences: Mapping[str, float], tolerance: float) -> I
             yield f"{name}: expected a relative difference of at most {tolerance:g}, found {found:.3g}"
 
 
-def run_fresh(code: str, arguments: Sequence[object], scratch: str, *, timeout_s: float = TIMEOUT_S) -> str:
-    """Run code and return its output.
+def run_fresh(
+    code: str, arguments: Sequence[object], *, timeout_s: float = TIMEOUT_S
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Run code in a process that can't import this package.
 
-    A line that hides this package is put before the code. Copies of remote code go to `scratch` as well.
+    Args:
+        code: it saves tensors to the file that is its last argument, and prints a line of JSON at its end.
+        arguments: its others, in front of that file.
+        timeout_s: seconds that it may take.
+
+    Returns:
+        The value that it printed, and its tensors.
 
     Raises:
         ValueError: it failed, or took too long.
     """
-    settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
     # None in sys.modules makes every import of the package fail
     hidden = 'import sys; sys.modules["homodistil_hf"] = None\n'
-    try:
-        process = subprocess.run(
-            [sys.executable, "-c", hidden + code, *map(str, arguments)],
-            cwd=scratch,
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=True,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"the fresh process took more than {timeout_s} s") from error
-    except subprocess.CalledProcessError as error:
-        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(
-            f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
-        ) from error
-    return process.stdout
+    with TemporaryDirectory() as scratch:
+        outputs = Path(scratch, "outputs.safetensors")
+        # copies of remote code go to the scratch folder as well
+        settings = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch, "TRANSFORMERS_VERBOSITY": "error"}
+        try:
+            process = subprocess.run(
+                [sys.executable, "-c", hidden + code, *map(str, arguments), str(outputs)],
+                cwd=scratch,
+                env={**os.environ, **settings},
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=True,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ValueError(f"the fresh process took more than {timeout_s} s") from error
+        except subprocess.CalledProcessError as error:
+            reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(
+                f"the process without homodistil_hf ended with status {error.returncode}: {reason}"
+            ) from error
+        # libraries may print before the report
+        return json.loads(process.stdout.splitlines()[-1]), load_file(outputs)

@@ -278,11 +278,11 @@ def test_other_and_missing_weights_are_found(export):
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_or_hangs_is_told_of(tmp_path):
+def test_a_process_that_fails_or_hangs_is_told_of():
     with pytest.raises(ValueError, match=r"ended with status 1: ModuleNotFoundError: No module named 'not_here'"):
-        run_fresh("import not_here", [], str(tmp_path))
+        run_fresh("import not_here", [])
     with pytest.raises(ValueError, match=r"^the fresh process took more than 0\.5 s$"):
-        run_fresh("import time; time.sleep(60)", [], str(tmp_path), timeout_s=0.5)
+        run_fresh("import time; time.sleep(60)", [], timeout_s=0.5)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...export.card import card_table, code_span, fill_card, loading_lines, result_title, run_texts
 from ...export.export_folder import check_target, save_model, write_record, written_aside
@@ -84,7 +84,7 @@ def export_packed(
             "size_bytes": size,
             "auto_class": auto_class,
             "student": {"size_bytes": size},
-            "probe": probe_facts(packed, packed_probe(packed.config)),
+            "probe": probe_facts(packed, probe_inputs(packed.config, most=packed.config.max_position_embeddings)),
             **(facts or {}),
         }
         write_record(aside, known, partial(_card, target.name, packed))
@@ -95,11 +95,6 @@ def auto_map_of(auto_class: str) -> dict[str, str]:
     """What a folder's `config.json` names for transformers: the classes of its modelling file."""
     names = {"AutoConfig": "BinaryBertConfig", auto_class: auto_class.replace("AutoModelFor", "BinaryBertFor")}
     return {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
-
-
-def packed_probe(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-    """The fixed input of the logits in facts."""
-    return probe_inputs(config, most=config.max_position_embeddings)
 
 
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
@@ -172,8 +167,8 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         # the float model of these widths, whose weights take a bit each at least
         as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.config.student, label)
         check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
-        config = checked_config(values, BinaryBertConfig, label)
-        _, tensors = load_fresh(folder, [name], packed_probe(config))
+        checked_config(values, BinaryBertConfig, label)
+        _, tensors = load_fresh(folder, [name])
         difference = difference_of(facts, tensors[name])
     except (ValueError, RuntimeError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))

@@ -168,7 +168,8 @@ def test_other_weights_are_found_by_what_they_answer(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("positions", [[], ["a"], [-1], [0.5], [True]])
 def test_facts_without_logits_are_refused(folder, positions):
-    change_json(folder / "facts.json", probe={"logits": [1.0], "positions": positions})
+    probe = json.loads((folder / "facts.json").read_text())["probe"]
+    change_json(folder / "facts.json", probe=probe | {"logits": [1.0], "positions": positions})
     assert "expected positions and as many logits" in problem_of(folder)
 
 
