@@ -29,25 +29,23 @@ from .facts import (
     THIS_FOLDER,
     UNKNOWN_LICENCE,
     MethodCard,
+    section_of,
 )
 from .outcome import (
     RUNTIMES,
+    WIDTHS,
     measured_on,
     outcome_line,
     outcome_rows,
     runtime_cells,
     runtime_rows,
+    widths_in,
 )
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 
 _SELDOM = ("num_bad",)
 """Counts that a card leaves out where they are 0."""
-_WIDTH_LABELS = {
-    "num_attention_heads": "heads",
-    "head_dim": "channels a head",
-    "intermediate_size": "FFN neurons",
-}
 
 _PIPELINES = {
     CLASSES: '"text-classification", {model}',
@@ -103,6 +101,8 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     if outcome := outcome_rows(facts):
         table = card_table(("", "teacher", "student", "kept"), (row[1:] for row in outcome))
         comparison = "\n\n".join(filter(None, (table, plain_text(measured_on(facts))))) + runtimes_text(facts)
+    widths, layers = widths_in(section_of(facts, "student"))
+    table = card_table(("layer", *WIDTHS.values()), layers) if layers else ""
     # lengths and languages of text, as far as they are recorded
     teacher, limits = facts.get("teacher") or {}, []
     if is_int(most := facts.get(DATA, {}).get("max_tokens")):
@@ -122,7 +122,7 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     return {
         "won": f"**{won[0].upper()}{won[1:]}.**" if won else "",
         "comparison": comparison,
-        "widths": _widths(facts),
+        "widths": "\n\n".join(filter(None, (plain_text(widths), table))),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
         "settings": words + card_table(("setting", "value"), rows) if rows else "No settings came with this export.",
         "limits": "\n".join(limits),
@@ -323,17 +323,6 @@ def percent_below(share: float) -> str:
     """
     # a hair more, as a product may end just below the whole number that it is
     return f"{math.floor(1000 * share + 1e-9) / 10:.1f}"
-
-
-def _widths(facts: Mapping[str, Any]) -> str:
-    if not (plan := facts.get("student", {}).get("plan")):
-        return ""
-    header = f"Hidden size {cell(plan['hidden_size'])}; "
-    if "layers" not in plan:
-        widths = ", ".join(f"{cell(plan[name])} {label}" for name, label in _WIDTH_LABELS.items())
-        return header + f"in every layer {widths}."
-    rows = [(index, *(layer[name] for name in _WIDTH_LABELS)) for index, layer in enumerate(plan["layers"])]
-    return header + "its layers differ:\n\n" + card_table(("layer", *_WIDTH_LABELS.values()), rows)
 
 
 def _usage(facts: Mapping[str, Any]) -> str:

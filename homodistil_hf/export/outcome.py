@@ -46,6 +46,14 @@ _ROW: dict[str, Any] = {
 _HEADER = ("file", "run by", "MB", "as the student", "largest difference")
 
 
+WIDTHS = {
+    "num_attention_heads": "heads",
+    "head_dim": "channels a head",
+    "intermediate_size": "FFN neurons",
+}
+"""Width of a layer → words for it."""
+
+
 class Row(NamedTuple):
     """A row of the first table, in words; empty where nothing is known.
 
@@ -137,6 +145,19 @@ def measured_on(facts: Mapping[str, Any]) -> str:
         rows = f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
     notes = [f"Quality was measured on {rows}."] if section_of(facts, "evaluation") else []
     return " ".join([*notes, f"Times are of {machine}."] if machine else notes)
+
+
+def widths_in(model: Mapping[str, Any]) -> tuple[str, list[list[str]]]:
+    """The widths of a section of facts in words, and a row of cells a layer where layers differ; empty without any."""
+    plan = section_of(model, "plan")
+    layers = plan.get("layers", [plan])
+    if not fits(layers, [dict.fromkeys(WIDTHS, int)]):
+        return "", []
+    start = f"Hidden size {shown(plan.get('hidden_size'))}; "
+    if "layers" not in plan:
+        return f"{start}in every layer {', '.join(f'{plan[name]:,} {label}' for name, label in WIDTHS.items())}.", []
+    rows = [[str(index), *(f"{layer[name]:,}" for name in WIDTHS)] for index, layer in enumerate(layers)]
+    return f"{start}its layers differ:", rows
 
 
 def metric_label(name: str) -> str:

@@ -36,6 +36,7 @@ from ..files.run_names import (
 from ..files.strict_json import fits, is_int, is_number, read_json
 from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
 from .outcome import (
+    WIDTHS,
     held_out_metrics,
     is_share,
     measured_on,
@@ -45,6 +46,7 @@ from .outcome import (
     runtime_cells,
     runtime_rows,
     shown,
+    widths_in,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,6 @@ Line = Sequence[tuple[float, float]]
 """Points (step, value)."""
 
 NUM_COLOURS = 6
-_WIDTH_NAMES = ("attention channels", "FFN neurons")
 _WIDTH, _HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 30, 34
 _LEGEND_HEIGHT = 16
@@ -116,10 +117,11 @@ def report_of(records: RunRecords) -> str:
     charts = "".join(f"<div>{picture}</div>\n" for picture in _charts(records))
     # beside each other, as many as the screen has room for
     curves = f'<div class="grid">\n{charts}</div>' if charts else ""
-    student, teacher = section_of(records.facts, "student"), section_of(records.facts, "teacher")
-    sizes = [section_of(model, "plan").get("hidden_size") for model in (student, teacher)]
-    hidden = " of ".join(f"{size:,}" for size in sizes if is_int(size))
-    shapes = _widths(student, teacher)
+    shapes = ""
+    for name in ("student", "teacher"):
+        words, layers = widths_in(section_of(records.facts, name))
+        shapes += _paragraph(f"{name.capitalize()}: {words}" if words else "")
+        shapes += _html_table(["layer", *WIDTHS.values()], layers) if layers else ""
     parts = [
         _paragraph(summary),
         _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
@@ -134,7 +136,7 @@ def report_of(records: RunRecords) -> str:
         # what `homodistil deploy` has measured
         _section("Runtimes", _html_table(*runtime_cells(runtimes))) if runtimes else "",
         _section("Training", curves + _paragraph("Dashed: the teacher." * ('class="level"' in curves), look="note")),
-        _section("Shape", shapes + _paragraph(f"Hidden channels: {hidden}.", look="note") if shapes else ""),
+        _section("Shape", shapes),
         _section("How it was made", _how(records)),
         _section("Next", _next(records)),
     ]
@@ -450,26 +452,6 @@ def line_chart(
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     content = "".join([*parts, *(legend if len(lines) > 1 else ())])
     return f'<svg {box} role="img" aria-label="{escape(title, quote=True)}">{content}</svg>'
-
-
-def _widths(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    """A table of the widths of each layer of a student, its teacher's widest in the headings; empty without a plan."""
-    own, full = _layers(student), _layers(teacher)
-    rows = [[str(index), *(f"{width:,}" for width in layer)] for index, layer in enumerate(own)]
-    of_teacher = [f", of {max(widths):,}" for widths in zip(*full, strict=True)] or ["", ""]
-    header = ["layer", *(f"{name}{of}" for name, of in zip(_WIDTH_NAMES, of_teacher, strict=True))]
-    return _html_table(header, rows) if rows else ""
-
-
-def _layers(section: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Attention channels and FFN neurons of each layer of a section of facts; none without a plan."""
-    plan = section.get("plan")
-    if not isinstance(plan, Mapping):
-        return []
-    layers = plan.get("layers") or [plan] * int(section.get("num_hidden_layers") or 0)
-    if not fits(layers, [dict.fromkeys(("num_attention_heads", "head_dim", "intermediate_size"), int)]):
-        return []
-    return [(layer["num_attention_heads"] * layer["head_dim"], layer["intermediate_size"]) for layer in layers]
 
 
 def _span(values: Sequence[float], *, is_share: bool) -> tuple[float, float]:

@@ -1,16 +1,12 @@
-"""Pictures and widths: points where they belong, one colour a line, no sizes that facts lack."""
+"""Pictures: points where they belong, one colour a line."""
 
-import re
 from xml.etree import ElementTree
 
 import pytest
 from rows import each
 
-from homodistil_hf.export.report import _widths, line_chart
+from homodistil_hf.export.report import line_chart
 
-PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediate_size": 32}
-TEACHER = {"plan": PLAN, "num_hidden_layers": 2}
-UNEVEN = {"plan": {"hidden_size": 8, "layers": [PLAN | {"intermediate_size": 16}, PLAN | {"head_dim": 4}]}}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -46,14 +42,3 @@ def test_names_are_no_markup():
     picture = line_chart("<b>&", {"<i>": [(0, 1), (1, 2)], '"': [(0, 1), (1, 2)]})
     assert elements(picture, "text")[0].text == "<b>&"
     assert ElementTree.fromstring(picture).get("aria-label") == "<b>&"
-
-
-def test_widths_are_beside_the_teachers():
-    text = _widths(UNEVEN | {"num_hidden_layers": 2}, TEACHER)
-    assert re.findall("<th>(.*?)</th>", text) == ["layer", "attention channels, of 16", "FFN neurons, of 32"]
-    assert re.findall("<td>(.*?)</td>", text) == ["0", "16", "16", "1", "8", "32"]
-
-
-@pytest.mark.parametrize("student", [{}, {"plan": None}, {"plan": {"hidden_size": 3}, "num_hidden_layers": 1}])
-def test_no_plan_is_no_table(student):
-    assert _widths(student, TEACHER) == ""

@@ -2,7 +2,7 @@
 
 from rows import each
 
-from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown
+from homodistil_hf.export.outcome import held_out_metrics, measured_on, outcome_line, outcome_rows, shown, widths_in
 
 TEACHER = {"size_bytes": 36_000_000, "num_parameters": 9_000_000, "encoder_macs": 4_000_000}
 STUDENT = {"size_bytes": 10_000_000, "num_parameters": 2_500_000, "encoder_macs": 1_000_000}
@@ -148,3 +148,24 @@ def test_what_it_was_measured_on(facts, words):
 )
 def test_figures(value, name, text):
     assert shown(value, name) == text
+
+
+PLAN = {"num_attention_heads": 2, "head_dim": 8, "intermediate_size": 1024}
+
+
+@each(
+    ("plan", "words", "rows"),
+    [
+        (
+            {"hidden_size": 16, **PLAN},
+            "Hidden size 16; in every layer 2 heads, 8 channels a head, 1,024 FFN neurons.",
+            [],
+        ),
+        ({"hidden_size": 16, "layers": [PLAN]}, "Hidden size 16; its layers differ:", [["0", "2", "8", "1,024"]]),
+        ({"hidden_size": 3}, "", []),
+        ({"layers": [PLAN | {"head_dim": "x"}]}, "", []),
+        (None, "", []),
+    ],
+)
+def test_widths_are_told_of_any_facts(plan, words, rows):
+    assert widths_in({"plan": plan}) == (words, rows)
