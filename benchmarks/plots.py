@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from homodistil_hf.tables import Spread
+from .spread import Spread
 
 Points: TypeAlias = Mapping[str, Sequence[tuple[float, Spread]]]
 

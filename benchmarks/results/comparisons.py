@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import t as student_t
 
-from homodistil_hf.tables import Spread
+from ..spread import Spread
 
 REFERENCE = "at_once"
 """The variant of short runs that others are compared with: pruned at once."""

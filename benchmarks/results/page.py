@@ -27,7 +27,8 @@ from benchmarks.sweep.cells import TEACHER
 from benchmarks.sweep.folder import read_records, trained, write_records
 from benchmarks.sweep.tables import Record, in_order
 from homodistil_hf.plans.advice import ADVICE_FILE, to_json
-from homodistil_hf.tables import Spread
+
+from ..spread import Spread
 
 PAGE = Path("docs/results.md")
 FOLDER = Path("docs/results")

@@ -31,7 +31,9 @@ from benchmarks.speed.whole_run import ONE_SHOT
 from benchmarks.sweep.cells import TEACHER, Cell
 from benchmarks.sweep.folder import as_cell, trained
 from homodistil_hf.files.strict_json import read_json_rows
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 NOT_RUN = "not run yet"
 SMALLEST = "1/16"

@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.studies.study import Study
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.studies.study import Study
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 WORDS = {"initial": "fine-tuned only", "further": "further pre-trained", "self_distilled": "self-distilled"}
 

@@ -14,7 +14,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.studies.study import Study
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 RESULTS, PAGE = Path("docs/results"), Path("docs/gradient_free.md")
 FISHER, R2D2 = "Fisher, with labels", "R2D2 + rescaling"

@@ -20,7 +20,9 @@ from benchmarks.quiet import QUIET
 from benchmarks.studies.study import Study, record_cells
 from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.distill import run as distil
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 GRADUALLY, AT_ONCE = "gradually", "at once"
 ALONE = "teacher_mlm_accuracy"

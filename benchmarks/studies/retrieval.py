@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.study import Study
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 FOLDER, PAGE = Path("docs/results/studies"), Path("docs/embeddings.md")
 MINILM, MPNET, E5 = "all-MiniLM-L6-v2", "all-mpnet-base-v2", "multilingual-e5-small-q4"

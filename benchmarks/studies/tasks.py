@@ -23,7 +23,9 @@ from benchmarks.results.students import GRADUAL
 from benchmarks.studies.study import Study, flags, record_cells
 from homodistil_hf.cli import main as homodistil
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 RECORD, PAGE = Path("docs/results/studies/tasks.jsonl"), Path("docs/guides/classifier.md")
 FOLDERS = {

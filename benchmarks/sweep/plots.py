@@ -10,7 +10,8 @@ from benchmarks.plots import Points, draw
 from benchmarks.sweep.cells import Choice
 from benchmarks.sweep.folder import trained
 from benchmarks.sweep.tables import Record, chosen, over_seeds
-from homodistil_hf.tables import Spread
+
+from ..spread import Spread
 
 _HEADROOM = 1.15
 

@@ -18,7 +18,9 @@ from benchmarks.sweep.folder import (
     trained,
 )
 from homodistil_hf.files.strict_json import is_number
-from homodistil_hf.tables import Spread, markdown_table
+from homodistil_hf.tables import markdown_table
+
+from ..spread import Spread
 
 Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[Any, ...]

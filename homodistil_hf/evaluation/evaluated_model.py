@@ -38,7 +38,7 @@ from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
 from ..models.loading import MODULES_FILE, load_encoder
 from ..models.tokenizers import COPY, as_heads_read, check_padding, load_tokenizer, stored_tokenizer
-from ..tables import Spread, cell, markdown_table, table_cells
+from ..tables import cell, markdown_table, spread_facts, table_cells
 from ..training.run_folder import folder_claimed
 
 EVALUATIONS_FOLDER = "evaluations"
@@ -284,8 +284,8 @@ def _summary(records: list[Record]) -> dict[str, Any]:
     same.sort(key=lambda record: record["seed"])
     conditions = {key: value for key, value in newest.items() if key not in _PER_SEED}
     return {
-        "score": Spread.of(record["score"] for record in same).facts(),
-        "metrics": {name: Spread.of(record["metrics"][name] for record in same).facts() for name in newest["metrics"]},
+        "score": spread_facts(record["score"] for record in same),
+        "metrics": {name: spread_facts(record["metrics"][name] for record in same) for name in newest["metrics"]},
         "seeds": [record["seed"] for record in same],
         "scores": [record["score"] for record in same],
         **conditions,
@@ -423,7 +423,7 @@ def _mean(tasks: list[Mapping[str, Any]]) -> dict[str, Any]:
     seeds = tasks[0]["seeds"]
     if all(task["seeds"] == seeds for task in tasks):
         of_seeds = zip(*(task["scores"] for task in tasks), strict=True)
-        return {**Spread.of(statistics.fmean(scores) for scores in of_seeds).facts(), "num_seeds": len(seeds)}
+        return {**spread_facts(statistics.fmean(scores) for scores in of_seeds), "num_seeds": len(seeds)}
     return {"mean": statistics.fmean(task["score"]["mean"] for task in tasks), "std": None}
 
 

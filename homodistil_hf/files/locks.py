@@ -26,48 +26,13 @@ _HAS_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def held(lock_file: Path, wait_s: float = 0.0) -> Iterator[bool]:
-    """Hold a lock while inside, unless another holder keeps it, in this process or another; yield whether it is ours.
-
-    `wait_s` are the seconds that another holder is waited for.
-    """
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_file)
-    is_free = is_locked = True
-    try:
-        lock.acquire(timeout=wait_s)
-    except Timeout:
-        is_free = is_locked = False
-    except OSError as error:
-        if error.errno not in _HAS_NO_LOCKS:
-            raise
-        logger.warning(
-            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
-        )
-        is_locked = False
-    if not is_locked:
-        yield is_free
-        return
-    try:
-        with suppress(OSError):  # a full disk; the lock is held all the same
-            write_anew(lock_file.with_suffix(HOLDER_SUFFIX), f"{os.getpid()} {socket.gethostname()}\n")
-        yield True
-    finally:
-        # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
-        for path in (lock_file.with_suffix(HOLDER_SUFFIX), lock_file):
-            with suppress(OSError):
-                path.unlink()
-        lock.release()
-
-
-@contextmanager
 def claimed(lock_file: Path, label: str, wait_s: float = 0.0) -> Iterator[None]:
     """Hold a lock while inside; within a claim of this thread the same claim changes nothing.
 
     `label`, argument and value of the folder, begins the message; `wait_s` are the seconds that another is waited for.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process or thread has it.
         OSError: the lock can't be written.
     """
     # with the process, as a fork copies the set of claims
@@ -75,16 +40,32 @@ def claimed(lock_file: Path, label: str, wait_s: float = 0.0) -> Iterator[None]:
     if claim in _CLAIMS:
         yield
         return
-    with held(lock_file, wait_s) as is_ours:
-        if not is_ours:
-            raise ValueError(
-                f"{label} is in use by {_holder_in(lock_file)}; wait until it is done, stop it, or name another folder"
-            )
-        _CLAIMS.add(claim)
-        try:
-            yield
-        finally:
-            _CLAIMS.discard(claim)
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock, holder_file = FileLock(lock_file), lock_file.with_suffix(HOLDER_SUFFIX)
+    try:
+        lock.acquire(timeout=wait_s)
+    except Timeout as error:
+        raise ValueError(
+            f"{label} is in use by {_holder_in(holder_file)}; wait until it is done, stop it, or name another folder"
+        ) from error
+    except OSError as error:
+        if error.errno not in _HAS_NO_LOCKS:
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s); start no second process in this folder", lock_file, error.strerror
+        )
+    _CLAIMS.add(claim)
+    try:
+        with suppress(OSError):  # a full disk; the lock is held all the same
+            write_anew(holder_file, f"{os.getpid()} {socket.gethostname()}\n")
+        yield
+    finally:
+        _CLAIMS.discard(claim)
+        # Before the lock is free: a process that waits with the removed file sees that, and makes another one.
+        for path in (holder_file, lock_file):
+            with suppress(OSError):
+                path.unlink()
+        lock.release()
 
 
 def lock_in(folder: str | Path) -> Path:
@@ -102,8 +83,8 @@ def is_of_a_lock(name: str) -> bool:
     return name.startswith(".") and name.endswith((LOCK_SUFFIX, HOLDER_SUFFIX))
 
 
-def _holder_in(lock_file: Path) -> str:
+def _holder_in(file: Path) -> str:
     with suppress(OSError, ValueError):  # it has not said its number yet
-        pid, host = lock_file.with_suffix(HOLDER_SUFFIX).read_text(encoding="utf-8").split()
+        pid, host = file.read_text(encoding="utf-8").split()
         return f"process {pid} on {host}"
     return "another process"

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks.plots import draw
-from homodistil_hf.tables import Spread
+from benchmarks.spread import Spread
 
 
 def plotted(curves, file):
@@ -26,3 +26,8 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ValueError, match=r"pip install 'homodistil-hf\[report\]'"):
         plotted({"student": [(0, 0.0)]}, tmp_path / "plot.png")
+
+
+def test_a_spread_is_that_of_samples():
+    assert f"{Spread.of([0.1, 0.2, 0.3])} | {Spread.of([0.25])}" == "0.200 ± 0.100 (3) | 0.250"
+    assert f"{Spread.of([0.1, 0.2, 0.3]):+.1%}" == "+20.0% ± 10.0% (3)"
