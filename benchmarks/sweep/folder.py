@@ -1,19 +1,21 @@
 """The files of a sweep: a folder, a record and a lock a cell, and how far each has come.
 
-Two processes never train the same cell, see `files/locks.py`. `tables.py` computes with the records.
+Two processes never train the same cell. `tables.py` computes with the records.
 """
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from benchmarks.sweep.cells import METRICS, TEACHER, Cell
 from homodistil_hf.files.checkpoints import sorted_checkpoints
 from homodistil_hf.files.folders import write_text
-from homodistil_hf.files.locks import held
 from homodistil_hf.files.messages import short_repr
 from homodistil_hf.files.strict_json import fits, is_int, parse_json, read_json_object
 
@@ -71,6 +73,24 @@ class SweepFolder:
     def log(self, cell: Cell) -> Path:
         """File with what the cell's processes said."""
         return self.root / "logs" / f"{cell.name}.log"
+
+
+@contextmanager
+def held(lock_file: Path) -> Iterator[bool]:
+    """Hold the lock of a cell while inside, unless another holder keeps it; yield whether it is ours."""
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # before the lock is free: a process that waits with the removed file sees that
+        lock_file.unlink(missing_ok=True)
+        lock.release()
 
 
 def state_of(cell: Cell, folder: SweepFolder, evaluate: Mapping[str, Any]) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sweep.cells import Cell
-from benchmarks.sweep.folder import SweepFolder, as_cell, record_head
-from homodistil_hf.files.locks import held
+from benchmarks.sweep.folder import SweepFolder, as_cell, held, record_head
 
 TAKEN_STATUS = 75  # EX_TEMPFAIL, which not every system names
 """What the process ends with where another one is at the cell."""
