@@ -35,7 +35,7 @@ from ...files.folders import check_writable, remove_folder
 from ...files.run_names import REPORT_FILE, RESULTS_FILE, TABLES
 from ...files.strict_json import read_json_object, write_json
 from ...methods.formats import verify_export
-from ...models.cost import MODEL_COSTS, model_facts
+from ...models.cost import MODEL_COSTS
 from ...models.loading import load_encoder_config
 from ...models.tokenizers import save_tokenizer
 from ...models.widths import widths_of
@@ -52,6 +52,7 @@ from ..kinds import trainer_named
 TEACHER = Path(__file__).parent / "teacher"
 MARKER_FILE = "demo.json"
 _TRAINING_FOLDER = "training"
+_STUDENT = "macs=0.25"
 _STUDENTS = {
     "student": ("homodistil", "HomoDistil, pruned a little at a time"),
     "at_once": ("one_shot", "pruned before the first step"),
@@ -98,12 +99,6 @@ class DemoSettings:
     max_steps: int = 250
     batch_size: int = 32
     num_eval_blocks: int = 256
-    student: str = "macs=0.25"
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("max_steps", self.max_steps, 10), ("seed", self.seed, 0)):
-            if value < least:
-                raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
 
 
 def run_demo(settings: DemoSettings, files: Mapping[str, Path] | None = None) -> list[dict[str, Any]]:
@@ -130,13 +125,13 @@ def _run(settings: DemoSettings, folder: Path, files: Mapping[str, Path]) -> lis
     copy_teacher(folder / "teacher")
     trainers: dict[str, DistillationTrainer] = {}
     config = load_encoder_config(str(folder / "teacher"))
-    plan = resolve_plan(settings.student, config, fewer_layers_below=FEWER_LAYERS_BELOW)
+    plan = resolve_plan(_STUDENT, config, fewer_layers_below=FEWER_LAYERS_BELOW)
     widths = plan.to_json(of_layers=config.num_hidden_layers)  # the same of all three
     for number, (name, (_, words)) in enumerate(_STUDENTS.items(), start=2):
-        print(f"{number}/4  {name}: {words}; {settings.student} of the teacher, {settings.max_steps} steps")
-        if number == 2 and (reason := depth_reason(settings.student, plan, widths_of(config))):
+        print(f"{number}/4  {name}: {words}; {_STUDENT} of the teacher, {settings.max_steps} steps")
+        if number == 2 and (reason := depth_reason(_STUDENT, plan, widths_of(config))):
             print(f"     {reason}")
-        trainers[name] = train_student(name, blocks, dataclasses.replace(settings, student=widths))
+        trainers[name] = train_student(name, widths, blocks, settings)
     print("4/4  loading the student with stock transformers in a fresh process")
     report = verify_export(folder / "student")
     if not report.ok:
@@ -217,7 +212,9 @@ def copy_teacher(folder: Path) -> None:
     shutil.copy(TEACHER / CARD_FILE, folder)  # which has its licence
 
 
-def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettings) -> DistillationTrainer:
+def train_student(
+    name: str, widths: str, blocks: Mapping[str, Dataset], settings: DemoSettings
+) -> DistillationTrainer:
     """Train and evaluate a student of `_STUDENTS`, and export it to the folder of its name."""
     folder = Path(settings.output_dir)
     place = folder / _TRAINING_FOLDER / name
@@ -227,7 +224,7 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
     weights: dict[str, Any] = {"hidden_weight": 10.0} if issubclass(kind, HomoDistilTrainer) else {}
     arguments = kind.arguments_class(
         output_dir=str(place),
-        student=settings.student,
+        student=widths,
         max_steps=settings.max_steps,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=64,
@@ -261,18 +258,19 @@ def train_student(name: str, blocks: Mapping[str, Dataset], settings: DemoSettin
 
 
 def _rows(folder: Path, trainers: dict[str, DistillationTrainer]) -> list[dict[str, Any]]:
-    models = {name: AutoModelForMaskedLM.from_pretrained(folder / name) for name in ("teacher", *trainers)}
-    latency = read_facts(folder / "student")[LATENCY]  # as the report has it; the students are of one shape
+    facts = {name: read_facts(folder / name) for name in trainers}
+    costs = {"teacher": facts["student"]["teacher"]} | {name: facts[name]["student"] for name in trainers}
+    latency = facts["student"][LATENCY]  # as the report has it; the students are of one shape
     measured = {name: trainer.held_out_metrics for name, trainer in trainers.items()}
     measured["teacher"] = dict(trainers["student"].teacher_evaluation)
     return [
         {
             "name": name,
-            **{cost: model_facts(model)[cost] for cost in MODEL_COSTS},
+            **{cost: found[cost] for cost in MODEL_COSTS},
             "latency_ms": latency["teacher_ms" if name == "teacher" else "student_ms"],
             **{metric: measured[name][metric] for metric in ("kl", "mlm_accuracy")},
         }
-        for name, model in models.items()
+        for name, found in costs.items()
     ]
 
 
