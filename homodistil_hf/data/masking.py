@@ -97,6 +97,11 @@ class MaskedLMCollator(SeededMasks):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, mlm_probability: float = 0.15, seed: int = 0) -> None:
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's "
+                "tokenizer, or a data_collator that gives labels"
+            )
         if not 0.0 < mlm_probability < 1.0:
             raise ValueError(
                 f"mlm_probability={mlm_probability} is out of range; expected a number between 0 and 1, "
@@ -257,15 +262,3 @@ def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:
     for target_T, row in zip(stacked_BT, rows, strict=True):
         target_T[: len(row)] = row
     return stacked_BT
-
-
-def masking_collator(
-    kind: type[MaskedLMCollator], tokenizer: Any, *, mlm_probability: float, seed: int
-) -> MaskedLMCollator:
-    """Make a collator that masks or replaces words of a run; it needs a tokenizer."""
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        raise ValueError(
-            f"processing_class={tokenizer!r} is no tokenizer, so words can't be masked; pass the teacher's tokenizer, "
-            "or a data_collator that gives labels"
-        )
-    return kind(tokenizer, mlm_probability=mlm_probability, seed=seed)

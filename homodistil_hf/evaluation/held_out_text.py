@@ -67,9 +67,6 @@ class DiscrepancySettings:
     )
     packing: bool | None = setting(None, "Documents share blocks; false: a row each; default: as in the run, or true.")
     max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
-    mlm_probability: float = setting(
-        EVALUATED_PROBABILITY, "Share of the tokens that are masked, in (0, 1).", range="(0, 1)"
-    )
     mask_seed: int = setting(42, "Seed of the masks; the same for every model compared.", least=0)
 
     def __post_init__(self) -> None:
@@ -184,7 +181,7 @@ def _measured(
             f"teacher has vocab_size={expected}, the model {size}: their predictions can't be compared; name the "
             "teacher that the model was made from"
         )
-    collator = MaskedLMCollator(tokenizer, mlm_probability=settings.mlm_probability, seed=settings.mask_seed)
+    collator = MaskedLMCollator(tokenizer, mlm_probability=EVALUATED_PROBABILITY, seed=settings.mask_seed)
     meter = TaskMeter(task_of(student))
     batches: Any = DataLoader(blocks, _BATCH_SIZE, collate_fn=collator)
     for batch in tqdm(batches, desc="predicting masked tokens", disable=None, leave=False):

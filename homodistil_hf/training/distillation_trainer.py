@@ -29,7 +29,7 @@ from transformers import (
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator, masking_collator
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.objective import DistillationLoss
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
@@ -141,7 +141,7 @@ class DistillationTrainer(ExactTrainer):
             pads_labels = task.num_values == ONE_A_TOKEN and isinstance(tokenizer, PreTrainedTokenizerBase)
             return DataCollatorForTokenClassification(tokenizer) if pads_labels else None
         collator = ReplacedTokensCollator if task.has_one_logit else MaskedLMCollator
-        return masking_collator(collator, tokenizer, mlm_probability=self.args.mlm_probability, seed=self.args.seed)
+        return collator(tokenizer, mlm_probability=self.args.mlm_probability, seed=self.args.seed)
 
     def default_learning_rate(self, task: Task, teacher_config: PreTrainedConfig, train_dataset: Any) -> float:
         """The peak rate where none is given, of masked words by the measured rule, of tasks a fixed one; logs it."""

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, ViTMAEConfig, ViTMAEForPreTraining
 
-from ...data.masking import IGNORED_LABEL, MaskedLMCollator, SeededMasks, masking_collator, row_counter
+from ...data.masking import IGNORED_LABEL, MaskedLMCollator, SeededMasks, row_counter
 from ...files.messages import first_of, short_repr
 from ...files.settings import setting
 from ...models.architectures import HEADS, architecture_of, has_segments
@@ -138,7 +138,7 @@ class SelfDistillTrainer(ExactTrainer):
             data_collator = MaskedImageCollator(self.modality.num_patches, seed=args.seed)
         elif data_collator is None:
             masks: Any = {"mlm_probability": args.mlm_probability, "seed": args.seed}
-            data_collator = masking_collator(MaskedLMCollator, processing_class, **masks)
+            data_collator = MaskedLMCollator(processing_class, **masks)
         self.teacher = None
         if teacher_model is not None and args.distillation_weight > 0:  # else it would be asked for nothing
             check_alike(teacher_model, model, ("model_type", "hidden_size", "vocab_size"))
