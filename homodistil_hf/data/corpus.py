@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-import datasets
 import pyarrow.compute
 from datasets import Dataset, Features, IterableDataset, Value
 
 from ..files.messages import join_some, short_repr
 from .read_line import columns_words
-from .sources import local_files, read_source
+from .sources import concatenated, local_files, read_source
 from .triplets import Triplets, column_types, triplets_in
 
 logger = logging.getLogger(__name__)
@@ -111,9 +110,7 @@ def load_text(
             sum(map(len, texts)),
         )
     kinds = {part.info.builder_name for part in parts}
-    if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
-        parts = [part.cast_column("text", Value("large_string")) for part in parts]
-    joined = datasets.concatenate_datasets(parts)
+    joined = concatenated(parts)
     joined.info.builder_name = kinds.pop() if len(kinds) == 1 else None
     joined.info.description = "; ".join(dict.fromkeys(part.info.description for part in parts))
     return joined

@@ -10,7 +10,6 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -62,12 +61,6 @@ def _has_quoted_cells(file: Path) -> bool:
     """
     if _separation(file)["delimiter"] != "\t":
         return True
-    state = file.stat()
-    return _are_quoted(file.resolve(), state.st_mtime_ns, state.st_size)
-
-
-@lru_cache(maxsize=1024)  # a run asks several times, and the whole file is read
-def _are_quoted(file: Path, changed_ns: int, size_bytes: int) -> bool:
     widths, are_closed = set(), True
     for _, cells in _lines(file, csv.QUOTE_NONE):
         widths.add(len(cells))

@@ -245,6 +245,17 @@ def read_source(
     return parts
 
 
+def concatenated(parts: list[Any]) -> Any:
+    """All rows of some data sets; kinds of string, which `datasets` does not mix, become the largest one."""
+    if len({str(part.features) for part in parts}) > 1:
+        string, large = Value("string"), Value("large_string")
+        parts = [
+            part.cast(Features({name: large if kind == string else kind for name, kind in part.features.items()}))
+            for part in parts
+        ]
+    return datasets.concatenate_datasets(parts)
+
+
 def _check_json_lines(files: list[Path], label: str) -> None:
     """Refuse, by a ValueError with its number, the first line of JSON lines that is none."""
     for file in files:

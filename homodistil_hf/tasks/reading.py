@@ -10,17 +10,15 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow
-from datasets import Dataset, Features, Value
+from datasets import Dataset
 
 from ..data.delimited import SEPARATORS, checked_rows
-from ..data.sources import TAGGED_WORDS, local_files, read_source
+from ..data.sources import TAGGED_WORDS, concatenated, local_files, read_source
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
 
 _JSON = (".json", ".jsonl")
-_STRING, _LARGE = Value("string"), Value("large_string")
 _ANSWER_COLUMNS = ("text", "answer_start")
 WORDS, TAGS = "tokens", "ner_tags"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
@@ -49,13 +47,8 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
     if not sources:
         raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
     parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
-    if len({str(part.features) for part in parts}) > 1:  # kinds of string, which `datasets` does not mix
-        parts = [
-            part.cast(Features({name: _LARGE if one == _STRING else one for name, one in part.features.items()}))
-            for part in parts
-        ]
     try:
-        rows = grouped(datasets.concatenate_datasets(parts))
+        rows = grouped(concatenated(parts))
     except (ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{argument}={short_repr(list(sources))} have columns of other types ({first_line(error)[:200]}); make "
