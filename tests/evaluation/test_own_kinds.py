@@ -79,19 +79,11 @@ def test_a_kind_is_fine_tuned(tmp_path, name):
             RowsTask(Columns(TAGS, ("words",), ("tags",)), ("0", "1", "2")),
         ),
         (
-            {"text": ["ab"], "spans": [[{"start": 0, "end": 1, "label": "X"}]]},
-            RowsTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
-        ),
-        (
             {"text": ["ab"], "spans": [[{"id": "T1", "start": 0, "end": 1, "label": "X"}]]},
             RowsTask(Columns(TAGS, ("text",), ("spans",)), ("O", "B-X", "I-X")),
         ),
         (
             {"question": ["a"], "context": ["b"], "answers": [{"text": ["b"], "answer_start": [0]}]},
-            RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
-        ),
-        (
-            {"question": ["a"], "context": ["b"], "answers": ['{"text": ["b"], "answer_start": [0]}']},
             RowsTask(Columns(ANSWERS, ("question", "context"), ("answers",)), ()),
         ),
         (

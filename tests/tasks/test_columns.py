@@ -90,12 +90,6 @@ def test_columns_are_named():
         ),
         (
             CLASSES,
-            {"text": ONE},
-            {"label_column": "lbael"},
-            "lacks the column label_column='lbael'; expected one of 'text'",
-        ),
-        (
-            CLASSES,
             {"sentence": ONE, "label": [1]},
             {"label_column": "labels"},
             "lacks the column label_column='labels'; nea",
