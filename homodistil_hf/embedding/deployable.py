@@ -97,7 +97,8 @@ def embedding_deployable(model: str | Path | EmbeddingModel) -> Deployable:
             compared[_POOLED] = F.normalize(vectors_BD, dim=-1) if settings.normalizes else vectors_BD
         return [{name: tensor[row] for name, tensor in compared.items()} for row in range(len(inputs["input_ids"]))]
 
-    pooling = _JAVASCRIPT.get(settings.pooling)
+    pooling = _JAVASCRIPT.get(settings.pooling) if has_states else None
+    javascript = {"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
     return Deployable(
         EmbeddingGraph(model, has_states=has_states).eval(),
         model.encoder.config,
@@ -107,9 +108,7 @@ def embedding_deployable(model: str | Path | EmbeddingModel) -> Deployable:
         read,
         compare_vectors,
         fidelity_name="cosine",
-        javascript={"pooling": pooling, "normalize": settings.normalizes, "outputs": [_POOLED]}
-        if has_states and pooling
-        else None,
+        javascript=javascript if pooling else None,
         prepare=model.settings.prepared,
         note=f"Its graphs give `{VECTORS}` alone, no states of tokens, because {problem}." if problem else "",
     )

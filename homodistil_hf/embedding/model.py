@@ -378,9 +378,8 @@ def load_embedding_model(
     if not (folder / MODULES_FILE).is_file():
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
     # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
-    named = read_modules(folder / MODULES_FILE)
-    paths = [folder / path for _, path in named]
-    (_, first), (_, second), *others = modules = list(zip(checked_kinds(named, label), paths, strict=True))
+    modules = student_modules(folder / MODULES_FILE, label)
+    (_, first), (_, second), *others = [(kind, folder / path) for kind, path in modules]
     config = encoder_config(first, label, argument=argument)
     check_weights(first, count_parameters(widths_of(config), config), label)
     tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
@@ -401,12 +400,10 @@ def load_embedding_model(
     poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
     if len(poolings) != 1 or poolings[0] not in POOLINGS:
         raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    name_unused(str(folder), [path for _, path in named], label)
+    name_unused(str(folder), [path for _, path in modules], label)
     normalizes = modules[-1][0] == "Normalize"
     settings = PoolingSettings(poolings[0], normalizes, **_settings(folder, first, encoder, tokenizer))
     dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
-    for layer in dense:
-        refuse_nonfinite(layer.linear, label)
     return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
 
 
@@ -462,8 +459,9 @@ def _values_in(source: str, name: str, **how: Any) -> dict[str, Any]:
     return read_json_object(file, str(file)) if (file := model_file(source, name, **how)) else {}
 
 
-def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
-    """The kinds of the modules that [`read_modules`] returned; a ValueError for those that a student can't have."""
+def student_modules(file: Path, label: str) -> list[tuple[str, str]]:
+    """Read `modules.json`, the kind and the folder of each module; a ValueError for those that no student can have."""
+    modules = read_modules(file)
     # what isn't the library's, code of the model's own, keeps its whole name, which is none of these
     kinds = [kind.rpartition(".")[2] if kind.startswith(_LIBRARY) else kind for kind, _ in modules]
     # as many Dense as there are, Normalize only if it is last: what is compared is the order
@@ -473,16 +471,13 @@ def checked_kinds(modules: Sequence[tuple[str, str]], label: str) -> list[str]:
             f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not, all of sentence-transformers: name another teacher"
         )
-    return kinds
+    return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
     """Read `modules.json`: the type of each module, and its folder below that of the model."""
     modules = read_json(file, str(file))
-    if not isinstance(modules, list) or not all(
-        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
-        for module in modules
-    ):
+    if not fits(modules, [{"type": str, "path": str}]):
         raise ValueError(f"{file} is {short_repr(modules)}; expected a list of modules, each with type and path")
     for module in modules:
         if Path(module["path"]).is_absolute() or ".." in Path(module["path"]).parts:
@@ -556,4 +551,5 @@ def _dense(folder: Path, label: str) -> Dense:
     weight = tensors["linear.weight"].float()
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias="linear.bias" in tensors)
     linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
+    refuse_nonfinite(linear, label)
     return Dense(linear.requires_grad_(False), activation)

@@ -20,12 +20,11 @@ from ..embedding.model import (
     MODULES_FILE,
     SETTINGS_FILE,
     EmbeddingModel,
-    checked_kinds,
     encoder_config,
     load_embedding_model,
     name_unused,
-    read_modules,
     reduced,
+    student_modules,
 )
 from ..embedding.texts import mixed, some_paragraphs, tokenize_texts
 from ..embedding.trainer import check_for_vectors, check_output
@@ -86,8 +85,7 @@ class EmbeddingRunArguments(RunArguments):
 def planned_config(teacher: str) -> PreTrainedConfig:
     """Read that of the encoder of a model of sentence-transformers, whatever head its file names."""
     label = f"teacher={teacher!r}"
-    modules = read_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE))
-    checked_kinds(modules, label)
+    modules = student_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE), label)
     name_unused(teacher, [path for _, path in modules], label)
     # the first module is the encoder
     path = modules[0][1]
