@@ -24,6 +24,7 @@ _NO_NUMBERS = frozenset(("na", "n/a", "<na>", "nan", "null", "none", "nil", "inf
 _WORDS_OF_BOOLEANS = {"true": 1, "false": 0}
 _AS_JSON = 'a list in a file of words is JSON, such as ["a", "b"]: write it so, or keep the rows as parquet'
 _MOST = float(np.finfo(np.float32).max)
+_LARGEST_INTEGER = 1 << 24  # from here on float32 doesn't hold all whole numbers
 _NUMBER = re.compile(r"[+-]?[\d.\s]*\d(,\d+)?|[+-]?\d*\.\d+")  # also with a comma for the point
 _LIST = re.compile(r"[\[{]|\(\s*['\"\d].*,.*\)$|(set)?\(\)$", re.DOTALL)
 _CHOICES = ["choices"]  # of Label Studio
@@ -71,6 +72,11 @@ def label_numbers(part: ReadRows, config: PreTrainedConfig) -> list[Any]:
                 expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
                 raise ValueError(
                     f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it"
+                )
+            if large := [number for number in row if abs(number) >= _LARGEST_INTEGER]:
+                raise ValueError(
+                    f"{where} has the label {large[0]:.17g}; from 2**24 on float32 skips whole numbers: divide the "
+                    "column, or subtract its mean"
                 )
     elif columns.kind == LABELS:
         numbers = _several(known, columns, config, own_names, where)

@@ -151,10 +151,11 @@ def fit_to_teacher(
     student.eval()
     projections = student.projections
     # hidden_states begin with the embeddings, so each matrix has the place of its states
-    matrices = {place: matrix for place, matrix in enumerate([projections.embedding, *projections.hidden]) if matrix}
+    of_places = enumerate([projections.embedding, *projections.hidden])
+    matrices = [(place, matrix) for place, matrix in of_places if matrix]
     layers = range(len(projections.hidden)) if matched_layers is None else matched_layers
     states = [0, *(layer + 1 for layer in layers)]
-    places = list(matrices), [states[place] for place in matrices]
+    places = [place for place, _ in matrices], [states[place] for place, _ in matrices]
     found, answers_R = LeastSquares(), []
     for inputs in batches:
         read = task.model_inputs(inputs)
@@ -163,7 +164,7 @@ def fit_to_teacher(
         own, target = ([output.hidden_states[place] for place in compared] for output, compared in pairs)
         found.add(own, target, read.get("attention_mask", torch.ones_like(read["input_ids"])).bool())
         answers_R.append(task.rows(outputs[1], inputs))
-    found.fit(matrices.values(), reduce)
+    found.fit((matrix for _, matrix in matrices), reduce)
     if has_fresh_head and task_kind_of(student.config, type(student).__name__) == VALUES:
         output = [layer for layer in head_linears(student) if layer.bias is not None][-1]  # projections have none
         answers = torch.cat(answers_R)

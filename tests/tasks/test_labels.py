@@ -130,6 +130,7 @@ def test_without_a_column_all_are_unknown():
         (LABELS, [[3]], NAMED, "has the label 3"),
         (LABELS, ["['good' 'bad']"], NAMED, "has the label .*; a list in a file of words is JSON, .*: write it so"),
         (VALUES, ["much"], tiny_config(num_labels=1), "has the label 'much'; expected a finite number a row"),
+        (VALUES, [1, 2**24 + 1], tiny_config(num_labels=1), "has the label 16777217; from .* divide the column"),
         (VALUES, [[1.0]], tiny_config(num_labels=2), "expected 2 finite numbers a row"),
     ],
 )
