@@ -61,7 +61,7 @@ def max_tokens(config: PreTrainedConfig) -> int:
 
     ```
     """
-    return architecture_of(config).max_tokens(config)
+    return config.max_position_embeddings - architecture_of(config).first_position(config)
 
 
 def has_segments(config: PreTrainedConfig) -> bool:

@@ -348,10 +348,6 @@ class Architecture:
         stem = self.modeling_files[0].stem
         return {name: f"{stem}.{found.__name__}" for name, found in self.auto_classes.items()}
 
-    def max_tokens(self, config: PreTrainedConfig) -> int:
-        """Return the number of tokens of the longest text that a model has positions for."""
-        return config.max_position_embeddings - self.first_position(config)
-
     def size_of(self, config: PreTrainedConfig, what: str) -> int:
         """Return the length of a dimension that is no width."""
         return self.sizes[what](config) if what in self.sizes else getattr(config, what)
