@@ -6,7 +6,7 @@ pruning/scores.py scores the units, pruning/masks.py chooses among them.
 import functools
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -36,7 +36,9 @@ UnitTensors = dict[str, torch.Tensor]
 Indices: TypeAlias = Mapping[str, Mapping[int, torch.Tensor]]
 """Parameter → dimension → int64 indices to keep."""
 
-_Maps: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
+_Maps: TypeAlias = dict[str, dict[str, "UnitMap | None"]]
+"""Meaning of a dimension → the groups that divide it, with their maps."""
+_Pieces: TypeAlias = list[tuple[str, "UnitMap | None"]]  # groups that divide one dimension, and their maps
 
 _PROJECTION: tuple[tuple[str, ...], int | None] = (("teacher", HIDDEN), None)
 
@@ -113,7 +115,6 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
         ValueError: the model has a parameter that the architecture's table lacks.
     """
     architecture, plan = architecture_of(model.config), widths_of(model.config)
-    num_layers = len(plan.layers)
     shapes = architecture.shapes(model)
     names = [name for name, _ in model.named_parameters()]
     if unknown := [name for name in names if name not in shapes and not name.startswith(f"{PROJECTIONS}.")]:
@@ -122,39 +123,33 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
     # Groups and their sizes first: groups that span layers, then each layer's own.
-    outer = _Units({"hidden": ("hidden", plan.hidden_size)}, {HIDDEN: {"hidden": None}})
+    sizes, embedding = {"hidden": ("hidden", plan.hidden_size)}, "hidden"
     # embeddings have the hidden size, unless a projection follows them
-    outer.maps[EMBEDDING] = {"hidden": None}
     if plan.embedding_size is not None:
-        outer.sizes["embedding"], outer.maps[EMBEDDING] = ("hidden", plan.embedding_size), {"embedding": None}
-    if architecture.shares_heads:  # their size comes with every layer
-        outer.maps[HEAD] = {"head": None}
-    layers = [_layer_units(plan, architecture, layer) for layer in range(num_layers)]
-    sizes = {name: size for units in (outer, *layers) for name, size in units.sizes.items()}
+        sizes["embedding"], embedding = ("hidden", plan.embedding_size), "embedding"
+    # heads that all layers share have a table outside of these, and get their size with every layer
+    outer: _Maps = {HIDDEN: {"hidden": None}, EMBEDDING: {embedding: None}, HEAD: {"head": None}}
+    maps: dict[int | None, _Maps] = {None: outer}
+    for layer in range(len(plan.layers)):
+        sizes_of_layer, of_layer = _layer_units(plan, architecture, layer)
+        sizes |= sizes_of_layer
+        maps[layer] = outer | of_layer
     # Then the slices: the table names the meaning of every dimension of every parameter, the maps the groups that
     # divide a dimension of that meaning. Projections are no part of an architecture; they divide along `hidden`.
     slices: dict[str, list[Slice]] = {name: [] for name in sizes}
     # layers that are alike share their maps, so that their units are added up together
     shared: dict[bytes, UnitMap] = {}
     for name in names:
-        dims, layer = shapes.get(name, _PROJECTION)
-        maps = outer.maps if layer is None else outer.maps | layers[layer].maps
+        dims, place = shapes.get(name, _PROJECTION)
         for dim, what in enumerate(dims):
-            for group, units in maps.get(what, {}).items():
+            for group, units in maps[place].get(what, {}).items():
                 same = units and shared.setdefault(units.unit_of_index.numpy().tobytes(), units)
                 slices[group].append(Slice(name, dim, same))
     return {name: Group(name, kind, number, tuple(slices[name])) for name, (kind, number) in sizes.items()}
 
 
-class _Units(NamedTuple):
-    """Group → kind and number of units; and meaning of a dimension → the groups that divide it, with their maps."""
-
-    sizes: dict[str, tuple[str, int]]
-    maps: dict[str, dict[str, UnitMap | None]]
-
-
-def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> _Units:
-    """Return the groups of one layer."""
+def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> tuple[dict[str, tuple[str, int]], _Maps]:
+    """Return the groups of one layer → kind and number of units; and the groups that divide its dimensions."""
     widths, shared = plan.layers[layer], plan.traits.queries_per_key
     # layers of a kind share their rotary positions and lose the same pairs
     kind = plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else None
@@ -177,7 +172,7 @@ def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> _Un
     turned = channels if kind is None else channels % head_dim % (head_dim // 2)
     # a dropped head takes its queries, keys and values along
     of_head, of_query_head = UnitMap(channels // head_dim), UnitMap(grouped // head_dim)
-    maps: dict[str, dict[str, UnitMap | None]] = {
+    maps: _Maps = {
         QUERY: {head: of_query_head, query_key: UnitMap(turned[grouped]) if kind or shared > 1 else None},
         KEY: {head: of_head, query_key: UnitMap(turned)},
         VALUE: {head: of_head, value_output: None},
@@ -197,7 +192,7 @@ def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> _Un
     # gate and input of a neuron leave together
     if GATE in present:
         maps[GATE] = {ffn: UnitMap(torch.arange(sizes[ffn][1]).repeat(2))}
-    return _Units(sizes, maps)
+    return sizes, maps
 
 
 def head_group(groups: Container[str], layer: int) -> str:
@@ -231,7 +226,7 @@ def kept_indices(
     masks = {name: masks[name].cpu() for name in groups}
     smaller = {name for name, mask in masks.items() if not bool(mask.all())}
     # Dimension of a parameter → the groups that lose units and divide it, each with its map.
-    divided: dict[tuple[str, int], _Maps] = {}
+    divided: dict[tuple[str, int], _Pieces] = {}
     for name in (name for name in groups if name in smaller):
         for piece in groups[name].slices:
             divided.setdefault((piece.parameter, piece.dim), []).append((name, piece.units))
@@ -239,7 +234,7 @@ def kept_indices(
     # key of groups and identities of maps; so are the units of a group, as if it were divided by itself alone.
     kept: dict[tuple[tuple[str, int], ...], torch.Tensor] = {}
 
-    def key_of(maps: _Maps) -> tuple[tuple[str, int], ...]:
+    def key_of(maps: _Pieces) -> tuple[tuple[str, int], ...]:
         key = tuple((name, id(units)) for name, units in maps)
         if key not in kept:
             agreed = (masks[name] if units is None else units.kept(masks[name]) for name, units in maps)

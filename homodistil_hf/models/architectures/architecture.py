@@ -382,18 +382,13 @@ class Architecture:
 
     def attention_linears(self, model: PreTrainedModel, layer: int) -> list[Any]:
         """Return the linear modules of a layer's attention, of a stock model or student: query, key, value, output."""
-        # matrices of attention; fewer than four where one holds several
+        # matrices of attention, the first four; fewer where one holds several
         parts = {QUERY, KEY, VALUE, ATTENDED}
         names = [name for name, dims in self.layer.items() if len(dims) == 2 and parts & {*dims}][:4]
-        if len(names) < 4:
+        if len(names) < 4 or self.queries_per_key(model.config) > 1:
             raise ValueError(
-                f"a {self.model_type} has queries, keys and values in one matrix, which can't be compared or rotated; "
-                "choose a method and loss weights without attention"
-            )
-        if (shared := self.queries_per_key(model.config)) > 1:
-            raise ValueError(
-                f"this {self.model_type} has a key for every {shared} queries, which can't be compared or rotated one "
-                "by one; choose a method and loss weights without attention"
+                f"this {self.model_type} has queries, keys and values in one matrix, or fewer keys than queries, which "
+                "can't be compared or rotated; choose a method and loss weights without attention"
             )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
         return [module.get_submodule(name.removesuffix(".weight")) for name in names]
