@@ -387,7 +387,7 @@ class Architecture:
         names = [name for name, dims in self.layer.items() if len(dims) == 2 and parts & {*dims}][:4]
         if len(names) < 4 or self.queries_per_key(model.config) > 1:
             raise ValueError(
-                f"this {self.model_type} has queries, keys and values in one matrix, or fewer keys than queries, which "
+                f"this {self.model_type} has queries, keys and values in one matrix, or fewer keys than queries: they "
                 "can't be compared or rotated; choose a method and loss weights without attention"
             )
         module = model.base_model.get_submodule(f"{self.layers}.{layer}")
