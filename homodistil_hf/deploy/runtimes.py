@@ -129,14 +129,9 @@ class Quantized(NamedTuple):
     size_bytes: int
     figures: Fidelity
 
-    @property
-    def cost(self) -> float:
-        """Bytes times distance: a part is kept float if the distance falls by more than the bytes grow."""
-        return self.size_bytes * self.figures["distance"]
-
 
 def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, least: float) -> list[Quantized]:
-    """Write the int8 graph of least `cost` among those of fidelity `least` or more.
+    """Write the int8 graph of least bytes times distance among those of fidelity `least` or more.
 
     All products and tables become int8, or all but one part. To keep tables, a decoder to words or the first products
     float cost more than it brought wherever it was tried, so none of these is a part.
@@ -157,7 +152,10 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
         _write(graph, path, nodes)
         tried.append(Quantized(part, path.stat().st_size, compare(path)))
     good = [one for one in tried if one.figures["fidelity"] >= least]
-    chosen = min(good, key=lambda one: one.cost) if good else max(tried, key=lambda one: one.figures["fidelity"])
+    chosen = max(tried, key=lambda one: one.figures["fidelity"])
+    if good:
+        # a part stays float if the distance falls by more than the bytes grow
+        chosen = min(good, key=lambda one: one.size_bytes * one.figures["distance"])
     # the file holds the last attempt, so the chosen one is written again
     _write(graph, path, parts[chosen.kept_float])
     return [chosen, *(one for one in tried if one is not chosen)]
@@ -254,12 +252,12 @@ class OnnxRuntime(Runtime):
 
     def __init__(self, deployable: Deployable, file: Path):
         self.deployable, self.session = deployable, onnx_session(file)
-        self.names = [entry.name for entry in self.session.get_outputs()]
 
     def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """See [`Runtime.run`]."""
-        found = self.session.run(self.names, {name: tensor.numpy() for name, tensor in inputs.items()})
-        return {name: torch.from_numpy(array) for name, array in zip(self.names, found, strict=True)}
+        names = self.deployable.output_names
+        found = self.session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
 
 
 class OpenVino(Runtime):
@@ -382,16 +380,10 @@ class TransformersJs(Runtime):
         shapes = self.node.ask("results", model=self.model, rows=self._texts(rows), file=str(file))["shapes"]
         values = torch.from_numpy(np.fromfile(file, dtype=np.float32))
         # the file holds all values one after the other: row by row, output by output
-        found: list[Outputs] = []
-        start = 0
-        for row in shapes:
-            outputs: Outputs = {}
-            for name, shape in zip(self.names, row, strict=True):
-                size = int(np.prod(shape))
-                outputs[name] = values[start : start + size].reshape(shape)
-                start += size
-            found.append(outputs)
-        return found
+        parts = iter(values.split([int(np.prod(shape)) for row in shapes for shape in row]))
+        return [
+            {name: next(parts).reshape(shape) for name, shape in zip(self.names, row, strict=True)} for row in shapes
+        ]
 
     def timed(self, rows: Sequence[Row]) -> Pass:
         """See [`Runtime.timed`]."""
