@@ -77,19 +77,19 @@ class Deployable:
 
     def inputs(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Rows as one padded batch, `(B, T)` each."""
-        first = [self.prepare(text) for text, _ in rows]
-        second = [self.prepare(text or "") for _, text in rows] if self.takes_pairs else None
-        with as_it_was(self.tokenizer):
-            found = self.tokenizer(
-                first, second, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
-            )
+        cut = {"truncation": True, "max_length": self.max_length}
+        found = self._tokenized(rows, padding=True, return_tensors="pt", **cut)
         return {name: found[name] for name in self.input_names}
 
     def fits(self, row: Row) -> bool:
         """Whether a row is not cut."""
-        first, second = self.prepare(row[0]), self.prepare(row[1] or "") if self.takes_pairs else None
+        return len(self._tokenized([row], verbose=False)["input_ids"][0]) <= self.max_length
+
+    def _tokenized(self, rows: Sequence[Row], **options: Any) -> Any:
+        first = [self.prepare(text) for text, _ in rows]
+        second = [self.prepare(text or "") for _, text in rows] if self.takes_pairs else None
         with as_it_was(self.tokenizer):
-            return len(self.tokenizer(first, second, verbose=False)["input_ids"]) <= self.max_length
+            return self.tokenizer(first, second, **options)
 
     def example(self) -> tuple[torch.Tensor, ...]:
         """Inputs that a graph is traced with: longer than a window of attention, shorter than all positions."""

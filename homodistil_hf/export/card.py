@@ -44,8 +44,6 @@ from .outcome import (
 
 _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 
-_SELDOM = ("num_bad",)
-"""Counts that a card leaves out where they are 0."""
 
 _PIPELINES = {
     CLASSES: '"text-classification", {model}',
@@ -366,7 +364,7 @@ def _training(facts: Mapping[str, Any]) -> str:
         f"- {plain_text(_words(name))}: {cell(value)}"
         for name, value in training.items()
         if name not in ("num_steps", "num_epochs", "method") and not name.startswith("kept_fraction")
-        if value or not name.startswith(_SELDOM)
+        if value or not name.startswith("num_bad")
     )
     return "\n\n".join(filter(None, (sentence, lines)))
 

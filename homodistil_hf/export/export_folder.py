@@ -254,10 +254,7 @@ def written_aside(target: Path, *, overwrite: bool) -> Iterator[Path]:
 
     def what_remains() -> str:
         earlier = ", the earlier one there is as it was" if target.is_dir() else ""
-        checkpoint = last_checkpoint(target.parent)
-        source = f"; the last good checkpoint, {checkpoint}, can be exported too" if checkpoint else ""
-        remedy = "Make room or choose another folder, then export again"
-        return f"no export was written to {target}{earlier}. {remedy}{source}"
+        return f"no export was written to {target}{earlier}. Make room or choose another folder, then export again"
 
     with written_whole(target, what_remains) as aside:
         check_target(target, overwrite=overwrite)

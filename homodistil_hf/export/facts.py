@@ -196,7 +196,9 @@ def check_facts(facts: Mapping[str, Any], folder: Path) -> None:
     wrong = [name for name, shape in present.items() if not fits(facts.get(name), shape)]
     if facts.get("teacher") is not None and not _is_teacher(facts["teacher"]):
         wrong.append("teacher")
-    if not _is_card(facts.get(CARD_SECTION)):
+    # empty, or exactly the texts of a `MethodCard`
+    card, texts = facts.get(CARD_SECTION), {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
+    if card and not (fits(card, texts) and card.keys() == texts.keys()):
         wrong.append(CARD_SECTION)
     if wrong:
         found = f"{wrong[0]}={short_repr(facts.get(wrong[0]))}"
@@ -211,12 +213,6 @@ def _is_teacher(section: Any) -> bool:
         and all(section[name] > 0 for name in COSTS)
         and is_hub_id(section.get("hub_id") or "a/name")
     )
-
-
-def _is_card(section: Any) -> bool:
-    """Whether a section is empty or holds exactly the texts of a `MethodCard`."""
-    shape = {"student": str, "made": str, "how": str, "paper": str, "tags": [str]}
-    return not section or (fits(section, shape) and section.keys() == shape.keys())
 
 
 def is_guarantee(section: Any) -> bool:

@@ -111,7 +111,10 @@ def report_of(records: RunRecords) -> str:
     # title and first paragraph of the student's card; else the name of the folder
     title, _, rest = records.card.partition("\n# ")[2].partition("\n")
     summary = rest.strip().partition("\n\n")[0].replace("\n", " ")
-    won = outcome_line(records.facts)
+    won, rows = outcome_line(records.facts), outcome_rows(records.facts)
+    first = _html_table(("", "model"), [(row.label, row.student) for row in rows])
+    if "teacher" in records.facts:
+        first = _html_table(("", "teacher", "student", "kept"), [row[1:] for row in rows])
     tables = records.results.get(TABLES)
     runtimes = runtime_rows(records.facts)
     charts = "".join(f"<div>{picture}</div>\n" for picture in _charts(records))
@@ -125,7 +128,7 @@ def report_of(records: RunRecords) -> str:
     parts = [
         _paragraph(summary),
         _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
-        _first_table(records),
+        _section("What was won", first + _paragraph(measured_on(records.facts), look="note")) if rows else "",
         _parts_table(records),
         # those that a method has left in the results, such as the pairings of a space
         *(
@@ -148,17 +151,6 @@ def report_of(records: RunRecords) -> str:
         f"<title>{heading}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<h1>{heading}</h1>\n{''.join(parts)}</body>\n</html>\n"
     )
-
-
-def _first_table(records: RunRecords) -> str:
-    rows = outcome_rows(records.facts)
-    if not rows:
-        return ""
-    if "teacher" in records.facts:
-        table = _html_table(("", "teacher", "student", "kept"), [row[1:] for row in rows])
-    else:
-        table = _html_table(("", "model"), [(row.label, row.student) for row in rows])
-    return _section("What was won", table + _paragraph(measured_on(records.facts), look="note"))
 
 
 def _parts_table(records: RunRecords) -> str:

@@ -120,10 +120,8 @@ def finished(make_trainer) -> HomoDistilTrainer:
 def test_a_read_only_folder_gets_no_export(finished, make_trainer, tmp_path):
     with small_disk(tmp_path / "disk") as disk:
         make_trainer(output_dir=str(disk / "run"), callbacks=[SaveAt(1)], max_steps=2).train()
-        with read_only(disk), pytest.raises(OSError, match="Read-only file system; no export was written") as caught:
+        with read_only(disk), pytest.raises(OSError, match="Read-only file system; no export was written"):
             finished.export(disk / "run" / "student")
-        good = disk / "run" / "checkpoint-1"
-        assert f"the last good checkpoint, {good}, can be exported too" in str(caught.value)
         assert names_in(disk / "run") == ["checkpoint-1", "trainer_state.json"]
 
 
