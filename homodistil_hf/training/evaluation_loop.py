@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -111,10 +110,9 @@ class HeldOutEvaluation:
 
     def _totals(self, meter: DiscrepancyMeter, model: Any) -> dict[str, float]:
         """What a meter has measured of a model on all ranks, and grades of whole rows; empty without predictions."""
-        of_all_ranks = partial(gathered, self.accelerator)
         # added up on the CPU: Apple's GPUs have no float64
-        results = meter.results(lambda sums: torch.tensor(of_all_ranks(sums.tolist()), dtype=torch.float64).sum(0))
-        results |= meter.scores(of_all_ranks)
+        results = meter.results(lambda sums: torch.tensor(gathered(sums.tolist()), dtype=torch.float64).sum(0))
+        results |= meter.scores(gathered)
         return results | self.whole_row_scores(model) if results and self.whole_row_scores else results
 
 
@@ -133,9 +131,9 @@ def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) 
     return batch_size if remainder == 0 else max(0, min(batch_size, remainder - rank * batch_size))
 
 
-def gathered(accelerator: Accelerator, values: Any) -> list[Any]:
+def gathered(values: Any) -> list[Any]:
     """The values of every rank, exact; collective."""
-    return gather_object([values]) if accelerator.num_processes > 1 else [values]
+    return gather_object([values])
 
 
 def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:

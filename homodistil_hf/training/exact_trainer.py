@@ -454,8 +454,7 @@ class ExactTrainer(Trainer):
         earlier_files = self.run_folder.earlier_files
         self.model_init = lambda: self.model  # Trainer asks for one, but `train` makes the whole trainer again
         best = super().hyperparameter_search(hp_space, compute_objective or default_objective, *args, **kwargs)
-        if self.args.world_size > 1:
-            (best,) = broadcast_object_list([best])
+        (best,) = broadcast_object_list([best])
         self._make_again(best.hyperparameters if isinstance(best, BestRun) else {})
         self.run_folder.earlier_files = earlier_files  # the trials' folders are in no run's way
         return best
@@ -519,7 +518,7 @@ class ExactTrainer(Trainer):
             )
         run_dir = Path(self.args.output_dir)
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        logs = self.step_log.state_dict(partial(gathered, self.accelerator))
+        logs = self.step_log.state_dict(gathered)
         with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
