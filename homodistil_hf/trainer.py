@@ -28,7 +28,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
@@ -55,9 +55,6 @@ from .training.distillation_trainer import DistillationTrainer
 from .training.pair import Origins, ProjectionInit, resolve_student
 from .training.ranks import check_same_masks
 from .training_args import DistillationArguments
-
-if TYPE_CHECKING:
-    from .training.small_start import TaskPair
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +125,8 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
-    task_pair: "TaskPair | None" = None
-    """The small model that the student starts from, beside a fine-tuned teacher."""
+    has_fresh_head: bool | None = None
+    """Of a student that starts small beside a fine-tuned teacher; None of others."""
 
     # One optimizer step
 
@@ -202,19 +199,18 @@ class HomoDistilTrainer(DistillationTrainer):
         # a given plan prunes, unless a loaded model has its widths already
         if plan is not None:
             is_pruned = not isinstance(model, PreTrainedModel) or plan != widths_of(model.config)
-        pair = self.task_pair = task_pair(
-            model, teacher_model, token=self.args.hub_token, seed=self.args.seed, is_pruned=is_pruned
-        )
+        pair = task_pair(model, teacher_model, token=self.args.hub_token, seed=self.args.seed, is_pruned=is_pruned)
         if pair is None:
             return super().start_from(model, teacher_model, plan)
-        self.card, self.started_as = CARD, public_name(pair.student.name_or_path) or None
-        numbers = [one.config.num_hidden_layers for one in (pair.student, pair.teacher)]
+        student, teacher, self.has_fresh_head = pair
+        self.card, self.started_as = CARD, public_name(student.name_or_path) or None
+        numbers = [one.config.num_hidden_layers for one in (student, teacher)]
         self.matched_layers = evenly_matched(*numbers) if numbers[0] < numbers[1] else None
         if not is_pruned:
             named = differing(vars(self.args) | {"student": None}, type(self.args))
             refuse_at_kept_widths(named, "a model that keeps its widths")
-            plan = widths_of(pair.student.config)
-        return super().start_from(pair.student, pair.teacher, plan)
+            plan = widths_of(student.config)
+        return super().start_from(student, teacher, plan)
 
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
@@ -261,7 +257,7 @@ class HomoDistilTrainer(DistillationTrainer):
 
         Before that, fit the projections of a small start.
         """
-        if self.task_pair is not None:
+        if self.has_fresh_head is not None:
             from .training.small_start import NUM_FITTING_BATCHES, fit_to_teacher  # for such a pair alone
 
             fit_to_teacher(
@@ -270,7 +266,7 @@ class HomoDistilTrainer(DistillationTrainer):
                 task=self.distillation.task,
                 batches=(inputs for inputs, _ in itertools.islice(self.first_batches(), NUM_FITTING_BATCHES)),
                 reduce=lambda sums: self.accelerator.reduce(sums.to(self.args.device)),
-                has_fresh_head=self.task_pair.has_fresh_head,
+                has_fresh_head=self.has_fresh_head,
                 matched_layers=self.matched_layers,
             )
         config = self.model.config

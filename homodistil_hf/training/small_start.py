@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -51,15 +51,9 @@ def is_of_a_task(class_name: str) -> bool:
     return head is not None and head.kind in _TASKS
 
 
-class TaskPair(NamedTuple):
-    """A student and its fine-tuned teacher, both loaded; the student got a fresh head if it was a general model."""
-
-    student: PreTrainedModel
-    teacher: PreTrainedModel
-    has_fresh_head: bool
-
-
-def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool = False) -> TaskPair | None:
+def task_pair(
+    model: Any, teacher: Any, *, token: str | None, seed: int, is_pruned: bool
+) -> tuple[PreTrainedModel, PreTrainedModel, bool] | None:
     """Load a small model and the fine-tuned teacher that it learns from; None where the pair is another one.
 
     Args:
@@ -68,6 +62,9 @@ def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_prun
         token: of the Hub.
         seed: of a fresh head.
         is_pruned: whether the run makes the model smaller; then one that is fine-tuned is no such start.
+
+    Returns:
+        Student, teacher, and whether the student got a fresh head, as it was a general model.
     """
     if not is_of_a_task(class_name_of(teacher, token, "teacher")):
         return None
@@ -76,7 +73,7 @@ def task_pair(model: Any, teacher: Any, *, token: str | None, seed: int, is_prun
         return None
     student = load_small_start(model, token=token, argument="model") if isinstance(model, str) else model
     guide = load_encoder(teacher, token=token) if isinstance(teacher, str) else teacher
-    return TaskPair(with_head_of(guide, student, seed=seed) if is_general else student, guide, is_general)
+    return with_head_of(guide, student, seed=seed) if is_general else student, guide, is_general
 
 
 def folder_of_start(model: str) -> tuple[str, bool]:
