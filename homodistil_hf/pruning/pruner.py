@@ -73,7 +73,7 @@ class Pruner:
             gradient_scale: the factor of a gradient scaler in them.
             smoothing: in place of β1.
         """
-        if not self.plan_reached:
+        if self.scores.needs_gradients and not self.plan_reached:
             self.scores.update(*self._scored, gradient_scale=gradient_scale, smoothing=smoothing)
 
     @property

@@ -79,17 +79,12 @@ class SensitivityScores:
 
 
 class MagnitudeScores(SensitivityScores):
-    """The l1 norm Σ|θ_j| of a unit's slices; needs no gradient. The paper: worse than sensitivity."""
+    """The l1 norm Σ|θ_j| of a unit's slices, without updates. The paper: worse than sensitivity."""
 
     needs_gradients = False
 
-    def update(
-        self, parameters: Parameters, groups: Groups, *, gradient_scale: float = 1.0, smoothing: float | None = None
-    ) -> None:
-        """Do nothing: [`MagnitudeScores.scores`] reads the weights as they are."""
-
     def scores(self, parameters: Parameters, groups: Groups) -> UnitTensors:
-        """Current magnitudes; arguments and return as [`SensitivityScores.scores`]."""
+        """Magnitudes of the weights as they are; arguments and return as [`SensitivityScores.scores`]."""
         pairs = {name: (p.detach(), p.detach()) for name, p in parameters.items()}
         return unit_sums(pairs, groups, lambda weights, _: list(torch._foreach_abs(weights)))
 
