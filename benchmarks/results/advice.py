@@ -1,5 +1,8 @@
 """The measured points that `homodistil plan` shows for a budget: students of the sweeps of sizes and of tokens."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
 from benchmarks.results.fine_tunings import BY_TEACHER
@@ -12,6 +15,12 @@ def advice_points(results: Results) -> list[Measured]:
     students = results.of(DEFAULTS, LENGTHS, TOKENS)
     groups = students[students["variant"].isin([*GRADUAL, *AT_ONCE])].groupby(["shape", "num_tokens"], sort=False)
     return [_point(_gradual_ones(group), _tuned(group, results)) for _, group in groups]
+
+
+def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
+    """Return measurements, in any order, as the JSON values that `read_advice` reads."""
+    points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
+    return {"teacher": teacher, "points": [vars(point) for point in points]}
 
 
 def _gradual_ones(group: pd.DataFrame) -> pd.DataFrame:

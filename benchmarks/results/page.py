@@ -19,14 +19,14 @@ from typing import Any
 
 from benchmarks.marked_pages import with_whole_spreads
 from benchmarks.plots import draw
-from benchmarks.results.advice import advice_points
+from benchmarks.results.advice import advice_points, to_json
 from benchmarks.results.comparisons import CONFIDENCE, MIN_SEEDS
 from benchmarks.results.students import AT_ONCE, DEFAULTS, GRADUAL, PRUNED_FIRST, SCRATCH, TOKENS, Results, setting_of
 from benchmarks.results.tables import NOT_RUN, Tables
 from benchmarks.sweep.cells import TEACHER
 from benchmarks.sweep.folder import read_records, trained, write_records
 from benchmarks.sweep.tables import Record, in_order
-from homodistil_hf.plans.advice import ADVICE_FILE, to_json
+from homodistil_hf.plans.advice import ADVICE_FILE
 
 from ..spread import Spread
 

@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..models.cost import encoder_macs
 from ..models.widths import WidthPlan
@@ -51,9 +50,9 @@ class Measured:
     glue_above: float | None = None
 
 
-def read_advice(path: Path = ADVICE_FILE) -> tuple[str, list[Measured]]:
+def read_advice() -> tuple[str, list[Measured]]:
     """Read words for the teacher, and the measurements."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(ADVICE_FILE.read_text(encoding="utf-8"))
     return content["teacher"], [Measured(**point) for point in content["points"]]
 
 
@@ -147,9 +146,3 @@ def check_num_tokens(num_tokens: float | None) -> None:
     """Refuse a budget that is not above 0, or not finite."""
     if num_tokens is not None and not 0 < num_tokens < math.inf:
         raise ValueError(f"num_tokens={num_tokens} is not a positive number; give what you will train on, e.g. 2e6")
-
-
-def to_json(teacher: str, measured: Sequence[Measured]) -> dict[str, Any]:
-    """Return measurements, in any order, as the JSON values that `read_advice` reads."""
-    points = sorted(measured, key=lambda point: (point.encoder_macs, point.num_tokens))
-    return {"teacher": teacher, "points": [vars(point) for point in points]}

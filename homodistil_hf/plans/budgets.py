@@ -101,30 +101,7 @@ def plan_for_budget(
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    parsed = _parse(budget) if isinstance(budget, str) else budget
-    plan = _plan_of(parsed, teacher_config, multiple=multiple, within=within, plain=plain)
-    if not plain and parsed.kind in _OF_MACS and not parsed.named:
-        num_layers = len(plan.layers)
-        for number in range(num_layers - 1, (num_layers - 1) // 2, -1):
-            if plan.hidden_size >= fewer_layers_below:
-                break
-            named = parsed._replace(named={"layers": number})
-            try:
-                plan = _plan_of(named, teacher_config, multiple=multiple, within=within)
-            except ValueError:
-                break  # so few layers can't have so many MACs
-    return plan
-
-
-def _plan_of(
-    budget: Budget,
-    teacher_config: PreTrainedConfig,
-    *,
-    multiple: int,
-    within: WidthPlan | None = None,
-    plain: bool = False,
-) -> WidthPlan:
-    """Return the plan of a budget that names all layers, or none and so keeps them; as [`plan_for_budget`]."""
+    budget = _parse(budget) if isinstance(budget, str) else budget
     kind, target, named, text = budget
     teacher, widths = widths_of(teacher_config), dict(named)
     if plain and (width := widths.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
@@ -163,7 +140,17 @@ def _plan_of(
 
     # Each hidden size gives the wanted FFN size and the two sizes that meet the budget; the nearest plan of all wins.
     candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
-    return with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
+    best = with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
+    if not plain and kind in _OF_MACS and not named:
+        for number in range(len(teacher.layers) - 1, (len(teacher.layers) - 1) // 2, -1):
+            if best.hidden_size >= fewer_layers_below:
+                break
+            shorter = budget._replace(named={"layers": number})
+            try:
+                best = plan_for_budget(shorter, teacher_config, multiple=multiple, within=within)
+            except ValueError:
+                break  # so few layers can't have so many MACs
+    return best
 
 
 def share_as_budget(student: Any) -> Any:

@@ -1,6 +1,5 @@
 """What `homodistil plan` says of a budget of tokens: the nearest measurement, and no more than was measured."""
 
-import json
 import re
 
 import pytest
@@ -8,7 +7,7 @@ from rows import each
 from transformers import BertConfig
 
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.plans.advice import Measured, advise, doubts, read_advice, to_json
+from homodistil_hf.plans.advice import Measured, advise, doubts
 from homodistil_hf.plans.resolve import resolve_plan
 
 
@@ -87,8 +86,3 @@ def test_a_budget_that_is_none_is_refused(num_tokens):
         ValueError, match=f"num_tokens={num_tokens} is not a positive number; give what you will train"
     ):
         advice(0.25, num_tokens)
-
-
-def test_measurements_survive_their_file(tmp_path):
-    (path := tmp_path / "advice.json").write_text(json.dumps(to_json("x", POINTS)))
-    assert read_advice(path) == ("x", [POINTS[1], POINTS[0], POINTS[2]])

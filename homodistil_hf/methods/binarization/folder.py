@@ -128,22 +128,6 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     )
 
 
-def difference_of(facts: Mapping[str, Any], logits: torch.Tensor) -> float:
-    """Largest difference from the logits in memory, by the largest of those or 1; infinite where they don't match.
-
-    Raises:
-        ValueError: facts without such logits.
-    """
-    probe: Any = facts.get("probe")
-    is_fitting = fits(probe, {"logits": [int | float], "positions": [int]})
-    if not is_fitting or len(probe["logits"]) != len(probe["positions"]) or min(probe["positions"], default=0) < 0:
-        raise ValueError(f"{FACTS_FILE} probe: expected positions and as many logits, found {short_repr(probe)}")
-    positions, flat = probe["positions"], logits.flatten()
-    if not positions or max(positions) >= len(flat):
-        return float("inf")
-    return relative_difference(flat[positions], torch.tensor(probe["logits"]))
-
-
 def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     """Check files, size and code first, then the logits of a process without this package."""
     auto_classes = [head.kind.auto_class for head in BERT.heads if head.kind is not MASKED_LM]
@@ -169,8 +153,11 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
         checked_config(values, BinaryBertConfig, label)
         _, tensors = load_fresh(folder, [name])
-        difference = difference_of(facts, tensors[name])
-    except (ValueError, RuntimeError, OSError) as error:
+        probe: Any = facts.get("probe")
+        if not fits(probe, {"logits": [int | float], "positions": [int]}):
+            raise ValueError(f"{FACTS_FILE} probe: expected positions and logits, found {short_repr(probe)}")
+        difference = relative_difference(tensors[name].flatten()[probe["positions"]], torch.tensor(probe["logits"]))
+    except (ValueError, RuntimeError, IndexError, OSError) as error:
         return VerifyReport(folder, (f"the export can't be loaded: {error}",))
     problems = list(difference_problems({f"{name}, logits in memory": difference}, IN_MEMORY_TOLERANCE))
     return VerifyReport(folder, tuple(problems), difference, file_digest(folder / CODE[0].name))

@@ -7,13 +7,13 @@ import pytest
 from rows import each
 
 from benchmarks.results import page
-from benchmarks.results.advice import advice_points
+from benchmarks.results.advice import advice_points, to_json
 from benchmarks.results.students import Results, setting_of
 from benchmarks.results.tables import Tables
 from benchmarks.studies import retrieval
 from benchmarks.sweep.folder import trained
 from homodistil_hf.evaluation.task_runs import constant_score
-from homodistil_hf.plans.advice import ADVICE_FILE, to_json
+from homodistil_hf.plans.advice import ADVICE_FILE, read_advice
 from homodistil_hf.tasks.glue import load_task
 from homodistil_hf.training.learning_rate import default_learning_rate
 
@@ -32,8 +32,10 @@ def test_the_floor_of_tasks_is_that_of_the_data(real_data):
 
 
 def test_the_planners_advice_is_that_of_the_records(committed):
-    points = to_json(page.TEACHER_WORDS, advice_points(committed.results))
-    assert json.loads(ADVICE_FILE.read_text(encoding="utf-8")) == points
+    points = advice_points(committed.results)
+    assert json.loads(ADVICE_FILE.read_text(encoding="utf-8")) == to_json(page.TEACHER_WORDS, points)
+    rising = sorted(points, key=lambda point: (point.encoder_macs, point.num_tokens))
+    assert read_advice() == (page.TEACHER_WORDS, rising)
 
 
 def test_at_a_sixteenth_few_seeds_decide_nothing_and_pairs_are_of_one_machine(committed):
