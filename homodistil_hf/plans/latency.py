@@ -33,7 +33,6 @@ from ..files.settings import ROW_LENGTH
 from ..models.architectures import architecture_of, max_tokens
 from ..models.compiling import compiling_problem
 from ..models.conversion import stock_config
-from ..models.cost import encoder_macs
 from ..models.equality import evaluation_mode, relative_difference
 from ..models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from ..models.tokenizers import fitted_length
@@ -257,9 +256,8 @@ def compare_latencies(
         say: takes a line after each cell, with its milliseconds by model.
 
     Returns:
-        `dict` of JSON values: `machine`, `settings`, `reference`, `models` (name → widths, encoder MACs at 128
-        tokens), and `cells`: `backend`, `batch_size`, `length`, and either `skipped`, the reason, or `latency` and
-        `speed_up`, by model as [`figures`] gives them.
+        `dict` of JSON values: `machine`, `settings` and `cells`: `backend`, `batch_size`, `length`, and either
+        `skipped`, the reason, or `latency` and `speed_up`, by model as [`figures`] gives them.
     """
     modules = {name: FirstOutput(model.base_model) for name, model in models.items()}
     limits = {name: max_tokens(model.config) for name, model in models.items()}
@@ -308,16 +306,6 @@ def compare_latencies(
     return {
         "machine": machine_facts(),
         "settings": dataclasses.asdict(grid),
-        "reference": next(iter(models)),
-        "models": {
-            name: {
-                "architecture": type(model).__name__,
-                "num_hidden_layers": len((plan := widths_of(model.config)).layers),
-                "plan": plan.to_dict(),
-                "encoder_macs": encoder_macs(plan),
-            }
-            for name, model in models.items()
-        },
         "cells": cells,
     }
 
@@ -332,12 +320,11 @@ def format_latencies(results: Mapping[str, Any]) -> str:
             notes.append(f"skipped: {backend}, batch {batch_size}, length {length}: {cell['skipped']}")
         for name, latency in cell.get("latency", {}).items():
             spread = f"{latency['lower_quartile_ms']:.2f} – {latency['upper_quartile_ms']:.2f}"
-            row = (backend, batch_size, length, name, f"{latency['median_ms']:.2f}", spread)
+            speed_up = ("", "")
             if ratio := cell["speed_up"].get(name):
                 quartiles = f"{ratio['lower_quartile']:.2f} – {ratio['upper_quartile']:.2f}"
-                rows.append((*row, f"{ratio['ratio']:.2f}×", quartiles))
-            else:
-                rows.append((*row, "", ""))
+                speed_up = (f"{ratio['ratio']:.2f}×", quartiles)
+            rows.append((backend, batch_size, length, name, f"{latency['median_ms']:.2f}", spread, *speed_up))
     machine = results["machine"]
     about = (
         f"float32, {machine['num_threads']} threads on {machine['processor']}; medians over "

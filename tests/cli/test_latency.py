@@ -25,7 +25,7 @@ def test_a_student_is_compared_with_the_teacher_that_its_run_recorded(finished, 
     assert main(["latency", student, *words, "--output", str(file)]) == 0
     assert f"torch        2       8  {teacher}" in capsys.readouterr().out
     results = json.loads(file.read_text())
-    assert (results["reference"], results["settings"]["num_rounds"]) == (teacher, 1)
+    assert results["settings"]["num_rounds"] == 1
     assert [cell.get("skipped") for cell in results["cells"]] == [None, f"{teacher} has positions=32"]
 
 

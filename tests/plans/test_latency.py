@@ -189,8 +189,6 @@ def test_every_cell_has_every_model_and_speed_ups_over_the_first():
         assert list(cell["speed_up"]) == ["student"]
         medians = {name: latency["median_ms"] for name, latency in cell["latency"].items()}
         assert cell["speed_up"]["student"]["ratio"] == medians["teacher"] / medians["student"]
-    assert results["reference"] == "teacher"
-    assert results["models"]["student"]["plan"]["layers"][1]["num_attention_heads"] == 1
     assert results["machine"] == machine_facts()
     assert json.loads(json.dumps(results))["settings"]["num_rounds"] == 2
 
