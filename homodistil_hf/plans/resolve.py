@@ -295,4 +295,8 @@ def member_folder(number: int, student: str) -> str:
     ```
     """
     name = Path(student).stem if student.endswith(".json") else student.strip()
+    if name.startswith("{"):
+        widths = parse_json(name, "the plan")
+        if set(widths) == set(UNIFORM_KEYS):  # has a short name
+            name = "{}-{}x{}-{}".format(*map(widths.get, UNIFORM_KEYS))
     return f"{number}-{_UNSAFE.sub('-', name).strip('.-')[:_LONGEST_NAME] or 'student'}"

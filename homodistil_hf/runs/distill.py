@@ -39,7 +39,7 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
-from ..training.run_folder import check_free, check_output_dir, check_same_identity, existing_files, folder_claimed
+from ..training.run_folder import check_free, existing_files, folder_claimed, recorded_start
 from ..training_args import with_settings
 from .kinds import RunInputs, run_kind_of, student_kind_of
 from .settings import Log, RunConfig
@@ -159,16 +159,13 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
 def _check_settings(settings: RunConfig) -> None:
     training, method, students = settings.training, settings.run.method, short_repr(settings.given["student"])
     layers = getattr(training, "layers", None)
-    resume, of_resume = training.resume_from_checkpoint, "a family finds its checkpoints itself: use 'last'"
     for is_refused, name, value, remedy in (
         (method not in _FAMILY_METHODS, "method", method, "name one student, or use 'homodistil'"),
         # a student that starts as another student has the other's layers
         (layers is not None, "layers", layers, "name one student, or no layers"),
-        (resume not in (None, "last"), "resume_from_checkpoint", resume, of_resume),
     ):
         if is_refused:
             raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
-    check_output_dir(training.output_dir)  # those of members are made when their turn comes
     for member in settings.members:
         refuse_link_out(settings.folder, member.folder.name)
         check_output(member.folder / STUDENT_FOLDER, overwrite=True)
@@ -213,16 +210,9 @@ def _within(earlier: WidthPlan | None, member: RunConfig, inputs: RunInputs) -> 
 
 def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     """What an interrupted family has left, with what is done; None for one that starts anew."""
-    output_dir, path = settings.output_dir, settings.folder / FAMILY_FILE
-    if not settings.training.resume_from_checkpoint:
-        check_free(settings.training, existing_files(output_dir), has_begun=path.is_file())
+    state = recorded_start(settings.training, FAMILY_FILE, _identity(settings))
+    if state is None:
         return None
-    if not path.is_file():
-        raise ValueError(
-            f"resume_from_checkpoint='last' finds no {FAMILY_FILE} in output_dir={output_dir!r}; start without it"
-        )
-    state = read_json_object(path, f"{FAMILY_FILE} in output_dir={output_dir!r}")
-    check_same_identity(output_dir, state, _identity(settings))
     files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
     finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
     state["finished"] = [folder.name for folder in finished if all((folder / name).is_file() for name in files)]

@@ -14,8 +14,9 @@ from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import parse_json, write_json
-from ..methods.self_distillation.rounds import check_folder, self_distill
+from ..methods.self_distillation.rounds import RUN_FILE, self_distill
 from ..tables import aligned_lines, cell
+from ..training.run_folder import recorded_start
 from .config import run_of
 from .kinds import Kind
 from .masked_words import check_inputs, read_rows
@@ -42,7 +43,7 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     since = time.perf_counter()
     arguments, training = settings.run, settings.training
     # as `self_distill` does, but before any text is read
-    check_folder(training, {"model": arguments.teacher, "revision": arguments.teacher_revision})
+    recorded_start(training, RUN_FILE, {"model": arguments.teacher, "revision": arguments.teacher_revision})
     inputs = check_inputs(settings)
     keep_datasets_here()
     # one process tokenizes, the others find the rows in its cache
@@ -97,11 +98,6 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
         raise ValueError(
             f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
             f"are several; run method={METHOD!r} first, and name its student/ as the teacher"
-        )
-    if training.resume_from_checkpoint not in (None, "last"):
-        raise ValueError(
-            f"resume_from_checkpoint={short_repr(training.resume_from_checkpoint)} is not supported with "
-            "further_pretraining, which finds its checkpoints itself; use 'last'"
         )
     for name in _DECIDED:
         if name in values:

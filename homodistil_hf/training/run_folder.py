@@ -25,6 +25,7 @@ from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publi
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
 from ..files.run_names import LOG_FILES
+from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
 from .ranks import on_every_rank
 
@@ -221,6 +222,35 @@ def check_same_identity(output_dir: str, recorded: Mapping[str, Any], now: Mappi
                 f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
                 f"{short_repr(recorded.get(name))}; resume with that, or name another folder"
             )
+
+
+def recorded_start(args: ExactArguments, name: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What an interrupted run of several parts has left in its file; None for a run that starts anew.
+
+    Args:
+        args: settings of the run.
+        name: of the file in its folder.
+        identity: values that the interrupted run must have in common with this one.
+
+    Raises:
+        ValueError: another run's files in the folder, or no such run to go on with.
+    """
+    folder, resume = str(args.output_dir), args.resume_from_checkpoint
+    path = Path(folder, name)
+    check_output_dir(folder)
+    if not resume:
+        check_free(args, existing_files(folder), has_begun=path.is_file())
+        return None
+    if resume != "last":
+        raise ValueError(
+            f"resume_from_checkpoint={short_repr(resume)} is not supported for a run of several parts, which finds "
+            "its checkpoints itself; use 'last'"
+        )
+    if not path.is_file():
+        raise ValueError(f"resume_from_checkpoint='last' finds no {name} in output_dir={folder!r}; start without it")
+    recorded = read_json_object(path, f"{name} in output_dir={folder!r}")
+    check_same_identity(folder, recorded, identity)
+    return recorded
 
 
 def verified_checkpoint(requested: Requested, output_dir: str) -> Path:

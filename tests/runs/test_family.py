@@ -232,7 +232,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     [
         ({"method": "one_shot"}, "method='one_shot' is not supported for a family .*; name one student, or use"),
         ({"resume_from_checkpoint": "last"}, "finds no family.json in output_dir=.*; start without it"),
-        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a family .*: use 'last'"),
+        ({"resume_from_checkpoint": "run/checkpoint-4"}, "is not supported for a run of several parts.*; use 'last'"),
         (
             {"attention_weight": 1.0},
             "attention_weight=1.0 needs members with the teacher's heads .4 a layer., but for",

@@ -34,7 +34,7 @@ from ...models.loading import (
     plain_name,
 )
 from ...training.ranks import on_every_rank
-from ...training.run_folder import check_free, check_output_dir, check_same_identity, existing_files, folder_claimed
+from ...training.run_folder import folder_claimed, recorded_start
 from ...training_args import with_settings
 from .trainer import IMAGE_CLASS, SelfDistillationArguments, SelfDistillTrainer, check_class, check_corpus
 
@@ -84,7 +84,7 @@ def self_distill(
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
         folder = Path(args.output_dir or "")
         # refused on all ranks, before the main process removes what an earlier run has left
-        on_every_rank(lambda: check_folder(args, identity))
+        on_every_rank(lambda: recorded_start(args, RUN_FILE, identity))
         if args.should_save and not args.resume_from_checkpoint:
             # in this order: what an earlier run has left must never pass for this one's
             (folder / RUN_FILE).unlink(missing_ok=True)
@@ -166,27 +166,6 @@ def _train_round(
     del trainer, teacher
     gc.collect()  # a trainer is full of cycles, and the next round wants its memory
     return logs
-
-
-def check_folder(args: SelfDistillationArguments, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder with other files for a new run, and one without this run for one that goes on.
-
-    `identity` are the values that a resumed run must have in common with the interrupted one: `model`, `revision`.
-    """
-    folder, resume = str(args.output_dir), args.resume_from_checkpoint
-    path = Path(folder, RUN_FILE)
-    check_output_dir(folder)
-    if not resume:
-        check_free(args, existing_files(folder), has_begun=path.is_file())
-        return
-    if resume != "last":
-        raise ValueError(
-            f"resume_from_checkpoint={short_repr(resume)} is not supported for rounds, which find their checkpoints "
-            "themselves; use 'last'"
-        )
-    if not path.is_file():
-        raise ValueError(f"resume_from_checkpoint='last' finds no {RUN_FILE} in {folder!r}; start without it")
-    check_same_identity(folder, read_json_object(path, str(path)), identity)
 
 
 def further_pretraining_card(architecture: str, source: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
