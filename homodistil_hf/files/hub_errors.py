@@ -33,6 +33,7 @@ _REASONS = {
     429: "the Hub has had too many requests (429); wait some minutes and try again",
 }
 
+_SHOWN_CHARS = 1000  # of the client's message, which may quote a name
 _Result = TypeVar("_Result")
 
 
@@ -121,4 +122,4 @@ def _reason(error: BaseException) -> str:
         return "the answer is not that of a Hub; check HF_ENDPOINT and the network"
     if status is None and comes_from_hub(error):
         return f"the connection failed ({type(root).__name__}); check network and HF_ENDPOINT, and try again"
-    return f"{type(root).__name__}: {' '.join(str(full_disk(root) or root).split())}"
+    return f"{type(root).__name__}: {' '.join(str(full_disk(root) or root).split())[:_SHOWN_CHARS]}"

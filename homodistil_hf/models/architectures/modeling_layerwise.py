@@ -508,7 +508,10 @@ def student_classes(
         found[f"Homo{stock}{end}"] = type(f"Homo{stock}{end}", bases, content)
 
     of_config = f"Configuration of a model whose layers may differ in width; see [`{config.__name__}`]."
-    make("Config", of_config, config, stock_config, model_type=f"homo{stock_config.model_type}")
+    # a head size of its own that the stock class has by default, as the mixin has none
+    head_dim = getattr(stock_config, "head_dim", None)
+    own = {} if head_dim is None else {"head_dim": head_dim, "__annotations__": {"head_dim": int}}
+    make("Config", of_config, config, stock_config, model_type=f"homo{stock_config.model_type}", **own)
     for end, doc in {**_CLASSES, **(others or {})}.items():
         stock_class = getattr(transformers, f"{stock}{end}", None)
         mixins = (layers,) if end != "ForMaskedLM" else (masked_lm, layers)
