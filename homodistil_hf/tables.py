@@ -16,6 +16,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "mlm_loss": ("MLM loss, nats", "{:.3f}", "masked-LM loss, nats a token"),
     "mlm_accuracy": ("MLM accuracy", "{:.1%}", "masked-word accuracy"),
     "agreement": ("as teacher", "{:.1%}", "the teacher's top predictions"),
+    "pseudo_perplexity": ("pseudo-perplexity", "{:.3f}", "pseudo-perplexity, each token masked in turn"),
     "task_loss": ("loss", "{:.3f}", "loss of the labels"),
     "task_accuracy": ("accuracy", "{:.1%}"),
     "micro_f1": ("micro F1", "{:.1%}"),

@@ -44,7 +44,7 @@ from ..training.run_folder import folder_claimed
 EVALUATIONS_FOLDER = "evaluations"
 SUMMARY_FILE = "summary.json"
 DISCREPANCY = "discrepancy"
-DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy")
+DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 Record: TypeAlias = dict[str, Any]
 _PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "sha256")
 BOUND_TO = "guarantee_of"

@@ -7,6 +7,7 @@ the trainer's evaluation, `distillation/discrepancy.py`.
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.blocks import some_blocks, tokenize_to_blocks
 from ..data.corpus import load_text
-from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator
+from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, unmaskable_ids
 from ..data.read_line import read_line
 from ..distillation.task_scores import TaskMeter
 from ..distillation.tasks import task_of
@@ -68,6 +69,7 @@ class DiscrepancySettings:
     packing: bool | None = setting(None, "Documents share blocks; false: a row each; default: as in the run, or true.")
     max_eval_blocks: int = setting(1024, "Measure on at most so many blocks, ≥ 1.", least=1)
     mask_seed: int = setting(42, "Seed of the masks; the same for every model compared.", least=0)
+    pseudo_perplexity_blocks: int = setting(16, "Blocks whose tokens are masked one at a time, ≥ 0.", least=0)
 
     def __post_init__(self) -> None:
         make_tuples(self)
@@ -101,7 +103,7 @@ def evaluate_discrepancy(
 
     Returns:
         `dict`: the content of `summary.json`; its `discrepancy` has `kl` (nats a masked token), `agreement`,
-        `mlm_accuracy` (in [0, 1]), `mlm_loss` (nats) and how much was measured.
+        `mlm_accuracy` (in [0, 1]), `mlm_loss` (nats), `pseudo_perplexity` and how much was measured.
 
     Raises:
         ValueError: no masked-LM model, a teacher of another vocabulary, or text that can't be used.
@@ -163,6 +165,29 @@ def held_out_blocks(
 
 
 @torch.inference_mode()
+def pseudo_perplexity(model: LayerwiseModel, blocks: Dataset, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Mask every token of every block in turn and predict it from all others (Salazar et al., arXiv 1910.14659).
+
+    Special tokens are never masked. The pseudo-perplexity is e to the mean cross-entropy.
+    """
+    special = torch.from_numpy(unmaskable_ids(tokenizer))
+    total, count = 0.0, 0
+    for block in tqdm(blocks, desc="masking each token in turn", disable=None, leave=False):
+        ids_T = torch.tensor(block["input_ids"])
+        for positions in (~torch.isin(ids_T, special)).nonzero().flatten().split(_BATCH_SIZE):
+            # Copies of the block, each with another token masked; the head runs at these tokens alone.
+            rows = torch.arange(len(positions))
+            ids_BT = ids_T.repeat(len(positions), 1)
+            ids_BT[rows, positions] = tokenizer.mask_token_id
+            flat = (rows * len(ids_T) + positions).to(model.device)
+            logits = model(input_ids=ids_BT.to(model.device), masked_positions=flat)["logits"].float()
+            labels = ids_T[positions].to(model.device)
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+            count += len(positions)
+    return {"pseudo_perplexity": math.exp(total / count), "num_pseudo_perplexity_tokens": count} if count else {}
+
+
+@torch.inference_mode()
 def _measured(
     student: LayerwiseModel,
     teacher: PreTrainedModel | None,
@@ -187,7 +212,9 @@ def _measured(
     for batch in tqdm(batches, desc="predicting masked tokens", disable=None, leave=False):
         meter.update(student, beside, {name: tensor.to(device) for name, tensor in batch.items()})
     results = {name: value for name, value in meter.results().items() if teacher or name not in _OF_TEACHER}
-    return results | {"num_blocks": len(blocks), "num_masked_tokens": int(meter.sums[3])}
+    results |= {"num_blocks": len(blocks), "num_masked_tokens": int(meter.sums[3])}
+    chosen = blocks.select(range(min(settings.pseudo_perplexity_blocks, len(blocks))))
+    return results | pseudo_perplexity(student, chosen, tokenizer) | {"num_pseudo_perplexity_blocks": len(chosen)}
 
 
 def _masked_lm(model: PreTrainedModel, label: str) -> LayerwiseModel:

@@ -17,6 +17,7 @@ DISCREPANCY = {
     "agreement": 0.75,
     "mlm_loss": 2.5,
     "mlm_accuracy": 0.5,
+    "pseudo_perplexity": 12.25,
     "settings": {"mask_seed": 42},
     "blocks_sha256": "text",
     "teacher_sha256": "teacher",
@@ -94,14 +95,14 @@ def test_the_table_is_markdown(results):
     header, line, first, second, *_ = text.splitlines()
     assert header == (
         "| model | parameters | without head | encoder MACs | bytes | KL, nats | MLM loss, nats | MLM accuracy | "
-        "as teacher | rte | mean of 1 | of teacher's | above constant |"
+        "as teacher | pseudo-perplexity | rte | mean of 1 | of teacher's | above constant |"
     )
     assert line.count("|") == header.count("|")
     assert first == (
-        "| teacher | 1,000 | 900 | 5,000 | 4,000 | – | – | – | – | 75.0 ± 7.1 | 75.0 ± 7.1 | 100.0% | 100.0% |"
+        "| teacher | 1,000 | 900 | 5,000 | 4,000 | – | – | – | – | – | 75.0 ± 7.1 | 75.0 ± 7.1 | 100.0% | 100.0% |"
     )
     assert second == (
-        "| student | 1,000 | 900 | 5,000 | 4,000 | 0.500 | 2.500 | 50.0% | 75.0% | 60.0 ± 0.0 | 60.0 ± 0.0 "
+        "| student | 1,000 | 900 | 5,000 | 4,000 | 0.500 | 2.500 | 50.0% | 75.0% | 12.250 | 60.0 ± 0.0 | 60.0 ± 0.0 "
         "| 80.0% | 80.0% |"
     )
     assert "tasks that all models have: rte." in text

@@ -1,6 +1,7 @@
 """Discrepancy on held-out text against slow loops, and what is said of teachers that aren't there."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from homodistil_hf.distillation.tasks import task_of
 from homodistil_hf.distillation.teacher import FrozenTeacher
 from homodistil_hf.evaluation import DiscrepancySettings, evaluate_discrepancy
 from homodistil_hf.evaluation.evaluated_model import load_model
-from homodistil_hf.evaluation.held_out_text import held_out_blocks
+from homodistil_hf.evaluation.held_out_text import held_out_blocks, pseudo_perplexity
 from homodistil_hf.models.conversion import to_student
 from homodistil_hf.models.loading import load_encoder
 from homodistil_hf.runs.config import parse_run
@@ -40,7 +41,7 @@ def folder(tmp_path_factory):
 
 
 def settings_of(folder, **changes):
-    values = {"max_seq_length": 16, "max_eval_blocks": 40}
+    values = {"max_seq_length": 16, "max_eval_blocks": 40, "pseudo_perplexity_blocks": 2}
     return {"eval_data": str(folder / "eval.txt"), **values, **changes}
 
 
@@ -60,6 +61,22 @@ def test_agreement_is_counted_by_hand():
             count += 1
     assert 0 < equal < count
     assert meter.results() == {**plain.results(), "agreement": equal / count}
+
+
+@torch.no_grad()
+def test_pseudo_perplexity_against_a_slow_loop(tokenizer):
+    model, blocks = to_student(make_teacher()), make_blocks(2)
+    losses = []
+    for block in blocks:
+        for position, label in enumerate(block["input_ids"]):
+            if label in (2, 3):  # [CLS], [SEP]
+                continue
+            ids = list(block["input_ids"])
+            ids[position] = 4  # [MASK]
+            losses.append(-float(model(input_ids=torch.tensor([ids])).logits[0, position].log_softmax(-1)[label]))
+    found = pseudo_perplexity(model, blocks, tokenizer)
+    assert found["num_pseudo_perplexity_tokens"] == len(losses) == 2 * 14
+    assert found["pseudo_perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
 
 
 def test_a_teacher_is_measured_against_itself(folder, tmp_path):
@@ -129,7 +146,7 @@ def test_without_a_teacher_its_figures_are_left_out(folder, tmp_path, recorded, 
     finally:
         (folder / "settings.json").unlink(missing_ok=True)
     assert {"kl", "agreement"} & found.keys() == set()
-    assert {"mlm_loss", "mlm_accuracy"} <= found.keys()
+    assert {"mlm_loss", "mlm_accuracy", "pseudo_perplexity"} <= found.keys()
     assert reason in lines[0]
     assert "name one with --teacher" in lines[0]
 
