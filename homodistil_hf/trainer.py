@@ -5,17 +5,18 @@ The paper (Liang et al., ICLR 2023, section 3) and where it stands; the steps of
 | paper | code |
 | --- | --- |
 | the student starts as a copy of its teacher | training/pair.py: `prepare` |
-| scores of the intact student, before the first step | `start_student` |
 | r(t) = r_f + (1 − r_f)·(1 − (t − t_i)/(t_f − t_i))³ | `begin_step`; pruning/schedule.py |
 | masks of rows and columns, by the highest scores | `begin_step`; pruning/masks.py, what they drop: compaction.py |
 | L = L_MLM + α₁·D_KL + α₂·L_hidn + α₃·L_emb + α₄·L_attn | distillation/objective.py: `total`, of `compute_loss` |
 | L_MLM, D_KL | distillation/vocabulary_loss.py: `decoded_terms`; of few classes losses.py: `prediction_terms` |
 | L_hidn, L_emb; L_attn | distillation/losses.py: `hidden_error`; `attention_error` |
 | α₁ … α₄, t_i, t_f, β₁; the paper's values | homodistil_args.py; `PAPER` there |
-| S_j = |θ_j·∂L/∂θ_j|, summed over a unit's slices, smoothed by β₁ | `training_step`; pruning/scores.py: S / mean(S) |
+| S_j = |θ_j·∂L/∂θ_j|, summed over a unit's slices, smoothed by β₁ | `training_step`; pruning/scores.py |
 
-Then Trainer clips and steps the optimizer; it logs, evaluates and saves, so a student is never measured before a step
-at its widths. Beyond the paper: layers that the plan leaves out count a little less at every step, and are removed at
+Masks are chosen as a step begins; then Trainer clips and steps the optimizer, and logs, evaluates and saves at the
+step's end. So a student is never measured before a step at its widths. pruning/pruner.py holds schedule, scores and
+masks. Beyond the paper: units are scored before the first step, too (`start_student`), each step's scores count as
+multiples of their group's mean; layers that the plan leaves out count a little less at every step, and are removed at
 the end (pruning/gates.py); heads start in bases of uncorrelated channels (pruning/rotation.py).
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, `compute_loss` among

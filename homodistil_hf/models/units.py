@@ -93,13 +93,11 @@ class Group:
         name: `hidden`, `embedding`, `head.{l}` or `head`, `query_key.{l}` (of rotary positions: `query_key.{kind}`,
             pairs of channels of all layers of a kind), `value_output.{l}` or `ffn.{l}`. Where queries share keys and
             values, a unit of `head.{l}` is a key and a value head with its queries, and others are channels of these.
-        kind: `hidden`, `attention` or `ffn`; groups of a kind share one pruning window.
         num_units: units in the model as it is now, ≥ 1.
         slices: all places that lose a dropped unit at once.
     """
 
     name: str
-    kind: str
     num_units: int
     slices: tuple[Slice, ...]
 
@@ -123,10 +121,10 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             "remove them from the model, or add them to homodistil_hf.models.architectures"
         )
     # Groups and their sizes first: groups that span layers, then each layer's own.
-    sizes, embedding = {"hidden": ("hidden", plan.hidden_size)}, "hidden"
+    sizes, embedding = {"hidden": plan.hidden_size}, "hidden"
     # embeddings have the hidden size, unless a projection follows them
     if plan.embedding_size is not None:
-        sizes["embedding"], embedding = ("hidden", plan.embedding_size), "embedding"
+        sizes["embedding"], embedding = plan.embedding_size, "embedding"
     # heads that all layers share have a table outside of these, and get their size with every layer
     outer: _Maps = {HIDDEN: {"hidden": None}, EMBEDDING: {embedding: None}, HEAD: {"head": None}}
     maps: dict[int | None, _Maps] = {None: outer}
@@ -145,11 +143,11 @@ def encoder_groups(model: LayerwiseModel) -> dict[str, Group]:
             for group, units in maps[place].get(what, {}).items():
                 same = units and shared.setdefault(units.unit_of_index.numpy().tobytes(), units)
                 slices[group].append(Slice(name, dim, same))
-    return {name: Group(name, kind, number, tuple(slices[name])) for name, (kind, number) in sizes.items()}
+    return {name: Group(name, number, tuple(slices[name])) for name, number in sizes.items()}
 
 
-def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> tuple[dict[str, tuple[str, int]], _Maps]:
-    """Return the groups of one layer → kind and number of units; and the groups that divide its dimensions."""
+def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> tuple[dict[str, int], _Maps]:
+    """Return the groups of one layer → number of units; and the groups that divide its dimensions."""
     widths, shared = plan.layers[layer], plan.traits.queries_per_key
     # layers of a kind share their rotary positions and lose the same pairs
     kind = plan.traits.rotary_kinds[layer] if plan.traits.rotary_kinds else None
@@ -160,10 +158,10 @@ def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> tup
     query_key = query_key if kind is None else f"query_key.{kind}"
     # a channel is a unit; where channels turn, a pair of them is, the same one in every head
     sizes = {
-        head: ("attention", num_groups),
-        query_key: ("attention", num_channels if kind is None else head_dim // 2),
-        value_output: ("attention", num_channels),
-        ffn: ("ffn", widths.intermediate_size),
+        head: num_groups,
+        query_key: num_channels if kind is None else head_dim // 2,
+        value_output: num_channels,
+        ffn: widths.intermediate_size,
     }
     # channels of keys and values, and for each channel of a query the one that it shares with its group
     channels, of_queries = torch.arange(num_channels), torch.arange(num_channels * shared)
@@ -191,7 +189,7 @@ def _layer_units(plan: WidthPlan, architecture: Architecture, layer: int) -> tup
         }
     # gate and input of a neuron leave together
     if GATE in present:
-        maps[GATE] = {ffn: UnitMap(torch.arange(sizes[ffn][1]).repeat(2))}
+        maps[GATE] = {ffn: UnitMap(torch.arange(sizes[ffn]).repeat(2))}
     return sizes, maps
 
 

@@ -17,7 +17,7 @@ from ..models.units import Group, Slice, UnitTensors
 from .masks import best_units
 
 LAYERS = "layers"
-"""Name and kind of the group whose units are whole layers."""
+"""Name of the group whose units are whole layers."""
 _PARAMETER = "layer_gates"
 HALF = 0.5
 
@@ -63,7 +63,7 @@ class LayerGates:
         """Parameters and groups to be scored beside the student's; none once the layers are chosen."""
         if self.kept is not None:
             return {}, {}
-        group = Group(LAYERS, LAYERS, len(self.numbers), (Slice(_PARAMETER, 0),))
+        group = Group(LAYERS, len(self.numbers), (Slice(_PARAMETER, 0),))
         return {_PARAMETER: self.numbers}, {LAYERS: group}
 
     def choose(self, scores_L: torch.Tensor) -> tuple[int, ...]:

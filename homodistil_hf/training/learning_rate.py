@@ -1,7 +1,7 @@
 """The learning rate of a run: its peak where none is given, and the curve tied to pruning.
 
 The rule for the peak was fitted on sweeps of rates with two teachers (docs/results.md). pruning/schedule.py has the
-curve and the share of the run for which the rate is held, training_args.py the end of pruning.
+curve and the share of the run for which the rate is held, homodistil_args.py the end of pruning.
 """
 
 import logging

@@ -71,18 +71,18 @@ def test_every_dimension_belongs_to_the_group_of_its_width(student_class, tied):
     assert set(slices) == expected_slices(model)
 
 
-def test_groups_come_layer_by_layer_with_their_sizes_and_kinds():
+def test_groups_come_layer_by_layer_with_their_sizes():
     groups = encoder_groups(make_model(CLASSES[0]))
-    assert [(group.name, group.kind, group.num_units) for group in groups.values()] == [
-        ("hidden", "hidden", 22),
-        ("head.0", "attention", 3),
-        ("query_key.0", "attention", 15),
-        ("value_output.0", "attention", 15),
-        ("ffn.0", "ffn", 40),
-        ("head.1", "attention", 2),
-        ("query_key.1", "attention", 14),
-        ("value_output.1", "attention", 14),
-        ("ffn.1", "ffn", 37),
+    assert [(group.name, group.num_units) for group in groups.values()] == [
+        ("hidden", 22),
+        ("head.0", 3),
+        ("query_key.0", 15),
+        ("value_output.0", 15),
+        ("ffn.0", 40),
+        ("head.1", 2),
+        ("query_key.1", 14),
+        ("value_output.1", 14),
+        ("ffn.1", 37),
     ]
     assert list(groups) == [group.name for group in groups.values()]
 
@@ -123,10 +123,10 @@ def test_sums_over_all_but_one_dimension_are_those_of_a_loop(shape, dim):
 
 def test_an_index_is_kept_where_all_its_groups_agree():
     groups = {
-        "hidden": Group("hidden", "hidden", 3, (Slice("query", 1), *(Slice("dense", dim) for dim in (0, 1)))),
-        "head.0": Group("head.0", "attention", 2, (Slice("query", 0, UnitMap(torch.tensor([0, 0, 1, 1]))),)),
-        "query_key.0": Group("query_key.0", "attention", 4, (Slice("query", 0),)),
-        "ffn.0": Group("ffn.0", "ffn", 2, (Slice("ffn", 0),)),
+        "hidden": Group("hidden", 3, (Slice("query", 1), *(Slice("dense", dim) for dim in (0, 1)))),
+        "head.0": Group("head.0", 2, (Slice("query", 0, UnitMap(torch.tensor([0, 0, 1, 1]))),)),
+        "query_key.0": Group("query_key.0", 4, (Slice("query", 0),)),
+        "ffn.0": Group("ffn.0", 2, (Slice("ffn", 0),)),
     }
     masks = {
         "hidden": torch.tensor([True, False, True]),

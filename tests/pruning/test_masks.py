@@ -19,13 +19,13 @@ QUICK = settings(max_examples=60, deadline=None)
 
 def groups_of(plan: WidthPlan) -> dict[str, Group]:
     """Groups without slices: what choosing needs."""
-    groups = [Group("hidden", "hidden", plan.hidden_size, ())]
+    groups = [Group("hidden", plan.hidden_size, ())]
     for index, layer in enumerate(plan.layers):
         groups += [
-            Group(f"head.{index}", "attention", layer.num_attention_heads, ()),
-            Group(f"query_key.{index}", "attention", layer.attention_size, ()),
-            Group(f"value_output.{index}", "attention", layer.attention_size, ()),
-            Group(f"ffn.{index}", "ffn", layer.intermediate_size, ()),
+            Group(f"head.{index}", layer.num_attention_heads, ()),
+            Group(f"query_key.{index}", layer.attention_size, ()),
+            Group(f"value_output.{index}", layer.attention_size, ()),
+            Group(f"ffn.{index}", layer.intermediate_size, ()),
         ]
     return {group.name: group for group in groups}
 

@@ -109,10 +109,10 @@ def test_every_gradient_counts_once_in_every_group():
     parameter = nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
     parameter.grad = torch.tensor([[1.0, 1.0], [-1.0, 0.5]])
     groups = {
-        "rows": Group("rows", "ffn", 2, (Slice("weight", 0),)),
-        "columns": Group("columns", "ffn", 2, (Slice("weight", 1), Slice("absent", 0))),
-        "whole": Group("whole", "ffn", 1, (Slice("weight", 0, BOTH), Slice("weight", 1, BOTH))),
-        "second": Group("second", "ffn", 1, (Slice("weight", 0, UnitMap(torch.tensor([-1, 0]))),)),
+        "rows": Group("rows", 2, (Slice("weight", 0),)),
+        "columns": Group("columns", 2, (Slice("weight", 1), Slice("absent", 0))),
+        "whole": Group("whole", 1, (Slice("weight", 0, BOTH), Slice("weight", 1, BOTH))),
+        "second": Group("second", 1, (Slice("weight", 0, UnitMap(torch.tensor([-1, 0]))),)),
     }
     scores = sensitivities({"weight": parameter}, groups)
     assert {name: values.tolist() for name, values in scores.items()} == {
@@ -136,7 +136,7 @@ def single_weights() -> tuple[LayerwiseModel, dict[str, torch.Tensor]]:
     for name, parameter in parameters.items():
         flat[name] = nn.Parameter(parameter.detach().flatten().clone())
         flat[name].grad = parameter.grad.flatten()
-    groups = {name: Group(name, "ffn", len(weights), (Slice(name, 0),)) for name, weights in flat.items()}
+    groups = {name: Group(name, len(weights), (Slice(name, 0),)) for name, weights in flat.items()}
     scores = sensitivities(flat, groups)
     return student, {name: scores[name].view(parameter.shape) for name, parameter in parameters.items()}
 
@@ -191,7 +191,7 @@ def two_weights(weights: list[float], gradients: list[float] | None) -> Weights:
     return {"weight": parameter}
 
 
-TWO_WEIGHTS = {"units": Group("units", "ffn", 2, (Slice("weight", 0),))}
+TWO_WEIGHTS = {"units": Group("units", 2, (Slice("weight", 0),))}
 
 
 def test_the_moving_average_by_hand():
