@@ -31,6 +31,7 @@ _STUDENT_ONLY_KEYS = (*_SCALES, "head_dim", "rotary_pairs", "rotary_head_dim", "
 _ANSWERS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 _TOLERANCE = 1e-3
 _SHOWN_CHARS = 1000  # of torch's message, which names every parameter
+_OF_ADAPTERS = ("lora_", ".base_layer.", "modules_to_save")  # in names of parameters
 _MERGE = "merge adapters first: model = model.merge_and_unload()"
 _WRAPPERS = {
     "PeftModel": _MERGE,
@@ -106,10 +107,12 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
     try:
         student.load_state_dict(state)
     except RuntimeError as error:
-        differences = " ".join(str(error).split())[:_SHOWN_CHARS]
+        # behind torch's first words, which name the student's class
+        differences = " ".join(str(error).split()).partition(": ")[2]
+        merge = f", and {_MERGE}" if any(part in differences for part in _OF_ADAPTERS) else ""
         raise ValueError(
-            f"{argument}={name} is not as its config describes it: {differences}. Load it with the stock class's "
-            f"from_pretrained, give the class its own head and its own config, and {_MERGE}"
+            f"{argument}={name} is not as its config describes it: {differences[:_SHOWN_CHARS].rstrip('.')}. Load it "
+            f"with the stock class's from_pretrained, give the class its own head and its own config{merge}"
         ) from error
     check_shapes(student, argument)
     refuse_nonfinite(student, f"{argument}={type(model).__name__}")

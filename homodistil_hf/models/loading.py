@@ -118,6 +118,10 @@ def load_encoder_config(
     encoder = architecture_of(config).encoder.stock_name
     if not needs_head and model_file(str(name_or_path), MODULES_FILE, token=token):
         config.architectures = [encoder]  # whatever head its file names
+    if needs_head and config.architectures[0] == encoder and model_file(str(name_or_path), MODULES_FILE, token=token):
+        raise ValueError(
+            f"{label} is an embedding model ({MODULES_FILE}), without a head; its trainer is EmbeddingDistilTrainer"
+        )
     if needs_head or config.architectures[0] != encoder:
         refuse_architecture(config.architectures[0], argument)
     refuse_config(config, argument)
@@ -352,8 +356,7 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
         if class_name == architecture.encoder.stock_name:
             remedy = (
                 f"it has no head to compare logits with: load it as {first} if its checkpoint has that head, or train "
-                f"one first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it, and its "
-                "trainer is EmbeddingDistilTrainer"
+                f"one first (homodistil finetune); an embedding model needs its {MODULES_FILE} beside it"
             )
         elif class_name in (f"{stock}LMHeadModel", f"{stock}ForCausalLM", f"{stock.removesuffix('Text')}ForCausalLM"):
             remedy = f"it is a decoder: load it as {first} if it was trained to see both directions"

@@ -81,7 +81,7 @@ class PruningSchedule:
     ```python
     >>> schedule = PruningSchedule((0.0, 0.5), interval_steps=10, total_steps=100)
     >>> schedule.progress(25), [step for step in range(1, 60) if schedule.is_due(step)]
-    (0.875, [10, 20, 30, 40, 50, 60])
+    (0.875, [10, 20, 30, 40, 50])
 
     ```
     """

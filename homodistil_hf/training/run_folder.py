@@ -75,7 +75,12 @@ class RunFolder:
         self.args = args
         self.staged_in: str | None = None
         self.being_pushed: Path | None = None
-        self.earlier_files = existing_files(args.output_dir)
+
+        def look() -> list[str]:
+            check_output_dir(args.output_dir)
+            return existing_files(args.output_dir)
+
+        self.earlier_files = on_every_rank(look)
 
     def claim(self) -> None:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""

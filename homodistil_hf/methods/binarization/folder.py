@@ -154,7 +154,8 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         checked_config(values, BinaryBertConfig, label)
         _, tensors = load_fresh(folder, [name])
         probe: Any = facts.get("probe")
-        if not fits(probe, {"logits": [int | float], "positions": [int]}):
+        is_read = fits(probe, {"logits": [int | float], "positions": [int]})
+        if not is_read or min(probe["positions"], default=0) < 0:
             raise ValueError(f"{FACTS_FILE} probe: expected positions and logits, found {short_repr(probe)}")
         difference = relative_difference(tensors[name].flatten()[probe["positions"]], torch.tensor(probe["logits"]))
     except (ValueError, RuntimeError, IndexError, OSError) as error:

@@ -218,6 +218,8 @@ def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[di
     Raises:
         ValueError: no batch, no tensor of tokens, or rows that are longer than the model's positions.
     """
+    if isinstance(unlabeled, str | Mapping) or not isinstance(unlabeled, Iterable):
+        raise ValueError(f"unlabeled={short_repr(unlabeled)} is no sequence of batches; expected dicts with input_ids")
     config = model.config
     names = [name for name in _MODEL_INPUTS if name != "token_type_ids" or has_segments(config)]
     batches = []

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments, ViTMAEConfig, ViTMAEForPreTraining
 
 from ...data.masking import IGNORED_LABEL, MaskedLMCollator, SeededMasks, row_counter
-from ...files.messages import first_of
+from ...files.messages import first_of, short_repr
 from ...files.settings import setting
 from ...models.architectures import HEADS, architecture_of, has_segments
 from ...models.architectures.architecture import MASKED_LM
@@ -368,8 +368,13 @@ class MaskedImageCollator(SeededMasks):
 
         Returns:
             `dict`: `pixel_values` (B, C, Y, X), and `noise` (B, P), a permutation of 0 … P − 1 a row; float32 both.
+
+        Raises:
+            ValueError: images of several sizes.
         """
         images = [np.asarray(row["pixel_values"], dtype=np.float32) for row in rows]
+        if len(shapes := {image.shape for image in images}) != 1:
+            raise ValueError(f"images of a batch have shapes {short_repr(sorted(shapes))}; make them all one size")
         noise = []
         for row, image in zip(rows, images, strict=True):
             # key: seed and epoch; counter: the row, so that batch and worker have no part in its words

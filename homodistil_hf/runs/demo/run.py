@@ -100,6 +100,11 @@ class DemoSettings:
     batch_size: int = 32
     num_eval_blocks: int = 256
 
+    def __post_init__(self) -> None:
+        for name, value, least in (("max_steps", self.max_steps, 10), ("seed", self.seed, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value} is too small; nearest valid: {least}")
+
 
 def run_demo(settings: DemoSettings, files: Mapping[str, Path] | None = None) -> list[dict[str, Any]]:
     """Run the demo, print what came out, and return the rows of `results.json`.
