@@ -76,24 +76,24 @@ def _has_quoted_cells(file: Path) -> bool:
         return False
 
 
-def checked_rows(file: Path, label: str) -> Iterator[list[str]]:
-    """The cells of each row, the header first; a ValueError names the line of a longer row, or of an open quote."""
+def check_cells(file: Path, label: str) -> int:
+    """Count the rows; refuse, by a ValueError with the line, more cells than the header has, or an open quote."""
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if _has_quoted_cells(file) else csv.QUOTE_NONE
-    header, number = header_of(file), 1
+    header, number, count = header_of(file), 1, 0
     try:
-        for number, cells in _lines(file, quoting):
+        for count, (number, cells) in enumerate(_lines(file, quoting)):  # noqa: B007 — the last are returned and told
             if len(cells) > len(header):
                 raise ValueError(
                     f"{label}: line {number:,} of {file.name} has {len(cells)} cells, the header {len(header)} "
                     f"({first_of(header)}): {short_repr(cells)}; put quotes around cells with a "
                     f"{short_repr(_separation(file)['delimiter'])} in them, or name all columns in the first line"
                 )
-            yield cells
     except csv.Error as error:
         raise ValueError(
             f"{label}: a quote behind line {number:,} of {file.name} does not end its cell ({error}); write quotes "
             'inside of quoted cells twice ("")'
         ) from error
+    return count
 
 
 def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:

@@ -29,7 +29,7 @@ from ..files.caches import full_disk
 from ..files.folders import check_writable
 from ..files.messages import join_some, short_repr
 from ..files.strict_json import parse_json
-from .delimited import SEPARATORS, checked_rows, csv_settings
+from .delimited import SEPARATORS, check_cells, csv_settings
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def read_source(
         if file.suffix.lower() in TAGGED_WORDS:
             raise ValueError(f"{label}: {file.name} holds words with tags, for a teacher that tags; expected texts")
         if file.suffix.lower() in SEPARATORS:
-            num_lines += sum(1 for _ in checked_rows(file, label)) - 1
+            num_lines += check_cells(file, label)
     try:
         if isinstance(origin, str):
             name, _, config = origin.partition(":")

@@ -3,18 +3,21 @@
 data/sources.py finds the files and reads parquet, Arrow and text; CSV and JSON are read here, as they are written.
 """
 
+import glob
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 from datasets import Dataset
+from datasets.exceptions import DatasetsError
 
-from ..data.delimited import SEPARATORS, checked_rows
+from ..data.delimited import SEPARATORS, check_cells, csv_settings, header_of
 from ..data.sources import TAGGED_WORDS, concatenated, local_files, read_source
+from ..files.caches import full_disk
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
 
@@ -77,17 +80,24 @@ def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
 
 def _as_written(file: Path, label: str) -> Dataset:
     """A CSV file's rows, all of words."""
+    num_rows = check_cells(file, label)
+    if num_rows == 0:
+        return Dataset.from_dict({name: [] for name in header_of(file)})
     try:
-        file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
+        rows = Dataset.from_csv(glob.escape(str(file)), **csv_settings(file))
+    except (DatasetsError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        if full := full_disk(cause):
+            raise full from error
+        remedy = f"check what {file.name} holds"
+        if isinstance(cause, UnicodeDecodeError):
+            remedy = "expected UTF-8: convert it, as by `iconv -f ISO-8859-1 -t UTF-8`"
         raise ValueError(
-            f"{label} is unreadable ({error}); expected UTF-8: convert it, as by `iconv -f ISO-8859-1 -t UTF-8`"
+            f"{label} is unreadable ({type(cause).__name__}: {first_line(cause)[:200]}); {remedy}"
         ) from error
-    table: dict[str, list[str]] = {}
-    for name, *cells in zip_longest(*checked_rows(file, label), fillvalue=""):
-        if name:  # the index that pandas writes has none
-            table.setdefault(name, cells)
-    return Dataset.from_dict(table)
+    if len(rows) != num_rows:
+        raise ValueError(f"{label}: {file.name} has {num_rows:,} rows, but {len(rows):,} were read; check its quotes")
+    return rows
 
 
 def read_json(file: Path, label: str) -> Dataset:

@@ -4,7 +4,7 @@ import pytest
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.delimited import checked_rows
+from homodistil_hf.data.delimited import check_cells
 from homodistil_hf.tasks.reading import load_rows
 
 
@@ -59,5 +59,4 @@ def test_blanks_behind_all_separators_of_the_header_are_no_part_of_cells(tmp_pat
 @each("content", ['text\na\n""\nb\n', "text\na\n  \n\nb\nc\n", 'text\na\n"  "\nb\n'])
 def test_rows_are_counted_as_they_are_read(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)
-    assert load_rows([str(tmp_path / "a.csv")])["text"][:] == load_text(tmp_path / "a.csv")["text"][:]
-    assert len([*checked_rows(tmp_path / "a.csv", "rows")]) == 4
+    assert len(load_rows([str(tmp_path / "a.csv")])) == check_cells(tmp_path / "a.csv", "rows") == 3

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 from transformers import BertConfig
 
-from homodistil_hf.data.delimited import checked_rows
+from homodistil_hf.data.delimited import check_cells
 from homodistil_hf.files.messages import first_of
 from homodistil_hf.tasks.columns import Columns, ReadRows, find_columns
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS
@@ -20,7 +20,7 @@ LABELLED = BertConfig(num_labels=300, id2label=dict(enumerate(NAMES)), problem_t
 
 def _cells(folder):
     (folder / "a.csv").write_text(",".join(NAMES) + "\n" + "1," * 300 + "1")
-    [*checked_rows(folder / "a.csv", "train_data")]
+    check_cells(folder / "a.csv", "train_data")
 
 
 @pytest.mark.parametrize(
