@@ -363,6 +363,8 @@ def official_scores(task: str, predictions: Any, references: Any, **options: flo
 def _first_version(predictions: Rows, references: Rows) -> dict[str, float]:
     """SQuAD v1.1: `exact_match` and `f1`."""
     rows = _paired(predictions, references)
+    if without := [reference["id"] for _, reference in rows if not reference["answers"]["text"]]:
+        raise ValueError(f"references: question id={without[0]!r} has no answer; use the metric squad_v2")
     pairs = [(row["prediction_text"], reference["answers"]["text"]) for row, reference in rows]
     return {
         "exact_match": _percent([exact_match(text, golds) for text, golds in pairs]),
@@ -410,6 +412,8 @@ def _percent(scores: Sequence[float] | np.ndarray) -> float:
 def _paired(predictions: Rows, references: Rows) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Each reference's prediction, by id."""
     by_id = {row["id"]: row for row in predictions}
+    if missing := [row["id"] for row in references if row["id"] not in by_id]:
+        raise ValueError(f"predictions lack id={missing[0]!r} of the references; predict an empty text for no answer")
     return [(by_id[reference["id"]], reference) for reference in references]
 
 

@@ -105,10 +105,10 @@ class TaskData:
 def check_tasks(names: str | Sequence[str], known: Iterable[str] = GLUE_TASKS) -> list[str]:
     """Check names of tasks and drop repeated ones; `"glue"` stands for all nine of GLUE."""
     given = [names] if isinstance(names, str) else names
-    tasks = dict.fromkeys(task for name in given for task in (GLUE_TASKS if name == "glue" else [name]))
-    for task in tasks:
-        check_task(task, known)
-    return list(tasks)
+    choices = [*known, *(["glue"] if GLUE_TASKS.keys() <= {*known} else [])]
+    for name in given:
+        check_task(name, choices)
+    return list(dict.fromkeys(task for name in given for task in (GLUE_TASKS if name == "glue" else [name])))
 
 
 def check_task(name: str, known: Iterable[str]) -> None:

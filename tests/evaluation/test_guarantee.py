@@ -4,6 +4,7 @@ import copy
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -15,6 +16,7 @@ from transformers import BertForSequenceClassification, BertForTokenClassificati
 from homodistil_hf import export_student
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.guarantee import (
+    CONFIDENCE,
     answers,
     evaluate_classes,
     guarantee,
@@ -32,6 +34,33 @@ def test_bounds_are_quantiles_of_the_beta_distribution(num_changed, num_rows, co
     stats = pytest.importorskip("scipy.stats")
     expected = 1.0 if num_changed == num_rows else stats.beta.ppf(confidence, num_changed + 1, num_rows - num_changed)
     assert largest_share(num_changed, num_rows, confidence=confidence) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_rows", [20, 60])
+def test_bounds_hold_as_often_as_they_say_whatever_the_share(num_rows):
+    """Over all outcomes, weighted by their chance: never less than the confidence, which is met closely somewhere."""
+    stats = pytest.importorskip("scipy.stats")
+    bounds = np.array([largest_share(number, num_rows) for number in range(num_rows + 1)])
+    shares = np.linspace(0.001, 0.999, 499)
+    chances = stats.binom.pmf(np.arange(num_rows + 1)[:, None], num_rows, shares)
+    coverage = (chances * (bounds[:, None] >= shares)).sum(0)
+    assert coverage.min() >= CONFIDENCE - 1e-12
+    assert coverage.min() < CONFIDENCE + 0.01
+
+
+@pytest.mark.slow
+def test_bounds_of_groups_hold_all_together():
+    """Three languages whose answers change more or less often: the chance, over all outcomes, that no bound fails."""
+    stats = pytest.importorskip("scipy.stats")
+    shares = {"de": 0.02, "en": 0.1, "fr": 0.3}
+    coverage = dict.fromkeys(shares, 0.0)
+    for number in range(41):
+        found = guarantee(([True] * number + [False] * (40 - number)) * 3, {"language": np.repeat(list(shares), 40)})
+        for name, part in found["groups"]["language"].items():
+            if part["at_least"] <= 1 - shares[name]:
+                coverage[name] += stats.binom.pmf(number, 40, shares[name])
+    assert CONFIDENCE <= np.prod(list(coverage.values())) < 1
 
 
 def test_groups_have_their_own_counts_and_stricter_bounds():

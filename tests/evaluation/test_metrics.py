@@ -135,12 +135,33 @@ def test_an_empty_gold_counts_only_if_both_are_empty():
         assert second_version([(prediction("a", text, 0.0), wanted)])["f1"] == score
 
 
-@each("probability", [-0.1, float("nan")])
-def test_scores_in_the_place_of_probabilities_are_refused(probability):
-    with pytest.raises(
-        ValueError, match=rf"no_answer_probability={probability} is not in \[0, 1\]; of a score s, giv"
-    ):
-        second_version([(prediction("a", "x", probability), reference("a", "x"))])
+@each(
+    ("task", "given", "wanted", "message"),
+    [
+        ("squad_v2", ["a", "b"], ["a", "c"], "predictions lack id='c' of the references; predict an empty text"),
+    ],
+)
+def test_predictions_and_references_go_together(task, given, wanted, message):
+    probability = 0.0 if task == "squad_v2" else None
+    with pytest.raises(ValueError, match=message):
+        load_metric(task).compute(
+            predictions=[prediction(identity, "x", probability) for identity in given],
+            references=[reference(identity, "x") for identity in wanted],
+        )
+
+
+@each(
+    ("row", "golds", "message"),
+    [
+        (prediction("a", "x"), (), "references: question id='a' has no answer; use the metric squad_v2"),
+        (prediction("a", "x", -0.1), ("x",), r"no_answer_probability=-0.1 is not in \[0, 1\]; of a score s, give"),
+        (prediction("a", "x", float("nan")), ("x",), r"no_answer_probability=nan is not in \[0, 1\]"),
+    ],
+)
+def test_rows_that_have_no_score_are_refused(row, golds, message):
+    metric = load_metric("squad_v2" if "no_answer_probability" in row else "squad")
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=[row], references=[reference("a", *golds)])
 
 
 TEXT = (

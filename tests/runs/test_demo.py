@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from resumed_runs import sigterm_at
+from rows import each
 from safetensors.torch import load_file
 from tiny_files import assert_same_weights
 from transformers import BertForMaskedLM, pipeline
@@ -244,6 +245,18 @@ def test_the_demo_overwrites_its_own_folder_only(demo, tmp_path, capsys):
         claim(tmp_path / "foreign")
     with pytest.raises(ValueError, match="is a file; name a folder"):
         claim(tmp_path / "foreign" / "thesis.tex")
+
+
+@each(
+    ("numbers", "message"),
+    [
+        ({"max_steps": 5}, "max_steps=5 is too small; nearest valid: 10"),
+        ({"seed": -1}, "seed=-1 is too small; nearest valid: 0"),
+    ],
+)
+def test_numbers_that_can_not_work(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        DemoSettings(**numbers)
 
 
 def test_the_command_has_the_demos_defaults():

@@ -1,5 +1,6 @@
 """Rows of files as people have them: every format gives the same rows."""
 
+import csv
 import json
 
 import pyarrow as pa
@@ -128,3 +129,12 @@ def test_nested_questions_need_neither_answers_nor_ids(tmp_path, question, row):
     paragraph = {"context": "w7 w8", "qas": [{"question": "w9"} | question]}
     (tmp_path / "a.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
     assert load_rows([str(tmp_path / "a.json")]).to_list() == [row | {"question": "w9", "context": "w7 w8"}]
+
+
+def test_cells_and_columns_of_a_table_stay_as_they_are_written(tmp_path):
+    texts = ["one\n\ntwo", "one\n   \ntwo", "red"]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["", "text", "text", "label"], *([text, text, "x", "y"] for text in texts)])
+    rows = load_rows([str(tmp_path / "a.csv")])
+    assert rows["text"][:] == rows["Unnamed: 0"][:] == texts
+    assert rows["text.1"][:] == ["x"] * 3

@@ -141,8 +141,8 @@ def test_a_mask_that_masks_nothing_is_as_good_as_none(narrow):
     ("unlabeled", "message"),
     [
         ([], "unlabeled has no token in 0 batches; expected text"),
-        ("text.txt", r"unlabeled\[0\] is 't'; expected a dict with input_ids"),
-        ({"input_ids": torch.ones(1, 4)}, r"unlabeled\[0\] is 'input_ids'; expected a dict with input_ids"),
+        ("text.txt", "unlabeled='text.txt' is no sequence of batches"),
+        ({"input_ids": torch.ones(1, 4)}, "is no sequence of batches"),
         (["text"], r"unlabeled\[0\] is 'text'; expected a dict with input_ids"),
         ([{"input_ids": [[2, 5, 3]]}], r"expected a dict with input_ids, a tensor \(batch, tokens\)"),
         ([{"input_ids": torch.zeros(1, 33).long()}], "33 tokens a row; nearest valid: 32, the model's positions"),
