@@ -156,11 +156,13 @@ def _recipes() -> dict[str, str]:
 
 
 def _row_orders() -> dict[str, str]:
-    """Accuracy and KL on SST-2 of rows in random order and grouped by length, and the latter's share of the time."""
+    """Accuracy and KL of rows in random order and grouped by length, and the latter's share of the time on SST-2."""
     runs = read_json(DOCS / "results" / "row_order.json", "row_order.json")["runs"]
     orders = {"random": "random", "grouped": "group_by_length"}
     of = {
-        name: [run for run in runs if (run["task"], run["order"]) == ("sst2", order)] for name, order in orders.items()
+        f"{prefix}{name}": [run for run in runs if (run["task"], run["order"]) == (task, order)]
+        for prefix, task in (("", "sst2"), ("qnli_", "qnli"))
+        for name, order in orders.items()
     }
     found = {
         f"order_{name}_accuracy": f"{statistics.fmean(100 * run['accuracy'] for run in of[name]):.1f}" for name in of
