@@ -102,5 +102,6 @@ class PruningSchedule:
 
     def is_due(self, step: int) -> bool:
         """Whether masks are chosen after `step` optimizer steps: every interval, and at the window's end."""
-        # Minus a hair, as 0.55 · 100 is 55.00000000000001.
-        return step % self.interval_steps == 0 or step == math.ceil(self.end_step - 1e-9)
+        # Minus a hair, as 0.55 · 100 is 55.00000000000001; a window shorter than that ends at step 1.
+        end = math.ceil(self.end_step - 1e-9) or math.ceil(self.end_step)
+        return step % self.interval_steps == 0 or step == end

@@ -96,3 +96,8 @@ def test_the_plan_is_reached_at_the_end_and_by_the_deadline(total_steps, end):
 def test_progress_is_the_cubic_to_the_last_bit(total_steps, start, length, step):
     pruning = PruningSchedule((start, start + length), 10, total_steps)
     assert pruning.progress(step) == pruning_progress(step, start * total_steps, pruning.end_step)
+
+
+def test_a_window_shorter_than_a_step_ends_at_the_first():
+    assert PruningSchedule((0.0, 1e-12), 10, 100).is_due(1)
+    assert not PruningSchedule((0.0, 0.0), 10, 100).is_due(1)
