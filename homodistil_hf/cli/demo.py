@@ -14,7 +14,7 @@ class Demo(Command):
     example: ClassVar[str] = "homodistil demo --output_dir runs/demo"
     output_dir: str = flag("folder to write (default: runs/demo)", default="runs/demo")
     seed: int = flag("the same seed gives the same student (default: 0)", default=0)
-    max_steps: int = flag("steps of each student (default: 250)", default=250)
+    max_steps: int = flag("steps of each student, at least 10 (default: 250)", default=250)
 
     def run(self) -> int:
         """Run the demo."""
