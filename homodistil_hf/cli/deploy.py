@@ -26,7 +26,14 @@ class Deploy(Command):
         from ..methods.formats import deploy_export
 
         show_logs()
-        rows = deploy_export(**vars(self))
+        rows = deploy_export(
+            self.folder,
+            self.to,
+            teacher=self.teacher,
+            least=self.least,
+            texts=self.texts,
+            num_rounds=self.num_rounds,
+        )
         (_, *names), cells = runtime_cells(rows)
         for file, *values in cells:
             words = "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True) if value)
