@@ -26,7 +26,14 @@ class Export(Command):
         from ..methods.formats import export_from
 
         show_logs()
-        folder = export_from(**vars(self))
+        folder = export_from(
+            self.folder,
+            self.output,
+            format=self.format,
+            allow_partial=self.allow_partial,
+            teacher=self.teacher,
+            overwrite=self.overwrite,
+        )
         print(f"{self.format} export written to {folder}")
         return 0
 
