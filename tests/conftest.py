@@ -31,6 +31,7 @@ from homodistil_hf.training.exact_trainer import ExactTrainer
 gc.disable()  # until all tests are collected: what they import is no garbage, and looking through it took seconds
 
 _NUMBERS = itertools.count()
+_TESTS = itertools.count()
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -46,14 +47,15 @@ def real_data() -> Path:
     return REAL_DATA
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _imports_are_no_garbage() -> None:
     """Accelerate collects garbage when a training starts: looking through all that lives on took half of a test.
 
-    Once for each file, as what it and its tests import comes in the course of a session.
+    Every few tests, as what they import comes in the course of a session.
     """
-    gc.collect()
-    gc.freeze()
+    if next(_TESTS) % 8 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

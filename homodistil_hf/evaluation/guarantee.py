@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ _NAMES = ("agreement", "agreement_of_groups")
 """Bounds over all rows, and of the group of rows that is worst."""
 
 
+@cache
 def largest_share(num_changed: int, num_rows: int, *, confidence: float = CONFIDENCE) -> float:
     """The upper bound of a share, of which `num_changed` of `num_rows` independent rows were seen.
 

@@ -1,7 +1,6 @@
 import io
 import json
 import re
-import subprocess
 import sys
 from contextlib import suppress
 
@@ -105,8 +104,8 @@ assert "torch" in sys.modules and called and all(called) and gc.isenabled()
 
 
 @pytest.mark.slow
-def test_garbage_is_collected_while_a_command_works():
-    subprocess.run([sys.executable, "-c", COLLECTS], check=True)
+def test_garbage_is_collected_while_a_command_works(forked_python, tmp_path):
+    forked_python.run([sys.executable, "-c", COLLECTS], cwd=tmp_path, check=True)
 
 
 def test_version(capsys):

@@ -33,15 +33,20 @@ pytestmark = [
 TEXT = "a student, w7 w8"
 NEW_IN_5 = {"nomic_bert", "gte", "jina_embeddings_v3", "eurobert"}
 """Model types whose classes transformers 4 lacks."""
-PRINT_LACKING = """
-import sys, transformers
-print(*[name for name in sys.argv[1:] if not hasattr(transformers, name)])
-"""
-READ_LOGITS = """
+FIND = """
 import json, sys, torch, transformers
 assert transformers.__version__.startswith("4."), transformers.__version__
-found = {}
-for folder in sys.argv[2:]:
+import sentence_transformers
+assert sentence_transformers.__version__.startswith("5."), sentence_transformers.__version__
+text, vectors_folder, folders, classes = json.loads(sys.argv[1])
+
+probe = json.loads(open(f"{vectors_folder}/facts.json").read())["probe"]
+vectors = sentence_transformers.SentenceTransformer(vectors_folder, device="cpu").encode(probe["texts"])
+torch.testing.assert_close(torch.tensor(vectors), torch.tensor(probe["vectors"]["query"]), rtol=1e-5, atol=1e-5)
+
+lacking = [name for name in classes if not hasattr(transformers, name)]
+tokens = {}
+for folder in folders:
     probe = json.loads(open(f"{folder}/facts.json").read())["probe"]
     model, told = getattr(transformers, folder.rpartition("/")[2]).from_pretrained(folder, output_loading_info=True)
     assert not told["missing_keys"] and not told["unexpected_keys"], told
@@ -53,25 +58,18 @@ for folder in sys.argv[2:]:
     wanted = torch.tensor(probe["logits"])
     torch.testing.assert_close(logits.flatten()[probe["positions"]], wanted, rtol=1e-5, atol=1e-5)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    found[folder] = [tokenizer(sys.argv[1])["input_ids"], tokenizer.all_special_tokens]
-print(json.dumps(found))
-"""
-READ_VECTORS = """
-import json, sys, torch, sentence_transformers
-assert sentence_transformers.__version__.startswith("5.")
-probe = json.loads(open(f"{sys.argv[1]}/facts.json").read())["probe"]
-vectors = sentence_transformers.SentenceTransformer(sys.argv[1], device="cpu").encode(probe["texts"])
-torch.testing.assert_close(torch.tensor(vectors), torch.tensor(probe["vectors"]["query"]), rtol=1e-5, atol=1e-5)
+    tokens[folder] = [tokenizer(text)["input_ids"], tokenizer.all_special_tokens]
+print(json.dumps([tokens, lacking]))
 """
 
 
-def run_with_older_versions(code, *words):
+def found_by_older_versions(*given):
     path = os.pathsep.join([str(FOLDER), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code, *map(str, words)]
+    command = [sys.executable, "-c", FIND, json.dumps(given)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+    return json.loads(ended.stdout)
 
 
 def tokenizer_of(model_type):
@@ -96,7 +94,8 @@ def tokenizer_of(model_type):
     return {"distilbert": DistilBertTokenizer}.get(model_type, BertTokenizer)(vocab=words)
 
 
-def test_transformers_4_gives_the_logits_of_every_head_and_its_tokens(tmp_path):
+def test_older_versions_give_the_logits_of_every_head_its_tokens_and_vectors(tmp_path):
+    """One process of theirs for all, as it takes seconds to import them; transformers 4 lacks what is new in 5."""
     tokenizers = {}
     for name in ARCHITECTURES.keys() - NEW_IN_5:
         architecture, tokenizer = ARCHITECTURES[name], tokenizer_of(name)
@@ -105,19 +104,12 @@ def test_transformers_4_gives_the_logits_of_every_head_and_its_tokens(tmp_path):
             config = {"legacy": True} if head.stock_name == "DebertaV2ForMaskedLM" else {}
             teacher = tiny_architecture_teacher(architecture, head, vocab_size=len(tokenizer), **config)
             tokenizers[str(export_student(teacher, tmp_path / head.stock_name, tokenizer=tokenizer))] = tokenizer
-    read = json.loads(run_with_older_versions(READ_LOGITS, TEXT, *tokenizers))
+    model = load_embedding_model(str(make_sentence_folder(tmp_path / "teacher", dense=8)))
+    student = export_embedding_model(model, tmp_path / "student")
+    classes = {head.stock_name: name for name, architecture in ARCHITECTURES.items() for head in architecture.heads}
+    tokens, lacking = found_by_older_versions(TEXT, str(student), [*tokenizers], [*classes])
     for folder, tokenizer in tokenizers.items():
-        ids, special = read[folder]
+        ids, special = tokens[folder]
         assert ids == tokenizer(TEXT)["input_ids"], folder
         assert set(special) == set(tokenizer.all_special_tokens), folder
-
-
-def test_transformers_4_lacks_the_classes_of_what_is_new_in_5():
-    classes = {head.stock_name: name for name, architecture in ARCHITECTURES.items() for head in architecture.heads}
-    lacking = run_with_older_versions(PRINT_LACKING, *classes).split()
     assert sorted(lacking) == sorted(stock for stock, name in classes.items() if name in NEW_IN_5)
-
-
-def test_sentence_transformers_5_gives_the_vectors(tmp_path):
-    model = load_embedding_model(str(make_sentence_folder(tmp_path / "teacher", dense=8)))
-    run_with_older_versions(READ_VECTORS, export_embedding_model(model, tmp_path / "student"))

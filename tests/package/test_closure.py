@@ -3,10 +3,11 @@
 A part that only some runs need is imported where it is called. docs/features.py measures the features alike.
 """
 
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from forked_python import ForkedPython
 from tiny_files import write_config
 
 CLOSURE = {"HomoDistilTrainer": 15_000, "distill": 22_000}
@@ -24,25 +25,25 @@ for file in sorted(file for file in files if root in file.parents):
 """
 
 
-def loaded_by(code: str) -> dict[str, int]:
-    """File of the package → its lines, of all that a fresh process has loaded after this code."""
+def loaded_by(code: str, forked_python: ForkedPython) -> dict[str, int]:
+    """File of the package → its lines, of all that a process without this package has loaded after this code."""
     command = [sys.executable, "-c", f"{code}\n{MEASURE}"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = forked_python.run(command, cwd=Path.cwd(), check=True).stdout
     words = [line.split() for line in output.splitlines() if line.startswith("LOADED ")]
     return {file: int(num_lines) for _, file, num_lines in words}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("use", CLOSURE)
-def test_a_use_loads_no_more_than_it_needs(use, tmp_path):
+def test_a_use_loads_no_more_than_it_needs(use, tmp_path, forked_python):
     config = write_config(tmp_path, student="macs=0.25", max_steps=2)
-    files = loaded_by(TRAINER if use == "HomoDistilTrainer" else DISTILL.format(config=str(config)))
+    files = loaded_by(TRAINER if use == "HomoDistilTrainer" else DISTILL.format(config=str(config)), forked_python)
     listed = "\n".join(f"{num_lines:6} {file}" for file, num_lines in files.items())
     assert sum(files.values()) <= CLOSURE[use], f"{sum(files.values())} lines in {len(files)} files:\n{listed}"
 
 
 @pytest.mark.slow
-def test_a_command_imports_no_other_command():
+def test_a_command_imports_no_other_command(forked_python):
     with_help = "from homodistil_hf.cli import main\ntry: main(['report', '--help'])\nexcept SystemExit: pass"
-    files = {file for file in loaded_by(with_help) if file.startswith("cli/")}
+    files = {file for file in loaded_by(with_help, forked_python) if file.startswith("cli/")}
     assert files == {"cli/__init__.py", "cli/command.py", "cli/report.py"}

@@ -87,8 +87,7 @@ def in_a_fresh_process(code: str) -> str:
 
 _FORKS = """
 import gc
-gc.collect()
-gc.freeze()  # a copy that imports collects garbage: it would look through all of this process, and so copy it
+gc.disable()  # a copy that imports collects garbage: it would look through all of this process, and so copy it
 for code in {codes!r}:
     sys.stdout.flush()
     child = os.fork()
@@ -127,7 +126,6 @@ ORDERS = (
 )
 USES = {
     "transformers.AutoConfig.for_model('homobert')": "HomoBertConfig",
-    "transformers.AutoModelForMaskedLM.from_pretrained(folder)": "HomoBertForMaskedLM",
     "transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(folder))": "HomoBertModel",
     "transformers.AutoModel.from_config(homodistil_hf.HomoBertConfig.from_pretrained(folder))": "HomoBertModel",
 }

@@ -1,5 +1,6 @@
 """Tiny real models with noise everywhere, a word-level vocabulary, blocks of tokens. Nothing is downloaded."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ def random_student(student_class: type[PreTrainedModel], plan: WidthPlan = UNEVE
     return randomized(student_class(student_config))
 
 
+@cache
 def make_blocks(num_blocks: int = 64, *, seed: int = 0) -> Dataset:
     """Blocks of random words with [CLS] and [SEP], as `tokenize_to_blocks` gives them."""
     generator = torch.Generator().manual_seed(seed)

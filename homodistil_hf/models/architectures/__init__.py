@@ -15,7 +15,7 @@ from .rotary import GTE, JINA_EMBEDDINGS_V3, NOMIC_BERT
 _BERTS = (BERT, ROBERTA, XLM_ROBERTA, CAMEMBERT, DATA2VEC_TEXT, ERNIE, DISTILBERT, ELECTRA, MPNET, DEBERTA)
 _ROTARY = (MODERNBERT, NOMIC_BERT, GTE, JINA_EMBEDDINGS_V3, EUROBERT, LLAMA, MISTRAL, QWEN3, GEMMA3_TEXT)
 # older versions of transformers lack some, GTE before 5.15; its list of names imports none of them
-_NAMES = frozenset(dir(transformers))
+_NAMES = frozenset(transformers.__all__)
 ARCHITECTURES = {one.model_type: one for one in (*_BERTS, *_ROTARY) if one.config.stock_name in _NAMES}
 MODEL_TYPES = tuple(
     name for architecture in ARCHITECTURES.values() for name in (architecture.model_type, architecture.student_type)
