@@ -76,9 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # a log has a line for each evaluation, and no bars
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")
-    # no help and no table fails where a terminal's encoding lacks a character; standard error never does
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="replace")
+    # a log file gets each line when it is written, as from standard error, and no help and no table fails where a
+    # terminal's encoding lacks a character
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        errors = "replace" if sys.stdout.errors == "strict" else sys.stdout.errors
+        sys.stdout.reconfigure(errors=errors, line_buffering=True)
     try:
         with ending_cleanly():
             return _run(words)

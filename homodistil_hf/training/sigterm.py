@@ -103,15 +103,34 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(EXIT_STATUS)
 
 
-def _die_of_sigterm() -> None:
-    """In a fork: give SIGTERM back its meaning. It has nothing to tidy up, and may wait where no handler is called."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is _end or isinstance(getattr(handler, "__self__", None), StopRequest):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+class _Fork(threading.local):
+    """A fork ends at SIGTERM: it has nothing to tidy up, and may wait where no handler of Python's is called.
+
+    Until that holds a SIGTERM to it has to wait: Python drops what a fork is sent first.
+    """
+
+    earlier: set[int] | None = None
+    """Signals that were held back before, while a thread forks."""
+
+    def begin(self) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is _end or isinstance(getattr(handler, "__self__", None), StopRequest):
+            self.earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def end(self) -> None:
+        if self.earlier is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.earlier)
+            self.earlier = None
+
+    def end_in_child(self) -> None:
+        if self.earlier is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self.end()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_die_of_sigterm)
+    _FORK = _Fork()
+    os.register_at_fork(before=_FORK.begin, after_in_parent=_FORK.end, after_in_child=_FORK.end_in_child)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

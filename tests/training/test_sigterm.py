@@ -131,6 +131,13 @@ def test_a_fork_of_a_command_or_a_training_ends_at_once(context):
             os._exit(0)
         assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        for _ in range(5):  # as soon as it is there, which Python drops; a pool that ends such a fork waits for it
+            if (child := os.fork()) == 0:
+                time.sleep(1)
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 # In a run
@@ -274,6 +281,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
 @contextlib.contextmanager
 def _running(launchers: dict[str, list[str]], folders: dict[str, Path]) -> Iterator[dict[str, subprocess.Popen]]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment.pop("PYTHONUNBUFFERED", None)  # lines come in their order all the same
     processes = {}
     for name, launcher in launchers.items():
         config = write_config(
