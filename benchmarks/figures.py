@@ -156,18 +156,14 @@ def _recipes() -> dict[str, str]:
 
 
 def _row_orders() -> dict[str, str]:
-    """Accuracy and KL of rows in random order and grouped by length, and the latter's share of the time on SST-2."""
-    runs = read_json(DOCS / "results" / "row_order.json", "row_order.json")["runs"]
-    orders = {"random": "random", "grouped": "group_by_length"}
-    of = {
-        f"{prefix}{name}": [run for run in runs if (run["task"], run["order"]) == (task, order)]
-        for prefix, task in (("", "sst2"), ("qnli_", "qnli"))
-        for name, order in orders.items()
-    }
-    found = {
-        f"order_{name}_accuracy": f"{statistics.fmean(100 * run['accuracy'] for run in of[name]):.1f}" for name in of
-    }
-    found |= {f"order_{name}_kl": f"{statistics.fmean(run['kl'] for run in of[name]):.3f}" for name in of}
-    times = zip(of["grouped"], of["random"], strict=True)
-    shares = sorted(grouped["time_s"] / random["time_s"] for grouped, random in times)
-    return found | {f"order_time_{index}": f"{share:.2f}" for index, share in enumerate(shares)}
+    """Accuracy and KL of rows in random order and grouped by length, and the latter's share of computed tokens."""
+    record = read_json(DOCS / "results" / "row_order.json", "row_order.json")
+    found = {}
+    for prefix, task in (("", "sst2"), ("qnli_", "qnli"), ("tags_", "punctuation")):
+        found[f"order_{prefix}tokens"] = f"{100 * record['tokens_computed'][task]:.0f}"
+        for name, order in {"random": "random", "grouped": "group_by_length"}.items():
+            runs = [run for run in record["runs"] if (run["task"], run["order"]) == (task, order)]
+            for key, factor, digits in (("accuracy", 100, 1), ("kl", 1, 3)):
+                mean = statistics.fmean(run[key] for run in runs)
+                found[f"order_{prefix}{name}_{key}"] = f"{factor * mean:.{digits}f}"
+    return found

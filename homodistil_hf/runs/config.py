@@ -30,7 +30,7 @@ SETTINGS_OF_ONE_CALL = ("resume_from_checkpoint", "overwrite_output_dir")
 """Settings that decide how a run is started, and are none of the run itself."""
 _COUNT_WHEN_NAMED = (
     *("num_train_epochs", "max_eval_blocks", "hidden_weight", "embedding_weight"),
-    *("eval_strategy", "logging_strategy", "logging_steps"),
+    *("eval_strategy", "logging_strategy", "logging_steps", "train_sampling_strategy"),
 )
 """Settings that are given also with their default: other kinds of run have another one, or choose one by the rows."""
 _OF_ROWS = ("train_data", "text_columns", "teacher_vectors")

@@ -131,7 +131,7 @@ def _read(run: RunArguments, config: PreTrainedConfig, argument: str) -> ReadRow
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
-    """Set steps and rate, where none are given: three passes, but `LEAST_STEPS` at least."""
+    """Set steps, rate and order, where none are given: three passes, but `LEAST_STEPS` at least, by length."""
     training, is_started = settings.training, settings.run.start is not None
     changes: dict[str, Any] = {}
     if training.max_steps <= 0 and "num_train_epochs" not in settings.given:
@@ -140,6 +140,8 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Dataset) -> Any:
         # by the width that the student begins with: its start's, else its teacher's
         begins = plan_student(settings, inputs) if is_started else inputs.config
         changes["learning_rate"] = default_task_rate(begins.hidden_size)
+    if "train_sampling_strategy" not in settings.given:
+        changes["train_sampling_strategy"] = "group_by_length"
     if is_started:
         changes |= {name: value for name, value in BESIDE_A_TEACHER.items() if name not in settings.given}
     return with_settings(training, **changes)

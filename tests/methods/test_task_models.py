@@ -56,9 +56,12 @@ def test_steps_have_a_floor_and_follow_from_the_rows(tmp_path):
     made = run_kind_of(settings)
     assert made.training(settings, made.inputs(settings), range(80)).max_steps == LEAST_STEPS
     assert made.training(settings, made.inputs(settings), range(80_000)).max_steps == 30_000
+    assert made.training(settings, made.inputs(settings), range(80)).train_sampling_strategy == "group_by_length"
     for epochs in (2, 3):  # 3 is the field's default
         given = settings_of({**write_kind(tmp_path, "classes"), "max_steps": -1, "num_train_epochs": epochs}, "it")
         assert made.training(given, made.inputs(given), range(80)).max_steps == -1
+    given = settings_of({**write_kind(tmp_path, "classes"), "train_sampling_strategy": "random"}, "it")
+    assert made.training(given, made.inputs(given), range(80)).train_sampling_strategy == "random"
 
 
 @pytest.mark.slow

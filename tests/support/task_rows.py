@@ -160,6 +160,8 @@ def trained_in_python(
         train, aside, _ = keep_aside(rows, find_columns(rows, config, task_kind_of(config)))
     of_command = ("teacher", "start", "train_data", "output_dir")
     own = {key: value for key, value in settings.items() if key not in of_command}
+    if name != RANKED:
+        own = {"train_sampling_strategy": "group_by_length"} | own  # as the command sets it
     trainer = kind(
         f"{start}/student" if start else teacher,
         arguments(str(folder), **own | more),
