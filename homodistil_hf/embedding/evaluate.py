@@ -38,7 +38,7 @@ from .deployable import query_ms
 from .folder import has_own_space, publish_scores, read_embedding_facts
 from .metrics import agreement, first_hits, pair_score, retrieval_scores
 from .model import EmbeddingModel, load_embedding_model
-from .texts import some_paragraphs
+from .texts import LEAST_CHARACTERS, some_paragraphs
 from .vectors import Encoder, TeacherVectors, load_teacher
 
 logger = logging.getLogger(__name__)
@@ -232,6 +232,11 @@ def evaluate_embedding(
             most, is_given = settings.max_texts, isinstance(models[TEACHER], TeacherVectors)
             # given vectors are of whole texts
             texts = documents["text"][:most] if is_given else some_paragraphs(documents, most)
+            if len(texts) < 2:
+                raise ValueError(
+                    f"eval_data={short_repr(settings.eval_data)} has {len(texts)} paragraphs of {LEAST_CHARACTERS} "
+                    "characters or more; name more text, or a table with a text a row (.csv, .jsonl)"
+                )
             say(read_line({"texts to compare vectors of": texts}, documents.info.description))
             own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
             similarity = models[TEACHER].similarity
