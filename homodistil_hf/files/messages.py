@@ -26,8 +26,10 @@ _RENAMED = {
     "steps": ("max_steps", "max_train_steps"),
     "model_name_or_path": ("teacher", "model"),
     "max_length": ("max_seq_length",),
+    "macs": ("student",),
+    "latency_ms": ("student",),
 }
-"""Names of settings elsewhere, and in older versions of transformers → what they are called here."""
+"""Names of settings elsewhere, in older versions of transformers, and of budgets → what they are called here."""
 
 
 def near_name(name: object, valid: Iterable[str]) -> str | None:
