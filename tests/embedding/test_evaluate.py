@@ -165,7 +165,9 @@ def test_wrong_words_are_told_first(words, message, folders, monkeypatch, capsys
 def test_text_of_short_lines_alone_is_refused(folders, tmp_path, capsys):
     (tmp_path / "lines.txt").write_text("\n".join(f"w{number}" for number in range(10, 40)))
     words = ["evaluate", str(folders[1]), "--task", "embedding", "--teacher", str(folders[0]), "--eval_data"]
-    assert "has 0 paragraphs of 20 characters or more" in error_of(capsys, *words, str(tmp_path / "lines.txt"))
+    assert "has 0 texts to compare vectors of (in text files, lines of 20 characters or more)" in error_of(
+        capsys, *words, str(tmp_path / "lines.txt")
+    )
 
 
 def test_tasks_of_mteb_are_measured(folders, tmp_path, monkeypatch):
