@@ -123,6 +123,7 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
     [
         (["plan", "--teacher", "x", "--student", "y", "--jsn"], "unknown key --jsn; nearest valid: --json; see"),
         (["plan", "--teacher", "x", "--latency_ms", "5"], "unknown key --latency_ms; nearest valid: --student"),
+        (["plan", "--teacher", "x", "--params", "14M"], "unknown key --params; nearest valid: --student"),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
         (["trim", "--model=x", "--text", "y"], "what stands first has no key: homodistil trim TEACHER …; see"),
         (["push", "x", "--repo-id", "y"], "what stands first has no key: homodistil push FOLDER NAME …"),
