@@ -234,9 +234,9 @@ def evaluate_embedding(
             texts = documents["text"][:most] if is_given else some_paragraphs(documents, most)
             if len(texts) < 2:
                 raise ValueError(
-                    f"eval_data={short_repr(settings.eval_data)} has {len(texts)} texts to compare vectors of (in text "
-                    f"files, lines of {LEAST_CHARACTERS} characters or more); name more text, or a table with a text a "
-                    "row (.csv, .jsonl)"
+                    f"eval_data={short_repr(settings.eval_data)} has {len(texts)} texts to compare vectors of (in "
+                    f"text files, lines of {LEAST_CHARACTERS} characters or more); name more text, or a table with a "
+                    "text a row (.csv, .jsonl)"
                 )
             say(read_line({"texts to compare vectors of": texts}, documents.info.description))
             own, theirs = (models[side].encode(texts) for side in (STUDENT, TEACHER))
