@@ -30,6 +30,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "cosine": ("cosine", "{:.3f}", "cosine to the teacher's vectors"),
     "neighbours": ("10 nearest", "{:.3f}", "ten nearest texts alike"),
     "neighbours_in_index": ("… in the teacher's index", "{:.3f}", "ten nearest alike, in the teacher's index"),
+    "active_dims": ("words", "{:.1f}", "words of a vector that are not 0"),
     "correlation": ("correlation of scores", "{:.3f}", "correlation with the teacher's scores"),
     "ndcg_at_10": ("nDCG@10", "{:.3f}", "nDCG@10 of the order, by the labels"),
     "mrr_at_10": ("MRR@10", "{:.3f}", "MRR@10 of the order, by the labels"),

@@ -19,6 +19,8 @@ from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE, THIS_FOLDER
 from ..models.cost import COSTS
 from ..tables import FIGURE_NAMES
 
+SPARSE = "sentence-transformers sparse"
+"""Format of exports of sparse encoders."""
 SPACE = "space"
 """Of an export's benchmarks: first hits and scores of each pairing of models, see `space_matrix` in evaluate.py."""
 START = "start"
@@ -27,10 +29,11 @@ STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 """Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
 _WORDS = FIGURE_NAMES | {ASYMMETRIC: "student's questions, teacher's documents"}
 _TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
-_USAGE = """from sentence_transformers import SentenceTransformer
+_SPARSE_TAGS = ["sentence-transformers", "sparse-encoder", "splade", "feature-extraction", "pruning", "distillation"]
+_USAGE = """from sentence_transformers import {loader}
 
 {here}
-model = SentenceTransformer(name)
+model = {loader}(name)
 {example}"""
 _LEARNT = "distilling it towards the vectors of {:,} texts in {}."
 _TERMS = "The service that gave the vectors may have terms of use for models that are trained on them."
@@ -100,7 +103,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     start = teacher.get(START)
     # what the student's weights come from
     origin = start or teacher
-    summary = f"Texts of up to {student['max_seq_length']} tokens → vectors of {student['dimension']} channels."
+    routes, is_sparse = set(facts["probe"]["vectors"]), facts["format"] == SPARSE
+    kind = "sparse vectors of {:,} words" if is_sparse else "vectors of {} channels"
+    summary = f"Texts of up to {student['max_seq_length']} tokens → {kind.format(student['dimension'])}."
     if teacher:
         how = "pruning its encoder and distilling its vectors on unlabelled text."
         if start:
@@ -109,9 +114,10 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         if student["dimension"] == teacher["dimension"] and not student.get("has_own_space"):
             summary += " Student and teacher vectors are interchangeable: an index of the teacher's can stay."
     example = _SINGLE
-    if set(facts["probe"]["vectors"]) != {"query"}:
+    if routes != {"query"}:
         example = _PAIR
-        summary += " Queries are encoded by the student, documents by the teacher."
+        table = "looked up in the teacher's table, documents encoded by the student"
+        summary += f" Queries are {table if is_sparse else 'encoded by the student, documents by the teacher'}."
     texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
     if start:  # the student has weights of its start alone
         texts["licence"] = f"{run_texts({**facts, TEACHER: start})['licence']} {_TERMS}"
@@ -124,17 +130,19 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     texts["comparison"] = "\n\n".join(further)
     data = ModelCardData(
         library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
+        pipeline_tag="feature-extraction" if is_sparse else "sentence-similarity",
         base_model=origin.get("hub_id"),
         license=origin.get("licence"),
-        tags=_TAGS,
+        tags=_SPARSE_TAGS if is_sparse else _TAGS,
     )
     return fill_card(
         data,
         facts["versions"],
         title=result_title(facts, name),
         summary=summary,
-        usage=_USAGE.format(here=THIS_FOLDER, example=example),
+        usage=_USAGE.format(
+            loader="SparseEncoder" if is_sparse else "SentenceTransformer", here=THIS_FOLDER, example=example
+        ),
         how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
         paper=paper_words(facts),
         **texts,

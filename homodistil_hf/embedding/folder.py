@@ -38,7 +38,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from .card import START, STUDENT, TEACHER, embedding_card
+from .card import SPARSE, START, STUDENT, TEACHER, embedding_card
 from .model import (
     ACTIVATIONS,
     MODULES_FILE,
@@ -68,8 +68,12 @@ ROUTER_FILE = "router_config.json"
 ROUTES = ("query", "document")
 """Routes of a pair: the student encodes queries, the teacher documents."""
 MODULE_TYPE = "sentence_transformers.models.{}"
-MODULE_KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
-TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case")
+SPARSE_TYPE = "sentence_transformers.sparse_encoder.models.{}"
+_SPARSE_KINDS = {"MLMTransformer": "Transformer", "SpladePooling": "Pooling", "SparseStaticEmbedding": "Table"}
+MODULE_KINDS = {MODULE_TYPE.format(kind): kind for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
+MODULE_KINDS |= {SPARSE_TYPE.format(name): kind for name, kind in _SPARSE_KINDS.items()}
+"""Type of a module of an export → what it is checked as."""
+TRANSFORMER_KEYS, TABLE_KEYS = ("max_seq_length", "do_lower_case"), {"frozen"}
 ACTIVATION_TYPES = {name: f"{kind.__module__}.{name}" for name, kind in ACTIVATIONS.items()}
 
 _LEAST_VERSION = 6
@@ -80,14 +84,14 @@ VECTOR_TOLERANCE = 1e-4
 _FRESH_PROCESS = """
 import json, sys
 from safetensors.torch import save_file
-from sentence_transformers import SentenceTransformer
-folder, routes, outputs = sys.argv[1:]
+import sentence_transformers
+folder, loader, routes, outputs = sys.argv[1:]
 texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["texts"]
-model = SentenceTransformer(folder, device="cpu", trust_remote_code=False)
+model = getattr(sentence_transformers, loader)(folder, device="cpu", trust_remote_code=False)
 found = {}
 for route in routes.split(","):
-    vectors = model.encode(texts, convert_to_tensor=True, **({"task": route} if "," in routes else {}))
-    found[route] = vectors.float().contiguous()
+    vectors = model.encode(texts, convert_to_tensor=True, **({} if routes == "query" else {"task": route}))
+    found[route] = (vectors.to_dense() if vectors.is_sparse else vectors).float().contiguous()
 save_file(found, outputs)
 settings = {"max_seq_length": model.max_seq_length, "prompts": dict(model.prompts),
     "default_prompt_name": model.default_prompt_name, "similarity_fn_name": str(model.similarity_fn_name)}
@@ -150,26 +154,30 @@ def export_embedding_model(
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
         sections = {STUDENT: facts_of(model) | {"has_own_space": has_own_space}, TEACHER: teacher_facts}
-        _write_record(aside, target.name, sections, run=run_facts(facts), query=model)
+        write_vectors(aside, target.name, sections, FORMAT, run=run_facts(facts), query=model)
     return target
 
 
-def _write_record(
+def write_vectors(
     folder: Path,
     name: str,
     sections: dict[str, Any],
+    format: str,
     *,
     run: Mapping[str, Any] | None = None,
     **routes: EmbeddingModel,
 ) -> None:
-    """Write facts and card of an export whose other files are there."""
-    query = routes["query"]
+    """Write facts and card of an export whose other files are there, with the vectors of some texts by each route."""
+    query = next(iter(routes.values()))
     # four words a repetition are as many tokens at least
     texts = [*PROBE_TEXTS, _LONG_TEXT * (query.settings.max_seq_length // 4 + 2)]
-    channels = torch.linspace(0, query.dimension - 1, min(_NUM_PROBE_CHANNELS, query.dimension)).long()
-    vectors = {route: model.encode(texts)[:, channels].tolist() for route, model in routes.items()}
+    whole, num_channels = {route: model.encode(texts) for route, model in routes.items()}, _NUM_PROBE_CHANNELS
+    channels = torch.linspace(0, query.dimension - 1, min(num_channels, query.dimension)).long()
+    if format == SPARSE:  # most words are 0 in all texts
+        channels = next(iter(whole.values())).amax(0).topk(len(channels)).indices.sort().values
+    vectors = {route: of_texts[:, channels].tolist() for route, of_texts in whole.items()}
     facts: dict[str, Any] = {
-        "format": FORMAT if len(routes) == 1 else PAIR,
+        "format": format,
         **sections,
         "settings_of_vectors": {"max_seq_length": query.settings.max_seq_length} | shared_settings(query),
         "probe": {"texts": texts, "channels": channels.tolist(), "vectors": vectors},
@@ -180,12 +188,16 @@ def _write_record(
 
 def write_model(model: EmbeddingModel, folder: Path) -> None:
     """Write all files of sentence-transformers to an empty folder."""
-    modules = enumerate(write_modules(model, folder).items())
-    write_json(
-        folder / MODULES_FILE,
-        [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in modules],
-    )
+    write_index(write_modules(model, folder), folder)
     write_json(folder / SETTINGS_FILE, shared_file(model))
+
+
+def write_index(modules: Mapping[str, str], folder: Path) -> None:
+    """Write `modules.json`: path below the folder → type, in order."""
+    rows = enumerate(modules.items())
+    write_json(
+        folder / MODULES_FILE, [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in rows]
+    )
 
 
 def publish_scores(folder: str | Path, scores: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
@@ -235,7 +247,7 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
     read = {"dimension": model.dimension, "max_seq_length": model.settings.max_seq_length, "sha256": model.sha256}
-    return {"name": public_name(model.name), **model_facts(model.encoder), **read}
+    return {"name": public_name(model.name), **model_facts(model.stock_encoder), **read}
 
 
 def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> dict[str, str]:
@@ -355,10 +367,10 @@ def export_pair(
         routes = {route: list(modules) for route, modules in written.items()}
         parameters = {"default_route": ROUTES[0], "allow_empty_key": True}
         write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
-        write_json(aside / MODULES_FILE, [{"idx": 0, "name": "0", "path": "", "type": MODULE_TYPE.format("Router")}])
+        write_index({"": MODULE_TYPE.format("Router")}, aside)
         write_json(aside / SETTINGS_FILE, shared_file(query))
         sections = {STUDENT: facts_of(query), TEACHER: facts_of(document)}
-        _write_record(aside, target.name, sections, query=query, document=document)
+        write_vectors(aside, target.name, sections, PAIR, query=query, document=document)
     return target
 
 
@@ -382,7 +394,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
 
 def module_problems(folder: Path) -> Iterator[str]:
     """Modules and settings of a folder that no export writes; sentence-transformers would import or read them."""
-    kinds = {MODULE_TYPE.format(kind): kind for kind in MODULE_KINDS}
+    kinds = MODULE_KINDS
     try:
         modules = read_modules(folder / MODULES_FILE)
         # a pair is one module, whose own file has the modules of both routes
@@ -401,6 +413,10 @@ def module_problems(folder: Path) -> Iterator[str]:
                     if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
                         expected = f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}"
                         yield f"{expected}, found {file.name} with {short_repr(settings)}"
+            elif kinds[kind] == "Table" and (read := read_json_object(place / "config.json", name)).keys() - {
+                "frozen"
+            }:
+                yield f"{name} config.json: expected frozen alone, found {short_repr(read)}"
             elif kinds[kind] == "Dense":
                 activation = read_json_object(place / "config.json", name).get("activation_function")
                 if activation not in ACTIVATION_TYPES.values():
@@ -426,7 +442,8 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
     try:
-        found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), ",".join(routes)])
+        loader = "SparseEncoder" if facts["format"] == SPARSE else "SentenceTransformer"
+        found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), loader, ",".join(routes)])
     except (ValueError, OSError) as error:
         return [str(error)], None
     expected = facts["settings_of_vectors"]

@@ -88,7 +88,7 @@ _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # weights, order of modules and versions say as much
 _SILENT_KEYS = {"__version__", "model_type", "type", "path", "idx", "name", "unpad_inputs"}
-_VECTOR_KEYS = {
+VECTOR_KEYS = {
     *(*_SILENT_KEYS, *_SETTINGS, *POOLINGS.values(), "pooling_mode", "activation_function"),
     *("word_embedding_dimension", "embedding_dimension", "in_features", "out_features", "bias"),
 }
@@ -188,6 +188,11 @@ class EmbeddingModel:
         return min(whole, self.settings.truncate_dim or whole)
 
     @property
+    def stock_encoder(self) -> PreTrainedModel:
+        """The encoder as folders hold it."""
+        return self.encoder
+
+    @property
     def sha256(self) -> str:
         """Digest of all that a text's vector depends on: weights, configuration, pooling, layers."""
         weights = weights_digest(self.encoder, *(layer.linear for layer in self.dense))
@@ -232,9 +237,12 @@ class EmbeddingModel:
         for start in trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1):
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
-            states = self.encoder(**inputs).last_hidden_state
-            vectors |= dict(zip(indices, self.vectors(states, inputs["attention_mask"]).cpu(), strict=True))
+            vectors |= dict(zip(indices, self.of_inputs(inputs).cpu(), strict=True))
         return torch.stack([vectors[index] for index in range(len(texts))])
+
+    def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The vectors of padded texts, `(B, D)`."""
+        return self.vectors(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"])
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
         """Padded inputs of the encoder, a prompt before each text, as in [`PoolingSettings.prepared`]."""
@@ -370,6 +378,25 @@ def load_embedding_model(
         HubError: the Hub refused or can't be reached.
     """
     label = f"{argument}={str(name_or_path)!r}"
+    folder = model_folder(name_or_path, label, token=token)
+    # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
+    modules = student_modules(folder / MODULES_FILE, label)
+    (_, first), (_, second), *others = [(kind, folder / path) for kind, path in modules]
+    encoder, tokenizer = load_encoder_in(first, label, argument=argument)
+    values = read_json_object(second / "config.json", str(second / "config.json"))
+    mode = values.get("pooling_mode")
+    poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
+    if len(poolings) != 1 or poolings[0] not in POOLINGS:
+        raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
+    name_unused(str(folder), [path for _, path in modules], label)
+    normalizes = modules[-1][0] == "Normalize"
+    settings = PoolingSettings(poolings[0], normalizes, **settings_in(folder, first, encoder, tokenizer))
+    dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
+    return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
+
+
+def model_folder(name_or_path: str | Path, label: str, *, token: str | None = None) -> Path:
+    """The folder of a model of sentence-transformers, where the Hub's is downloaded; arguments as [`name_unused`]."""
     folder = Path(name_or_path)
     refuse_missing(str(name_or_path), label)
     if not folder.is_dir():
@@ -377,9 +404,13 @@ def load_embedding_model(
             folder = Path(snapshot_download(str(name_or_path), allow_patterns=list(_READ), token=token))
     if not (folder / MODULES_FILE).is_file():
         raise ValueError(f"{label} has no {MODULES_FILE}; name a folder that sentence-transformers has written")
-    # the order is known: Transformer, Pooling, any number of Dense, Normalize or not
-    modules = student_modules(folder / MODULES_FILE, label)
-    (_, first), (_, second), *others = [(kind, folder / path) for kind, path in modules]
+    return folder
+
+
+def load_encoder_in(
+    first: Path, label: str, *, argument: str = "teacher", auto_class: Any = AutoModel
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load the first module of a model in float32, `auto_class` naming its head, and its tokenizer."""
     config = encoder_config(first, label, argument=argument)
     check_weights(first, count_parameters(widths_of(config), config), label)
     tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
@@ -394,17 +425,8 @@ def load_embedding_model(
             )
         config.pad_token_id = tokenizer.pad_token_id
     remedy = "copy or download it again"
-    encoder = load_weights(AutoModel, first, config, label=label, optional="pooler.", remedy=remedy).eval()
-    values = read_json_object(second / "config.json", str(second / "config.json"))
-    mode = values.get("pooling_mode")
-    poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
-    if len(poolings) != 1 or poolings[0] not in POOLINGS:
-        raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    name_unused(str(folder), [path for _, path in modules], label)
-    normalizes = modules[-1][0] == "Normalize"
-    settings = PoolingSettings(poolings[0], normalizes, **_settings(folder, first, encoder, tokenizer))
-    dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
-    return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
+    encoder = load_weights(auto_class, first, config, label=label, optional="pooler.", remedy=remedy).eval()
+    return encoder, tokenizer
 
 
 def name_unused(
@@ -412,7 +434,7 @@ def name_unused(
     paths: Sequence[str],
     label: str,
     *,
-    read: Collection[str] = _VECTOR_KEYS,
+    read: Collection[str] = VECTOR_KEYS,
     token: str | None = None,
 ) -> None:
     """Name in a warning what a folder holds and isn't read; a ValueError for what makes other vectors.
@@ -462,16 +484,21 @@ def _values_in(source: str, name: str, **how: Any) -> dict[str, Any]:
 def student_modules(file: Path, label: str) -> list[tuple[str, str]]:
     """Read `modules.json`, the kind and the folder of each module; a ValueError for those that no student can have."""
     modules = read_modules(file)
-    # what isn't the library's, code of the model's own, keeps its whole name, which is none of these
-    kinds = [kind.rpartition(".")[2] if kind.startswith(_LIBRARY) else kind for kind, _ in modules]
+    kinds = [kind_of(module_type) for module_type, _ in modules]
     # as many Dense as there are, Normalize only if it is last: what is compared is the order
     dense, last = ["Dense"] * kinds.count("Dense"), ["Normalize"] * (kinds[-1:] == ["Normalize"])
     if kinds != ["Transformer", "Pooling", *dense, *last]:
         raise ValueError(
             f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
-            "Normalize or not, all of sentence-transformers: name another teacher"
+            "Normalize or not, all of sentence-transformers: name another teacher (a sparse encoder is distilled by "
+            "method=sparse; sentence-transformers evaluates and runs it)"
         )
     return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
+
+
+def kind_of(module_type: str) -> str:
+    """The short name of a module of the library; code of the model's own keeps its whole name."""
+    return module_type.rpartition(".")[2] if module_type.startswith(_LIBRARY) else module_type
 
 
 def read_modules(file: Path) -> list[tuple[str, str]]:
@@ -498,7 +525,9 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     return config
 
 
-def _settings(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
+def settings_in(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
+    """Fields of [`PoolingSettings`] that files beside the modules have."""
+
     def read(file: Path) -> dict[str, Any]:
         values = read_json_object(file, str(file)) if file.is_file() else {}
         for name, (is_right, words) in _SETTINGS.items():

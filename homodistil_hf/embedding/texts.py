@@ -174,13 +174,13 @@ class TextCollator:
 
     Args:
         tokenizer: pads.
-        dimension: channels of a vector.
+        dimension: channels of a vector; None: labels are the numbers that [`directions`] are drawn by, `(B, 1)`.
         seed: of the directions.
         multiple: of padded lengths, see [`padding_multiple`].
     """
 
     tokenizer: PreTrainedTokenizerBase
-    dimension: int
+    dimension: int | None
     seed: int = 0
     multiple: int | None = 8
 
@@ -201,10 +201,14 @@ class TextCollator:
         batch = {name: inputs[name] for name in (*names, "attention_mask")}
         if VECTOR in rows[0]:
             batch[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
-        directions = []
-        for row in rows:
-            # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
-            number = zlib.crc32(torch.tensor(row["input_ids"]).numpy().tobytes(), self.seed)
-            generator = torch.Generator().manual_seed(number)
-            directions.append(F.normalize(torch.randn(self.dimension, generator=generator), dim=-1))
-        return batch | {"labels": torch.stack(directions)}
+        # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
+        tokens = (torch.tensor(row["input_ids"]).numpy().tobytes() for row in rows)
+        numbers_B1 = torch.tensor([[zlib.crc32(of_row, self.seed)] for of_row in tokens])
+        return batch | {"labels": numbers_B1 if self.dimension is None else directions(numbers_B1, self.dimension)}
+
+
+def directions(numbers_B1: torch.Tensor, dimension: int) -> torch.Tensor:
+    """Random directions, `(B, dimension)` of length 1, each a function of its number; on the CPU."""
+    generators = (torch.Generator().manual_seed(number) for number in numbers_B1.flatten().tolist())
+    drawn = [torch.randn(dimension, generator=generator) for generator in generators]
+    return F.normalize(torch.stack(drawn), dim=-1)

@@ -339,8 +339,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     method = "embedding"
     arguments_class = EmbeddingDistilArguments
     fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
-    reported_metrics = ("cosine", "neighbours", "neighbours_in_index")
+    reported_metrics: ClassVar[tuple[str, ...]] = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
+    load: ClassVar[Callable[..., EmbeddingModel]] = staticmethod(load_embedding_model)
+    """Loads the model of a name."""
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",
@@ -358,9 +360,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         # beside a teacher, `model` is an earlier student of it; else it is the teacher itself
         self.earlier_student: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
-        self.embedding_model = (
-            whole if isinstance(whole, EmbeddingModel) else load_embedding_model(whole, token=args.hub_token)
-        )
+        self.embedding_model = whole if isinstance(whole, EmbeddingModel) else self.load(whole, token=args.hub_token)
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
         # vectors that are given in place of a teacher's model
@@ -526,7 +526,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; refuses to go on with a student that gives all texts the same vector."""
-        if not self.distillation.dense.weight.any():  # of given vectors, before the first step
+        if self.target is not None and not self.distillation.dense.weight.any():  # before the first step
             self.fit_map()
         metrics: Mapping[str, float] = super().evaluate(*args, **kwargs)
         spread = min((value for name, value in metrics.items() if name.endswith("_spread")), default=1.0)

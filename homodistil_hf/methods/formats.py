@@ -28,6 +28,7 @@ _OTHERS: dict[str, tuple[str, str | None]] = {
         "homodistil_hf.embedding.deployable:EMBEDDING",
     ),
     "sentence-transformers pair": ("homodistil_hf.embedding.folder:verify_embedding", None),
+    "sentence-transformers sparse": ("homodistil_hf.embedding.folder:verify_embedding", None),
 }
 """Format in `facts.json` → what verifies the folder, and how it is deployed, None where no runtime could read it; the
 core verifies and deploys all others."""
@@ -94,7 +95,8 @@ def deploy_export(
     _, deployment = _of_format(name)
     if deployment is None:
         raise ValueError(
-            f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export"
+            f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export, and "
+            "load a sparse encoder in sentence-transformers"
         )
     if teacher is None:
         teacher = student_in(folder).settings.get("teacher")

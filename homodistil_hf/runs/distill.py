@@ -47,7 +47,7 @@ from .student import make_trainer, train_student, train_to_the_end
 
 logger = logging.getLogger(__name__)
 
-_FAMILY_METHODS = ("homodistil", "embedding", "reranker")
+_FAMILY_METHODS = ("homodistil", "embedding", "sparse", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
 
 
@@ -265,8 +265,10 @@ def load_start(folder: Path) -> LayerwiseModel:
     student, tensors = folder / STUDENT_FOLDER, load_tensors(folder / PROJECTIONS_FILE)
     if (student / MODULES_FILE).is_file():
         from ..embedding.model import load_embedding_model
+        from ..embedding.sparse import is_sparse, load_sparse_model
 
-        model = to_student(load_embedding_model(student, argument="folder").encoder, needs_head=False)
+        load = load_sparse_model if is_sparse(student) else load_embedding_model
+        model = to_student(load(student, argument="folder").encoder, needs_head=False)
     else:
         model = load_export(student)
     if not tensors:

@@ -37,6 +37,7 @@ METHODS = {
     "minilm": "homodistil_hf.methods.baselines.minilm:MiniLMTrainer",
     "minilm_v2": "homodistil_hf.methods.baselines.minilm:MiniLMv2Trainer",
     "embedding": "homodistil_hf.embedding.trainer:EmbeddingDistilTrainer",
+    "sparse": "homodistil_hf.embedding.sparse_trainer:SparseDistilTrainer",
     "reranker": "homodistil_hf.embedding.reranker:RerankerDistilTrainer",
     "self_distillation": "homodistil_hf.methods.self_distillation.trainer:SelfDistillTrainer",
     "bit": "homodistil_hf.methods.binarization.stages:BinarizationTrainer",
@@ -48,6 +49,7 @@ KINDS = {
     MASKED_WORDS_RUN: "homodistil_hf.runs.masked_words:KIND",
     TASK_RUN: "homodistil_hf.runs.task:KIND",
     "embedding": "homodistil_hf.runs.embedding:KIND",
+    "sparse": "homodistil_hf.runs.sparse:KIND",
     "reranker": "homodistil_hf.runs.reranker:KIND",
     "self_distillation": "homodistil_hf.runs.further_pretraining:KIND",
     "bit": "homodistil_hf.runs.bits:KIND",
@@ -223,7 +225,7 @@ def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | No
 
 
 def method_of_model(name: str, *, token: str | None = None) -> str | None:
-    """The method for the model in a folder or on the Hub: `embedding`, `reranker` (one score a pair), None for others.
+    """The method for the model in a folder or on the Hub: `embedding`, `sparse`, `reranker`, None for others.
 
     Also None for what can't be reached; the error comes where it is loaded.
     """
@@ -235,7 +237,11 @@ def method_of_model(name: str, *, token: str | None = None) -> str | None:
     is_classifier = isinstance(names, list) and str(names[0] if names else "").endswith("ForSequenceClassification")
     if is_classifier and isinstance(labels, dict) and len(labels) == 1:
         return "reranker"
-    return "embedding" if model_file(name, MODULES_FILE, token=token) else None
+    if model_file(name, MODULES_FILE, token=token) is None:
+        return None
+    from ..embedding.sparse import is_sparse
+
+    return "sparse" if is_sparse(name, token=token) else "embedding"
 
 
 def is_fine_tuned(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:

@@ -62,8 +62,9 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         question = replace(question, **{name: values[name] for name in planned_names if name in values})
     config, fewer_layers_below = _teacher_config(question)
     architecture, widths = config.architectures[0], widths_of(config)
-    # an embedding model's encoder has no head, and a task's predicts no words
-    predicts_words = architecture in HEADS and task_kind_of(config) == MASKED_WORDS
+    # an embedding model's encoder has no head, a task's predicts no words, a sparse encoder's are those of vectors
+    is_of_vectors = fewer_layers_below == EMBEDDINGS_FEWER_LAYERS_BELOW
+    predicts_words = not is_of_vectors and architecture in HEADS and task_kind_of(config) == MASKED_WORDS
     num_tokens = question.num_tokens
     if num_tokens is not None and not predicts_words:
         raise ValueError(
@@ -141,10 +142,11 @@ def _teacher_config(question: Any) -> tuple[Any, int]:
     if model_file(teacher, MODULES_FILE) is not None:
         from .kinds import method_for
 
-        if method_for(teacher) == "embedding":
-            from .embedding import planned_config
+        if (method := method_for(teacher)) in ("embedding", "sparse"):
+            from . import embedding, sparse
 
-            return planned_config(teacher), EMBEDDINGS_FEWER_LAYERS_BELOW
+            of_method = sparse if method == "sparse" else embedding
+            return of_method.planned_config(teacher), EMBEDDINGS_FEWER_LAYERS_BELOW
     return load_encoder_config(teacher, revision=revision), FEWER_LAYERS_BELOW
 
 

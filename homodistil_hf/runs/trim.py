@@ -185,7 +185,12 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
 
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
-    if (method := method_of_model(source.model, token=source.token)) == "embedding":
+    if (method := method_of_model(source.model, token=source.token)) == "sparse":
+        raise ValueError(
+            f"model={source.model!r} is a sparse encoder, whose vectors have a channel for each word: with fewer it "
+            "would have another index; distil it with all of its words"
+        )
+    if method == "embedding":
         whole = load_embedding_model(source.model, token=source.token)
         whole.encoder.config.architectures = [type(whole.encoder).__name__]
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
