@@ -413,10 +413,9 @@ def module_problems(folder: Path) -> Iterator[str]:
                     if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
                         expected = f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}"
                         yield f"{expected}, found {file.name} with {short_repr(settings)}"
-            elif kinds[kind] == "Table" and (read := read_json_object(place / "config.json", name)).keys() - {
-                "frozen"
-            }:
-                yield f"{name} config.json: expected frozen alone, found {short_repr(read)}"
+            elif kinds[kind] == "Table":
+                if (read := read_json_object(place / "config.json", name)).keys() - TABLE_KEYS:
+                    yield f"{name}/config.json: expected {', '.join(TABLE_KEYS)} alone, found {short_repr(read)}"
             elif kinds[kind] == "Dense":
                 activation = read_json_object(place / "config.json", name).get("activation_function")
                 if activation not in ACTIVATION_TYPES.values():

@@ -217,37 +217,31 @@ def load_sparse_model(name_or_path: str | Path, *, argument: str = "teacher", to
 
 
 def document_modules(source: str, label: str, *, token: str | None = None) -> tuple[list[str], dict[str, Any] | None]:
-    """Find the modules of documents in a folder or repository, by a ValueError that begins with `label`.
+    """Find the folders of a masked-LM model and its pooling; also the content of a Router's file, or None.
 
-    Returns:
-        `(paths, router)`: those of the masked-LM model and its pooling; content of the file of a Router, or None.
+    `source` is a folder or Hub name, and `label` begins the message of a ValueError.
     """
 
     def found(name: str) -> Path:
         return model_file(source, name, token=token) or Path(source, name)
 
     modules = read_modules(found(MODULES_FILE))
-    types, routes = {path: kind for kind, path in modules}, {"document": [path for _, path in modules]}
-    router: dict[str, Any] | None = None
+    types, router = {path: kind for kind, path in modules}, None
+    content: dict[str, Any] = {"types": types, "structure": {"document": list(types)}, "parameters": {}}
     if list(map(kind_of, types.values())) == ["Router"]:
-        router = read_json_object(found(ROUTER_FILE), f"{label}: {ROUTER_FILE}")
-        if not fits(router, {"types": {...: str}, "structure": {...: [str]}, "parameters": dict}):
-            raise ValueError(
-                f"{label}: {ROUTER_FILE} holds {short_repr(router)}; expected types, structure, parameters"
-            )
-        types, routes = router["types"], router["structure"]
-    kinds = {route: [kind_of(types.get(path, "")) for path in paths] for route, paths in routes.items()}
+        router = content = read_json_object(found(ROUTER_FILE), f"{label}: {ROUTER_FILE}")
     # with a Router, queries are looked up, and nothing but the task decides on the route
-    table = {} if router is None else {"query": [_TABLE]}
-    is_mapped = router is not None and bool(router["parameters"].get("route_mappings"))
-    if is_mapped or kinds not in [{"document": kind} | table for kind in _KINDS]:
-        raise ValueError(
-            f"{label} has the modules {short_repr(kinds)}; expected {' and '.join(_KINDS[1])}, alone, or of a "
-            f"Router's documents, whose queries have {_TABLE}: name another teacher"
-        )
-    if not all(path == "" or stays_inside(path) for path in types):
-        raise ValueError(f"{label} has the folders {short_repr(list(types))}; expected folders inside it")
-    return routes["document"], router
+    if fits(content, {"types": {...: str}, "structure": {...: [str]}, "parameters": dict}):
+        types, routes, table = content["types"], content["structure"], {} if router is None else {"query": [_TABLE]}
+        kinds = {route: [kind_of(types.get(path, "")) for path in paths] for route, paths in routes.items()}
+        is_known = kinds in [{"document": kind} | table for kind in _KINDS]
+        is_inside = all(path == "" or stays_inside(path) for path in types)
+        if is_known and is_inside and not content["parameters"].get("route_mappings"):
+            return routes["document"], router
+    raise ValueError(
+        f"{label} has the modules {short_repr(content)}; expected {' and '.join(_KINDS[1])}, alone, or of a Router's "
+        f"documents without a mapping, whose queries have {_TABLE}: name another teacher"
+    )
 
 
 def masked_lm_config(folder: Path, label: str, *, argument: str = "teacher") -> PreTrainedConfig:

@@ -127,22 +127,14 @@ class SparseEvaluation(VectorEvaluation):
 class SparseDistilTrainer(EmbeddingDistilTrainer):
     """Prunes the masked-LM model of a sparse encoder and distils its vectors; needs unlabelled texts alone.
 
-    The loss is that of [`EmbeddingDistilTrainer`] with vectors of words, `pooled_words` in sparse.py.
-
-    Args:
-        model: folder of sentence-transformers, repository of the Hub, or of [`load_sparse_model`]; of a Router whose
-            queries are looked up in a table, documents have the student. All other arguments are those of
-            [`EmbeddingDistilTrainer`].
-
-    Raises:
-        ValueError: as [`EmbeddingDistilTrainer`].
+    The loss is that of [`EmbeddingDistilTrainer`], arguments and errors are, too: `model` is a folder of a
+    `SparseEncoder`, a repository of the Hub, or of [`load_sparse_model`]. Of a Router whose queries are looked up in a
+    table, documents get the student.
 
     Example:
     ```python
-    trainer = SparseDistilTrainer(
-        "naver/splade-v3", SparseDistilArguments("out", student="macs=0.25"),
-        train_dataset=rows, eval_dataset=held_out,
-    )
+    args = SparseDistilArguments("out", student="macs=0.25")
+    trainer = SparseDistilTrainer("naver/splade-v3", args, train_dataset=rows, eval_dataset=held_out)
     trainer.train()
     trainer.export("small")  # SparseEncoder("small")
     ```
