@@ -10,6 +10,9 @@ from .embedding.model import load_embedding_model as load_embedding_model
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .embedding.reranker import tokenize_pairs as tokenize_pairs
+from .embedding.sparse import load_sparse_model as load_sparse_model
+from .embedding.sparse_trainer import SparseDistilArguments as SparseDistilArguments
+from .embedding.sparse_trainer import SparseDistilTrainer as SparseDistilTrainer
 from .embedding.texts import tokenize_texts as tokenize_texts
 from .embedding.trainer import EmbeddingDistilArguments as EmbeddingDistilArguments
 from .embedding.trainer import EmbeddingDistilTrainer as EmbeddingDistilTrainer
