@@ -25,7 +25,8 @@ FEATURES = {
     "exports, card, report, `verify`, `push`": "export cli/export.py cli/report.py methods/formats.py",
     "files, settings, tables": "files tables.py",
     "runs and command line": "runs cli __main__.py methods/__init__.py",
-    "embedding models, rerankers, `cascade`": "embedding runs/embedding.py runs/sparse.py runs/reranker.py cli/cascade.py",
+    "embedding models, rerankers, `cascade`": "embedding cli/cascade.py "
+    "runs/embedding.py runs/sparse.py runs/reranker.py",
     "`evaluate`, `finetune`": "evaluation cli/evaluate.py cli/finetune.py",
     "`trim`": "vocabulary runs/trim.py cli/trim.py",
     "`deploy`": "deploy cli/deploy.py",
