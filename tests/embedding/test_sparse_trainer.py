@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -230,6 +231,24 @@ def test_a_plan_is_what_is_distilled(tmp_path, text, capsys, has_router):
     assert {"cosine", "neighbours_in_index", "active_dims"} <= results["models"][1].keys()
     assert results["models"][0]["active_dims"] > 0
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+
+
+@pytest.mark.distributed
+def test_two_ranks_distil_as_one(tmp_path, text, as_ranks):
+    folder, results = make_sparse_folder(tmp_path / "model"), []
+    for name, of_rank in (("one", 8), ("two", 4)):
+        config, output = tmp_path / f"{name}.json", tmp_path / name
+        settings = {"teacher": str(folder), "train_data": text, "output_dir": str(output), "learning_rate": 1e-3}
+        settings |= {"student": "macs=0.5", "max_steps": 3, "use_cpu": True, "per_device_train_batch_size": of_rank}
+        config.write_text(json.dumps(settings | {"save_strategy": "no"}))
+        if name == "one":
+            assert main(["distill", str(config)]) == 0
+        else:
+            done = as_ranks(Path(__file__).parents[1] / "support" / "task_ranks.py", config)
+            assert done.returncode == 0, done.stderr[-2000:]
+        results.append(json.loads((output / "results.json").read_text()))
+    assert results[1]["evaluation"] == pytest.approx(results[0]["evaluation"], rel=1e-3)
+    assert results[1]["models"][0]["active_dims"] == results[0]["models"][0]["active_dims"]
 
 
 def test_a_family_of_sparse_encoders(tmp_path, text):
