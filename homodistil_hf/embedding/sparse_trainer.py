@@ -145,6 +145,7 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
     arguments_class = SparseDistilArguments
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index", "active_dims")
     load = staticmethod(load_sparse_model)
+    model_class = SparseModel
     card = MethodCard(
         student="pruned sparse encoder",
         made="pruned from {teacher} and distilled",

@@ -343,6 +343,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     needs_head = False
     load: ClassVar[Callable[..., EmbeddingModel]] = staticmethod(load_embedding_model)
     """Loads the model of a name."""
+    model_class: ClassVar[type[EmbeddingModel]] = EmbeddingModel
     card = MethodCard(
         student="pruned embedding model",
         made="pruned from {teacher} and distilled",
@@ -361,6 +362,11 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         self.earlier_student: Any = None if teacher_model is None else model
         whole: Any = model if teacher_model is None else teacher_model
         self.embedding_model = whole if isinstance(whole, EmbeddingModel) else self.load(whole, token=args.hub_token)
+        if (found := type(self.embedding_model)) is not self.model_class:
+            raise ValueError(
+                f"model is a {found.__name__}, {type(self).__name__} takes a {self.model_class.__name__}; "
+                "EmbeddingDistilTrainer is for embedding models, SparseDistilTrainer for sparse encoders"
+            )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
         # vectors that are given in place of a teacher's model

@@ -133,7 +133,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     length = min(run.row_length, teacher.settings.max_seq_length)
     column = f" in {run.text_column!r}" if run.text_column else ""
     files = ", ".join(run.teacher_vectors)
-    what = f"{files} hold texts and vectors" if files else f"{run.teacher} is an embedding model"
+    kind = "a sparse encoder" if run.method == "sparse" else "an embedding model"
+    what = f"{files} hold texts and vectors" if files else f"{run.teacher} is {kind}"
     log(f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most")
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []

@@ -10,12 +10,13 @@ from commands import error_of
 from rows import each
 from run_traces import logs_of
 from tiny_architectures import tiny_architecture_config
-from tiny_embeddings import assert_neurons_are_scored_by_gradients, make_sentence_folder
+from tiny_embeddings import assert_neurons_are_scored_by_gradients, distilling_embeddings, make_sentence_folder
 from tiny_models import VOCAB_SIZE, randomized
 from tiny_sparse import TABLE, distilling_sparse_vectors, make_sparse_folder
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
+from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.sparse import all_positions, load_sparse_model
 from homodistil_hf.embedding.texts import directions
 from homodistil_hf.embedding.trainer import vector_error
@@ -198,6 +199,15 @@ def test_a_student_of_fewer_layers(make_sparse_trainer, tmp_path):
 def test_settings_without_sense_are_refused(make_sparse_trainer, settings, message):
     with pytest.raises(ValueError, match=message):
         make_sparse_trainer(**settings)
+
+
+def test_a_model_of_the_other_trainer_is_refused(make_sparse_trainer, make_trainer, tmp_path):
+    dense = load_embedding_model(make_sentence_folder(tmp_path / "dense"))
+    with pytest.raises(ValueError, match="model is a EmbeddingModel, SparseDistilTrainer takes a SparseModel; Embedd"):
+        make_sparse_trainer(dense)
+    sparse = load_sparse_model(make_sparse_folder(tmp_path / "sparse"))
+    with pytest.raises(ValueError, match="model is a SparseModel, EmbeddingDistilTrainer takes a EmbeddingModel"):
+        distilling_embeddings(make_trainer, sparse)
 
 
 # By the command
