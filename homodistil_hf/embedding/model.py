@@ -238,7 +238,9 @@ class EmbeddingModel:
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
             vectors |= dict(zip(indices, self.of_inputs(inputs).cpu(), strict=True))
-        return torch.stack([vectors[index] for index in range(len(texts))])
+        return (
+            torch.stack([vectors[index] for index in range(len(texts))]) if texts else torch.empty(0, self.dimension)
+        )
 
     def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The vectors of padded texts, `(B, D)`."""

@@ -139,7 +139,7 @@ def _with_members(method: str, kind: Kind, values: Mapping[str, Any], given: dic
 
 def _built(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
     run, *training = (build(settings, values) for settings in kind.settings_classes(method))
-    kind.check(run)
+    kind.check(run, *training)
     return RunConfig(run, training[0] if training else None, given)
 
 

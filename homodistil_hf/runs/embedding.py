@@ -43,8 +43,8 @@ from .kinds import Rows, RunInputs, StudentKind, method_plan
 from .masked_words import check_stream, set_length, summary_with
 from .settings import Log, RunArguments, RunConfig
 
-UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing", "line_by_line")
-"""Settings that have no part in runs of whole texts."""
+UNUSED = ("tokenizer", "teacher_revision", "further_pretraining", "packing", "line_by_line", "train_sampling_strategy")
+"""Settings that have no part in runs of whole texts, which `by_length` has put in their order."""
 
 
 @dataclass

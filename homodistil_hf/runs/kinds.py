@@ -66,7 +66,7 @@ class Kind:
             None: the run makes a student of a teacher, see [`StudentKind`].
         summary: the content of a run's `results.json` and its folder → how it ended, in lines.
         arguments: dataclass of teacher and text; if it isn't a [`RunArguments`], it holds all settings of the run.
-        unused: fields of `arguments` that have no part in such a run.
+        unused: settings that have no part in such a run.
         place: what refuses these, for messages; default: the method.
     """
 
@@ -76,11 +76,13 @@ class Kind:
     unused: tuple[str, ...] = ()
     place: str | None = None
 
-    def check(self, run: Any) -> None:
+    def check(self, run: Any, *training: Any) -> None:
         """Refuse, by a ValueError, settings that have no part in such a run."""
-        for name, value in differing({name: getattr(run, name) for name in self.unused}, type(run)).items():
-            place = self.place or f"method={run.method!r}"
-            raise ValueError(f"{name}={short_repr(value)} has no place with {place}; leave it out")
+        for settings in (run, *training):
+            present = {name: getattr(settings, name) for name in self.unused if hasattr(settings, name)}
+            for name, value in differing(present, type(settings)).items():
+                place = self.place or f"method={run.method!r}"
+                raise ValueError(f"{name}={short_repr(value)} has no place with {place}; leave it out")
 
     def settings_classes(self, method: str) -> tuple[Any, ...]:
         """Dataclasses of the settings of a run by a method."""

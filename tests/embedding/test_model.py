@@ -36,6 +36,7 @@ def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_t
     model = load_embedding_model(folder)
     model.tokenizer.add_tokens(["beyond"])
     assert model.encode(["w7"]).shape == (1, model.dimension)
+    assert model.encode([]).shape == (0, model.dimension)
     with pytest.raises(ValueError, match=f"has the token id {VOCAB_SIZE}, but the model's vocab_size={VOCAB_SIZE};"):
         model.encode(["w7 beyond"])
 

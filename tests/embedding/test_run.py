@@ -98,7 +98,7 @@ def test_the_hub_is_asked_with_the_token(config, monkeypatch, capsys):
 @each(
     ("make", "asked", "kind"),
     [
-        (make_sentence_folder, ["config.json", "modules.json"], "embedding"),
+        (make_sentence_folder, ["config.json", "modules.json", "config_sentence_transformers.json"], "embedding"),
         (make_reranker, ["config.json"], "reranker"),
         (lambda folder: None, ["config.json"], None),
     ],
@@ -146,6 +146,7 @@ def test_weights_of_sources_are_finite(weight):
         ({"method": "homodistil", "teacher": "./x", "train_weights": [1.0]}, "has no place with method='homodistil'"),
         ({"vector_wight": 1}, "unknown key 'vector_wight' (value 1); nearest valid: 'vector_weight'"),
         ({"further_pretraining": {}}, "further_pretraining={} has no place with method='embedding'; leave it out"),
+        ({"train_sampling_strategy": "group_by_length"}, "has no place with method='embedding'; leave it out"),
         ({"layers": "[0,"}, "layers is no JSON"),
         ({"student": [QUARTER, SIXTEENTH], "layers": 1}, "layers=1 is not supported for a family"),
         (
