@@ -1,11 +1,11 @@
 """Sparse encoders (SPLADE): masked-LM models whose logits, pooled over the tokens of a text, are its vector of words.
 
-z_v = log(1 + relu(x_v)) with the largest logit x_v = max_t x_tv of a word v (arXiv 2109.10086, eq. 6), or summed over
-tokens (arXiv 2107.05720). The space is the vocabulary, so a student of the same words stays in its teacher's inverted
-index, and needs no map into it. Of a Router whose queries are looked up in a table (inference-free SPLADE), documents
-have the model. Folders are those of sentence-transformers, which is not imported; `sparse_trainer.py` trains.
+z_v = log(1 + relu(x_v)) with the largest logit x_v = max_t x_tv of a word v (arXiv 2109.10086, eq. 6). The space is
+the vocabulary, so a student of the same words stays in its teacher's inverted index, and needs no map into it. Of a
+Router whose queries are looked up in a table (inference-free SPLADE), documents have the model. Folders are those of
+sentence-transformers, which is not imported; `sparse_trainer.py` trains.
 
-Shapes: B texts, T tokens, H hidden channels, V words, P words of a piece.
+Shapes: B texts, T tokens, N = B·T, H hidden channels, V words, P words of a piece.
 """
 
 import shutil
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
@@ -60,10 +60,9 @@ from .model import (
     settings_in,
 )
 
-POOLINGS = ("max", "sum")
 ACTIVATIONS = {"relu": 1, "log1p_relu": 2}
 """Name → how often log(1 + x) is taken of relu(x); twice in arXiv 2504.14839."""
-_POOLING_KEYS = {"pooling_strategy": POOLINGS, "activation_function": tuple(ACTIVATIONS)}
+_POOLING_KEYS = {"pooling_strategy": ("max",), "activation_function": tuple(ACTIVATIONS)}
 _KINDS = (["MLMTransformer", "SpladePooling"], ["Transformer", "SpladePooling"])
 _TABLE = "SparseStaticEmbedding"
 _KEYS = {*VECTOR_KEYS, *_POOLING_KEYS, "transformer_task", "chunk_size"}
@@ -75,19 +74,15 @@ def pooled_words(
     states_BTH: torch.Tensor,
     mask_BT: torch.Tensor | None,
     *,
-    pooling: str = "max",
     activation: str = "relu",
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """The vectors of texts, `(B, V)`, at least float32, without ever holding all logits.
 
-    Words are taken in pieces, each computed anew in the backward pass.
-
     Args:
         decoder: the layer of a masked-LM head that makes logits.
         states_BTH: its inputs.
         mask_BT: 1 = token, 0 = padding, which counts nothing, a token a text at least; None: no padding.
-        pooling: of `POOLINGS`.
         activation: of `ACTIVATIONS`.
         dtype: type of the matrix product; default: as [`decoder_of`] has it.
 
@@ -95,38 +90,55 @@ def pooled_words(
     ```python
     >>> layer, states = torch.nn.Linear(2, 2, bias=False), torch.tensor([[[1.0, -1.0], [3.0, -2.0]]])
     >>> layer.weight = torch.nn.Parameter(torch.eye(2))
-    >>> [pooled_words(layer, states, None, pooling=name).exp().tolist() for name in POOLINGS]
-    [[[4.0, 1.0]], [[8.0, 1.0]]]
+    >>> pooled_words(layer, states, None).exp().tolist()
+    [[4.0, 1.0]]
 
     ```
     """
     states_BTH, weight_VH, bias_V, dtype = decoder_of(decoder, states_BTH, dtype=dtype)
-    exact = exact_dtype(states_BTH)
-    if pooling == "max" and mask_BT is not None:
+    if mask_BT is not None:
         # a text's first token in the place of padding changes no maximum, and masks far less than all logits
         first_B11 = mask_BT.argmax(1)[:, None, None]
         of_first_B1H = states_BTH.gather(1, first_B11.expand(-1, 1, states_BTH.shape[-1]))
         states_BTH = torch.where(mask_BT[..., None] != 0, states_BTH, of_first_B1H)
-
-    def piece(states_BTH: torch.Tensor, weight_PH: torch.Tensor, bias_P: torch.Tensor | None) -> torch.Tensor:
-        logits_BTP = states_BTH.to(dtype) @ weight_PH.to(dtype).t()
-        if pooling == "max":  # the activation rises, so the largest logit becomes the largest value
-            logits_BTP = logits_BTP.max(1, keepdim=True).values
-        values_BTP = F.relu(logits_BTP.to(exact) if bias_P is None else logits_BTP.to(exact) + bias_P)
-        for _ in range(ACTIVATIONS[activation]):
-            values_BTP = values_BTP.log1p()
-        if pooling == "sum" and mask_BT is not None:
-            values_BTP = values_BTP * mask_BT[..., None]
-        return values_BTP.sum(1)
-
-    # split, not sliced, as the gradient of a slice is as large as the whole weight; logits have a gradient each
-    size = max(1, LOGITS_BYTES // (2 * states_BTH[..., 0].numel() * exact.itemsize))
-    weights = weight_VH.split(size)
-    biases = [None] * len(weights) if bias_V is None else bias_V.split(size)
-    how: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     with torch.autocast(states_BTH.device.type, enabled=False):
-        pieces = [checkpoint(piece, states_BTH, *one, **how) for one in zip(weights, biases, strict=True)]
-        return torch.cat(pieces, 1)
+        # the activation rises, so the largest logit becomes the largest value
+        largest_BV: Any = _LargestLogits.apply(states_BTH, weight_VH, dtype)
+        values_BV = F.relu(largest_BV if bias_V is None else largest_BV + bias_V)
+        for _ in range(ACTIVATIONS[activation]):
+            values_BV = values_BV.log1p()
+        return values_BV
+
+
+class _LargestLogits(torch.autograd.Function):
+    """max_t x_t·w_v, at least float32, from states, weight and the type of the product.
+
+    A word has a gradient at one token alone, and none where its activation is 0, so products are of a sparse matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states_BTH: torch.Tensor, weight_VH: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        lowered_BTH = states_BTH.to(dtype)
+        size = max(1, LOGITS_BYTES // (lowered_BTH[..., 0].numel() * dtype.itemsize))
+        pieces = [(lowered_BTH @ weight_PH.to(dtype).t()).max(1) for weight_PH in weight_VH.split(size)]
+        ctx.save_for_backward(states_BTH, weight_VH, torch.cat([piece.indices for piece in pieces], 1))
+        return torch.cat([piece.values for piece in pieces], 1).to(exact_dtype(states_BTH))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BV: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        states_BTH, weight_VH, tokens_BV = ctx.saved_tensors
+        states_NH, exact = states_BTH.flatten(0, 1), gradient_BV.dtype
+        texts, words = gradient_BV.nonzero(as_tuple=True)
+        places = torch.stack([texts * states_BTH.shape[1] + tokens_BV[texts, words], words])
+        size = len(states_NH), len(weight_VH)
+        gradient_NV = torch.sparse_coo_tensor(places, gradient_BV[texts, words], size, check_invariants=False)
+        of_states, of_weight = ctx.needs_input_grad[:2]
+        return (
+            (gradient_NV @ weight_VH.to(exact)).to(states_NH.dtype).view_as(states_BTH) if of_states else None,
+            (gradient_NV.t() @ states_NH.to(exact)).to(weight_VH.dtype) if of_weight else None,
+            None,
+        )
 
 
 @dataclass(frozen=True)
@@ -173,8 +185,8 @@ class SparseModel(EmbeddingModel):
     ) -> torch.Tensor:
         """The vectors, `(B, V)`, of outputs at [`all_positions`] by `model`, the encoder or a student of it."""
         states_BTH = outputs["decoder_inputs"].view(*inputs["input_ids"].shape, -1)
-        how: dict[str, Any] = {"pooling": self.settings.pooling, "activation": self.activation, "dtype": dtype}
-        return pooled_words(model.decoder_layer, states_BTH, inputs.get("attention_mask"), **how)
+        mask_BT = inputs.get("attention_mask")
+        return pooled_words(model.decoder_layer, states_BTH, mask_BT, activation=self.activation, dtype=dtype)
 
 
 def all_positions(tokens_BT: torch.Tensor) -> dict[str, Any]:
@@ -202,7 +214,7 @@ def load_sparse_model(name_or_path: str | Path, *, argument: str = "teacher", to
     found = [values.get(name, known[0]) for name, known in _POOLING_KEYS.items()]
     for name, value in zip(_POOLING_KEYS, found, strict=True):
         if value not in (known := _POOLING_KEYS[name]):
-            raise ValueError(f"{label} has {name}={short_repr(value)} in {second}; expected one of {', '.join(known)}")
+            raise ValueError(f"{label} has {name}={short_repr(value)} in {second}; expected {' or '.join(known)}")
     name_unused(str(folder), [first, second], label, read=_KEYS)
     shared = settings_in(folder, folder / first, encoder, tokenizer) | {"truncate_dim": None}
     return SparseModel(

@@ -24,7 +24,6 @@ def make_sparse_folder(
     folder: Path,
     *,
     model: PreTrainedModel | None = None,
-    pooling: str = "max",
     activation: str = "relu",
     has_router: bool = False,
     is_new: bool = False,
@@ -47,7 +46,7 @@ def make_sparse_folder(
     own = {"transformer_task": "fill-mask"} if is_new else {"do_lower_case": False}
     write(folder / paths[0] / "sentence_bert_config.json", {"max_seq_length": 12, **own})
     size = {"embedding_dimension" if is_new else "word_embedding_dimension": VOCAB_SIZE}
-    write(folder / paths[1] / "config.json", {"pooling_strategy": pooling, "activation_function": activation, **size})
+    write(folder / paths[1] / "config.json", {"pooling_strategy": "max", "activation_function": activation, **size})
     if has_router:
         tokenizer.save_pretrained(folder / TABLE)
         write(folder / TABLE / "config.json", {"frozen": True})
