@@ -111,6 +111,10 @@ class EmbeddingDistilArguments(AtOnceArguments):
         super().__post_init__()
 
 
+class ExactLinear(nn.Linear):
+    """A map that is applied outside of autocast, so that no micro-batch has it in a lower type (`lowered.py`)."""
+
+
 def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
     """Σ_b ‖z_s − z_t‖² / ‖z_t‖².
 
@@ -432,7 +436,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         # the map (D, H) from the student's pooled states to the teacher's, at first the identity; of given vectors 0,
         # fitted before any use
         num_channels = teacher.exact.config.hidden_size if self.target is None else self.target.dimension
-        dense = nn.Linear(self.full.hidden_size, num_channels, bias=False, device=self.args.device)
+        dense = ExactLinear(self.full.hidden_size, num_channels, bias=False, device=self.args.device)
         (nn.init.eye_ if self.target is None else nn.init.zeros_)(dense.weight)
         if self.earlier_student is not None:
             weight = self.earlier_student.get_submodule(PROJECTIONS).get_buffer("dense_weight")

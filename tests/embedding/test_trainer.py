@@ -464,3 +464,15 @@ def test_errors_of_vectors_are_relative_to_their_lengths():
         float(vector_error(student, teacher))
     )
     assert vector_error(torch.ones(1, 3), torch.zeros(1, 3)).isfinite()
+
+
+def test_a_map_stays_exact_in_bfloat16(make_trainer, tmp_path):
+    settings = {"bf16": True, "use_cpu": True, "max_steps": 3, "pruning_end_fraction": 0.0}
+    trainer = distilling_embeddings(make_trainer, tmp_path / "teacher", **settings)
+    types = []
+    trainer.distillation.dense.register_forward_hook(
+        lambda map, _, vectors: types.append((map.weight.dtype, vectors.dtype))
+    )
+    trainer.train()
+    assert set(types) == {(torch.float32, torch.float32)}
+    assert trainer.kept == trainer.plan
