@@ -26,7 +26,7 @@ FEATURES = {
     "files, settings, tables": "files tables.py",
     "runs and command line": "runs cli __main__.py methods/__init__.py",
     "embedding models, rerankers, `cascade`": "embedding cli/cascade.py "
-    "runs/embedding.py runs/sparse.py runs/reranker.py",
+    "runs/embedding.py runs/sparse.py runs/multi_vector.py runs/reranker.py",
     "`evaluate`, `finetune`": "evaluation cli/evaluate.py cli/finetune.py",
     "`trim`": "vocabulary runs/trim.py cli/trim.py",
     "`deploy`": "deploy cli/deploy.py",

@@ -7,6 +7,9 @@ from .data.masking import MaskedLMCollator as MaskedLMCollator
 from .data.samples import unlabeled_batches as unlabeled_batches
 from .embedding.cascade import Cascade as Cascade
 from .embedding.model import load_embedding_model as load_embedding_model
+from .embedding.multi_vector import load_multi_vector_model as load_multi_vector_model
+from .embedding.multi_vector_trainer import MultiVectorDistilArguments as MultiVectorDistilArguments
+from .embedding.multi_vector_trainer import MultiVectorDistilTrainer as MultiVectorDistilTrainer
 from .embedding.reranker import RerankerDistilArguments as RerankerDistilArguments
 from .embedding.reranker import RerankerDistilTrainer as RerankerDistilTrainer
 from .embedding.reranker import tokenize_pairs as tokenize_pairs

@@ -19,8 +19,10 @@ from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE, THIS_FOLDER
 from ..models.cost import COSTS
 from ..tables import FIGURE_NAMES
 
-SPARSE = "sentence-transformers sparse"
-"""Format of exports of sparse encoders."""
+SPARSE, MULTI_VECTOR = "sentence-transformers sparse", "sentence-transformers multi-vector"
+"""Formats of exports of sparse and of multi-vector encoders."""
+LOADERS = {SPARSE: "SparseEncoder", MULTI_VECTOR: "MultiVectorEncoder"}
+"""Format → class of sentence-transformers; of all others `SentenceTransformer`."""
 SPACE = "space"
 """Of an export's benchmarks: first hits and scores of each pairing of models, see `space_matrix` in evaluate.py."""
 START = "start"
@@ -28,8 +30,7 @@ START = "start"
 STUDENT, TEACHER, ASYMMETRIC = "student", "teacher", "asymmetric"
 """Sides of a comparison; asymmetric: the student's questions among the teacher's documents."""
 _WORDS = FIGURE_NAMES | {ASYMMETRIC: "student's questions, teacher's documents"}
-_TAGS = ["sentence-transformers", "feature-extraction", "sentence-similarity", "pruning", "distillation"]
-_SPARSE_TAGS = ["sentence-transformers", "sparse-encoder", "splade", "feature-extraction", "pruning", "distillation"]
+_TAGS = {SPARSE: ["sparse-encoder", "splade"], MULTI_VECTOR: ["multi-vector", "ColBERT"]}
 _USAGE = """from sentence_transformers import {loader}
 
 {here}
@@ -103,8 +104,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     start = teacher.get(START)
     # what the student's weights come from
     origin = start or teacher
-    routes, is_sparse = set(facts["probe"]["vectors"]), facts["format"] == SPARSE
-    kind = "sparse vectors of {:,} words" if is_sparse else "vectors of {} channels"
+    routes, format = set(facts["probe"]["vectors"]), facts["format"]
+    kinds = {SPARSE: "sparse vectors of {:,} words", MULTI_VECTOR: "a vector of {} channels for each token"}
+    kind = kinds.get(format, "vectors of {} channels")
     summary = f"Texts of up to {student['max_seq_length']} tokens → {kind.format(student['dimension'])}."
     if teacher:
         how = "pruning its encoder and distilling its vectors on unlabelled text."
@@ -116,8 +118,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     example = _SINGLE
     if routes != {"query"}:
         example = _PAIR
+    if format != MULTI_VECTOR and routes != {"query"}:
         table = "looked up in the teacher's table, documents encoded by the student"
-        summary += f" Queries are {table if is_sparse else 'encoded by the student, documents by the teacher'}."
+        summary += f" Queries are {table if format == SPARSE else 'encoded by the student, documents by the teacher'}."
     texts, measured = run_texts(facts), facts.get(BENCHMARKS, {})
     if start:  # the student has weights of its start alone
         texts["licence"] = f"{run_texts({**facts, TEACHER: start})['licence']} {_TERMS}"
@@ -128,21 +131,20 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     spaces = [f"{title}\n\n{card_table(*cells)}" for title, cells in space_tables(measured.get(SPACE, {}))]
     further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
     texts["comparison"] = "\n\n".join(further)
+    own_tags = [*_TAGS.get(format, ()), "feature-extraction", *["sentence-similarity"] * (format not in LOADERS)]
     data = ModelCardData(
         library_name="sentence-transformers",
-        pipeline_tag="feature-extraction" if is_sparse else "sentence-similarity",
+        pipeline_tag="feature-extraction" if format in LOADERS else "sentence-similarity",
         base_model=origin.get("hub_id"),
         license=origin.get("licence"),
-        tags=_SPARSE_TAGS if is_sparse else _TAGS,
+        tags=["sentence-transformers", *own_tags, "pruning", "distillation"],
     )
     return fill_card(
         data,
         facts["versions"],
         title=result_title(facts, name),
         summary=summary,
-        usage=_USAGE.format(
-            loader="SparseEncoder" if is_sparse else "SentenceTransformer", here=THIS_FOLDER, example=example
-        ),
+        usage=_USAGE.format(loader=LOADERS.get(format, "SentenceTransformer"), here=THIS_FOLDER, example=example),
         how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
         paper=paper_words(facts),
         **texts,

@@ -7,7 +7,7 @@ newer one. [`verify_embedding`] checks a folder.
 import dataclasses
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from .card import SPARSE, START, STUDENT, TEACHER, embedding_card
+from .card import LOADERS, MULTI_VECTOR, SPARSE, START, STUDENT, TEACHER, embedding_card
 from .model import (
     ACTIVATIONS,
     MODULES_FILE,
@@ -63,17 +63,21 @@ PROBE_TEXTS = (
 """Texts of a probe; one more is longer than the model reads."""
 _LONG_TEXT = "More than it reads. "
 _NUM_PROBE_CHANNELS = 64
+_NUM_TOKEN_CHANNELS = 8  # every token has them
 AXES_FILE = "axes.safetensors"
 ROUTER_FILE = "router_config.json"
 ROUTES = ("query", "document")
 """Routes of a pair: the student encodes queries, the teacher documents."""
 MODULE_TYPE = "sentence_transformers.models.{}"
 SPARSE_TYPE = "sentence_transformers.sparse_encoder.models.{}"
+MASK_TYPE = "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"
 _SPARSE_KINDS = {"MLMTransformer": "Transformer", "SpladePooling": "Pooling", "SparseStaticEmbedding": "Table"}
 MODULE_KINDS = {MODULE_TYPE.format(kind): kind for kind in ("Transformer", "Pooling", "Dense", "Normalize")}
 MODULE_KINDS |= {SPARSE_TYPE.format(name): kind for name, kind in _SPARSE_KINDS.items()}
+MODULE_KINDS[MASK_TYPE] = "Mask"
 """Type of a module of an export → what it is checked as."""
-TRANSFORMER_KEYS, TABLE_KEYS = ("max_seq_length", "do_lower_case"), {"frozen"}
+TABLE_KEYS, QUERY_KEYS = {"frozen"}, ("query_length", "document_length", "query_expansion")
+_TRANSFORMER_KEYS = ("max_seq_length", "do_lower_case", *QUERY_KEYS)
 ACTIVATION_TYPES = {name: f"{kind.__module__}.{name}" for name, kind in ACTIVATIONS.items()}
 
 _LEAST_VERSION = 6
@@ -83,6 +87,7 @@ VECTOR_TOLERANCE = 1e-4
 
 _FRESH_PROCESS = """
 import json, sys
+import torch
 from safetensors.torch import save_file
 import sentence_transformers
 folder, loader, routes, outputs = sys.argv[1:]
@@ -90,7 +95,10 @@ texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["text
 model = getattr(sentence_transformers, loader)(folder, device="cpu", trust_remote_code=False)
 found = {}
 for route in routes.split(","):
-    vectors = model.encode(texts, convert_to_tensor=True, **({} if routes == "query" else {"task": route}))
+    if loader == "MultiVectorEncoder":
+        vectors = torch.cat(getattr(model, "encode_" + route)(texts))
+    else:
+        vectors = model.encode(texts, convert_to_tensor=True, **({} if routes == "query" else {"task": route}))
     found[route] = (vectors.to_dense() if vectors.is_sparse else vectors).float().contiguous()
 save_file(found, outputs)
 settings = {"max_seq_length": model.max_seq_length, "prompts": dict(model.prompts),
@@ -158,6 +166,26 @@ def export_embedding_model(
     return target
 
 
+def export_apart(
+    model: EmbeddingModel,
+    folder: str | Path,
+    write: Callable[[Any, Path], None],
+    format: str,
+    *,
+    teacher: EmbeddingModel,
+    facts: Mapping[str, Any],
+    overwrite: bool = False,
+    **routes: EmbeddingModel,
+) -> Path:
+    """Write a model of another class of sentence-transformers, by `write`, with the vectors by each of its routes."""
+    target = check_target(folder, overwrite=overwrite)
+    with written_aside(target, overwrite=overwrite) as aside:
+        write(model, aside)
+        sections = {STUDENT: facts_of(model), TEACHER: facts_of(teacher) | teacher_card(teacher.name)}
+        write_vectors(aside, target.name, sections, format, run=run_facts(facts), **routes)
+    return target
+
+
 def write_vectors(
     folder: Path,
     name: str,
@@ -171,7 +199,12 @@ def write_vectors(
     query = next(iter(routes.values()))
     # four words a repetition are as many tokens at least
     texts = [*PROBE_TEXTS, _LONG_TEXT * (query.settings.max_seq_length // 4 + 2)]
-    whole, num_channels = {route: model.encode(texts) for route, model in routes.items()}, _NUM_PROBE_CHANNELS
+    # a row a vector; a text has one, or one a token
+    whole = {
+        route: torch.cat([one.view(-1, query.dimension) for one in model.encode_each(texts)])
+        for route, model in routes.items()
+    }
+    num_channels = _NUM_TOKEN_CHANNELS if format == MULTI_VECTOR else _NUM_PROBE_CHANNELS
     channels = torch.linspace(0, query.dimension - 1, min(num_channels, query.dimension)).long()
     if format == SPARSE:  # most words are 0 in all texts
         channels = next(iter(whole.values())).amax(0).topk(len(channels)).indices.sort().values
@@ -265,20 +298,30 @@ def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> di
     folders = [folder / path for path in paths]
     for one in folders:
         one.mkdir(exist_ok=True)
-    save_model(model.encoder, folders[0], model.tokenizer)
-    read = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
-    write_json(folders[0] / TRANSFORMER_FILE, read)
+    write_encoder(model, folders[0])
     pooling = {switch: name == model.settings.pooling for name, switch in POOLINGS.items()}
     write_json(folders[1] / "config.json", {"word_embedding_dimension": model.encoder.config.hidden_size, **pooling})
     # A folder is left for `Normalize`, which has no files.
     for layer, one in zip(model.dense, folders[2:], strict=False):
-        linear, activation = layer.linear, ACTIVATION_TYPES[layer.activation]
-        sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
-        values = sizes | {"bias": linear.bias is not None, "activation_function": activation}
-        write_json(one / "config.json", values)
-        tensors = linear.state_dict().items()
-        save_file({f"linear.{name}": tensor.cpu().contiguous() for name, tensor in tensors}, one / WEIGHTS_FILE)
+        write_dense(layer, one)
     return {path: MODULE_TYPE.format(kind) for path, kind in zip(paths, kinds, strict=True)}
+
+
+def write_encoder(model: EmbeddingModel, folder: Path, **read: Any) -> None:
+    """Write the first module: encoder, tokenizer and how texts are `read`."""
+    save_model(model.stock_encoder, folder, model.tokenizer)
+    settings = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
+    write_json(folder / TRANSFORMER_FILE, settings | read)
+
+
+def write_dense(layer: Dense, folder: Path, **values: Any) -> None:
+    """Write a layer, and further `values` of its settings."""
+    linear, activation = layer.linear, ACTIVATION_TYPES[layer.activation]
+    sizes = {"in_features": linear.in_features, "out_features": linear.out_features}
+    values = sizes | {"bias": linear.bias is not None, "activation_function": activation} | values
+    write_json(folder / "config.json", values)
+    tensors = linear.state_dict().items()
+    save_file({f"linear.{name}": tensor.cpu().contiguous() for name, tensor in tensors}, folder / WEIGHTS_FILE)
 
 
 def shared_file(model: EmbeddingModel) -> dict[str, Any]:
@@ -410,8 +453,8 @@ def module_problems(folder: Path) -> Iterator[str]:
                 encoder_config(place, name, argument="folder")
                 for file in place.glob("sentence_*_config.json"):
                     settings = read_json_object(file, file.name)
-                    if file.name != TRANSFORMER_FILE or not settings.keys() <= set(TRANSFORMER_KEYS):
-                        expected = f"{name}: expected {TRANSFORMER_FILE} with {', '.join(TRANSFORMER_KEYS)}"
+                    if file.name != TRANSFORMER_FILE or not settings.keys() <= set(_TRANSFORMER_KEYS):
+                        expected = f"{name}: expected {TRANSFORMER_FILE} with {', '.join(_TRANSFORMER_KEYS)}"
                         yield f"{expected}, found {file.name} with {short_repr(settings)}"
             elif kinds[kind] == "Table":
                 if (read := read_json_object(place / "config.json", name)).keys() - TABLE_KEYS:
@@ -441,7 +484,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
     try:
-        loader = "SparseEncoder" if facts["format"] == SPARSE else "SentenceTransformer"
+        loader = LOADERS.get(facts["format"], "SentenceTransformer")
         found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), loader, ",".join(routes)])
     except (ValueError, OSError) as error:
         return [str(error)], None

@@ -5,7 +5,9 @@ Pure functions of tensors. The functions of similarity are those of sentence-tra
 Shapes: N and M vectors of D channels, R rows of scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 """Names in the settings of a model; distances are negative, so that more is always more alike."""
 COSINE = SIMILARITIES[0]
 """The library's own, where a model names none."""
+MAXSIMS = ("maxsim", "meanmaxsim")
+"""Of models that have vectors of tokens; both order documents alike."""
+MAXSIM = MAXSIMS[0]
 NUM_NEIGHBOURS = 10
 """Of a text, in [`agreement`]."""
 NUM_BEST = 10
@@ -99,15 +104,29 @@ def agreement(
     if len(student_ND) < 2:
         return {}
     student, teacher = (compared(vectors.double(), similarity) for vectors in (student_ND, teacher_ND))
-    num_neighbours = min(most_neighbours, len(student) - 1)
     is_one_space = student.shape == teacher.shape and not has_own_space
+    compare = partial(similarities, similarity=similarity)
+    found = nearest_alike(student, teacher, compare, is_one_space=is_one_space, most_neighbours=most_neighbours)
+    return {"cosine": float(pair_similarities(student, teacher).mean())} | found if is_one_space else found
+
+
+def nearest_alike(
+    student: Any,
+    teacher: Any,
+    compare: Callable[[Any, Any], torch.Tensor],
+    *,
+    is_one_space: bool = True,
+    most_neighbours: int = NUM_NEIGHBOURS,
+) -> dict[str, float]:
+    """`neighbours`, `neighbours_in_index` and `spread` of [`agreement`] for what `compare` compares: all with all."""
+    num_neighbours = min(most_neighbours, len(student) - 1)
     # In blocks of rows, so that N × N similarities are never held at once; sums are exact as counts and float64.
     shared, moments = [0] * (1 + is_one_space), torch.zeros(2, 3, dtype=torch.float64)
     for start in range(0, len(student), _ROWS):
         rows = slice(start, start + _ROWS)
         # who asks in which index; the student asks in the teacher's where they share a space
         pairs = [(teacher, teacher), (student, student), *[(student, teacher)] * is_one_space]
-        of_pairs = [similarities(queries[rows], index, similarity) for queries, index in pairs]
+        of_pairs = [compare(queries[rows], index) for queries, index in pairs]
         # a text is no neighbour of itself: row i of this block is text start + i
         others = torch.ones_like(of_pairs[0], dtype=torch.bool)
         others[torch.arange(len(others)), start + torch.arange(len(others))] = False
@@ -124,13 +143,35 @@ def agreement(
     means = moments[:, 1:] / moments[:, :1]
     deviations = (means[:, 1] - means[:, 0].square()).clamp(min=0).sqrt()
     shares = [count / (num_neighbours * len(student)) for count in shared]
-    of_any_space = {"neighbours": shares[0]}
+    found = dict(zip(("neighbours", "neighbours_in_index"), shares, strict=False))
     if deviations[0] > _LEAST_DEVIATION:
-        of_any_space["spread"] = float(deviations[1] / deviations[0])
-    if not is_one_space:
-        return of_any_space
-    cosine = float(pair_similarities(student, teacher).mean())
-    return {"cosine": cosine, "neighbours": shares[0], "neighbours_in_index": shares[1]} | of_any_space
+        found["spread"] = float(deviations[1] / deviations[0])
+    return found
+
+
+def mean_maxsim(queries: Sequence[torch.Tensor], documents: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean over a query's vectors of the product with the most similar one of a document; float64 `(N, M)`.
+
+    MaxSim is their sum, which orders documents alike.
+
+    Args:
+        queries: N times vectors of tokens, one at least.
+        documents: M times such.
+
+    Example:
+    ```python
+    >>> query, document = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.0, -1.0]])
+    >>> mean_maxsim([query, query[1:]], [document]).tolist()
+    [[0.75], [0.5]]
+
+    ```
+    """
+    whole, lengths = torch.cat(list(queries)), torch.tensor([len(query) for query in queries])
+    # of each of all queries' vectors the most similar one of each document
+    best_TM = torch.stack([(whole @ document.T).amax(1) for document in documents], 1).double()
+    query_T = torch.arange(len(queries)).repeat_interleave(lengths)
+    sums_NM = best_TM.new_zeros(len(queries), len(documents)).index_add_(0, query_T, best_TM)
+    return sums_NM / lengths[:, None]
 
 
 def first_hits(queries_ND: torch.Tensor, documents_MD: torch.Tensor, similarity: str = COSINE) -> torch.Tensor:

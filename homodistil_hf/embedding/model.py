@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from huggingface_hub import snapshot_download
@@ -52,6 +52,7 @@ from ..models.tokenizers import (
 )
 from ..models.widths import widths_of
 from .metrics import COSINE, SIMILARITIES
+from .texts import RowsOf, prepared_rows
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ POOLINGS = {
 """Name of a pooling in newer folders → its switch in older ones."""
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}
 TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
-_TRANSFORMER_FILES = tuple(
+TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -75,16 +76,22 @@ _PICKLED_FILE = "pytorch_model.bin"
 _READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
 
-_COUNT = (lambda value: is_int(value) and value > 0), "a whole number of at least 1"
-_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+
+def _one_of(names: Sequence[str]) -> tuple[Callable[[Any], bool], str]:
+    return names.__contains__, f"one of {', '.join(names)}"
+
+
+Checks: TypeAlias = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""Setting → whether a value can be used, and the words for it."""
+COUNT = (lambda value: is_int(value) and value > 0), "a whole number of at least 1"
+_SETTINGS: Checks = {
     "prompts": (partial(fits, shape={...: str | None}), "an object: name → text or null"),
     "default_prompt_name": (partial(fits, shape=str), "a name"),
-    "similarity_fn_name": (SIMILARITIES.__contains__, f"one of {', '.join(SIMILARITIES)}"),
-    "max_seq_length": _COUNT,
-    "truncate_dim": _COUNT,
+    "similarity_fn_name": _one_of(SIMILARITIES),
+    "max_seq_length": COUNT,
+    "truncate_dim": COUNT,
     "do_lower_case": (partial(fits, shape=bool), "true or false"),
 }
-"""Setting → whether a value can be used, and the words for it."""
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # weights, order of modules and versions say as much
 _SILENT_KEYS = {"__version__", "model_type", "type", "path", "idx", "name", "unpad_inputs"}
@@ -175,6 +182,8 @@ class EmbeddingModel:
     dense: tuple[Dense, ...] = ()
     name: str = ""
     target: Any = None
+    kind: ClassVar[str] = "an embedding model"
+    """In the words of messages."""
 
     def __post_init__(self) -> None:
         check_padding(self.tokenizer)
@@ -202,6 +211,11 @@ class EmbeddingModel:
         return hashlib.sha256(repr(whole).encode("utf-8")).hexdigest()
 
     @property
+    def prompts(self) -> Mapping[str, str]:
+        """What texts of a source may be read as: name → what stands before them."""
+        return self.settings.prompts
+
+    @property
     def similarity(self) -> str:
         """The function that its vectors are compared by, of `SIMILARITIES`."""
         return self.settings.similarity or COSINE
@@ -210,6 +224,10 @@ class EmbeddingModel:
         """The vectors of texts, `(B, D)` in the type of the states, at least float32."""
         return self.behind(pooled(states_BTH, mask_BT, self.settings.pooling))
 
+    def pool(self, states_BTH: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The states that pass the layers behind the pooling, a row a vector, at least float32."""
+        return pooled(states_BTH, inputs.get("attention_mask"), self.settings.pooling)
+
     def behind(self, pooled_BH: torch.Tensor) -> torch.Tensor:
         """Apply the layers behind the pooling, bring vectors to length 1 where the model does, and cut them."""
         for layer in self.dense:
@@ -217,7 +235,6 @@ class EmbeddingModel:
         whole_BD = F.normalize(pooled_BH, dim=-1) if self.settings.normalizes else pooled_BH
         return whole_BD[..., : self.settings.truncate_dim]
 
-    @torch.no_grad()
     def encode(
         self,
         texts: list[str],
@@ -229,6 +246,14 @@ class EmbeddingModel:
 
         `prompt_name` is as in [`PoolingSettings.prepared`].
         """
+        vectors = self.encode_each(texts, batch_size=batch_size, prompt_name=prompt_name)
+        return torch.stack(vectors) if texts else torch.empty(0, self.dimension)
+
+    @torch.no_grad()
+    def encode_each(
+        self, texts: list[str], *, batch_size: int = 32, prompt_name: str | None = None
+    ) -> list[torch.Tensor]:
+        """The vector of each text, on the CPU; arguments as `encode`."""
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: dict[int, torch.Tensor] = {}
@@ -237,14 +262,21 @@ class EmbeddingModel:
         for start in trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1):
             indices = order[start : start + batch_size]
             inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
-            vectors |= dict(zip(indices, self.of_inputs(inputs).cpu(), strict=True))
-        return (
-            torch.stack([vectors[index] for index in range(len(texts))]) if texts else torch.empty(0, self.dimension)
-        )
+            vectors |= dict(zip(indices, self.each_of(self.of_inputs(inputs).cpu(), inputs), strict=True))
+        return [vectors[index] for index in range(len(texts))]
+
+    def each_of(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
+        """What each text of a batch has of its vectors."""
+        return vectors.unbind()
 
     def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The vectors of padded texts, `(B, D)`."""
         return self.vectors(self.encoder(**inputs).last_hidden_state, inputs["attention_mask"])
+
+    def rows_of(self, max_length: int, prompt_name: str | None = None) -> RowsOf:
+        """What makes rows to train on: texts behind a prompt, cut at `max_length`; without the model's weights."""
+        prepare = partial(self.settings.prepared, prompt_name=prompt_name)
+        return partial(prepared_rows, tokenizer=self.tokenizer, max_length=max_length, prepare=prepare)
 
     def tokenize(self, texts: list[str], prompt_name: str | None = None) -> Any:
         """Padded inputs of the encoder, a prompt before each text, as in [`PoolingSettings.prepared`]."""
@@ -356,7 +388,7 @@ def default_activation(model: Any, *, token: str | None = None) -> str | None:
     more.
     """
     is_loaded = isinstance(model, PreTrainedModel)
-    values_of = partial(_values_in, str(model.name_or_path if is_loaded else model), token=token, is_cached=is_loaded)
+    values_of = partial(values_in, str(model.name_or_path if is_loaded else model), token=token, is_cached=is_loaded)
     own = (model.config.to_dict() if is_loaded else values_of("config.json")).get("sentence_transformers")
     # the first place that names one counts
     for values in (own, values_of(SETTINGS_FILE)):
@@ -393,7 +425,7 @@ def load_embedding_model(
     name_unused(str(folder), [path for _, path in modules], label)
     normalizes = modules[-1][0] == "Normalize"
     settings = PoolingSettings(poolings[0], normalizes, **settings_in(folder, first, encoder, tokenizer))
-    dense = tuple(_dense(path, label) for kind, path in others if kind == "Dense")
+    dense = tuple(read_dense(path, label) for kind, path in others if kind == "Dense")
     return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
 
 
@@ -448,12 +480,12 @@ def name_unused(
         read: keys that are used, or that change nothing.
         token: of the Hub.
     """
-    found, values_of = partial(model_file, source, token=token), partial(_values_in, source, token=token)
+    found, values_of = partial(model_file, source, token=token), partial(values_in, source, token=token)
 
     def of_first(name: str) -> str:
         return PurePosixPath(paths[0], name).as_posix()
 
-    own = [name for name in map(of_first, _TRANSFORMER_FILES) if found(name)][:1]
+    own = [name for name in map(of_first, TRANSFORMER_FILES) if found(name)][:1]
     names = [SETTINGS_FILE, *own, *(f"{path}/config.json" for path in paths[1:])]
     tables = [(name, values_of(name)) for name in names]
     modules = found(MODULES_FILE)
@@ -478,7 +510,7 @@ def name_unused(
         logger.warning("%s: not used, and left out of the student: %s", label, "; ".join(unused))
 
 
-def _values_in(source: str, name: str, **how: Any) -> dict[str, Any]:
+def values_in(source: str, name: str, **how: Any) -> dict[str, Any]:
     """Content of a JSON file of a folder or Hub name; empty where there is none."""
     return read_json_object(file, str(file)) if (file := model_file(source, name, **how)) else {}
 
@@ -493,7 +525,8 @@ def student_modules(file: Path, label: str) -> list[tuple[str, str]]:
         raise ValueError(
             f"{label} has the modules {first_of(kinds)}; expected Transformer, Pooling, any number of Dense, and "
             "Normalize or not, all of sentence-transformers: name another teacher (a sparse encoder is distilled by "
-            "method=sparse; sentence-transformers evaluates and runs it)"
+            "method=sparse, a multi-vector encoder by method=multi_vector; sentence-transformers evaluates and runs "
+            "both)"
         )
     return [(kind, path) for kind, (_, path) in zip(kinds, modules, strict=True)]
 
@@ -527,17 +560,25 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     return config
 
 
-def settings_in(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any) -> dict[str, Any]:
+def check_values(values: Mapping[str, Any], known: Checks, label: str) -> None:
+    """Refuse, by a ValueError, values that settings can't have."""
+    for name, (is_right, words) in known.items():
+        if values.get(name) is not None and not is_right(values[name]):
+            raise ValueError(f"{label} has {name}={short_repr(values[name])}; expected {words}")
+
+
+def settings_in(
+    folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any, *, similarities: Sequence[str] = SIMILARITIES
+) -> dict[str, Any]:
     """Fields of [`PoolingSettings`] that files beside the modules have."""
+    known = {**_SETTINGS, "similarity_fn_name": _one_of(similarities)}
 
     def read(file: Path) -> dict[str, Any]:
         values = read_json_object(file, str(file)) if file.is_file() else {}
-        for name, (is_right, words) in _SETTINGS.items():
-            if values.get(name) is not None and not is_right(values[name]):
-                raise ValueError(f"{file} has {name}={short_repr(values[name])}; expected {words}")
+        check_values(values, known, str(file))
         return values
 
-    files = [encoder_folder / name for name in _TRANSFORMER_FILES]
+    files = [encoder_folder / name for name in TRANSFORMER_FILES]
     file = next((file for file in files if file.is_file()), files[0])
     own, shared = read(file), read(folder / SETTINGS_FILE)
     longest = own.get("max_seq_length") or tokenizer.model_max_length
@@ -552,7 +593,8 @@ def settings_in(folder: Path, encoder_folder: Path, encoder: Any, tokenizer: Any
     }
 
 
-def _dense(folder: Path, label: str) -> Dense:
+def read_dense(folder: Path, label: str) -> Dense:
+    """Read a layer of a folder, by a ValueError that begins with `label`."""
     values = read_json_object(folder / "config.json", str(folder / "config.json"))
     activation = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
     if activation not in ACTIVATIONS:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -22,9 +22,6 @@ from typing_extensions import override
 
 from ..distillation.losses import exact_dtype
 from ..distillation.vocabulary_loss import LOGITS_BYTES, decoder_of
-from ..export.export_folder import check_target, save_model, written_aside
-from ..export.facts import run_facts
-from ..export.hub import teacher_card
 from ..files.inside import stays_inside
 from ..files.messages import short_repr
 from ..files.model_files import model_file
@@ -32,22 +29,20 @@ from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.architectures import architecture_of
 from ..models.conversion import to_stock, to_student
-from .card import SPARSE, STUDENT, TEACHER
+from .card import SPARSE
 from .folder import (
     MODULE_TYPE,
     ROUTER_FILE,
     SPARSE_TYPE,
     TABLE_KEYS,
-    TRANSFORMER_KEYS,
-    facts_of,
+    export_apart,
     shared_file,
+    write_encoder,
     write_index,
-    write_vectors,
 )
 from .model import (
     MODULES_FILE,
     SETTINGS_FILE,
-    TRANSFORMER_FILE,
     VECTOR_KEYS,
     EmbeddingModel,
     PoolingSettings,
@@ -154,6 +149,7 @@ class SparseModel(EmbeddingModel):
     activation: str = "relu"
     router: Mapping[str, Any] | None = None
     table: Path | None = None
+    kind: ClassVar[str] = "a sparse encoder"
 
     @property
     @override
@@ -195,12 +191,6 @@ def all_positions(tokens_BT: torch.Tensor) -> dict[str, Any]:
 
 
 # Reading
-
-
-def is_sparse(source: str | Path, *, token: str | None = None) -> bool:
-    """Whether a folder or repository of sentence-transformers has a sparse encoder, by the name that it goes by."""
-    file = model_file(str(source), SETTINGS_FILE, token=token)
-    return file is not None and read_json_object(file, str(file)).get("model_type") == "SparseEncoder"
 
 
 def load_sparse_model(name_or_path: str | Path, *, argument: str = "teacher", token: str | None = None) -> SparseModel:
@@ -285,13 +275,10 @@ def export_sparse_model(
     model: SparseModel, folder: str | Path, *, teacher: SparseModel, facts: Mapping[str, Any], overwrite: bool = False
 ) -> Path:
     """Write a sparse encoder to a folder for `SparseEncoder(folder)`; arguments as [`export_embedding_model`]."""
-    target = check_target(folder, overwrite=overwrite)
-    with written_aside(target, overwrite=overwrite) as aside:
-        write_sparse(model, aside)
-        sections = {STUDENT: facts_of(model), TEACHER: facts_of(teacher) | teacher_card(teacher.name)}
-        route = "query" if model.router is None else "document"
-        write_vectors(aside, target.name, sections, SPARSE, run=run_facts(facts), **{route: model})
-    return target
+    route = {"query" if model.router is None else "document": model}
+    return export_apart(
+        model, folder, write_sparse, SPARSE, teacher=teacher, facts=facts, overwrite=overwrite, **route
+    )
 
 
 def write_sparse(model: Any, folder: Path) -> None:
@@ -300,9 +287,7 @@ def write_sparse(model: Any, folder: Path) -> None:
     modules = dict(zip(paths, map(SPARSE_TYPE.format, _KINDS[0]), strict=True))
     for path in paths:
         (folder / path).mkdir(parents=True, exist_ok=True)
-    save_model(model.stock_encoder, folder / paths[0], model.tokenizer)
-    read = dict(zip(TRANSFORMER_KEYS, (model.settings.max_seq_length, model.settings.lowers), strict=True))
-    write_json(folder / paths[0] / TRANSFORMER_FILE, read)
+    write_encoder(model, folder / paths[0])
     pooling = dict(zip(_POOLING_KEYS, (model.settings.pooling, model.activation), strict=True))
     write_json(folder / paths[1] / "config.json", pooling | {"word_embedding_dimension": model.dimension})
     if model.router is not None:

@@ -29,6 +29,7 @@ from .trainer import (
     EmbeddingDistillation,
     EmbeddingDistilTrainer,
     VectorEvaluation,
+    check_format,
     vector_error,
 )
 
@@ -179,8 +180,7 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
-        if format != "standard":
-            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        check_format(format)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         model = replace(self.embedding_model, name="", encoder=student)
         export_sparse_model(model, folder, teacher=self.embedding_model, facts=self.run_facts(), overwrite=True)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import torch
@@ -28,7 +28,8 @@ LEAST_CHARACTERS = 20
 """Length of a paragraph that makes a row, in text that has others; headings are shorter."""
 VECTOR = "vector"
 """Column of rows, and input of batches, that holds a text's vector where it is given rather than computed."""
-_FEATURES = Features({"input_ids": List(Value("int64"))})
+RowsOf: TypeAlias = Callable[[list[str]], dict[str, list[list[int]]]]
+"""Texts → columns of lists; a text may have several rows."""
 
 
 def paragraphs(text: str | None, least_characters: int = LEAST_CHARACTERS) -> list[str]:
@@ -70,6 +71,7 @@ def tokenize_texts(
     *,
     max_length: int,
     prepare: Callable[[str], str] = str,
+    rows_of: RowsOf | None = None,
     least_characters: int | None = None,
     num_proc: int | None = None,
     argument: str = "the data",
@@ -81,6 +83,7 @@ def tokenize_texts(
         tokenizer: of the encoder.
         max_length: tokens at most, special ones included; the rest of a paragraph makes rows of its own.
         prepare: applied to each paragraph first (prompts, lower case).
+        rows_of: makes the rows in place of the three above, as a model's `rows_of` does.
         least_characters: shorter paragraphs are left out; default: as in [`paragraphs_of`].
         num_proc: processes, for a table.
         argument: name of the documents in messages.
@@ -94,14 +97,17 @@ def tokenize_texts(
     check_vocabulary(tokenizer)
     read = paragraphs_of(documents, least_characters)
 
+    if rows_of is None:
+        rows_of = partial(prepared_rows, tokenizer=tokenizer, max_length=max_length, prepare=prepare)
+    names = list(rows_of(["a"]))
+
     def rows(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        wanted = [prepare(line) for text in batch["text"] for line in read(text)]
-        if not wanted:
-            return {"input_ids": []}
-        return {"input_ids": rows_of_texts(tokenizer, wanted, max_length)["input_ids"]}
+        wanted = [line for text in batch["text"] for line in read(text)]
+        return rows_of(wanted) if wanted else {name: [] for name in names}
 
     if isinstance(documents, IterableDataset):
-        return documents.map(rows, batched=True, remove_columns=documents.column_names, features=_FEATURES)
+        features = Features({name: List(Value("int64")) for name in names})
+        return documents.map(rows, batched=True, remove_columns=documents.column_names, features=features)
     how: dict[str, Any] = {"num_proc": num_proc, "desc": "Tokenizing texts"}
     table = documents.map(rows, batched=True, remove_columns=documents.column_names, **how)
     if not len(table):
@@ -112,20 +118,27 @@ def tokenize_texts(
     return table
 
 
+def prepared_rows(
+    texts: list[str], *, tokenizer: PreTrainedTokenizerBase, max_length: int, prepare: Callable[[str], str]
+) -> dict[str, list[list[int]]]:
+    """Tokenize texts, each prepared first; what `max_length` cuts off makes rows of its own."""
+    return {"input_ids": rows_of_texts(tokenizer, list(map(prepare, texts)), max_length)["input_ids"]}
+
+
 @dataclass(frozen=True)
 class TextReader(RawReader):
-    """Reads texts in a column for an embedding model, `length` tokens at most, each prepared first."""
+    """Reads texts in a column for an embedding model, `length` tokens at most, as `rows_of` tokenizes them."""
 
     tokenizer: PreTrainedTokenizerBase
     length: int
-    prepare: Callable[[str], str]
+    rows_of: RowsOf
 
     @override
     def encoded(self, rows: datasets.Dataset, argument: str, part: Any) -> Any:
         if not len(rows):
             return rows
         texts = only_text(rows, None, argument)
-        table = tokenize_texts(texts, self.tokenizer, max_length=self.length, prepare=self.prepare, argument=argument)
+        table = tokenize_texts(texts, self.tokenizer, max_length=self.length, rows_of=self.rows_of, argument=argument)
         table.info.description = texts.info.description
         return table
 
@@ -201,10 +214,15 @@ class TextCollator:
         batch = {name: inputs[name] for name in (*names, "attention_mask")}
         if VECTOR in rows[0]:
             batch[VECTOR] = torch.stack([torch.as_tensor(row[VECTOR], dtype=torch.float32) for row in rows])
-        # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
-        tokens = (torch.tensor(row["input_ids"]).numpy().tobytes() for row in rows)
-        numbers_B1 = torch.tensor([[zlib.crc32(of_row, self.seed)] for of_row in tokens])
+        numbers_B1 = row_numbers(rows, self.seed)
         return batch | {"labels": numbers_B1 if self.dimension is None else directions(numbers_B1, self.dimension)}
+
+
+def row_numbers(rows: Sequence[Mapping[str, Any]], seed: int) -> torch.Tensor:
+    """A number of each row, `(B, 1)`, a function of its tokens and the seed alone."""
+    # a checksum of the tokens that starts at the seed; `hash` of bytes would differ between processes
+    tokens = (torch.tensor(row["input_ids"]).numpy().tobytes() for row in rows)
+    return torch.tensor([[zlib.crc32(of_row, seed)] for of_row in tokens])
 
 
 def directions(numbers_B1: torch.Tensor, dimension: int) -> torch.Tensor:

@@ -45,7 +45,7 @@ from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
 from .folder import export_embedding_model, student_model
 from .metrics import agreement, compared
-from .model import EmbeddingModel, load_embedding_model, pooled, reduced
+from .model import EmbeddingModel, load_embedding_model, reduced
 from .texts import VECTOR, TextCollator, TextReader
 from .vectors import TeacherVectors, learner_of
 
@@ -168,30 +168,32 @@ class EmbeddingDistillation(DistillationLoss):
         inputs = self.task.with_positions(inputs)
         # taken out of the batch: no model has such an input
         given_BD = inputs.pop(VECTOR, None)
-        num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
+        num_vectors, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
-        mask_BT = inputs.get("attention_mask")
         if given_BD is None:
             teacher = self.teacher(**forward)
             # a copy: autograd can't save what the teacher made in inference mode
-            teacher_BD = self._compared(self.model.vectors(teacher.last_hidden_state, mask_BT).clone())
+            teacher_BD = self._compared(self.model.behind(self.model.pool(teacher.last_hidden_state.clone(), inputs)))
         else:
             # given vectors are what the map leads to; layers behind it still apply
             teacher_BD = self._compared(self.model.behind(given_BD))
         student = model(**forward)
-        own_BH = pooled(student.last_hidden_state, mask_BT, self.model.settings.pooling)
-        student_BD, _ = self.mapped_and_own(own_BH)
+        student_BD, _ = self.mapped_and_own(self.model.pool(student.last_hidden_state, inputs))
         terms = {"vector": vector_error(student_BD, teacher_BD)}
         # the probe, Σ v·z_s: only while units are scored
         if self.weights[self.task.name]:
-            terms[self.task.name] = (student_BD * inputs["labels"]).sum()
-        terms = {name: term / num_texts for name, term in terms.items()}
+            terms[self.task.name] = (student_BD * self.probe(inputs, student_BD)).sum()
+        terms = {name: term / num_vectors for name, term in terms.items()}
         # not with given vectors, which have no states: the trainer has set both weights to 0
         if forward["output_hidden_states"]:
-            errors = self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
+            errors = self._state_errors(teacher.hidden_states, student.hidden_states, inputs.get("attention_mask"))
             terms |= {name: error / num_tokens for name, error in errors.items()}
         return terms, student
+
+    def probe(self, inputs: Inputs, vectors_BD: torch.Tensor) -> torch.Tensor:
+        """The direction in which each vector is probed."""
+        return inputs["labels"]
 
     def mapped_and_own(self, own_BH: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Vectors of pooled states in the teacher's space `(B, D)`, and an export's, which differ if `has_own_space`.
@@ -211,18 +213,20 @@ class EmbeddingDistillation(DistillationLoss):
         return self.student.projections.dense
 
 
-def pooled_by(forward: Callable[..., Any], inputs: Mapping[str, Any], pooling: str) -> torch.Tensor:
-    """The pooled states of texts by the forward of an encoder."""
-    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
-    return pooled(forward(**inputs).last_hidden_state.clone(), inputs.get("attention_mask"), pooling)
+def pooled_by(forward: Callable[..., Any], inputs: Mapping[str, Any], model: EmbeddingModel) -> torch.Tensor:
+    """The states that `model` pools, by the forward of an encoder."""
+    forwarded = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    return model.pool(forward(**forwarded).last_hidden_state.clone(), inputs)
 
 
-def aims_of(teacher: FrozenTeacher, inputs: Mapping[str, Any], pooling: str, *, exact: bool = True) -> torch.Tensor:
+def aims_of(
+    teacher: FrozenTeacher, inputs: Mapping[str, Any], model: EmbeddingModel, *, exact: bool = True
+) -> torch.Tensor:
     """The states that a student's map leads to: the teacher's pooled ones, or the vectors of the rows.
 
     `exact`: float32 rather than the type that the teacher has in training.
     """
-    return inputs[VECTOR] if VECTOR in inputs else pooled_by(partial(teacher, exact=exact), inputs, pooling)
+    return inputs[VECTOR] if VECTOR in inputs else pooled_by(partial(teacher, exact=exact), inputs, model)
 
 
 def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float = 1e-3) -> torch.Tensor:
@@ -282,8 +286,8 @@ class VectorEvaluation(HeldOutEvaluation):
         model = self.distillation.model
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             # the class's forward: accelerate has wrapped the instance's in autocast
-            own = pooled_by(partial(type(self.student).forward, self.student), rows, model.settings.pooling)
-            aims = model.behind(aims_of(self.teacher, rows, model.settings.pooling))
+            own = pooled_by(partial(type(self.student).forward, self.student), rows, model)
+            aims = model.behind(aims_of(self.teacher, rows, model))
             return *self.distillation.mapped_and_own(own), compared(aims, model.similarity)
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> torch.Tensor:
@@ -345,6 +349,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW
     reported_metrics: ClassVar[tuple[str, ...]] = ("cosine", "neighbours", "neighbours_in_index")
     needs_head = False
+    num_fit_vectors = NUM_FIT_TEXTS
+    """That the map into the teacher's space is fitted to."""
+    distillation_class: ClassVar[Any] = EmbeddingDistillation
     load: ClassVar[Callable[..., EmbeddingModel]] = staticmethod(load_embedding_model)
     """Loads the model of a name."""
     model_class: ClassVar[type[EmbeddingModel]] = EmbeddingModel
@@ -369,7 +376,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         if (found := type(self.embedding_model)) is not self.model_class:
             raise ValueError(
                 f"model is a {found.__name__}, {type(self).__name__} takes a {self.model_class.__name__}; "
-                "EmbeddingDistilTrainer is for embedding models, SparseDistilTrainer for sparse encoders"
+                "EmbeddingDistilTrainer is for embedding models, SparseDistilTrainer for sparse encoders, "
+                "MultiVectorDistilTrainer for multi-vector encoders"
             )
         check_output(args.output, self.embedding_model)
         encoder = self.embedding_model.encoder
@@ -402,9 +410,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             return None
         whole = self.embedding_model
         length = min(ROW_LENGTH, whole.settings.max_seq_length, max_tokens(whole.encoder.config))
-        return TextReader(whole.tokenizer, length, whole.settings.prepared)
+        return TextReader(whole.tokenizer, length, whole.rows_of(length))
 
-    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
+    def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> Any:
         """Pads texts; arguments as [`DistillationTrainer.default_collator`]."""
         output = self.args.output
         dimension = self.embedding_model.dimension if isinstance(output, str) else output
@@ -458,7 +466,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             projections.register_buffer("axes", axes)
             self.model._keys_to_ignore_on_save.add(f"{PROJECTIONS}.axes")
             model = reduced(model, axes)
-        return EmbeddingDistillation(
+        loss: EmbeddingDistillation = self.distillation_class(
             self.model,
             teacher,
             model=model,
@@ -467,6 +475,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             matched_layers=self.matched_layers,
             has_own_space=output == "student",
         )
+        return loss
 
     @torch.no_grad()
     def _principal_axes(self, model: EmbeddingModel, teacher: FrozenTeacher, num_axes: int) -> torch.Tensor:
@@ -476,7 +485,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for indices in torch.arange(len(rows)).split(self.args.eval_batch_size):
             batch = self.data_collator([rows[index] for index in indices.tolist()])
             inputs = {name: tensor.to(self.args.device) for name, tensor in batch.items()}
-            vectors = model.behind(aims_of(teacher, inputs, model.settings.pooling))
+            vectors = model.behind(aims_of(teacher, inputs, model))
             vectors = vectors.cpu().double()  # Apple's devices have no float64
             products = products + vectors.T @ vectors
         # eigenvalues rise: flipped, the first columns are the principal axes
@@ -512,16 +521,15 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """
         if self.args.plain:
             return
-        distillation = self.distillation
+        distillation, whole = self.distillation, self.embedding_model
         sums: Any = None
-        num_texts = 0
+        num_vectors = 0
         self.model.eval()
-        pooling = self.embedding_model.settings.pooling
-        for batch, counts in self.first_batches(num_texts=NUM_FIT_TEXTS):
-            num_texts += int(counts[0])
+        for batch, counts in self.first_batches(num_texts=self.num_fit_vectors):
+            num_vectors += int(counts[0])
             with distillation.autocast():  # student and teacher in the type of their training; float32 takes longer
-                own = pooled_by(partial(type(self.model).forward, self.model), batch, pooling).cpu().double()
-            target = aims_of(distillation.teacher, batch, pooling, exact=False).cpu().double()
+                own = pooled_by(partial(type(self.model).forward, self.model), batch, whole).cpu().double()
+            target = aims_of(distillation.teacher, batch, whole, exact=False).cpu().double()
             # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
             products = torch.cat([own.T @ own, own.T @ target], 1)
             sums = products if sums is None else sums + products
@@ -529,7 +537,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
         # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
         before = distillation.dense.weight.cpu().double()
-        ridge = max(1e-3, 0.1 * (len(products) / num_texts) ** 2)
+        ridge = max(1e-3, 0.1 * (len(products) / num_vectors) ** 2)
         distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
         logger.info("the map into the teacher's space is fitted to %d channels", len(products))
         self.model.train()
@@ -555,8 +563,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
-        if format != "standard":
-            raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
+        check_format(format)
         dense = copy.deepcopy(self.distillation.dense).cpu().requires_grad_(False)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         teacher, output = self.embedding_model, self.args.output
@@ -575,6 +582,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             axes=axes,
             overwrite=True,
         )
+
+
+def check_format(format: str) -> None:
+    """Refuse, by a ValueError, formats that sentence-transformers can't read."""
+    if format != "standard":
+        raise ValueError(f"format={format!r}: sentence-transformers reads stock modules alone; use 'standard'")
 
 
 def check_for_vectors(args: EmbeddingDistilArguments) -> None:

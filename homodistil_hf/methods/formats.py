@@ -29,6 +29,7 @@ _OTHERS: dict[str, tuple[str, str | None]] = {
     ),
     "sentence-transformers pair": ("homodistil_hf.embedding.folder:verify_embedding", None),
     "sentence-transformers sparse": ("homodistil_hf.embedding.folder:verify_embedding", None),
+    "sentence-transformers multi-vector": ("homodistil_hf.embedding.folder:verify_embedding", None),
 }
 """Format in `facts.json` → what verifies the folder, and how it is deployed, None where no runtime could read it; the
 core verifies and deploys all others."""
@@ -96,7 +97,7 @@ def deploy_export(
     if deployment is None:
         raise ValueError(
             f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export, and "
-            "load a sparse encoder in sentence-transformers"
+            "load a sparse or multi-vector encoder in sentence-transformers"
         )
     if teacher is None:
         teacher = student_in(folder).settings.get("teacher")

@@ -41,13 +41,13 @@ from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
 from ..training.run_folder import check_free, existing_files, folder_claimed, recorded_start
 from ..training_args import with_settings
-from .kinds import RunInputs, run_kind_of, student_kind_of
+from .kinds import RunInputs, method_of_model, run_kind_of, student_kind_of, trainer_named
 from .settings import Log, RunConfig
 from .student import make_trainer, train_student, train_to_the_end
 
 logger = logging.getLogger(__name__)
 
-_FAMILY_METHODS = ("homodistil", "embedding", "sparse", "reranker")
+_FAMILY_METHODS = ("homodistil", "embedding", "sparse", "multi_vector", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
 
 
@@ -264,10 +264,7 @@ def load_start(folder: Path) -> LayerwiseModel:
     """Load a finished member of a chain as what the next one starts as: its student, with its projections."""
     student, tensors = folder / STUDENT_FOLDER, load_tensors(folder / PROJECTIONS_FILE)
     if (student / MODULES_FILE).is_file():
-        from ..embedding.model import load_embedding_model
-        from ..embedding.sparse import is_sparse, load_sparse_model
-
-        load = load_sparse_model if is_sparse(student) else load_embedding_model
+        load = trainer_named(method_of_model(str(student)) or "embedding").load
         model = to_student(load(student, argument="folder").encoder, needs_head=False)
     else:
         model = load_export(student)

@@ -1,7 +1,7 @@
 """The kind of run of embedding models: the student learns the vectors of texts; and what `reranker.py` has, too."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -87,8 +87,11 @@ def planned_config(teacher: str) -> PreTrainedConfig:
     label = f"teacher={teacher!r}"
     modules = student_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE), label)
     name_unused(teacher, [path for _, path in modules], label)
-    # the first module is the encoder
-    path = modules[0][1]
+    return config_in(teacher, modules[0][1], label)
+
+
+def config_in(teacher: str, path: str, label: str) -> PreTrainedConfig:
+    """Read that of the encoder in a folder `path` of a teacher."""
     file = model_file(teacher, Path(path, "config.json").as_posix())
     config = encoder_config(file.parent if file else Path(teacher, path), label)
     config.architectures = [architecture_of(config).encoder.stock_name]
@@ -133,8 +136,7 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     length = min(run.row_length, teacher.settings.max_seq_length)
     column = f" in {run.text_column!r}" if run.text_column else ""
     files = ", ".join(run.teacher_vectors)
-    kind = "a sparse encoder" if run.method == "sparse" else "an embedding model"
-    what = f"{files} hold texts and vectors" if files else f"{run.teacher} is {kind}"
+    what = f"{files} hold texts and vectors" if files else f"{run.teacher} is {teacher.kind}"
     log(f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most")
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []
@@ -197,23 +199,24 @@ def _tokenized(
     teacher: EmbeddingModel, run: EmbeddingRunArguments, documents: Any, prompt: str | None, argument: str
 ) -> Any:
     """Texts as rows, the prompt of a name before each; a ValueError where the teacher has no such prompt."""
-    if prompt and prompt not in (prompts := teacher.settings.prompts):
+    if prompt and prompt not in (prompts := teacher.prompts):
         raise ValueError(
             f"train_prompts has {prompt!r}, but the teacher's prompts are {first_of(prompts) if prompts else 'none'}; "
             "name one of those, leave it out, or give the texts that it was trained with in its "
             f'{SETTINGS_FILE}, such as {{"prompts": {{"query": "query: "}}}}'
         )
+    length = min(run.row_length, teacher.settings.max_seq_length)
     settings: dict[str, Any] = {
         "tokenizer": teacher.tokenizer,
-        "max_length": min(run.row_length, teacher.settings.max_seq_length),
-        "prepare": partial(teacher.settings.prepared, prompt_name=prompt),
+        "max_length": length,
         "num_proc": run.preprocessing_num_workers,
         "argument": argument,
     }
     if teacher.target is not None:
-        return tokenize_vectors(documents, **settings)
+        return tokenize_vectors(documents, **settings, prepare=partial(teacher.settings.prepared, prompt_name=prompt))
+    rows_of = teacher.rows_of(length, prompt)
     # A source whose prompt is named may be one of queries, or of titles.
-    return tokenize_texts(documents, **settings, least_characters=None if prompt is None else 1)
+    return tokenize_texts(documents, **settings, rows_of=rows_of, least_characters=None if prompt is None else 1)
 
 
 def of_members(settings: RunConfig, inputs: RunInputs, folders: Sequence[Path]) -> dict[str, Any]:
@@ -261,6 +264,25 @@ def held_out_texts(run: EmbeddingRunArguments, teacher: EmbeddingModel) -> list[
 def library_lines(loader: str, example: str, student: str, results: Mapping[str, Any]) -> str:
     """Python that loads a student in a folder by a class of sentence-transformers, and uses it."""
     return f"from sentence_transformers import {loader}\nmodel = {loader}({student!r})\n{example}"
+
+
+def loaded_by(load: Callable[..., EmbeddingModel], settings: RunConfig) -> RunInputs:
+    """Load the teacher of a run that has text alone."""
+    check_stream(settings)
+    teacher = load(settings.run.teacher, token=settings.training.hub_token)
+    set_length(settings, teacher.encoder.config)
+    return RunInputs(teacher.encoder.config, teacher.tokenizer, teacher)
+
+
+def kind_of_class(loader: str, example: str, load: Callable[..., EmbeddingModel]) -> StudentKind:
+    """The kind of models of another class of sentence-transformers, with the texts and batches of embedding models."""
+    return replace(
+        KIND,
+        inputs=partial(loaded_by, load),
+        summary=partial(summary_with, partial(library_lines, loader, example)),
+        of_members=None,
+        unused=(*KIND.unused, "teacher_vectors", "start", "similarity", "vocabulary"),
+    )
 
 
 KIND = StudentKind(

@@ -38,6 +38,7 @@ METHODS = {
     "minilm_v2": "homodistil_hf.methods.baselines.minilm:MiniLMv2Trainer",
     "embedding": "homodistil_hf.embedding.trainer:EmbeddingDistilTrainer",
     "sparse": "homodistil_hf.embedding.sparse_trainer:SparseDistilTrainer",
+    "multi_vector": "homodistil_hf.embedding.multi_vector_trainer:MultiVectorDistilTrainer",
     "reranker": "homodistil_hf.embedding.reranker:RerankerDistilTrainer",
     "self_distillation": "homodistil_hf.methods.self_distillation.trainer:SelfDistillTrainer",
     "bit": "homodistil_hf.methods.binarization.stages:BinarizationTrainer",
@@ -50,11 +51,14 @@ KINDS = {
     TASK_RUN: "homodistil_hf.runs.task:KIND",
     "embedding": "homodistil_hf.runs.embedding:KIND",
     "sparse": "homodistil_hf.runs.sparse:KIND",
+    "multi_vector": "homodistil_hf.runs.multi_vector:KIND",
     "reranker": "homodistil_hf.runs.reranker:KIND",
     "self_distillation": "homodistil_hf.runs.further_pretraining:KIND",
     "bit": "homodistil_hf.runs.bits:KIND",
 }
 """Name → kind of run; all but the first two are of the method of the same name."""
+_METHODS_OF_CLASSES = {"SparseEncoder": "sparse", "MultiVectorEncoder": "multi_vector", "ColBERT": "multi_vector"}
+"""Class that a model of sentence-transformers names as its own → method; of all others `embedding`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +231,7 @@ def method_for(teacher: str, given: Mapping[str, Any] | None = None) -> str | No
 
 
 def method_of_model(name: str, *, token: str | None = None) -> str | None:
-    """The method for the model in a folder or on the Hub: `embedding`, `sparse`, `reranker`, None for others.
+    """The method for the model in a folder or on the Hub: one of vectors, `reranker`, None for others.
 
     Also None for what can't be reached; the error comes where it is loaded.
     """
@@ -241,9 +245,11 @@ def method_of_model(name: str, *, token: str | None = None) -> str | None:
         return "reranker"
     if model_file(name, MODULES_FILE, token=token) is None:
         return None
-    from ..embedding.sparse import is_sparse
+    from ..embedding.model import SETTINGS_FILE
 
-    return "sparse" if is_sparse(name, token=token) else "embedding"
+    file = model_file(name, SETTINGS_FILE, token=token)
+    own_class = read_json_object(file, str(file)).get("model_type") if file else None
+    return _METHODS_OF_CLASSES.get(str(own_class), "embedding")
 
 
 def is_fine_tuned(teacher: str, *, revision: str | None = None, token: str | None = None) -> bool:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -142,11 +143,9 @@ def _teacher_config(question: Any) -> tuple[Any, int]:
     if model_file(teacher, MODULES_FILE) is not None:
         from .kinds import method_for
 
-        if (method := method_for(teacher)) in ("embedding", "sparse"):
-            from . import embedding, sparse
-
-            of_method = sparse if method == "sparse" else embedding
-            return of_method.planned_config(teacher), EMBEDDINGS_FEWER_LAYERS_BELOW
+        if (method := method_for(teacher)) in ("embedding", "sparse", "multi_vector"):
+            config = resolve_name(f"homodistil_hf.runs.{method}:planned_config")(teacher)
+            return config, EMBEDDINGS_FEWER_LAYERS_BELOW
     return load_encoder_config(teacher, revision=revision), FEWER_LAYERS_BELOW
 
 

@@ -184,12 +184,17 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     return documents
 
 
+_UNTRIMMED = {
+    "sparse": "a sparse encoder, whose vectors have a channel for each word: with fewer it would have another index",
+    "multi_vector": "a multi-vector encoder, which is trimmed nowhere",
+}
+"""Method of models that keep their vocabulary → what they are."""
+
+
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
-    if (method := method_of_model(source.model, token=source.token)) == "sparse":
-        raise ValueError(
-            f"model={source.model!r} is a sparse encoder, whose vectors have a channel for each word: with fewer it "
-            "would have another index; distil it with all of its words"
-        )
+    method = method_of_model(source.model, token=source.token)
+    if method in _UNTRIMMED:
+        raise ValueError(f"model={source.model!r} is {_UNTRIMMED[method]}; distil it with all of its words")
     if method == "embedding":
         whole = load_embedding_model(source.model, token=source.token)
         whole.encoder.config.architectures = [type(whole.encoder).__name__]

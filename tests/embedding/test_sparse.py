@@ -14,10 +14,11 @@ from tiny_sparse import ROUTER, TABLE, make_sparse_folder
 
 from homodistil_hf.distillation.vocabulary_loss import LOGITS_BYTES
 from homodistil_hf.embedding import sparse
-from homodistil_hf.embedding.sparse import all_positions, is_sparse, load_sparse_model, pooled_words
+from homodistil_hf.embedding.sparse import all_positions, load_sparse_model, pooled_words
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.pruning.compaction import compact
+from homodistil_hf.runs.kinds import method_of_model
 
 TEXTS = ["w7 w8 w9", "w10", "", "w3 w4 " * 20]
 MASKS = {
@@ -115,8 +116,8 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path, forked_python):
 
 
 def test_a_sparse_encoder_is_known_by_its_name(tmp_path):
-    assert is_sparse(make_sparse_folder(tmp_path / "sparse"))
-    assert not is_sparse(make_sentence_folder(tmp_path / "dense"))
+    assert method_of_model(str(make_sparse_folder(tmp_path / "sparse"))) == "sparse"
+    assert method_of_model(str(make_sentence_folder(tmp_path / "dense"))) == "embedding"
 
 
 def with_router(folder, **changes):

@@ -17,6 +17,7 @@ from tiny_embeddings import make_sentence_folder
 from tiny_files import own_cache, write_teacher, write_text
 from tiny_glue import write_task
 from tiny_models import VOCAB_SIZE, random_student, randomized, tiny_config, tiny_tokenizer
+from tiny_multi_vector import make_multi_vector_folder
 from tiny_sparse import make_sparse_folder
 from transformers import BertForMaskedLM, BertModel
 
@@ -62,6 +63,7 @@ def inputs(tmp_path_factory):
     write_teacher(folder / "my-model", **{**SIZE, **KINDS["classes"][1]})
     write_teacher(folder / "my-reranker", **SIZE, task="sequence_classification", num_labels=1)
     make_sentence_folder(folder / "my-embedder", encoder=randomized(BertModel(tiny_config(**SIZE))))
+    make_multi_vector_folder(folder / "my-colbert", encoder=randomized(BertModel(tiny_config(**SIZE))))
     make_sparse_folder(folder / "my-splade", model=randomized(BertForMaskedLM(tiny_config(**SIZE))))
     # what README names on the Hub stands in folders of the same names
     public = {**SIZE, **KINDS["classes"][1]}

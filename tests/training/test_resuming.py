@@ -16,6 +16,7 @@ from run_traces import POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
 from tiny_architectures import MASKED_LMS, rows_for, tiny_architecture_teacher
 from tiny_embeddings import PLAIN, distilling_a_reranker, distilling_embeddings
 from tiny_models import GRADUAL, make_blocks, make_teacher, randomized, tiny_tokenizer
+from tiny_multi_vector import distilling_token_vectors
 from tiny_sparse import distilling_sparse_vectors
 from transformers import DataCollatorForTokenClassification, Trainer
 
@@ -143,6 +144,7 @@ RUNS: dict[str, Run] = {
     "embedding, axes": Run({"max_steps": 6, "learning_rate": 1e-2, "output": 7}, distilling_embeddings),
     "embedding, plain": Run({"max_steps": 6, "student": PLAIN, "plain": True}, distilling_embeddings),
     "sparse": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_sparse_vectors),
+    "multi_vector": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_token_vectors),
     "reranker": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_a_reranker),
     "self_distillation": Run({"max_steps": 6}, partial(self_distilling, has_teacher=True)),
     "further pre-training": Run({"max_steps": 6}, partial(self_distilling, has_teacher=False)),
