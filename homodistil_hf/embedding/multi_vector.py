@@ -131,14 +131,11 @@ class Reading:
 
     def rows(self, texts: list[str], *, max_length: int, route: str | None = None) -> dict[str, list[list[int]]]:
         """Columns of rows to train on, each text read by a route; None: half of them as queries, if these differ."""
-
-        def route_of(text: str) -> str:
-            # by the text alone, so that it is the same for any number of processes
-            return DOCUMENT if self.is_alike or zlib.crc32(text.encode()) % 2 else QUERY
-
-        rows = []
+        route, rows = route or (DOCUMENT if self.is_alike else None), []
+        # by the text alone, so that it is the same for any number of processes
+        routes = [route or ROUTES[zlib.crc32(text.encode()) % 2] for text in texts]
         for one in ROUTES:
-            own = [self.settings.prepared(text, one) for text in texts if one == (route or route_of(text))]
+            own = [self.settings.prepared(text, one) for text, of in zip(texts, routes, strict=True) if of == one]
             ids = rows_of_texts(self.tokenizer, own, min(max_length, self.lengths[one]))["input_ids"] if own else []
             rows += [self.row(tokens, one) for tokens in ids]
         return {name: [row[name] for row in rows] for name in ("input_ids", "attention_mask", "labels")}

@@ -129,7 +129,7 @@ class MultiVectorDistilTrainer(EmbeddingDistilTrainer):
     Example:
     ```python
     args = MultiVectorDistilArguments("out", student="macs=0.25")
-    trainer = MultiVectorDistilTrainer("lightonai/LateOn", args, train_dataset=rows, eval_dataset=held_out)
+    trainer = MultiVectorDistilTrainer("my-colbert", args, train_dataset=rows, eval_dataset=held_out)
     trainer.train()
     trainer.export("small")  # MultiVectorEncoder("small")
     ```

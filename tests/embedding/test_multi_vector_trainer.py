@@ -138,8 +138,8 @@ def test_units_are_scored_by_how_far_vectors_move(make_token_trainer):
     assert_neurons_are_scored_by_gradients(trainer)
 
 
-@pytest.mark.parametrize("model_type", ARCHITECTURES)
-def test_every_architecture_can_be_narrowed(make_token_trainer, model_type, tmp_path):
+@pytest.mark.parametrize("model_type", ["roberta", "modernbert", "qwen3"])
+def test_other_architectures_can_be_narrowed(make_token_trainer, model_type, tmp_path):
     torch.manual_seed(1)
     architecture = ARCHITECTURES[model_type]
     encoder = randomized(architecture.encoder.stock(tiny_architecture_config(architecture)))
