@@ -5,9 +5,11 @@ gets pieces of bounded length, a bounded number at a time, so that documents of 
 finds the documents, masking.py masks tokens.
 """
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 _MIN_SEQ_LENGTH = 8
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
+SHARDS_A_LANE = 8
+"""Shards of a stream at least that are read as one, so that files of unlike length count alike."""
+MOST_LANES = 64
+"""Parts of a stream that are read side by side; each may be an open file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,9 +165,8 @@ def tokenize_to_blocks(
 
     A table is tokenized in parallel, in batches of about 4 MB of text, and cached by `datasets` under a fingerprint of
     text, tokenizer and settings. A batch loses its last, incomplete block: half a block on average, of some thousand
-    blocks. A stream loses one at its very end. To divide it among ranks, apply `split_dataset_by_node` or accelerate
-    to the result. Every rank then reads all text but keeps only its blocks; together the ranks see what one
-    rank would see.
+    blocks. A stream loses one at its very end; one of 16 shards or more, such as files, which ranks read apart, one at
+    the end of each.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): Documents, one a row.
@@ -176,7 +181,7 @@ def tokenize_to_blocks(
 
     Returns:
         `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` uint16, fewer without `packing`; int32 for a
-        vocabulary above 65,536) and `example_id` (int64: 0, 1, 2, …).
+        vocabulary above 65,536) and `example_id` (int64: 0, 1, 2, …; of the i-th of n shards i, i + n, i + 2·n, …).
 
     Raises:
         ValueError: a length, column, number of processes or tokenizer that can't work; text too short for one block.
@@ -210,11 +215,13 @@ def tokenize_to_blocks(
     packer = TextPacker(tokenizer, max_seq_length, text_column, packing)
     if not isinstance(dataset, IterableDataset):
         return _pack_table(dataset, packer, num_proc)
-    blocks = IterableDataset.from_generator(
-        _stream_rows,
-        features=Features({**packer.features, "example_id": Value("int64")}),
-        gen_kwargs={"documents": dataset, "packer": packer},
-    )
+    is_dealt, most = dataset.num_shards >= 2 * SHARDS_A_LANE, SHARDS_A_LANE * MOST_LANES
+    places = list(range(min(dataset.num_shards, most) if is_dealt else 1))
+    shards = [dataset.shard(len(places), place, contiguous=False) for place in places] if is_dealt else [dataset]
+    # of lists, each shard gets its entries
+    how = {"shards": shards, "places": places, "num_shards": len(places), "packer": packer}
+    features = Features({**packer.features, "example_id": Value("int64")})
+    blocks = IterableDataset.from_generator(_stream_rows, features=features, gen_kwargs=how)
     next(iter(blocks))  # raises errors now rather than at the first step of the training
     return blocks
 
@@ -254,11 +261,13 @@ def repeat_stream(blocks: IterableDataset) -> IterableDataset:
 
     Shuffle the result, not the input, to get another order in each pass.
     """
-    return blocks.repeat(None).map(_numbered, with_indices=True, features=blocks.features)
+    numbered = partial(_numbered, num_shards=blocks.num_shards)
+    return blocks.repeat(None).map(numbered, with_indices=True, features=blocks.features)
 
 
-def _numbered(row: dict[str, Any], index: int) -> dict[str, Any]:
-    return row | {"example_id": index}
+def _numbered(row: dict[str, Any], index: int, *, num_shards: int) -> dict[str, Any]:
+    # shards may be read apart, and each counts for itself
+    return row | {"example_id": index * num_shards + row["example_id"] % num_shards}
 
 
 def _pack_table(documents: Dataset, packer: TextPacker, num_proc: int | None) -> Dataset:
@@ -293,23 +302,26 @@ def _batch_size(documents: Dataset, text_column: str) -> int:
     return max(1, round(_BATCH_SIZE_BYTES / max(mean_bytes or 1.0, 1.0)))
 
 
-def _stream_rows(documents: IterableDataset, packer: TextPacker) -> Iterator[dict[str, Any]]:
-    num_blocks, left = 0, np.empty(0, dtype=np.int32)
-    for batch in documents.iter(_STREAM_DOCUMENTS):
-        _check_text_column(list(batch), packer)
-        # the tokens that a step leaves begin the first block of the next one
-        blocks, left = packer.cut(np.concatenate([left, packer.encode(batch[packer.text_column])]))
-        for example_id, block in enumerate(blocks, start=num_blocks):
-            yield {"input_ids": block, "example_id": example_id}
-        num_blocks += len(blocks)
-    if num_blocks == 0:
-        raise _too_short(len(left), packer)
+def _stream_rows(
+    shards: list[IterableDataset], places: list[int], num_shards: int, packer: TextPacker
+) -> Iterator[dict[str, Any]]:
+    for documents, place in zip(shards, places, strict=True):
+        ids, left = itertools.count(place, num_shards), np.empty(0, dtype=np.int32)
+        for batch in documents.iter(_STREAM_DOCUMENTS):
+            _check_text_column(list(batch), packer)
+            # the tokens that a step leaves begin the first block of the next one
+            blocks, left = packer.cut(np.concatenate([left, packer.encode(batch[packer.text_column])]))
+            for block in blocks:
+                yield {"input_ids": block, "example_id": next(ids)}
+        if next(ids) == place:  # a shard without a row would be repeated for ever
+            raise _too_short(len(left), packer, "" if num_shards == 1 else f" of shard {place} of {num_shards}")
 
 
-def _too_short(num_tokens: int, packer: TextPacker) -> ValueError:
+def _too_short(num_tokens: int, packer: TextPacker, of_shard: str = "") -> ValueError:
+    needed = f"max_seq_length={packer.max_seq_length} needs {packer.max_seq_length - 2} for one block"
+    remedy = "more text, a smaller length, or fewer, larger files" if of_shard else "more text or a smaller length"
     return ValueError(
-        f"the text has {num_tokens} tokens, but max_seq_length={packer.max_seq_length} needs "
-        f"{packer.max_seq_length - 2} for one block, besides two special ones; give more text or a smaller length"
+        f"the text{of_shard} has {num_tokens} tokens, but {needed}, besides two special ones; give {remedy}"
     )
 
 

@@ -171,6 +171,25 @@ def is_running_text(documents: Dataset | IterableDataset) -> bool:
     return bool(documents.info.builder_name == "text")
 
 
+def _behind_the_first(documents: IterableDataset) -> IterableDataset:
+    """A stream without the documents that are held out; its other shards stay shards."""
+    if documents.num_shards == 1:
+        return documents.skip(_HELD_OUT_OF_STREAM)
+    num_left, parts = _HELD_OUT_OF_STREAM, []
+    for place in range(documents.num_shards):
+        part = documents.shard(documents.num_shards, place)
+        if num_left:
+            num_taken = sum(1 for _ in part.take(num_left))
+            num_left -= num_taken
+            part = part.skip(num_taken)
+            if next(iter(part), None) is None:  # all of it is held out
+                continue
+        parts.append(part)
+    joined = concatenated(parts or [documents.skip(_HELD_OUT_OF_STREAM)])
+    joined.info.builder_name, joined.info.description = documents.info.builder_name, documents.info.description
+    return joined
+
+
 def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Documents, Documents, str]:
     """Split documents into those to train on and those to evaluate on, by position and so always alike.
 
@@ -191,7 +210,7 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
     ```
     """
     if isinstance(documents, IterableDataset):
-        left = documents.skip(_HELD_OUT_OF_STREAM)
+        left = _behind_the_first(documents)
         if next(iter(left), None) is None:
             raise ValueError(
                 f"eval_data is not set and {label}, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "

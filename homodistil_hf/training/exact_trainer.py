@@ -44,7 +44,7 @@ from ..training_args import ExactArguments
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
-from .ranks import WholeBatches, lay_out_buckets
+from .ranks import DealtShards, WholeBatches, lay_out_buckets, num_lanes_of
 from .row_checks import check_kind, checked_batch
 from .run_folder import (
     Requested,
@@ -150,6 +150,10 @@ class ExactTrainer(Trainer):
         """
         is_done = 0 < self.state.max_steps <= self.state.global_step and self.is_in_train
         batches = [] if is_done else self.whole_step(epoch_iterator, num_batches)
+        if not is_done and self.args.world_size > 1 and num_lanes_of(self.train_dataset, self.args.rows_per_step) > 1:
+            # shards are of unlike length: a pass ends for all ranks where it ends for one
+            num_ready = self.accelerator.reduce(torch.tensor(int(bool(batches)), device=device))
+            batches = batches if int(num_ready) == self.args.world_size else []
         if not batches:
             return [], None
         counts = torch.stack([self.count(batch).to(device) for batch in batches]).sum(0)
@@ -399,7 +403,13 @@ class ExactTrainer(Trainer):
                     f"({type(dataset).__name__}); leave it out, and give homodistil_hf.by_length(stream, "
                     f"batch_size={self.args.rows_per_step})"
                 )
-            dataset = WholeBatches(dataset, num_rows=self.args.train_batch_size * self.args.world_size)
+            batch_size, num_ranks = self.args.train_batch_size, self.args.world_size
+            if num_lanes_of(dataset, self.args.rows_per_step) > 1:
+                how = {"rank": self.args.process_index, "num_ranks": num_ranks}
+                rows_per_step = self.args.rows_per_step
+                dataset = DealtShards(dataset, rows_per_step=rows_per_step, batch_size=batch_size, **how)
+            else:
+                dataset = WholeBatches(dataset, num_rows=batch_size * num_ranks)
         loader = super()._get_dataloader(dataset, *args, **kwargs)
         # Accelerate hands attributes of the loader that it wraps out, but not in.
         inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader

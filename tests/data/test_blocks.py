@@ -181,6 +181,28 @@ def test_streams_give_the_same_blocks_as_tables(stream, texts, tokenizer):
     assert list(stream) == rows  # once more from the beginning
 
 
+def test_a_stream_of_many_files_keeps_them_apart_for_ranks(texts, tokenizer, tmp_path):
+    files = []
+    for place in range(16):
+        files.append(tmp_path / f"{place:02}.jsonl")
+        Dataset.from_dict({"text": texts[9 * place : 9 * place + 9]}).to_json(files[-1])
+    stream = tokenize_to_blocks(load_text(files, streaming=True), tokenizer, max_seq_length=LENGTH)
+    assert stream.num_shards == 16
+    endless, all_ids = repeat_stream(stream), []
+    for place in range(16):
+        rows = list(stream.shard(16, place))
+        assert ids_of(rows) == reference_blocks(texts[9 * place : 9 * place + 9], tokenizer)
+        assert [row["example_id"] for row in rows] == list(range(place, 16 * len(rows), 16))
+        twice = list(endless.shard(16, place).take(2 * len(rows)))
+        assert ids_of(twice) == 2 * ids_of(rows)
+        all_ids += [row["example_id"] for row in twice]
+    assert len({*all_ids}) == len(all_ids)
+    Dataset.from_dict({"text": ["The"]}).to_json(files[5])
+    stream = tokenize_to_blocks(load_text(files, streaming=True), tokenizer, max_seq_length=LENGTH)
+    with pytest.raises(ValueError, match="the text of shard 5 of 16 has 4 tokens, .*or fewer, larger files"):
+        list(stream)
+
+
 def test_documents_are_rows_of_their_own_without_packing(text_files, texts, tokenizer):
     how = {"max_seq_length": LENGTH, "packing": False}
     table = tokenize_to_blocks(Dataset.from_dict({"text": texts}), tokenizer, **how)

@@ -23,6 +23,17 @@ def test_the_first_documents_of_a_stream_are_held_out():
     assert [row["text"] for row in held_out] == [str(number) for number in range(1000)]
 
 
+@pytest.mark.parametrize("num_shards", [2, 3, 16])  # of 16, two shards are held out whole and one in part
+def test_shards_that_are_not_held_out_stay_shards(num_shards):
+    documents = Dataset.from_dict({"text": [str(number) for number in range(6000)]})
+    train, held_out, _ = hold_out(documents.to_iterable_dataset(num_shards=num_shards))
+    assert [row["text"] for row in held_out] == [str(number) for number in range(1000)]
+    assert [row["text"] for row in train] == [str(number) for number in range(1000, 6000)]
+    assert train.num_shards == num_shards - 1000 // (6000 // num_shards)
+    apart = [row["text"] for place in range(train.num_shards) for row in train.shard(train.num_shards, place)]
+    assert apart == [row["text"] for row in train]
+
+
 @pytest.mark.parametrize(("num_documents", "found"), [(0, "0 documents"), (1, "1 document")])
 def test_a_table_of_too_few_documents_is_refused(num_documents, found):
     documents = Dataset.from_dict({"text": ["w1"] * num_documents})

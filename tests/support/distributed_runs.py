@@ -44,7 +44,8 @@ def rows_of_all_lengths() -> Dataset:
 SHARED: dict[str, dict[str, Any]] = {
     "plain": {"weight_decay": 0.1},
     "accumulation": {"attention_weight": 0.1, "gradient_accumulation_steps": 2},
-    "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
+    "stream": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=35)},
+    "stream of few files": {"train_dataset": make_blocks(NUM_ROWS).to_iterable_dataset(num_shards=4)},
     "scored first, by length": {
         "num_scoring_batches": 3,
         "train_sampling_strategy": "group_by_length",

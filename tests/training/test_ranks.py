@@ -9,19 +9,26 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
+from datasets import IterableDataset
 from distributed_runs import RecordingCollator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import each
 from run_traces import losses_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.training.evaluation_loop import num_own_rows
-from homodistil_hf.training.ranks import WholeBatches, check_whole_model, on_every_rank
+from homodistil_hf.training.ranks import (
+    DealtShards,
+    WholeBatches,
+    check_whole_model,
+    num_lanes_of,
+    on_every_rank,
+)
 
 
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):
@@ -130,6 +137,57 @@ def test_ranks_of_accelerate_share_whole_batches_without_gap_or_overlap(num_rows
     batches = [[shard[i : i + batch_size] for i in range(0, len(shard), batch_size)] for shard in shards]
     in_order = [row for batches_of_a_round in zip(*batches, strict=True) for row in chain(*batches_of_a_round)]
     assert in_order == list(range(num_rows // of_all * of_all))
+
+
+class Shards:
+    """A stream of numbered rows in shards that notes which of them are read."""
+
+    def __init__(self, num_shards, *, rows_each):
+        self.read, self.rows_each = set(), rows_each
+        self.stream = IterableDataset.from_generator(self.rows, gen_kwargs={"shards": list(range(num_shards))})
+
+    def rows(self, shards):
+        for shard in shards:
+            self.read.add(shard)
+            yield from ({"row": 1000 * shard + row} for row in range(self.rows_each))
+
+    def of_rank(self, rank, num_ranks, batch_size, rows_per_step, num_workers=0):
+        """Rows of a rank, one micro-batch after another, through accelerate's share and torch's loader."""
+        how = {"rows_per_step": rows_per_step, "batch_size": batch_size, "rank": rank, "num_ranks": num_ranks}
+        share = {"batch_size": batch_size, "num_processes": num_ranks, "process_index": rank}
+        rows = IterableDatasetShard(DealtShards(self.stream, **how), **share) if num_ranks > 1 else None
+        rows = DealtShards(self.stream, **how) if rows is None else rows
+        loader = DataLoader(rows, batch_size=batch_size, num_workers=num_workers, collate_fn=list)
+        return [[row["row"] for row in batch] for batch in loader]
+
+
+@settings(max_examples=20)
+@given(powers=st.tuples(*[st.integers(0, 2)] * 3), num_shards=st.integers(16, 40))
+def test_ranks_read_shards_of_their_own_and_the_rows_of_one_process(powers, num_shards):
+    num_ranks, accumulation, batch_size = (2**power for power in powers)
+    rows_per_step = num_ranks * accumulation * batch_size * 2
+    shards = Shards(num_shards, rows_each=8)
+    whole = list(chain(*shards.of_rank(0, 1, rows_per_step, rows_per_step)))
+    found, read = [], []
+    for rank in range(num_ranks):
+        shards.read.clear()
+        found.append(shards.of_rank(rank, num_ranks, 2 * batch_size, rows_per_step))
+        read.append({*shards.read})
+    rounds = min(map(len, found)) // accumulation * accumulation  # as ranks agree on the last step
+    in_order = [row for batches in zip(*(one[:rounds] for one in found), strict=True) for row in chain(*batches)]
+    assert in_order == whole
+    num_lanes = num_lanes_of(shards.stream, rows_per_step)
+    if num_lanes % (num_ranks * accumulation) == 0:
+        assert len(set().union(*read)) == sum(map(len, read))
+
+
+def test_loader_workers_read_shards_of_their_own():
+    shards = Shards(64, rows_each=4)
+    first, second = (list(chain(*shards.of_rank(rank, 2, 2, 8, num_workers=2))) for rank in (0, 1))
+    assert [len({*rows}) for rows in (first, second)] == [len(first), len(second)]
+    # two workers make steps of two: of eight micro-batches, each of a lane, every other is the second rank's
+    assert [{row // 1000 % 8 for row in rows} for rows in (first, second)] == [{0, 2, 4, 6}, {1, 3, 5, 7}]
+    assert len(first) == len(second) == 64 // 2 * 4
 
 
 @given(num_total=st.integers(1, 100), num_ranks=st.integers(1, 6), batch_size=st.integers(1, 7))
