@@ -9,7 +9,7 @@ from benchmarks.studies import first_screen
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "deploy.STUDY", "embeddings.STUDY"),
+    *("architectures.STUDY", "binarization.STUDY", "corpus.STUDY", "deploy.STUDY", "embeddings.STUDY"),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
     *("other_teachers.DEPTH", "other_teachers.EMBEDDINGS", "other_teachers.WAYS", "reranker.STUDY"),
