@@ -333,8 +333,9 @@ def stock_config(config: PreTrainedConfig, plan: WidthPlan) -> PreTrainedConfig:
     if plan.embedding_size is not None:
         values["embedding_size"] = plan.embedding_size
     if architecture.has_free_heads:
-        if widths.attention_size != plan.hidden_size or hasattr(architecture.config.stock, "head_dim"):
-            values["head_dim"] = widths.head_dim
+        head_dim = architecture.named("head_dim")
+        if widths.attention_size != plan.hidden_size or hasattr(architecture.config.stock, head_dim):
+            values[head_dim] = widths.head_dim
         if hasattr(architecture.config.stock, "num_key_value_heads"):
             values["num_key_value_heads"] = widths.num_attention_heads // plan.traits.queries_per_key
         for pairs in (getattr(config, "rotary_pairs", None) or {}).values():  # of one kind of layers

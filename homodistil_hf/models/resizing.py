@@ -66,7 +66,7 @@ def set_widths(model: LayerwiseModel, plan: WidthPlan) -> None:
             module.out_features, module.in_features = module.weight.shape
         elif isinstance(module, nn.Embedding):
             module.embedding_dim = module.weight.shape[1]
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
             module.normalized_shape = tuple(module.weight.shape)
     for index, layer in enumerate(encoder_layers(model)):
         model.set_layer_widths(layer, layer_config(model.config, index))
