@@ -32,6 +32,7 @@ from .methods.binarization.folder import export_packed as export_packed
 from .methods.binarization.stages import BinarizationArguments as BinarizationArguments
 from .methods.binarization.stages import BinarizationTrainer as BinarizationTrainer
 from .methods.formats import deploy_export as deploy_export
+from .methods.formats import load_nested as load_nested
 from .methods.formats import verify_export as verify_export
 from .methods.gradient_free.pruning import GradientFreeSettings as GradientFreeSettings
 from .methods.gradient_free.pruning import prune_gradient_free as prune_gradient_free

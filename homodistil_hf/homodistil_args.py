@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from .files.messages import short_repr
 from .files.settings import refuse_without_part, setting
 from .models.compiling import MOST_COMPILED_WIDTHS
+from .plans.budgets import listed_students
 from .pruning.schedule import DEADLINE_FRACTION, PruningSchedule
 from .training_args import DistillationArguments, refuse_reentrant_checkpointing
 
@@ -98,6 +99,9 @@ class HomoDistilTrainingArguments(DistillationArguments):
     rotate_heads: bool = setting(
         True, "Start with heads in bases of uncorrelated channels: same function, but easier to prune."
     )
+    nested: bool = setting(
+        False, "All sizes of a list student=[…] in one set of weights, each the first units of the larger one."
+    )
     sensitivity_smoothing: float = setting(
         0.999, "β1 in [0, 1) of the scores' moving average over steps; 0 = the last step alone.", range="[0, 1)"
     )
@@ -135,8 +139,27 @@ class HomoDistilTrainingArguments(DistillationArguments):
                 "sensitivity_smoothing": "magnitude is not smoothed; leave it out",
             }
             refuse_without_part(self, without_part)
+        if self.nested:
+            self._check_nested()
         if self.attention_weight:
             refuse_reentrant_checkpointing(self, f"attention_weight={self.attention_weight} needs")
+
+    @property
+    def sizes(self) -> list[str]:
+        """The sizes of a nested student, from wide to narrow."""
+        return listed_students(self.student) or []
+
+    def _check_nested(self) -> None:
+        if len(self.sizes) < 2:
+            raise ValueError(
+                f"nested=True with student={short_repr(self.student)}: several sizes share their weights; name them, "
+                'such as ["macs=0.5", "macs=0.25"], from wide to narrow, or leave nested out'
+            )
+        remedies = {
+            "attention_weight": "heads of smaller members are not compared; set it to 0",
+            "torch_compile": "members are run as they are; leave it out",
+        }
+        refuse_without_part(self, remedies, run="a run with nested=True")
 
     def pruning_schedule(self, total_steps: int) -> PruningSchedule:
         """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""

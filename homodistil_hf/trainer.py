@@ -37,14 +37,17 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from typing_extensions import override
 
-from .export.facts import MethodCard
+from .distillation.objective import Terms
+from .export.facts import SIZES, MethodCard
 from .files.checkpoints import SCORES_FILE
 from .files.provenance import public_name
 from .files.settings import differing
 from .files.tensors import load_tensors
 from .homodistil_args import HomoDistilTrainingArguments, refuse_at_kept_widths
 from .models.architectures import architecture_of
+from .models.cost import MODEL_COSTS, planned_facts
 from .models.resizing import evenly_matched
+from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
@@ -53,7 +56,7 @@ from .pruning.pruner import Pruner, check_scores_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import Origins, ProjectionInit, resolve_student
+from .training.pair import Origins, ProjectionInit, nested_plans, resolve_student
 from .training.ranks import check_same_masks
 from .training_args import DistillationArguments
 
@@ -126,6 +129,8 @@ class HomoDistilTrainer(DistillationTrainer):
         tags=("pruning", "distillation"),
     )
     schedule: PruningSchedule
+    nested: Any = None
+    """The smaller members of a nested student, a `NestedStudent`."""
     has_fresh_head: bool | None = None
     """Of a student that starts small beside a fine-tuned teacher; None of others."""
 
@@ -152,6 +157,18 @@ class HomoDistilTrainer(DistillationTrainer):
         self.on_resized(masks)
         if self.pruner.plan_reached:
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
+
+    def terms(self, model: nn.Module, inputs: dict[str, Any], counts: torch.Tensor) -> tuple[Terms, Any]:
+        """As the base's; of a nested student those of the members that have their turn."""
+        if self.nested is None or not model.training:
+            return super().terms(model, inputs, counts)
+        return self.nested.terms(model, inputs, counts, step=self.state.global_step)
+
+    def on_resized(self, masks: UnitTensors | None) -> None:
+        """Also the members of a nested student get narrower."""
+        super().on_resized(masks)
+        if self.nested is not None:
+            self.nested.follow(self.pruner.groups, self.pruner.innermost)
 
     def _leave_out(self, kept: tuple[int, ...]) -> None:
         """Remove the other layers from the student, and compare it as it is without them."""
@@ -218,6 +235,8 @@ class HomoDistilTrainer(DistillationTrainer):
         """Like [`DistillationTrainer.plan_of`], but may leave out layers; refuses layers that could not be chosen."""
         if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
+        if args.nested:
+            return next(iter(nested_plans(args, config).values()))
         # a budget leaves layers out unasked only where scores of the teacher can choose them
         is_scored = args.importance_metric != "magnitude" and args.num_scoring_batches > 0
         plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if is_scored else 0)
@@ -231,10 +250,22 @@ class HomoDistilTrainer(DistillationTrainer):
         return self.args.projection_init
 
     def set_up_student(self) -> None:
-        """Make the pruner."""
+        """Make the pruner, and the members of a nested student."""
+        self.plans = {"": self.plan}
+        if self.args.nested:
+            from .training.nested import NestedStudent  # for such a student alone
+
+            self.plans = nested_plans(self.args, self.model.config)
+            (_, self.plan), *others = self.plans.items()
+            parts: Any = {"distillation": self.distillation, "held_out": self.held_out}
+            self.nested = NestedStudent(self.model, dict(others), **parts)
+            self.held_out = self.nested.held_out
+            if self.optimizer is not None:
+                self.optimizer.param_groups[0]["params"].extend(self.nested.own.parameters())
         self.pruner = Pruner(
             self.model,
-            self.plan,
+            [*self.plans.values()][-1],
+            floor=self.plan if self.args.nested else None,
             metric=self.args.importance_metric,
             multiple=self.args.width_multiple,
             sensitivity_smoothing=self.args.sensitivity_smoothing,
@@ -272,7 +303,7 @@ class HomoDistilTrainer(DistillationTrainer):
             )
         config = self.model.config
         if self.args.rotate_heads and architecture_of(config).rotates(config):
-            self._rotate_heads(rotated_layers(self.kept, self.plan))
+            self._rotate_heads(rotated_layers(self.kept, self.pruner.target))
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
@@ -346,6 +377,30 @@ class HomoDistilTrainer(DistillationTrainer):
         return narrowed_copy(self.pruner, format=format)
 
     @override
+    def members(self) -> list[Any]:
+        has_some = self.nested is not None and self.is_finished
+        return self.nested.members(next(iter(self.plans)), self.plan, self.held_out_metrics) if has_some else []
+
+    @override
+    def write_members(self, folder: Path) -> None:
+        if members := self.members():
+            from .export.nested import write_nested  # for exports alone
+
+            write_nested(folder, self.model, members)
+
+    def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
+        """As the base's; of a nested student the evaluation is that of the largest, and costs and metrics of all."""
+        facts, members, kind = super().run_facts(format), self.members(), type(self.model).__name__
+        if members:
+            costs = [planned_facts(self.model.config, kind, one.plan.padded()) for one in members]
+            rows = zip(members, costs, strict=True)
+            facts[SIZES] = {
+                one.name: {key: cost[key] for key in MODEL_COSTS} | dict(one.evaluation) for one, cost in rows
+            }
+            facts["evaluation"] = dict(members[0].evaluation)
+        return facts
+
+    @override
     def state_to_save(self) -> dict[str, Any]:
         return super().state_to_save() | {"pruner": self.pruner.state_dict()}
 
@@ -371,6 +426,8 @@ class HomoDistilTrainer(DistillationTrainer):
             self._leave_out(tuple(saved["kept"]))
         super().take_state(state, folder)
         self.pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
+        if self.nested is not None:
+            self.nested.narrow(self.pruner.groups, self.pruner.innermost)
 
 
 def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full: WidthPlan) -> str:

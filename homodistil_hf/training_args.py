@@ -304,7 +304,7 @@ class DistillationArguments(ExactArguments):
     student: str | None = setting(
         None,
         "Widths: preset, share of MACs (1/4), budget (params=14M; macs=0.1,layers=4), plan (216-9x24-528), JSON.",
-        also=float,
+        also=(float, list),
     )
     plain: bool = setting(
         False, "Keep the hidden size: heads, their channels and FFN neurons go, and embedding models need no Dense."
@@ -336,7 +336,7 @@ class DistillationArguments(ExactArguments):
     def __post_init__(self) -> None:
         if isinstance(self.student, WidthPlan):
             self.student = self.student.to_json()
-        if isinstance(self.student, dict):
+        if isinstance(self.student, dict | list):
             self.student = json.dumps(self.student)
         self.student = share_as_budget(self.student)
         super().__post_init__()

@@ -436,7 +436,11 @@ def test_no_arguments_class_holds_a_setting_without_effect(trainer):
     assert kind.no_part.keys() <= kind.__dataclass_fields__.keys()
     for name, remedy in kind.no_part.items():
         default = kind.__dataclass_fields__[name].default
-        other = 0.123 if isinstance(default, float) or default is None else {int: 7, str: "other"}[type(default)]
+        other = (
+            0.123
+            if isinstance(default, float) or default is None
+            else {int: 7, str: "other", bool: True}[type(default)]
+        )
         with pytest.raises(ValueError, match=f"^{name}=.* (has no part in a run of {method}: |is not one of)"):
             kind(output_dir="out", report_to="none", use_cpu=True, **{name: other})
         assert remedy.endswith(("leave it out", "_weight"))

@@ -17,6 +17,7 @@ class Export(Command):
     folder: str = flag("finished run, checkpoint-N, or export", positional=True, metavar="FOLDER")
     output: str = flag("folder to write", metavar="DIR")
     format: str = flag("standard (default); compact: unpadded, own code; pair: with the teacher", default="standard")
+    member: str | None = flag("of a nested student, such as macs=0.25; default: the largest", default=None)
     allow_partial: bool = flag("also take a student that is not at its plan yet", default=False)
     overwrite: bool = flag("replace an earlier export in DIR", default=False)
     teacher: str | None = flag("Hub name or folder, for the card; default: as the run recorded it", default=None)
@@ -33,6 +34,7 @@ class Export(Command):
             allow_partial=self.allow_partial,
             teacher=self.teacher,
             overwrite=self.overwrite,
+            member=self.member,
         )
         print(f"{self.format} export written to {folder}")
         return 0

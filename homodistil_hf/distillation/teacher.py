@@ -5,6 +5,8 @@ alike, so both start equal. Discrepancies are measured on the exact form.
 """
 
 import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,6 +56,7 @@ class FrozenTeacher:
 
     def __init__(self, model: LayerwiseModel, *, dtype: torch.dtype = torch.float32):
         self.exact = model.eval().requires_grad_(False)
+        self._remembered: dict[bool, Any] | None = None
         self.dtype = dtype
         self.fast = self.exact
         if dtype == torch.float32:
@@ -73,7 +76,15 @@ class FrozenTeacher:
         self.fast.to(device)
         return self
 
-    @torch.inference_mode()
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Within the block the first answer is given again: several students learn from one batch."""
+        self._remembered = {}
+        try:
+            yield
+        finally:
+            self._remembered = None
+
     def __call__(self, *, exact: bool = False, **inputs: Any) -> Any:
         """Run the teacher in inference mode; a loss whose autograd saves an output must copy it.
 
@@ -84,6 +95,14 @@ class FrozenTeacher:
         Returns:
             The model's output; not upcast.
         """
+        if self._remembered is None:
+            return self._run(exact, inputs)
+        if exact not in self._remembered:
+            self._remembered[exact] = self._run(exact, inputs)
+        return self._remembered[exact]
+
+    @torch.inference_mode()
+    def _run(self, exact: bool, inputs: Mapping[str, Any]) -> Any:
         if exact or self.dtype == torch.float32:
             with torch.autocast(self.exact.device.type, enabled=False):
                 return self.exact(**inputs)

@@ -27,6 +27,7 @@ from ..export.facts import (
     section_of,
 )
 from ..export.hub import teacher_card
+from ..export.nested import NestedMember, cut_to, member_named, of_member, read_nested
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ..files.folders import write_text
 from ..files.inside import stays_inside
@@ -118,10 +119,15 @@ def student_model(student: LayerwiseModel, dense: nn.Linear, teacher: EmbeddingM
     Raises:
         ValueError: the stock class can't hold the student's widths.
     """
+    layers = layers_behind(dense, teacher)
+    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers, target=None)
+
+
+def layers_behind(dense: nn.Linear, teacher: EmbeddingModel) -> tuple[Dense, ...]:
+    """The layers behind a student's pooling; arguments as [`student_model`]."""
     # the map stands in front of the teacher's own layers; linear ones behind each other become one
     is_identity = torch.equal(dense.weight, torch.eye(*dense.weight.shape))
-    layers = folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
-    return dataclasses.replace(teacher, name="", encoder=to_stock(student).eval(), dense=layers, target=None)
+    return folded([*([] if is_identity else [Dense(dense)]), *teacher.dense])
 
 
 def export_embedding_model(
@@ -133,6 +139,7 @@ def export_embedding_model(
     has_own_space: bool = False,
     axes: torch.Tensor | None = None,
     overwrite: bool = False,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write an embedding model of stock modules to a folder for `SentenceTransformer(folder)`.
 
@@ -145,6 +152,7 @@ def export_embedding_model(
         axes: `(N, D)`, where vectors are the teacher's along N axes; written to the folder, as they turn an index of
             the teacher's vectors into a shorter one.
         overwrite: replace an earlier export in the folder.
+        also: writes further files into the folder, which its facts list, too.
 
     Raises:
         ValueError: a folder that is not free.
@@ -161,6 +169,8 @@ def export_embedding_model(
         write_model(model, aside)
         if axes is not None:
             save_file({"axes": axes.contiguous()}, aside / AXES_FILE)
+        if also is not None:
+            also(aside)
         sections = {STUDENT: facts_of(model) | {"has_own_space": has_own_space}, TEACHER: teacher_facts}
         write_vectors(aside, target.name, sections, FORMAT, run=run_facts(facts), query=model)
     return target
@@ -332,9 +342,17 @@ def shared_file(model: EmbeddingModel) -> dict[str, Any]:
 
 
 def export_embedding_from(
-    folder: Path, output: str | Path, *, format: str = "standard", teacher: str | None = None, overwrite: bool = False
+    folder: Path,
+    output: str | Path,
+    *,
+    format: str = "standard",
+    teacher: str | None = None,
+    overwrite: bool = False,
+    member: str | None = None,
 ) -> Path:
     """Write an export again: `standard`, or as `pair` beside its teacher, or beside another student of it.
+
+    Of a nested student one `member`, by default the largest.
 
     Raises:
         ValueError: another format, a pair without a teacher, or a teacher of another space.
@@ -347,13 +365,18 @@ def export_embedding_from(
     is_apart = has_own_space(facts)
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
-    student = load_embedding_model(folder, argument="folder")
+    run = {name: facts[name] for name in RUN_SECTIONS if name in facts}
+    if member is None:
+        student = load_embedding_model(folder, argument="folder")
+    else:
+        student, found = load_nested_embedding(folder, member)
+        run = of_member(run, found)
     if format == "standard":
         return export_embedding_model(
             student,
             output,
             teacher=facts.get(TEACHER),
-            facts={name: facts[name] for name in RUN_SECTIONS if name in facts},
+            facts=run,
             has_own_space=is_apart,
             axes=axes,
             overwrite=overwrite,
@@ -370,6 +393,20 @@ def export_embedding_from(
         # along axes the student's vectors are shorter, so the teacher's are made as short
         document = document if axes is None else reduced(document, axes)
     return export_pair(student, document, output, overwrite=overwrite)
+
+
+def load_nested_embedding(folder: Path, member: Any) -> tuple[EmbeddingModel, NestedMember]:
+    """Load one member of a nested student, of stock modules; and what the folder says of it."""
+    largest = load_embedding_model(folder, argument="folder")
+    student, members = read_nested(folder, largest.encoder)
+    found = member_named(members, member)
+    dense = largest.dense
+    if found.tensors:
+        first = nn.Linear(found.plan.hidden_size, dense[0].linear.out_features, bias="bias" in found.tensors)
+        first.load_state_dict(found.tensors)
+        dense = (dataclasses.replace(dense[0], linear=first.requires_grad_(False)), *dense[1:])
+    encoder = to_stock(cut_to(student, found.plan)).eval()
+    return dataclasses.replace(largest, encoder=encoder, dense=dense), found
 
 
 def _space_of(facts: Mapping[str, Any]) -> tuple[Any, Any] | None:

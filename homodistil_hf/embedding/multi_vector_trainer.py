@@ -43,7 +43,8 @@ class MultiVectorDistilArguments(EmbeddingDistilArguments):
     """Settings of a multi-vector encoder's run; as of embedding models, but for the space, which is the teacher's."""
 
     no_part: ClassVar = EmbeddingDistilArguments.no_part | {
-        "output": "token vectors stay in the teacher's space; leave it out"
+        "output": "token vectors stay in the teacher's space; leave it out",
+        "nested": "encoders of token vectors have one size, or a family; leave it out",
     }
 
 

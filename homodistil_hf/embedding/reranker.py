@@ -97,6 +97,7 @@ class RerankerDistilArguments(AtOnceArguments):
         "mlm_weight": "there are no masked words; use kl_weight",
         "task_weight": "there are no labels; use kl_weight",
         "mlm_probability": "there are no masked words; leave it out",
+        "nested": "rerankers have one size, or a family; leave it out",
     }
 
 

@@ -42,7 +42,8 @@ class SparseDistilArguments(EmbeddingDistilArguments):
     """Settings of a sparse encoder's run; as of embedding models, but for the space, which is the vocabulary."""
 
     no_part: ClassVar = EmbeddingDistilArguments.no_part | {
-        "output": "the student has its teacher's words, and so its space; leave it out"
+        "output": "the student has its teacher's words, and so its space; leave it out",
+        "nested": "sparse encoders have one size, or a family; leave it out",
     }
 
 

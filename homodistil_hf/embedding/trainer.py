@@ -43,7 +43,7 @@ from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
-from .folder import export_embedding_model, student_model
+from .folder import export_embedding_model, layers_behind, student_model
 from .metrics import agreement, compared
 from .model import EmbeddingModel, load_embedding_model, reduced
 from .texts import VECTOR, TextCollator, TextReader
@@ -107,6 +107,11 @@ class EmbeddingDistilArguments(AtOnceArguments):
             raise ValueError(
                 f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
                 "students have not; leave one of both out"
+            )
+        if self.nested and self.layers is not None:
+            raise ValueError(
+                f"layers={short_repr(self.layers)} with nested=True: the members of a nested student have all of the "
+                "teacher's layers; leave one of both out"
             )
         super().__post_init__()
 
@@ -521,25 +526,28 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         """
         if self.args.plain:
             return
-        distillation, whole = self.distillation, self.embedding_model
-        sums: Any = None
-        num_vectors = 0
+        distillation, whole, num_vectors = self.distillation, self.embedding_model, 0
         self.model.eval()
+        # of a nested student all members, each with a map of its own
+        models = [self.model, *(self.nested.models() if self.nested is not None else ())]
+        sums: list[Any] = [0.0] * len(models)
         for batch, counts in self.first_batches(num_texts=self.num_fit_vectors):
             num_vectors += int(counts[0])
-            with distillation.autocast():  # student and teacher in the type of their training; float32 takes longer
-                own = pooled_by(partial(type(self.model).forward, self.model), batch, whole).cpu().double()
             target = aims_of(distillation.teacher, batch, whole, exact=False).cpu().double()
-            # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
-            products = torch.cat([own.T @ own, own.T @ target], 1)
-            sums = products if sums is None else sums + products
-        sums = self.accelerator.reduce(sums.float().to(self.args.device)).double().cpu()
-        products, cross = sums.split([sums.shape[0], sums.shape[1] - sums.shape[0]], 1)
-        # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
-        before = distillation.dense.weight.cpu().double()
-        ridge = max(1e-3, 0.1 * (len(products) / num_vectors) ** 2)
-        distillation.dense.weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
-        logger.info("the map into the teacher's space is fitted to %d channels", len(products))
+            for place, model in enumerate(models):
+                with distillation.autocast():  # student and teacher in the type of their training; float32 is slower
+                    own = pooled_by(partial(type(model).forward, model), batch, whole).cpu().double()
+                # PᵀP and PᵀT side by side, (H, H + D), so that one message sums both over ranks
+                sums[place] = sums[place] + torch.cat([own.T @ own, own.T @ target], 1)
+        for model, of_model in zip(models, sums, strict=True):
+            both = self.accelerator.reduce(of_model.float().to(self.args.device)).double().cpu()
+            products, cross = both.split([both.shape[0], both.shape[1] - both.shape[0]], 1)
+            # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
+            weight = model.get_submodule(f"{PROJECTIONS}.dense").weight
+            before = weight.cpu().double()
+            ridge = max(1e-3, 0.1 * (len(products) / num_vectors) ** 2)
+            weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
+            logger.info("the map into the teacher's space is fitted to %d channels", len(products))
         self.model.train()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -564,10 +572,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
         check_format(format)
-        dense = copy.deepcopy(self.distillation.dense).cpu().requires_grad_(False)
+        dense = own_copy(self.distillation.dense)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
-        teacher, output = self.embedding_model, self.args.output
-        axes = None if isinstance(output, str) else self.model.get_submodule(PROJECTIONS).get_buffer("axes").cpu()
+        teacher, output, axes = self.embedding_model, self.args.output, self._axes
         model = student_model(student, dense, teacher if axes is None else reduced(teacher, axes))
         if output == "student":  # its pooled states are the vectors
             model = dataclasses.replace(
@@ -581,7 +588,34 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             has_own_space=output == "student",
             axes=axes,
             overwrite=True,
+            also=self.write_members,
         )
+
+    @property
+    def _axes(self) -> torch.Tensor | None:
+        """The teacher's axes that vectors are along, on the CPU; None where they are its whole vectors."""
+        has_none = isinstance(self.args.output, str)
+        return None if has_none else self.model.get_submodule(PROJECTIONS).get_buffer("axes").cpu()
+
+    def members(self) -> list[Any]:
+        """As the base's; all but the largest have a map of their own in front of the teacher's layers."""
+        members, teacher, axes = super().members(), self.embedding_model, self._axes
+        if self.nested is None or not members or self.args.output == "student":
+            return members
+        whole = teacher if axes is None else reduced(teacher, axes)
+        maps = [own_copy(model.get_submodule(f"{PROJECTIONS}.dense")) for model in self.nested.models()]
+        for place, dense in enumerate(maps, start=1):
+            if layers := layers_behind(dense, whole):
+                members[place] = dataclasses.replace(members[place], tensors=layers[0].linear.state_dict())
+        return members
+
+
+def own_copy(dense: nn.Linear) -> nn.Linear:
+    """A copy of a map on the CPU, frozen."""
+    weight = dense.weight.detach().cpu().clone()
+    copied = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    copied.weight = nn.Parameter(weight, requires_grad=False)
+    return copied
 
 
 def check_format(format: str) -> None:

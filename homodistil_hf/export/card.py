@@ -39,6 +39,7 @@ from .outcome import (
     outcome_rows,
     runtime_cells,
     runtime_rows,
+    size_cells,
     widths_in,
 )
 
@@ -99,6 +100,10 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     if outcome := outcome_rows(facts):
         table = card_table(("", "teacher", "student", "kept"), (row[1:] for row in outcome))
         comparison = "\n\n".join(filter(None, (table, plain_text(measured_on(facts))))) + runtimes_text(facts)
+    if sizes := size_cells(facts):
+        comparison += (
+            f"\n\nSizes in this folder, the largest first (`nested.json`):\n\n{card_table(sizes[0], sizes[1:])}"
+        )
     widths, layers = widths_in(section_of(facts, "student"))
     table = card_table(("layer", *WIDTHS.values()), layers) if layers else ""
     # lengths and languages of text, as far as they are recorded

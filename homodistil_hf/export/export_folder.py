@@ -58,6 +58,7 @@ from .facts import (
     weights_of,
 )
 from .hub import teacher_card
+from .nested import NestedMember, cut_to, member_named, of_member, read_nested
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def export_student(
     teacher: Teacher = None,
     facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    also: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a student to a folder that loads with `from_pretrained`; its logits stay the same.
 
@@ -92,6 +94,7 @@ def export_student(
         facts: further sections of `facts.json`: name of a section (`"training"`; all: `RUN_SECTIONS`, facts.py) →
             mapping of names to JSON values.
         overwrite: replace an earlier export in the folder. A folder that holds anything else is never replaced.
+        also: writes further files into the folder, which its facts list, too.
 
     Returns:
         `Path`: the folder.
@@ -137,6 +140,8 @@ def export_student(
     code = architecture_of(student.config).modeling_files if format == "compact" else ()
     with written_aside(target, overwrite=overwrite) as aside:
         save_model(exported, aside, tokenizer, code=code)
+        if also is not None:
+            also(aside)
         write_record(aside, contents, render_card)
     return target
 
@@ -157,26 +162,43 @@ def load_export(folder: str | Path) -> LayerwiseModel:
     return student
 
 
+def load_nested_export(folder: Path, member: Any) -> tuple[LayerwiseModel, NestedMember]:
+    """Load one member of a nested student as a student in evaluation mode; and what the folder says of it."""
+    student, members = read_nested(folder, load_encoder(str(folder), argument="folder"))
+    found = member_named(members, member)
+    return cut_to(student, found.plan), found
+
+
 def convert_export(
-    source: str | Path, folder: str | Path, format: str, *, teacher: Teacher = None, overwrite: bool = False
+    source: str | Path,
+    folder: str | Path,
+    format: str,
+    *,
+    teacher: Teacher = None,
+    overwrite: bool = False,
+    member: str | None = None,
 ) -> Path:
     """Write an export again, in another format or another place, see [`export_student`].
 
-    By default the teacher is that of the source's facts.
+    By default the teacher is that of the source's facts. Of a nested student one `member`, by default the largest.
     """
-    source = Path(source)
-    student, earlier = load_export(source), read_export_facts(source)
+    source, earlier = Path(source), read_export_facts(source)
+    run = {name: earlier[name] for name in RUN_SECTIONS if name in earlier}
     # Times are of the weights that were timed; one form of a student may have zeros that the other lacks.
-    kept = [name for name in RUN_SECTIONS if name in earlier]
-    if earlier["forms"] and earlier["format"] != format and LATENCY in kept:
-        kept.remove(LATENCY)
+    if earlier["forms"] and earlier["format"] != format:
+        run.pop(LATENCY, None)
+    if member is None:
+        student = load_export(source)
+    else:
+        student, found = load_nested_export(source, member)
+        run = of_member(run, found)
     return export_student(
         student,
         folder,
         format,
         tokenizer=stored_tokenizer(source),
         teacher=teacher if teacher is not None else earlier.get("teacher"),
-        facts={name: earlier[name] for name in kept},
+        facts=run,
         overwrite=overwrite,
     )
 
@@ -385,6 +407,7 @@ def export_model_from(
     allow_partial: bool = False,
     teacher: str | None = None,
     overwrite: bool = False,
+    member: str | None = None,
 ) -> Path:
     """Export the student of a finished run, of a checkpoint, or of another export.
 
@@ -395,6 +418,7 @@ def export_model_from(
         allow_partial: also take a student that has not reached its plan.
         teacher: Hub name or folder that the student was made from, for the card; default: the run's.
         overwrite: replace an earlier export in `output`.
+        member: of a nested student's export, by its name; default: the largest.
 
     Raises:
         ValueError: there is no student in `source`, it is damaged or unfinished, or `output` is not free.
@@ -406,7 +430,10 @@ def export_model_from(
         )
     place = student_in(source)
     if place.kind == "export":
-        return convert_export(place.folder, output, format, teacher=teacher, overwrite=overwrite)
+        how: Any = {"teacher": teacher, "overwrite": overwrite, "member": member}
+        return convert_export(place.folder, output, format, **how)
+    if member is not None:
+        raise ValueError(f"member={member!r}: {str(source)!r} is no export; members are in that of the finished run")
     checkpoint = check_manifest(source) if place.kind == "checkpoint" else last_checkpoint(source)
     if checkpoint is None:
         raise ValueError(

@@ -37,9 +37,12 @@ GUARANTEE = "guarantee"
 """Of the benchmarks: source of held-out rows → how often the student answers as its teacher, with a bound."""
 
 CARD_SECTION = "card"
+SIZES = "sizes"
+"""Of a nested student: name of each size → its costs and held-out metrics, the largest first."""
 CHANGED, DATA, LATENCY = "changed_settings", "data", "latency"
 RUN_SECTIONS = (
     *("settings", CHANGED, "training", DATA, "evaluation", "teacher_evaluation", LATENCY, CARD_SECTION, BENCHMARKS),
+    SIZES,
 )
 """Sections that a run may add: its arguments, and those that differ from defaults; steps, tokens, …; names and numbers
 of its rows, and what those of a task predict; held-out metrics of the student and of the teacher; times of both on the

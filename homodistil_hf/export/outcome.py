@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..files.strict_json import fits, is_int, is_number
-from ..tables import FIGURE_NAMES
+from ..tables import FIGURE_NAMES, table_cells
 from ..tasks.metrics import IS_CONSTANT
-from .facts import BENCHMARKS, DATA, LATENCY, section_of
+from .facts import BENCHMARKS, DATA, LATENCY, SIZES, section_of
 
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.
 _NAMED_FIRST = (
@@ -70,6 +70,16 @@ class Row(NamedTuple):
     teacher: str
     student: str
     kept: str
+
+
+def size_cells(facts: Mapping[str, Any]) -> list[list[str]]:
+    """Headings and a row a size of a nested student, by its facts; empty for a student of one size."""
+    sizes = section_of(facts, SIZES)
+    return (
+        table_cells([{"name": name, **row} for name, row in sizes.items()])
+        if fits(sizes, {...: dict}) and sizes
+        else []
+    )
 
 
 def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:

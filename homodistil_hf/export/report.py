@@ -46,6 +46,7 @@ from .outcome import (
     runtime_cells,
     runtime_rows,
     shown,
+    size_cells,
     widths_in,
 )
 
@@ -115,7 +116,7 @@ def report_of(records: RunRecords) -> str:
     first = _html_table(("", "model"), [(row.label, row.student) for row in rows])
     if "teacher" in records.facts:
         first = _html_table(("", "teacher", "student", "kept"), [row[1:] for row in rows])
-    tables = records.results.get(TABLES)
+    tables, sizes = records.results.get(TABLES), size_cells(records.facts)
     runtimes = runtime_rows(records.facts)
     charts = "".join(f"<div>{picture}</div>\n" for picture in _charts(records))
     # beside each other, as many as the screen has room for
@@ -129,6 +130,7 @@ def report_of(records: RunRecords) -> str:
         _paragraph(summary),
         _paragraph(f"{won[0].upper()}{won[1:]}.", look="won") if won else "",
         _section("What was won", first + _paragraph(measured_on(records.facts), look="note")) if rows else "",
+        _section("Sizes in this folder", _html_table(sizes[0], sizes[1:])) if sizes else "",
         _parts_table(records),
         # those that a method has left in the results, such as the pairings of a space
         *(

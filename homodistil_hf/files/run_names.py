@@ -5,6 +5,8 @@ from pathlib import Path
 RESULTS_FILE = "results.json"
 TABLES = "tables"
 """Of results: further tables for the report, each with `title`, `headings` and `rows` of words."""
+NESTED = "nested"
+"""Of results: the sizes of a nested student, each with `name` and `plan`."""
 SETTINGS_FILE = "settings.json"
 REPORT_FILE = "report.html"
 STATE_OF_TRAINER = "trainer_state.json"

@@ -1,5 +1,6 @@
 """Which code writes and verifies an export, by what lies in its folder; one line a format."""
 
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +16,18 @@ from ..deploy.folder import (
     deploy_folder,
     row_problems,
 )
-from ..export.export_folder import check_output, export_model_from, exported_student, student_in
+from ..export.export_folder import (
+    check_output,
+    export_model_from,
+    exported_student,
+    load_nested_export,
+    student_in,
+)
 from ..export.facts import read_facts
+from ..export.nested import NESTED_FILE, member_names
 from ..export.outcome import runtime_rows
 from ..export.verify import VerifyReport, verify_model
+from ..models.conversion import to_stock
 from ..models.loading import MODULES_FILE
 
 _OTHERS: dict[str, tuple[str, str | None]] = {
@@ -58,8 +67,23 @@ def verify_export(folder: str | Path) -> VerifyReport:
     report: VerifyReport = verify(folder, facts)
     if not report.ok or deployment is None:
         return report
+    if (folder / NESTED_FILE).is_file():
+        report = _with_members(report)
     wrong, notes = check_graphs(folder, facts, deployment.ready)
-    return replace(report, problems=tuple(wrong), notes=tuple(notes))
+    return replace(report, problems=(*report.problems, *wrong), notes=tuple(notes))
+
+
+def _with_members(report: VerifyReport) -> VerifyReport:
+    """Check the smaller sizes of a nested student as well, each as its own export."""
+    problems: list[str] = []
+    differences = [report.max_relative_difference]
+    for name in member_names(report.folder)[1:]:
+        with tempfile.TemporaryDirectory() as parent:
+            found = verify_export(export_from(report.folder, Path(parent, "member"), member=name))
+        problems += [f"member {name}: {problem}" for problem in found.problems]
+        differences.append(found.max_relative_difference)
+    largest = max((one for one in differences if one is not None), default=None)
+    return replace(report, problems=tuple(problems), max_relative_difference=largest)
 
 
 def deploy_export(
@@ -110,6 +134,31 @@ def _of_format(name: str) -> tuple[Callable[..., VerifyReport], Deployment | Non
         return verify_model, WITH_HEAD
     verify, deployment = _OTHERS[name]
     return resolve_name(verify), resolve_name(deployment) if deployment else None
+
+
+def load_nested(folder: str | Path, member: str | float | None = None, *, macs: float | str | None = None) -> Any:
+    """Load one size of a nested student as a model of its own, of stock classes.
+
+    Args:
+        folder: the student of a run with `nested=True`, or `OUTPUT_DIR` of the run.
+        member: name of a size, as in `nested.json`, such as `"macs=0.25"`; default: the largest is loaded like any
+            export, by its library.
+        macs: in its place, the share of MACs.
+
+    Returns:
+        The model in evaluation mode, as `from_pretrained` of the folder gives the largest; of embedding models as
+        [`load_embedding_model`].
+
+    Raises:
+        ValueError: no nested student, or no such member.
+    """
+    if (member is None) is (macs is None):
+        raise ValueError(f"member={member!r} and macs={macs!r}: name one of both, such as macs=0.25")
+    found, wanted = exported_student(folder), member if macs is None else macs
+    if (found / MODULES_FILE).is_file():
+        load: Any = resolve_name("homodistil_hf.embedding.folder:load_nested_embedding")
+        return load(found, wanted)[0]
+    return to_stock(load_nested_export(found, wanted)[0]).eval()
 
 
 def export_from(folder: str | Path, output: str | Path, *, teacher: str | None = None, **settings: Any) -> Path:

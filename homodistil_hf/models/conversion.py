@@ -217,8 +217,8 @@ def to_stock(model: LayerwiseModel) -> PreTrainedModel:
         # every dimension with heads or neurons is brought to the front, padded there and brought back
         for dim, what in enumerate(dims):
             old, new = (parts_of(what, one, one.layers[layer]) for one in (widths, plan))
-            if old != new:
-                kept = pairs.get(kinds[layer]) if kinds and what == QUERY_KEY_VALUE else None
+            kept = pairs.get(kinds[layer]) if kinds and what == QUERY_KEY_VALUE else None
+            if old != new or (kept and kept != sorted(kept)):
                 padded = _padded_rows(state[name].transpose(0, dim), old, new, kept)
                 state[name] = padded.transpose(0, dim).contiguous()
     stock.load_state_dict(state)
@@ -302,9 +302,11 @@ def _padded_rows(
     old_blocks = rows.unflatten(0, old)
     blocks = old_blocks.new_zeros((*new, *rows.shape[1:]))
     blocks[tuple(map(slice, old_blocks.shape))] = old_blocks
-    if pairs is not None and old[-1] < (slot := new[-1]):
-        # the kept pairs' channels stand in front: every channel back into its place
-        order = torch.tensor(sorted(range(slot), key=lambda channel: (channel % (slot // 2) not in pairs, channel)))
+    if pairs is not None:
+        slot = new[-1]
+        # the kept pairs' channels stand in front, in their order: every channel back into its place
+        in_front = [*pairs, *(pair + slot // 2 for pair in pairs)]
+        order = torch.tensor([*in_front, *sorted({*range(slot)} - {*in_front})])
         blocks = torch.cat([blocks[:2, :, order.argsort()], blocks[2:]])
     return blocks.flatten(0, len(new) - 1)
 

@@ -27,7 +27,12 @@ _PREFIX = f"{PROJECTIONS}."
 _STATE = {
     **{"method": str, "student": str | None, "card": dict, "full": dict, "plan": dict},
     **{"is_finished": bool, "kept_heads": list, "settings": dict, "logs": dict},
-    "pruner?": {"settings": dict, "plan_reached": bool, "gates?": {"kept": list | None, "value": int | float}},
+    "pruner?": {
+        "settings": dict,
+        "plan_reached": bool,
+        "innermost?": dict,
+        "gates?": {"kept": list | None, "value": int | float},
+    },
 }
 
 

@@ -352,6 +352,15 @@ def narrowest(one: LayerWidths, other: LayerWidths) -> LayerWidths:
     return LayerWidths(*map(min, dataclasses.astuple(one), dataclasses.astuple(other)))
 
 
+def widest_of(one: WidthPlan, other: WidthPlan) -> WidthPlan:
+    """Return the larger of each width of two plans of equally many layers."""
+    pairs = [map(dataclasses.astuple, layers) for layers in zip(one.layers, other.layers, strict=True)]
+    layers = tuple(LayerWidths(*map(max, *pair)) for pair in pairs)
+    embedding_size = max(one.embedding_size or 0, other.embedding_size or 0) or None
+    hidden_size = max(one.hidden_size, other.hidden_size)
+    return dataclasses.replace(one, hidden_size=hidden_size, layers=layers, embedding_size=embedding_size)
+
+
 def _total_attention_size(plan: WidthPlan) -> int:
     return sum(layer.attention_size for layer in plan.layers)
 

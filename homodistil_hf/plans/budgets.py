@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import json
 import math
 import re
 import sys
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig
 
 from ..files.messages import near_name, short_repr
+from ..files.strict_json import parse_json
 from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_multiples, widths_of, with_embedding
 
@@ -170,6 +172,20 @@ def share_as_budget(student: Any) -> Any:
     if isinstance(share, bool) or not isinstance(share, int | float):
         return student
     return f"macs={math.inf if abs(share) > sys.float_info.max else share:g}"  # an int may be beyond every float
+
+
+def listed_students(student: Any) -> list[str] | None:
+    """Return the sizes of a list, each as text; None where `student` names one model."""
+    if not isinstance(student, str) or not student.lstrip().startswith("["):
+        return None
+    plans = parse_json(student, "student")
+    texts = [json.dumps(plan) if isinstance(plan, dict) else share_as_budget(plan) for plan in plans]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '
+            "wide to narrow"
+        )
+    return texts
 
 
 def leaves_layers_open(budget: str) -> bool:

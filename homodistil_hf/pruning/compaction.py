@@ -59,21 +59,30 @@ def compact(
     # One parameter after the other, so that there are never two students in memory.
     for name, kept in indices.items():
         old = model.get_parameter(name)
-        new = put_parameter(model, name, _sliced(old, kept), places)
+        new = put_parameter(model, name, selected(old, kept), places)
         # The optimizer finds its state by the parameter: hand the old one's on, cut at the same indices.
         if old in states:
             state = states[new] = states.pop(old)
             for key, value in state.items():
                 if torch.is_tensor(value) and value.shape == old.shape:
-                    state[key] = _sliced(value, kept)
+                    state[key] = selected(value, kept)
     model.tie_weights()
     set_widths(model, plan)
     return units, indices
 
 
-def _sliced(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def selected(tensor: torch.Tensor, indices: Mapping[int, torch.Tensor | int]) -> torch.Tensor:
+    """Return what a smaller model has of a parameter, with its gradient: a view where all kept indices come first.
+
+    Args:
+        tensor: a parameter, or a tensor of its shape.
+        indices: dimension → int64 indices that are kept, or how many of the first ones.
+    """
     for dim, kept in sorted(indices.items()):
-        tensor = tensor.index_select(dim, kept.to(tensor.device))
+        if isinstance(kept, int):
+            tensor = tensor.narrow(dim, 0, kept)
+        else:
+            tensor = tensor.index_select(dim, kept.to(tensor.device))
     return tensor
 
 

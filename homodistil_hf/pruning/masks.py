@@ -20,6 +20,12 @@ def full_masks(groups: Mapping[str, Group]) -> UnitTensors:
     return {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
 
 
+def first_units(groups: Mapping[str, Group], plan: WidthPlan) -> UnitTensors:
+    """Return masks that keep the first units of every group: what a nested student's member of a plan has of it."""
+    none = {name: torch.zeros(group.num_units) for name, group in groups.items()}
+    return choose_masks(none, full_masks(groups), plan=plan)  # ties go to the lower index
+
+
 def scheduled_plan(
     full: WidthPlan, target: WidthPlan, *, progress: float, kept: WidthPlan, multiple: int
 ) -> WidthPlan:

@@ -13,10 +13,11 @@ import torch
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import remove_layers
 from ..models.units import Group, UnitTensors, encoder_groups
-from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
+from ..models.widths import WidthPlan, chosen, of_architecture, widest_of, widths_of
 from .compaction import compact
 from .gates import LAYERS, LayerGates, renumbered
-from .masks import choose_masks, full_masks, mask_digest, scheduled_plan
+from .masks import choose_masks, first_units, full_masks, mask_digest, scheduled_plan
+from .nested import move_units, moved_scores, unit_orders
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
 
@@ -31,6 +32,7 @@ class Pruner:
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         full: the widths of kept fraction 1. Default: the student's now.
+        floor: of a nested student the plan of its largest member, which the student keeps; `target` is the smallest's.
 
     Raises:
         ValueError: a metric that can't score layers, of such a plan.
@@ -45,12 +47,14 @@ class Pruner:
         multiple: int = 8,
         sensitivity_smoothing: float = 0.999,
         full: WidthPlan | None = None,
+        floor: WidthPlan | None = None,
     ):
+        self.floor = floor
         self.model = model
         self.target = target
         self.multiple = multiple
         self.settings = {"metric": metric, "multiple": multiple, "sensitivity_smoothing": sensitivity_smoothing}
-        self.full = full or widths_of(model.config)
+        self.full = self.innermost = full or widths_of(model.config)
         self.groups = encoder_groups(model)
         # before the scores: layers that are still to be chosen have some too
         self.gates: LayerGates | None = None
@@ -65,6 +69,11 @@ class Pruner:
     def kept(self) -> WidthPlan:
         """The student's widths now."""
         return widths_of(self.model.config)
+
+    @property
+    def pruned(self) -> WidthPlan:
+        """The widths that the schedule has reached: the student's, of a nested one those of its innermost units."""
+        return self.kept if self.floor is None else self.innermost
 
     def score(self, *, gradient_scale: float = 1.0, smoothing: float | None = None) -> None:
         """After backward: score the complete, unclipped gradients, until the plan is reached.
@@ -137,18 +146,28 @@ class Pruner:
             # up to them, or the first
             number_before = [sum(one <= layer for one in self.gates.kept) for layer in range(len(self.full.layers))]
             target = of_architecture(chosen(target, [max(0, number - 1) for number in number_before]), self.full)
-        plan = scheduled_plan(self.full, target, progress=progress, kept=self.kept, multiple=self.multiple)
+        plan = scheduled_plan(self.full, target, progress=progress, kept=self.pruned, multiple=self.multiple)
         self.plan_reached = progress == 1
-        return None if plan == self.kept else self.prune_to(plan, optimizer=optimizer)
+        return None if plan == self.pruned else self.prune_to(plan, optimizer=optimizer)
 
     def prune_to(self, plan: WidthPlan, *, optimizer: torch.optim.Optimizer | None = None) -> UnitTensors:
         """Remove the least important units, down to a plan; return the applied masks, over the units before.
+
+        Of a nested student they move behind the others, and are removed as far as no member has them.
 
         Args:
             plan: widths, none above the student's.
             optimizer: moved to the new parameters.
         """
-        masks = choose_masks(self.unit_scores(), full_masks(self.groups), plan=plan)
+        if self.floor is None:
+            masks = choose_masks(self.unit_scores(), full_masks(self.groups), plan=plan)
+        else:
+            orders = unit_orders(self.unit_scores(), within=self.innermost, to=plan)
+            move_units(self.model, self.groups, orders, optimizer=optimizer)
+            self.scores.state = moved_scores(self.scores.state, orders)
+            self.choices_digest = hashlib.sha256(self.choices_digest + mask_digest(orders)).digest()
+            self.innermost, plan = plan, widest_of(plan, self.floor)
+            masks = first_units(self.groups, plan)
         # chained, so that ranks that differed once differ from then on
         self.choices_digest = hashlib.sha256(self.choices_digest + mask_digest(masks)).digest()
         self.scores.keep(*compact(self.model, self.groups, masks, plan=plan, optimizer=optimizer))
@@ -166,6 +185,7 @@ class Pruner:
     def state_dict(self) -> dict[str, Any]:
         """Return the rest of the pruner's state for a checkpoint, as JSON values."""
         state = {"settings": self.settings, "plan_reached": self.plan_reached}
+        state |= {} if self.floor is None else {"innermost": self.innermost.to_dict()}
         return state if self.gates is None else state | {"gates": self.gates.state_dict()}
 
     def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -181,6 +201,8 @@ class Pruner:
             self.gates.take(kept, state["gates"]["value"])
             self.scores.state.pop(LAYERS, None)
         self.plan_reached = state["plan_reached"]
+        if self.floor is not None:
+            self.innermost = of_architecture(WidthPlan.from_dict(state["innermost"], len(self.full.layers)), self.full)
         self.scores.state = {name: values.to(self.model.device) for name, values in tensors.items()}
 
     def check_metric(self, state: Mapping[str, Any]) -> None:

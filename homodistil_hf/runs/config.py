@@ -13,8 +13,7 @@ from typing import Any
 
 from ..files.messages import short_repr
 from ..files.settings import SettingsParser, build, differing, setting_types, split_config
-from ..files.strict_json import parse_json
-from ..plans.budgets import share_as_budget
+from ..plans.budgets import listed_students
 from ..plans.resolve import member_folder
 from ..training_args import UNSUPPORTED
 from .kinds import (
@@ -119,9 +118,11 @@ def _words_of(flags: Sequence[str]) -> dict[str, Any]:
 
 def _with_members(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, Any]) -> RunConfig:
     """Make the dataclasses of checked values; those of each member, too, where `student` is a list."""
-    students = _listed(values.get("student")) if isinstance(kind, StudentKind) else None
+    students = listed_students(values.get("student")) if isinstance(kind, StudentKind) else None
     if students is None:
         return _built(method, kind, values, given)
+    if values.get("nested"):  # one run, of one student
+        return _built(method, kind, values, given | {"student": students})
     # the chain has no widths of its own, its members have
     whole = _built(method, kind, {**values, "student": None}, given | {"student": students})
     members = []
@@ -141,17 +142,3 @@ def _built(method: str, kind: Kind, values: Mapping[str, Any], given: dict[str, 
     run, *training = (build(settings, values) for settings in kind.settings_classes(method))
     kind.check(run, *training)
     return RunConfig(run, training[0] if training else None, given)
-
-
-def _listed(student: Any) -> list[str] | None:
-    """The members of a chain, each as text; None where `student` names one model."""
-    if not isinstance(student, str) or not student.lstrip().startswith("["):
-        return None
-    plans = parse_json(student, "student")
-    texts = [json.dumps(plan) if isinstance(plan, dict) else share_as_budget(plan) for plan in plans]
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(
-            f'student={short_repr(plans)} is no list of students; expected such as ["macs=0.5", "macs=0.25"], from '
-            "wide to narrow"
-        )
-    return texts

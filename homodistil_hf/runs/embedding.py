@@ -15,7 +15,13 @@ from ..data.lengths import by_length
 from ..data.read_line import read_line
 from ..embedding.card import SPACE, STUDENT, TEACHER, space_tables
 from ..embedding.evaluate import QUERIES, costs_of, space_matrix, task_of_texts
-from ..embedding.folder import AXES_FILE, axes_in, publish_scores, read_embedding_facts
+from ..embedding.folder import (
+    AXES_FILE,
+    axes_in,
+    load_nested_embedding,
+    publish_scores,
+    read_embedding_facts,
+)
 from ..embedding.model import (
     MODULES_FILE,
     SETTINGS_FILE,
@@ -30,6 +36,7 @@ from ..embedding.texts import mixed, some_paragraphs, tokenize_texts
 from ..embedding.trainer import check_for_vectors, check_output
 from ..embedding.vectors import TeacherVectors, learner_of, load_teacher_vectors, tokenize_vectors
 from ..evaluation.evaluated_model import model_name
+from ..export.nested import member_names
 from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
@@ -235,9 +242,12 @@ def of_members(settings: RunConfig, inputs: RunInputs, folders: Sequence[Path]) 
     teacher, students = whole, [folder / STUDENT_FOLDER for folder in folders]
     if (axes := axes_in(students[0] / AXES_FILE)) is not None:
         teacher = whole.along(axes) if isinstance(whole, TeacherVectors) else reduced(whole, axes)
-    members = {folder.parent.name: load_embedding_model(folder) for folder in students}
+    if len(students) == 1:  # all sizes of a nested student
+        members = {name: load_nested_embedding(students[0], name)[0] for name in member_names(students[0])}
+    else:
+        members = {folder.parent.name: load_embedding_model(folder) for folder in students}
     matrix = space_matrix({TEACHER: teacher, **members}, [task])
-    for folder, member in zip(students, members.values(), strict=True):
+    for folder, member in zip(students, members.values(), strict=False):
         models = costs_of({STUDENT: member, TEACHER: whole}, model_name(folder))
         publish_scores(folder, {"models": models, SPACE: matrix}, read_embedding_facts(folder))
     tables = [{"title": title, "headings": headings, "rows": rows} for title, (headings, rows) in space_tables(matrix)]

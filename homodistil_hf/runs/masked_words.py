@@ -13,7 +13,7 @@ from ..data.blocks import repeat_stream, some_blocks, tokenize_to_blocks
 from ..data.corpus import hold_out, load_text
 from ..data.read_line import read_line
 from ..files.messages import short_repr
-from ..files.run_names import TABLES
+from ..files.run_names import NESTED, TABLES
 from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run
@@ -110,7 +110,11 @@ def summary_with(
 {padding}
 {results["num_steps"]:,} steps, {results["time_s"]:,.0f} s; see {folder}/results.json. The student:
 
-{indent(loading_lines(student, results), "  ")}""" + (f"\n\nThe others, loaded alike:\n{others}" if others else "")
+{indent(loading_lines(student, results), "  ")}"""
+    if members := [one["name"] for one in results.get(NESTED, ())]:
+        words = f"homodistil export {shlex.quote(folder)} --member {members[-1]} --output {shlex.quote(folder)}-small"
+        text += f"\n\nIt is the largest of {len(members)} sizes in this folder; a smaller one alone:\n\n  {words}"
+    text += f"\n\nThe others, loaded alike:\n{others}" if others else ""
     for table in results.get(TABLES, ()):
         text += "\n\n" + "\n".join([table["title"], *aligned_lines([table["headings"], *table["rows"]])])
     return text

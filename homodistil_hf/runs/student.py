@@ -12,12 +12,12 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from ..data.blocks import some_blocks
 from ..export.export_folder import check_output
-from ..export.facts import CHANGED, DATA, read_facts
+from ..export.facts import CHANGED, DATA, SIZES, read_facts
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
-from ..files.run_names import RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.run_names import NESTED, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import write_json
 from ..models.cost import MODEL_COSTS
 from ..models.widths import WidthPlan, widths_of
@@ -143,7 +143,12 @@ def train_student(settings: RunConfig, log: Log) -> dict[str, Any]:
     if checkpoint is None and settings.training.resume_from_checkpoint:
         anew = with_settings(settings.training, resume_from_checkpoint=None, overwrite_output_dir=True)
         settings = replace(settings, training=anew)
-    return train_to_the_end(make_trainer(settings, log), settings, checkpoint, since=since)
+    results = train_to_the_end(make_trainer(settings, log), settings, checkpoint, since=since)
+    kind = student_kind_of(settings)
+    if NESTED in results and kind.of_members is not None:
+        results |= kind.of_members(settings, kind.inputs(settings), [settings.folder])
+        write_json(settings.folder / RESULTS_FILE, results)
+    return results
 
 
 def train_to_the_end(
@@ -185,18 +190,21 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
     # Rows without labels have fewer.
     reported = [name for name in trainer.reported_metrics if name in metrics or name in of_teacher]
     facts = read_facts(Path(settings.training.output_dir) / STUDENT_FOLDER)
-    forms = facts.get("forms")
+    forms, members = facts.get("forms"), trainer.members()
+    students = [(name, size, size) for name, size in facts.get(SIZES, {}).items()]
+    students = students or [("student", facts["student"], metrics)]
     return {
         "method": trainer.method,
         "models": [
-            {"name": name, **{cost: facts[name].get(cost) for cost in MODEL_COSTS}}  # vectors alone have none
+            {"name": name, **{cost: costs.get(cost) for cost in MODEL_COSTS}}  # vectors alone have none
             | {metric: found.get(metric) for metric in reported}
-            for name, found in (("teacher", of_teacher), ("student", metrics))
+            for name, costs, found in (("teacher", facts["teacher"], of_teacher), *students)
         ],
         # None where the stock student has no padding.
         "compact": {cost: forms["compact"][cost] for cost in MODEL_COSTS} if forms else None,
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(of_layers=len(trainer.full.layers)),
+        **({NESTED: [{"name": one.name, "plan": one.plan.to_dict()} for one in members]} if members else {}),
         "num_steps": trainer.state.global_step,
         "versions": version_facts(),
         "settings": settings.given,

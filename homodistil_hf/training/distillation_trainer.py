@@ -30,7 +30,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator
-from ..distillation.objective import DistillationLoss
+from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import MethodCard
@@ -300,7 +300,7 @@ class DistillationTrainer(ExactTrainer):
         # the loss and its held-out measurement, on the device and accelerator that Trainer has made
         self.distillation = self.make_distillation(teacher.to(args.device))
         self.distillation.autocast = self.accelerator.autocast
-        self.held_out = self.make_evaluation()
+        self.held_out: Any = self.make_evaluation()
         if args.torch_compile:
             allow_recompiling()
             teacher.fast.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
@@ -411,9 +411,13 @@ class DistillationTrainer(ExactTrainer):
         `num_items_in_batch` holds predictions, tokens and pairs of the whole step; None: those of this batch.
         """
         counts = self.count(inputs) if num_items_in_batch is None else num_items_in_batch
-        terms, outputs = self.distillation.terms(model, inputs, counts)
+        terms, outputs = self.terms(model, inputs, counts)
         loss = self.scale_and_log(self.distillation.total(terms), terms, model)
         return (loss, outputs) if return_outputs else loss
+
+    def terms(self, model: nn.Module, inputs: dict[str, Any], counts: torch.Tensor) -> tuple[Terms, Any]:
+        """The terms of the loss; arguments and return as [`DistillationLoss.terms`]."""
+        return self.distillation.terms(model, inputs, counts)
 
     def on_resized(self, masks: UnitTensors | None) -> None:
         """Update heads and DDP after parameters were removed.
@@ -612,7 +616,15 @@ class DistillationTrainer(ExactTrainer):
             teacher=self.distillation.teacher.exact,
             facts=self.run_facts(format),
             overwrite=True,
+            also=self.write_members,
         )
+
+    def members(self) -> list[Any]:
+        """The sizes in one set of weights, each a `NestedMember`, the largest first; none of a student of one size."""
+        return []
+
+    def write_members(self, folder: Path) -> None:
+        """Add the sizes besides the largest to an export; nothing of a student of one size."""
 
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """The run's part of the facts of an export in a format: settings, data, held-out metrics, times, card."""

@@ -126,6 +126,28 @@ def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_nested_script(tmp_path, monkeypatch, capsys):
+    folder, text = make_sentence_folder(tmp_path / "model"), write_text(tmp_path / "text.txt")
+    settings = {
+        "teacher": str(folder),
+        "train_data": str(text),
+        "student": '["macs=0.5", "macs=0.25"]',
+        "max_steps": 2,
+    }
+    settings |= {"output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 8, "width_multiple": 4}
+    words = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    assert main(["distill", *words, "--nested", "--use_cpu"]) == 0
+    capsys.readouterr()
+    run_script(monkeypatch, "nested_sizes.py", "--folder", tmp_path / "run", "--texts", text)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "1 waiting: macs=0.5",
+        "32 waiting: macs=0.25",
+        "128 waiting: macs=0.25",
+    ]
+
+
+@pytest.mark.slow
 def test_binarize_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model", task="sequence_classification")
     rows = {"sentence": LONGER_THAN_POSITIONS}

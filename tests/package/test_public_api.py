@@ -49,6 +49,7 @@ PUBLIC_NAMES = [
     "export_student",
     "load_embedding_model",
     "load_multi_vector_model",
+    "load_nested",
     "load_sparse_model",
     "load_teacher_vectors",
     "load_text",

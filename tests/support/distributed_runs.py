@@ -58,6 +58,7 @@ SHARED: dict[str, dict[str, Any]] = {
         "attention_weight": 0.1,
     },
     "rotated": {"rotate_heads": True, "student": SAME_HEADS, "attention_weight": 0.1},
+    "nested": {"student": ["24-3x8-48", "8-2x4-16"], "nested": True},
     "one-shot": {"trainer_class": OneShotTrainer, "num_scoring_batches": 3},
     "relations": {"trainer_class": MiniLMv2Trainer},
 }

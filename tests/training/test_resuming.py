@@ -31,6 +31,8 @@ from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.runs.kinds import KINDS, METHODS
 
 SMALLER_HEADS = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
+NESTED = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]
+NESTED_WHOLE_HEADS = [*NESTED[:2], "8-1x4-16"]
 ONE_LAYER = SAME_HEADS | {"num_hidden_layers": 1}
 
 
@@ -108,6 +110,8 @@ RUNS: dict[str, Run] = {
     "gradual, rotated heads": gradual(rotate_heads=True, attention_weight=0.1, student=SAME_HEADS),
     "gradual, fewer layers": gradual(student=ONE_LAYER, attention_weight=0.1, model=make_teacher(num_hidden_layers=3)),
     "gradual, fewer layers, scored first": gradual(student=ONE_LAYER, num_scoring_batches=3, student_dropout=0.1),
+    "gradual, nested": gradual(student=NESTED, nested=True, num_scoring_batches=3, student_dropout=0.1),
+    "gradual, nested, bfloat16": gradual(student=NESTED, nested=True, bf16=True),
     "gradual, everything else": gradual(
         attention_weight=0.1,
         projection_init="random",
@@ -132,6 +136,7 @@ RUNS: dict[str, Run] = {
     ),
     **{name: architecture(name) for name in (one.model_type for one in MASKED_LMS)},
     "qwen3": architecture("qwen3"),
+    "modernbert, nested": architecture("modernbert", student=NESTED_WHOLE_HEADS, nested=True),
     "modernbert, fewer layers": architecture("modernbert", student=SMALLER_HEADS | {"num_hidden_layers": 1}),
     "modernbert, smaller heads": architecture("modernbert", student=SMALLER_HEADS),
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in KINDS},
@@ -143,6 +148,9 @@ RUNS: dict[str, Run] = {
     "embedding": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_embeddings),
     "embedding, axes": Run({"max_steps": 6, "learning_rate": 1e-2, "output": 7}, distilling_embeddings),
     "embedding, plain": Run({"max_steps": 6, "student": PLAIN, "plain": True}, distilling_embeddings),
+    "embedding, nested": Run(
+        {"max_steps": 8, "learning_rate": 1e-2, "student": NESTED, "nested": True}, distilling_embeddings
+    ),
     "sparse": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_sparse_vectors),
     "multi_vector": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_token_vectors),
     "reranker": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_a_reranker),

@@ -16,6 +16,7 @@ from ...trainer import UNITS, HomoDistilTrainer
 
 _THEN_DISTILLED = "What was left, a smaller dense model, was then distilled with HomoDistil's losses."
 
+NO_BASELINE = "baselines have one student; leave it out"
 _OF_THE_PATH = {*AtOnceArguments.no_part, "num_scoring_batches"}
 
 
@@ -23,6 +24,7 @@ _OF_THE_PATH = {*AtOnceArguments.no_part, "num_scoring_batches"}
 class OneShotArguments(AtOnceArguments):
     """Settings of [`HomoDistilTrainer`] without its schedule: everything is dropped before the first step."""
 
+    no_part: ClassVar = AtOnceArguments.no_part | {"nested": NO_BASELINE}
     recipes: ClassVar = {"paper": {name: value for name, value in PAPER.items() if name not in _OF_THE_PATH}}
 
 
@@ -51,7 +53,7 @@ class OneShotTrainer(HomoDistilTrainer):
 class PrunedFirstArguments(AtOnceArguments):
     """Settings of [`HomoDistilTrainer`] without its schedule and its choice of scores: magnitudes."""
 
-    no_part: ClassVar = AtOnceArguments.no_part | {
+    no_part: ClassVar = OneShotArguments.no_part | {
         "importance_metric": "units are chosen by magnitude; leave it out",
         "num_scoring_batches": "magnitudes need no batch; leave it out",
     }

@@ -23,6 +23,7 @@ from ..fewer_layers import Layers, start_shallow
 class ShallowArguments(HomoDistilTrainingArguments):
     """Settings of [`HomoDistilTrainer`], and how many layers stay; these may become narrower at once, too."""
 
+    no_part: ClassVar = {"nested": "baselines have one student; leave it out"}
     may_prune_at_once: ClassVar = True
 
     num_layers: int | None = setting(

@@ -1,0 +1,179 @@
+"""The smaller members of a nested student in training: their part of the loss, their held-out metrics.
+
+A nested student has several sizes in one set of weights, see `pruning/nested.py`. The largest is the trainer's model,
+and everything about it goes as in other runs. Each step trains it and one of the others, in turn, on the same batch: a
+smaller member's gradients flow into the weights that it has in common with the largest. The teacher runs once.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import convert_to_fp32
+from torch import nn
+
+from ..distillation.objective import DistillationLoss, Terms
+from ..distillation.tasks import Inputs
+from ..export.nested import NestedMember
+from ..models.architectures.architecture import PROJECTIONS
+from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.units import Group
+from ..models.widths import WidthPlan, widest_of
+from ..pruning.nested import MEMBERS, Member
+from .evaluation_loop import HeldOutEvaluation
+
+
+@dataclass
+class _Part:
+    """A member with its loss and its evaluation."""
+
+    member: Member
+    distillation: DistillationLoss
+    held_out: HeldOutEvaluation
+
+
+class NestedStudent:
+    """The members of a student but the largest.
+
+    Args:
+        student: the largest member; its projections get copies, one a member.
+        plans: name of each smaller member → its widths, from wide to narrow.
+        distillation: loss of the largest.
+        held_out: evaluation of the largest.
+    """
+
+    def __init__(
+        self,
+        student: LayerwiseModel,
+        plans: Mapping[str, WidthPlan],
+        *,
+        distillation: DistillationLoss,
+        held_out: HeldOutEvaluation,
+    ):
+        self.student, self.distillation = student, distillation
+        self.own = nn.ModuleList(copy.deepcopy(student.get_submodule(PROJECTIONS)) for _ in plans)
+        for projections in self.own:
+            projections._buffers.clear()  # they are no member's own
+        student.get_submodule(PROJECTIONS).add_module(MEMBERS, self.own)
+        student._keys_to_ignore_on_save.update(f"{PROJECTIONS}.{MEMBERS}.{name}" for name in self.own.state_dict())
+        self.parts: list[_Part] = []
+        for number, (name, plan) in enumerate(plans.items()):
+            member = Member(student, plan, name=name, number=number)
+            loss, evaluation = copy.copy(distillation), copy.copy(held_out)
+            loss.student = evaluation.student = member.model
+            if hasattr(evaluation, "distillation"):
+                evaluation.distillation = loss
+            self.parts.append(_Part(member, loss, evaluation))
+        self.held_out = NestedEvaluation(held_out, self.parts)
+
+    def narrow(self, groups: Mapping[str, Group], innermost: WidthPlan) -> list[Member]:
+        """Give the members the widths of now: their plans', or wider ones that the schedule hasn't left yet.
+
+        Args:
+            groups: the student's.
+            innermost: widths that the schedule has reached.
+
+        Returns:
+            Members that were as wide as the student before, and are no more.
+        """
+        apart = []
+        for member in (part.member for part in self.parts):
+            plan, was_apart = widest_of(innermost, member.plan), member.is_apart
+            member.narrow(groups, plan)
+            if member.is_apart and not was_apart:
+                apart.append(member)
+        return apart
+
+    @torch.no_grad()
+    def follow(self, groups: Mapping[str, Group], innermost: WidthPlan) -> None:
+        """As `narrow`; members that leave the largest go on with its projections."""
+        for member in self.narrow(groups, innermost):
+            named = dict(self.student.get_submodule(PROJECTIONS).named_parameters())
+            for name, parameter in member.projections.named_parameters():
+                parameter.copy_(named[name])
+
+    def models(self) -> list[Any]:
+        """The models of the members with the student's weights as they are now."""
+        return [part.member.take_weights() for part in self.parts]
+
+    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor, *, step: int) -> tuple[Terms, Any]:
+        """Terms of the loss, their mean over the members of a step: the largest and one other, in turn.
+
+        Members as wide as the largest are none of their own yet. Arguments and return as [`DistillationLoss.terms`];
+        `step` counts completed steps.
+        """
+        others = [part for part in self.parts if part.member.is_apart]
+        with self.distillation.teacher.remembering():
+            terms, outputs = self.distillation.terms(model, inputs, counts)
+            if others:
+                part = others[step % len(others)]
+                own, _ = part.distillation.terms(partial(self._run, part), inputs, counts)  # type: ignore[arg-type]
+                terms = {name: (term + own[name]) / 2 for name, term in terms.items()}
+        # DDP waits for the gradients of all: those of members that have no turn are 0
+        trained = [parameter.sum() for parameter in self.own.parameters() if parameter.requires_grad]
+        first = next(iter(terms))
+        return terms | ({first: terms[first] + 0.0 * torch.stack(trained).sum()} if trained else {}), outputs
+
+    def members(self, largest: str, plan: WidthPlan, metrics: Mapping[str, float]) -> list[NestedMember]:
+        """All members for an export, with the name and the plan of the largest; `metrics` are those of all members."""
+        rest, members = dict(metrics), []
+        for member in (part.member for part in self.parts):
+            prefix = f"{member.name}_"
+            named = [name for name in rest if name.startswith(prefix)]
+            evaluation = {name.removeprefix(prefix): rest.pop(name) for name in named}
+            members.append(NestedMember(member.name, member.plan, evaluation))
+        return [NestedMember(largest, plan, rest), *members]
+
+    def _run(self, part: _Part, **inputs: Any) -> Any:
+        # as accelerate wraps the largest
+        with part.distillation.autocast():
+            return convert_to_fp32(part.member.take_weights()(**inputs))
+
+
+class NestedEvaluation:
+    """Measures all members on the same batches; the largest's metrics have no name in front, as in other runs."""
+
+    def __init__(self, largest: HeldOutEvaluation, parts: Sequence[_Part]):
+        self.largest, self.parts = largest, parts
+
+    @property
+    def whole_row_scores(self) -> Any:
+        """See [`HeldOutEvaluation`]."""
+        return self.largest.whole_row_scores
+
+    @whole_row_scores.setter
+    def whole_row_scores(self, grading: Any) -> None:
+        for held_out in (self.largest, *(part.held_out for part in self.parts)):
+            held_out.whole_row_scores = grading
+
+    def reset(self) -> None:
+        """Start a new evaluation."""
+        for held_out in (self.largest, *(part.held_out for part in self.parts)):
+            held_out.reset()
+
+    def measure(self, inputs: Mapping[str, torch.Tensor]) -> Any:
+        """Measure all members; the largest's loss."""
+        with self.largest.teacher.remembering():
+            loss = self.largest.measure(inputs)
+            for part in self.parts:
+                part.member.take_weights()
+                part.held_out.measure(inputs)
+        return loss
+
+    def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
+        """The largest's."""
+        return self.largest.logits(inputs, ignore_keys)
+
+    def results(self) -> dict[str, float]:
+        """The largest's metrics, and `{member}_{metric}` of the others."""
+        results = self.largest.results()
+        for part in self.parts:
+            results |= {f"{part.member.name}_{name}": value for name, value in part.held_out.results().items()}
+        return results
+
+    def of_teacher(self, batches: Any) -> dict[str, float]:
+        """See [`HeldOutEvaluation`]."""
+        return self.largest.of_teacher(batches)

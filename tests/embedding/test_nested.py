@@ -1,0 +1,173 @@
+"""Nested embedding models: a map a size, one folder, each size read by sentence-transformers, in any form of space."""
+
+import json
+import sys
+
+import pytest
+import torch
+from commands import error_of
+from safetensors.torch import load_file
+from tiny_architectures import tiny_architecture_config
+from tiny_embeddings import PLAIN, distilling_embeddings, make_sentence_folder
+from tiny_files import assert_resumed_alike, write_config
+from tiny_models import randomized
+
+from homodistil_hf import load_nested, verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.model import pooled
+from homodistil_hf.embedding.trainer import EmbeddingDistilArguments
+from homodistil_hf.models.architectures import ARCHITECTURES
+
+pytestmark = pytest.mark.slow
+
+SIZES = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]
+TEXTS = ["w7 w8 w9", "w10", ""]
+LOAD_ELSEWHERE = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+assert "homodistil_hf" not in sys.modules
+print(json.dumps(SentenceTransformer(sys.argv[1]).encode(["w7 w8 w9", "w10", ""]).tolist()))
+"""
+
+
+@pytest.fixture
+def make_nested(make_trainer, tmp_path):
+    def make(model=None, **settings):
+        defaults = {"student": SIZES, "nested": True, "learning_rate": 1e-2, "max_steps": 6}
+        return distilling_embeddings(make_trainer, model or tmp_path / "teacher", **defaults | settings)
+
+    return make
+
+
+def vectors_in_memory(trainer):
+    """Name of a size → its vectors of `TEXTS`."""
+    trainer.model.eval()
+    losses = [trainer.distillation, *(part.distillation for part in trainer.nested.parts)]
+    models, found = [trainer.model, *trainer.nested.models()], {}
+    inputs = trainer.embedding_model.tokenize(TEXTS)
+    for name, model, loss in zip(trainer.plans, models, losses, strict=True):
+        with torch.no_grad():
+            states = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+            own = pooled(states, inputs["attention_mask"], trainer.embedding_model.settings.pooling)
+            found[name] = loss.mapped_and_own(own)[1]
+    return found
+
+
+def assert_folder_has_all_sizes(trainer, folder):
+    student = trainer.export(folder)
+    for name, expected in vectors_in_memory(trainer).items():
+        assert torch.allclose(load_nested(student, name).encode(TEXTS), expected, atol=1e-5), name
+    return student
+
+
+@pytest.mark.parametrize(
+    ("shared", "settings"),
+    [
+        ({}, {}),
+        ({"dense": 5}, {}),
+        ({"normalizes": False, "similarity_fn_name": "dot"}, {}),
+        ({}, {"output": 7}),
+        ({}, {"output": "student"}),
+        ({}, {"plain": True, "student": [PLAIN, PLAIN | {"intermediate_size": 16}]}),
+    ],
+)
+def test_one_folder_has_all_sizes(make_nested, tmp_path, shared, settings):
+    trainer = make_nested(make_sentence_folder(tmp_path / "model", **shared), **settings)
+    trainer.train()
+    student = assert_folder_has_all_sizes(trainer, tmp_path / "student")
+    # plain students have the teacher's channels in their order, and need no map
+    has_maps = settings.get("output") != "student" and not settings.get("plain")
+    assert (student / "nested.safetensors").is_file() is has_maps
+    assert verify_export(student).problems == ()
+
+
+@pytest.mark.parametrize("name", ["nomic_bert", "modernbert", "eurobert"])
+def test_rotary_pairs_and_shared_keys_come_back(make_nested, tmp_path, name):
+    architecture = ARCHITECTURES[name]
+    torch.manual_seed(1)
+    encoder = randomized(architecture.encoder.stock(tiny_architecture_config(architecture)))
+    sizes = ["24-4x8-48", "16-2x8-32", "16-2x4-16"] if name == "eurobert" else SIZES
+    sizes = [*SIZES[:2], "8-1x4-16"] if name == "modernbert" else sizes
+    trainer = make_nested(make_sentence_folder(tmp_path / "model", encoder=encoder), student=sizes)
+    trainer.train()
+    assert_folder_has_all_sizes(trainer, tmp_path / "student")
+
+
+def test_maps_are_all_that_smaller_sizes_have_of_their_own(make_nested, tmp_path):
+    trainer = make_nested(max_steps=2)
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    tensors = load_file(student / "nested.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "16-2x8-32/weight": (32, 16),
+        "8-2x4-16/weight": (32, 8),
+    }
+
+
+def test_each_size_has_its_map_from_its_first_step_on(make_nested):
+    trainer = make_nested(max_steps=1, learning_rate=1e-12)
+    trainer.train()
+    fitted = trainer.evaluate()
+    for part in trainer.nested.parts:
+        dense = part.member.projections.dense.weight
+        width = part.member.plan.hidden_size
+        assert torch.allclose(part.member.take_weights().projections.dense.weight, dense[:, :width])
+        dense.data[:, :width] = torch.eye(32, width)
+    worse = trainer.evaluate()
+    assert fitted["eval_cosine"] == worse["eval_cosine"]
+    for size in SIZES[1:]:
+        assert fitted[f"eval_{size}_cosine"] > worse[f"eval_{size}_cosine"]
+
+
+def test_all_sizes_learn(make_nested):
+    trainer = make_nested(max_steps=60, eval_strategy="steps", eval_steps=30)
+    trainer.train()
+    first, last = trainer.evaluations.values()
+    for prefix in ("", *(f"{size}_" for size in SIZES[1:])):
+        assert last[f"{prefix}loss"] < first[f"{prefix}loss"]
+
+
+def test_one_folder_on_the_command_line(tmp_path, capsys, forked_python):
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    folder = make_sentence_folder(tmp_path / "embeddings")
+    shared = {"teacher": str(folder), "max_seq_length": 12, "num_scoring_batches": 2, "width_multiple": 4}
+    config = str(write_config(tmp_path, **shared, student=["macs=0.5", "macs=0.25"], nested=True, save_steps=6))
+    assert main(["distill", config]) == 0
+    told = capsys.readouterr().out
+    assert "It is the largest of 2 sizes in this folder" in told
+    assert "index by macs=0.25" in told  # who may encode queries, and who the index
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert [row["name"] for row in results["models"]] == ["teacher", "macs=0.5", "macs=0.25"]
+    assert set(next(iter(results["space"]["tasks"].values()))) == {"teacher", "macs=0.5", "macs=0.25"}
+    assert "macs=0.25" in (run / "student" / "README.md").read_text()
+    assert main(["export", str(run), "--member", "macs=0.25", "--output", str(tmp_path / "small")]) == 0
+    assert main(["verify", str(tmp_path / "small")]) == 0
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(tmp_path / "small")]
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
+    expected = load_nested(run, macs=0.25).encode(TEXTS)
+    assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
+    facts = json.loads((tmp_path / "small" / "facts.json").read_text())
+    assert facts["evaluation"]["cosine"] == results["models"][2]["cosine"]
+    assert "benchmarks" not in facts  # those of the largest
+    command = [sys.executable, "-c", LOAD_ELSEWHERE, str(run / "student")]
+    found = json.loads(forked_python.run(command, check=True, cwd=tmp_path).stdout)
+    assert torch.allclose(torch.tensor(found), load_nested(run, macs=0.5).encode(TEXTS), atol=1e-5)
+    words = ["export", str(run), "--member", "macs=0.25", "--format", "pair", "--output", str(tmp_path / "pair")]
+    assert main(words) == 0
+    assert "is none of the nested student's" in error_of(
+        capsys, "export", str(run), "--member", "0.3", "--output", str(tmp_path / "other")
+    )
+    assert_resumed_alike(["distill", config], run, "checkpoint-6")
+
+
+def test_fewer_layers_and_sizes_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="layers=1 with nested=True: the members of a nested student have all"):
+        EmbeddingDistilArguments(str(tmp_path), student=SIZES, nested=True, layers=1, report_to="none")
+
+
+def test_the_maps_are_a_small_part_of_the_bytes():
+    # of all-MiniLM-L6-v2: 22.7 million parameters, of which words are 11.7 million; half: 288 channels
+    of_words, widths = 30_522, (288, 192, 128)
+    largest = of_words * widths[0]
+    assert sum(384 * width for width in widths[1:]) < 0.02 * largest

@@ -1,0 +1,207 @@
+"""Runs of nested students: all sizes learn, each is exported as the model that it was, what can't be is refused."""
+
+import json
+
+import pytest
+import torch
+from commands import error_of
+from run_traces import STEP_BY_STEP, logs_of
+from students import assert_same_logits, logits_of, make_batch, unlabelled
+from tiny_architectures import rows_for, tiny_architecture_teacher
+from tiny_files import write_config
+from tiny_models import make_blocks, make_teacher
+from transformers import AutoModelForMaskedLM, BertForMaskedLM
+
+from homodistil_hf import HomoDistilTrainer, OneShotTrainer, load_nested, verify_export
+from homodistil_hf.cli import main
+from homodistil_hf.embedding.reranker import RerankerDistilArguments
+from homodistil_hf.export.export_folder import load_nested_export
+from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
+from homodistil_hf.methods.baselines.shallow import ShallowArguments
+from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.widths import WidthPlan, widths_of
+
+SIZES = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]
+NESTED = STEP_BY_STEP | {"student": SIZES, "nested": True, "learning_rate": 1e-2}
+WHOLE_HEADS = [*SIZES[:2], "8-1x4-16"]
+
+
+def models_of(trainer):
+    """Name → the model in memory of each size."""
+    return dict(zip(trainer.plans, [trainer.model, *trainer.nested.models()], strict=True))
+
+
+def assert_exports_are_the_members(trainer, folder, tmp_path):
+    student, batch = trainer.export(folder), unlabelled(make_batch())
+    trainer.model.eval()
+    assert verify_export(student).problems == ()
+    for name, model in models_of(trainer).items():
+        expected = logits_of(model, batch)
+        assert_same_logits(logits_of(load_nested(student, name), batch), expected)
+        words = ["export", str(student), "--member", name, "--output", str(tmp_path / name)]
+        assert main(words) == 0
+        assert verify_export(tmp_path / name).problems == ()
+        assert_same_logits(logits_of(load_nested_export(student, name)[0], batch), expected)
+
+
+@pytest.mark.slow
+def test_all_sizes_learn_and_are_exported(make_trainer, tmp_path):
+    trainer = make_trainer(**NESTED | {"max_steps": 40, "num_scoring_batches": 2})
+    before = trainer.evaluate()
+    assert before["eval_kl"] == before["eval_8-2x4-16_kl"] == pytest.approx(0.0, abs=1e-6)
+    widths = []
+    step = trainer.pruner.step
+    trainer.pruner.step = lambda *words, **how: (
+        widths.append(trainer.nested.parts[-1].member.model.config.hidden_size),
+        step(*words, **how),
+    )[1]
+    trainer.train()
+    assert sorted(widths, reverse=True) == widths
+    assert (widths[0], widths[-1]) == (32, 8)
+    assert len(set(widths)) > 4  # the smallest gets narrower little by little
+    assert (
+        widths_of(trainer.model.config)
+        == trainer.plan
+        == WidthPlan.from_dict(
+            {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 8, "intermediate_size": 48}, 2
+        )
+    )
+    metrics = trainer.evaluate()
+    kl = [metrics["eval_kl"], *(metrics[f"eval_{size}_kl"] for size in SIZES[1:])]
+    assert 0 < kl[0] < kl[1] < kl[2]
+    facts = json.loads((trainer.export(tmp_path / "again") / "facts.json").read_text())
+    assert facts["evaluation"]["kl"] == kl[0]
+    assert not any(name.startswith("8-2x4-16") for name in facts["evaluation"])
+    assert_exports_are_the_members(trainer, tmp_path / "student", tmp_path)
+    small = json.loads((tmp_path / SIZES[2] / "facts.json").read_text())
+    assert small["evaluation"]["kl"] == kl[2]
+    assert small["student"]["plan"]["hidden_size"] == 8
+    stock = AutoModelForMaskedLM.from_pretrained(tmp_path / SIZES[2])
+    assert type(stock) is BertForMaskedLM
+    files = {file.name: file.stat().st_size for file in (tmp_path / "student").iterdir()}
+    assert "nested.json" in files
+    assert "nested.safetensors" not in files  # members of words have nothing of their own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "sizes"), [("modernbert", WHOLE_HEADS), ("nomic_bert", SIZES), ("eurobert", SIZES)])
+def test_rotary_pairs_and_shared_keys_come_back(make_trainer, tmp_path, name, sizes):
+    architecture = ARCHITECTURES[name]
+    if name == "eurobert":
+        sizes = ["24-4x8-48", "16-2x8-32", "8-2x4-16"]
+    teacher = tiny_architecture_teacher(architecture, architecture.heads[0])
+    trainer = make_trainer(model=teacher, **NESTED | {"student": sizes, "num_scoring_batches": 2})
+    trainer.train()
+    pairs = trainer.model.config.rotary_pairs
+    assert any(kept != sorted(kept) for kept in pairs.values())  # pairs are in the order of their scores
+    assert_exports_are_the_members(trainer, tmp_path / "student", tmp_path)
+
+
+@pytest.mark.slow
+def test_labels_are_learnt_by_all_sizes(make_trainer, tmp_path):
+    architecture = ARCHITECTURES["bert"]
+    head = next(one for one in architecture.heads if one.kind.name == "token_classification")
+    settings = {name: NESTED[name] for name in NESTED if name not in ("mlm_weight", "mlm_probability")}
+    teacher = make_teacher("token_classification", num_labels=2)
+    trainer = make_trainer(model=teacher, **rows_for(head) | settings | {"max_steps": 12, "num_scoring_batches": 2})
+    trainer.train()
+    found = trainer.evaluate()
+    assert {"eval_task_accuracy", "eval_8-2x4-16_task_accuracy", "eval_8-2x4-16_kl"} <= found.keys()
+    assert_exports_are_the_members(trainer, tmp_path / "student", tmp_path)
+
+
+@pytest.mark.slow
+def test_each_step_trains_the_largest_and_one_other_in_turn(make_trainer):
+    trainer = make_trainer(**NESTED | {"max_steps": 6, "pruning_start_fraction": 0.0, "pruning_end_fraction": 0.01})
+    seen = []
+    for part in trainer.nested.parts:
+        terms = part.distillation.terms
+        part.distillation.terms = lambda *words, name=part.member.name, terms=terms: (
+            seen.append((trainer.state.global_step, name)),
+            terms(*words),
+        )[1]
+    trainer.train()
+    # the plan is reached behind the first step, so until then all are the largest
+    assert seen == [(step, SIZES[1:][step % 2]) for step in range(1, 6)]
+    teacher_calls = logs_of(trainer)
+    assert all("loss_kl" in entry for entry in teacher_calls if "loss" in entry)
+
+
+def test_the_teacher_runs_once_a_step(make_trainer):
+    trainer = make_trainer(**NESTED)
+    teacher = trainer.distillation.teacher
+    inputs = unlabelled(make_batch())
+    with teacher.remembering():
+        first = teacher(**inputs)
+        assert teacher(**inputs) is first
+        assert teacher(exact=True, **inputs) is not first
+    assert teacher(**inputs) is not first
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"student": "macs=0.5"},
+            r"nested=True with student='macs=0.5': several sizes share their weights; name them",
+        ),
+        ({"student": ["macs=0.5"]}, r"nested=True with student=.*macs=0.5.*: several sizes"),
+        ({"student": ["macs=0.25", "macs=0.5"]}, "is wider than that of"),
+        ({"student": ["macs=0.5", "macs=0.5"]}, "has the widths of"),
+        ({"student": ["macs=0.5", "latency_ms=5"]}, "no budgets of time"),
+        ({"student": ["16-2x8-32", "1x16-2x8-16"]}, "has 1 of 2 layers; the members of a nested student have all"),
+        ({"student": ["16-2x8-32", "12-3x4-16"]}, "num_attention_heads=3 is wider than that of"),
+        ({"attention_weight": 0.5}, "attention_weight=0.5 .*heads of smaller members are not compared"),
+    ],
+)
+def test_impossible_sizes_are_refused(make_trainer, settings, words):
+    with pytest.raises(ValueError, match=words):
+        make_trainer(**NESTED | settings)
+
+
+@pytest.mark.parametrize("kind", [OneShotArguments, PrunedFirstArguments, ShallowArguments, RerankerDistilArguments])
+def test_other_methods_refuse_it(kind, tmp_path):
+    with pytest.raises(ValueError, match="nested=True has no part in a run of"):
+        kind(str(tmp_path), student=SIZES, nested=True, report_to="none", use_cpu=True)
+
+
+def test_a_list_without_it_is_no_student_of_a_trainer(make_trainer):
+    with pytest.raises(ValueError, match="unknown"):
+        make_trainer(student=SIZES)
+
+
+@pytest.mark.slow
+def test_the_command_makes_one_folder(tmp_path, capsys):
+    config = str(write_config(tmp_path, student=["macs=0.5", "macs=0.25"], width_multiple=4, pruning_end_fraction=0.5))
+    assert main(["distill", config, "--nested", "true"]) == 0
+    assert "It is the largest of 2 sizes in this folder" in capsys.readouterr().out
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert [row["name"] for row in results["models"]] == ["teacher", "macs=0.5", "macs=0.25"]
+    sizes = [row["num_parameters"] for row in results["models"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [row["name"] for row in results["nested"]] == ["macs=0.5", "macs=0.25"]
+    assert results["settings"]["student"] == ["macs=0.5", "macs=0.25"]
+    for page in (run / "report.html", run / "student" / "README.md"):
+        assert "Sizes in this folder" in page.read_text()
+        assert f"{results['models'][2]['num_parameters']:,}" in page.read_text()
+    assert main(["export", str(run), "--member", "1/4", "--output", str(tmp_path / "small")]) == 0
+    small = AutoModelForMaskedLM.from_pretrained(tmp_path / "small")
+    assert sum(p.numel() for p in small.parameters()) == sizes[2]
+    assert_same_logits(logits_of(small), logits_of(load_nested(run, macs=0.25)))
+    told = error_of(capsys, "export", str(run), "--member", "macs=0.3", "--output", str(tmp_path / "other"))
+    assert "member='macs=0.3' is none of the nested student's: macs=0.5, macs=0.25" in told
+    told = error_of(capsys, "export", str(tmp_path / "small"), "--member", "1/4", "--output", str(tmp_path / "other"))
+    assert "has no nested.json, so it holds one size alone" in told
+    with pytest.raises(ValueError, match="name one of both, such as macs=0.25"):
+        load_nested(run)
+
+
+def test_other_kinds_of_data_are_none_of_its_matter(make_trainer):
+    trainer = make_trainer(**NESTED | {"train_dataset": make_blocks(21)})
+    assert isinstance(trainer, HomoDistilTrainer)
+    assert not isinstance(trainer, OneShotTrainer)
+    assert torch.equal(
+        trainer.model.bert.embeddings.word_embeddings.weight,
+        trainer.nested.models()[0].bert.embeddings.word_embeddings.weight,
+    )
