@@ -14,13 +14,19 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer, load_nested, verify_export
 from homodistil_hf.cli import main
+from homodistil_hf.embedding.multi_vector_trainer import MultiVectorDistilArguments
 from homodistil_hf.embedding.reranker import RerankerDistilArguments
+from homodistil_hf.embedding.sparse_trainer import SparseDistilArguments
 from homodistil_hf.export.export_folder import load_nested_export
 from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
 from homodistil_hf.methods.baselines.shallow import ShallowArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.widths import WidthPlan, widths_of
 
+OTHERS = [
+    *(OneShotArguments, PrunedFirstArguments, ShallowArguments),
+    *(RerankerDistilArguments, SparseDistilArguments, MultiVectorDistilArguments),
+]
 SIZES = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]
 NESTED = STEP_BY_STEP | {"student": SIZES, "nested": True, "learning_rate": 1e-2}
 WHOLE_HEADS = [*SIZES[:2], "8-1x4-16"]
@@ -159,7 +165,7 @@ def test_impossible_sizes_are_refused(make_trainer, settings, words):
         make_trainer(**NESTED | settings)
 
 
-@pytest.mark.parametrize("kind", [OneShotArguments, PrunedFirstArguments, ShallowArguments, RerankerDistilArguments])
+@pytest.mark.parametrize("kind", OTHERS)
 def test_other_methods_refuse_it(kind, tmp_path):
     with pytest.raises(ValueError, match="nested=True has no part in a run of"):
         kind(str(tmp_path), student=SIZES, nested=True, report_to="none", use_cpu=True)
