@@ -56,7 +56,7 @@ class TenTimes(TrainerCallback):
         self.trainer = trainer
         self.logs = not {"logging_steps", "logging_strategy"} & given.keys()
         # figures of whole spaces, such as nearest neighbours, are of no worth on some rows
-        self.evaluates = "eval_strategy" not in given and type(trainer.held_out) is HeldOutEvaluation
+        self.evaluates = "eval_strategy" not in given and type(trainer.held_out.largest) is HeldOutEvaluation
         self.rows: Dataset | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -134,20 +134,12 @@ class NestedStudent:
 
 
 class NestedEvaluation:
-    """Measures all members on the same batches; the largest's metrics have no name in front, as in other runs."""
+    """Measures all members on the same batches, as a [`HeldOutEvaluation`] measures one."""
+
+    whole_row_scores: Any = None
 
     def __init__(self, largest: HeldOutEvaluation, parts: Sequence[_Part]):
         self.largest, self.parts = largest, parts
-
-    @property
-    def whole_row_scores(self) -> Any:
-        """See [`HeldOutEvaluation`]."""
-        return self.largest.whole_row_scores
-
-    @whole_row_scores.setter
-    def whole_row_scores(self, grading: Any) -> None:
-        for held_out in (self.largest, *(part.held_out for part in self.parts)):
-            held_out.whole_row_scores = grading
 
     def reset(self) -> None:
         """Start a new evaluation."""
@@ -168,12 +160,15 @@ class NestedEvaluation:
         return self.largest.logits(inputs, ignore_keys)
 
     def results(self) -> dict[str, float]:
-        """The largest's metrics, and `{member}_{metric}` of the others."""
+        """The largest's metrics, without a name in front as in other runs, and `{member}_{metric}` of the others."""
+        self.largest.whole_row_scores = self.whole_row_scores
         results = self.largest.results()
         for part in self.parts:
+            part.held_out.whole_row_scores = self.whole_row_scores
             results |= {f"{part.member.name}_{name}": value for name, value in part.held_out.results().items()}
         return results
 
     def of_teacher(self, batches: Any) -> dict[str, float]:
         """See [`HeldOutEvaluation`]."""
+        self.largest.whole_row_scores = self.whole_row_scores
         return self.largest.of_teacher(batches)

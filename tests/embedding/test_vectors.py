@@ -16,7 +16,7 @@ from tiny_models import VOCAB_SIZE, randomized, tiny_config, tiny_tokenizer
 from tiny_trainers import QUARTER, SIXTEENTH
 from transformers import BertForMaskedLM
 
-from homodistil_hf import verify_export
+from homodistil_hf import load_nested, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.trainer import EmbeddingDistilTrainer
@@ -288,6 +288,21 @@ def test_a_family_of_given_vectors_shares_their_space(config, tmp_path, capsys, 
     assert list(results["space"]["models"]) == folders
     assert f"index by {folders[1]}" in told
     assert_family_resumed_alike(words, tmp_path / "run" / folders[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["teacher", 7])
+def test_all_sizes_of_a_nested_student_learn_given_vectors(config, tmp_path, output):
+    words = ["distill", config(student=[QUARTER, SIXTEENTH], nested=True, max_steps=3, output=output)]
+    assert main(words) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    names = [row["name"] for row in results["models"]]
+    models = [load_nested(tmp_path / "run", name) for name in names[1:]]
+    assert [model.encoder.config.hidden_size for model in models] == [16, 8]
+    assert [model.dimension for model in models] == [7 if output == 7 else DIMENSION] * 2
+    (pairings,) = results["space"]["tasks"].values()
+    assert list(pairings) == names
+    assert all(0 < row["cosine"] < 1 for row in results["models"][1:])
 
 
 @pytest.mark.slow
