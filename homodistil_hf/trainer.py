@@ -45,7 +45,6 @@ from .files.settings import differing
 from .files.tensors import load_tensors
 from .homodistil_args import HomoDistilTrainingArguments, refuse_at_kept_widths
 from .models.architectures import architecture_of
-from .models.cost import MODEL_COSTS, planned_facts
 from .models.resizing import evenly_matched
 from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
@@ -56,7 +55,7 @@ from .pruning.pruner import Pruner, check_scores_layers
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
-from .training.pair import Origins, ProjectionInit, nested_plans, resolve_student
+from .training.pair import Origins, ProjectionInit, resolve_student
 from .training.ranks import check_same_masks
 from .training_args import DistillationArguments
 
@@ -236,6 +235,8 @@ class HomoDistilTrainer(DistillationTrainer):
         if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
         if args.nested:
+            from .training.nested import nested_plans  # for such a student alone
+
             return next(iter(nested_plans(args, config).values()))
         # a budget leaves layers out unasked only where scores of the teacher can choose them
         is_scored = args.importance_metric != "magnitude" and args.num_scoring_batches > 0
@@ -253,7 +254,7 @@ class HomoDistilTrainer(DistillationTrainer):
         """Make the pruner, and the members of a nested student."""
         self.plans = {"": self.plan}
         if self.args.nested:
-            from .training.nested import NestedStudent  # for such a student alone
+            from .training.nested import NestedStudent, nested_plans  # for such a student alone
 
             self.plans = nested_plans(self.args, self.model.config)
             (_, self.plan), *others = self.plans.items()
@@ -390,14 +391,9 @@ class HomoDistilTrainer(DistillationTrainer):
 
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """As the base's; of a nested student the evaluation is that of the largest, and costs and metrics of all."""
-        facts, members, kind = super().run_facts(format), self.members(), type(self.model).__name__
-        if members:
-            costs = [planned_facts(self.model.config, kind, one.plan.padded()) for one in members]
-            rows = zip(members, costs, strict=True)
-            facts[SIZES] = {
-                one.name: {key: cost[key] for key in MODEL_COSTS} | dict(one.evaluation) for one, cost in rows
-            }
-            facts["evaluation"] = dict(members[0].evaluation)
+        facts = super().run_facts(format)
+        if members := self.members():
+            facts |= {SIZES: self.nested.facts_of(members), "evaluation": dict(members[0].evaluation)}
         return facts
 
     @override

@@ -22,7 +22,7 @@ from ..models.conversion import to_student
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widths_of
 from ..plans.budgets import share_as_budget
-from ..plans.resolve import member_name
+from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
 from ..pruning.nested import move_units
@@ -50,6 +50,19 @@ class NestedMember:
     plan: WidthPlan
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+def member_name(student: str) -> str:
+    """Return the name of a nested student's member: its budget, or its widths.
+
+    Example:
+    ```python
+    >>> member_name("macs=0.5"), member_name('{"hidden_size": 216, "num_attention_heads": 9, "intermediate_size": 8}')
+    ('macs=0.5', 'hidden_size-216-num_attention_heads-9-intermediate_size-8')
+
+    ```
+    """
+    return member_folder(0, student)[2:] if student.strip().startswith("{") else student.strip()
 
 
 def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[NestedMember]) -> None:

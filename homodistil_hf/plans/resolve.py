@@ -284,19 +284,6 @@ def check_family(students: Sequence[str], plans: Sequence[WidthPlan], teacher: W
         earlier, limit = short_repr(student), plan
 
 
-def member_name(student: str) -> str:
-    """Return the name of a nested student's member: its budget, or its widths.
-
-    Example:
-    ```python
-    >>> member_name("macs=0.5"), member_name('{"hidden_size": 216, "num_attention_heads": 9, "intermediate_size": 8}')
-    ('macs=0.5', 'hidden_size-216-num_attention_heads-9-intermediate_size-8')
-
-    ```
-    """
-    return member_folder(0, student)[2:] if student.strip().startswith("{") else student.strip()
-
-
 def member_folder(number: int, student: str) -> str:
     """Return the name of a member's folder, of letters, digits, `.`, `_` and `-`.
 

@@ -17,7 +17,6 @@ from ..models.widths import WidthPlan, chosen, of_architecture, widest_of, width
 from .compaction import compact
 from .gates import LAYERS, LayerGates, renumbered
 from .masks import choose_masks, first_units, full_masks, mask_digest, scheduled_plan
-from .nested import move_units, moved_scores, unit_orders
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
 
@@ -162,6 +161,8 @@ class Pruner:
         if self.floor is None:
             masks = choose_masks(self.unit_scores(), full_masks(self.groups), plan=plan)
         else:
+            from .nested import move_units, moved_scores, unit_orders  # for such a student alone
+
             orders = unit_orders(self.unit_scores(), within=self.innermost, to=plan)
             move_units(self.model, self.groups, orders, optimizer=optimizer)
             self.scores.state = moved_scores(self.scores.state, orders)

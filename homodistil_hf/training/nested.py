@@ -14,14 +14,18 @@ from typing import Any
 import torch
 from accelerate.utils import convert_to_fp32
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import Inputs
-from ..export.nested import NestedMember
+from ..export.nested import NestedMember, member_name
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
+from ..models.cost import MODEL_COSTS, encoder_macs, planned_facts
 from ..models.units import Group
-from ..models.widths import WidthPlan, widest_of
+from ..models.widths import WidthPlan, widest_of, widths_of
+from ..plans.budgets import is_latency_budget
+from ..plans.resolve import check_family, resolve_plan
 from ..pruning.nested import MEMBERS, Member
 from .evaluation_loop import HeldOutEvaluation
 
@@ -127,6 +131,13 @@ class NestedStudent:
             members.append(NestedMember(member.name, member.plan, evaluation))
         return [NestedMember(largest, plan, rest), *members]
 
+    def facts_of(self, members: Sequence[NestedMember]) -> dict[str, dict[str, Any]]:
+        """Name → costs and metrics of each member of `members`, as its export has them."""
+        config, kind = self.student.config, type(self.student).__name__
+        costs = [planned_facts(config, kind, one.plan.padded()) for one in members]
+        of_sizes = zip(members, costs, strict=True)
+        return {one.name: {key: cost[key] for key in MODEL_COSTS} | dict(one.evaluation) for one, cost in of_sizes}
+
     def _run(self, part: _Part, **inputs: Any) -> Any:
         # as accelerate wraps the largest
         with part.distillation.autocast():
@@ -172,3 +183,29 @@ class NestedEvaluation:
         """See [`HeldOutEvaluation`]."""
         self.largest.whole_row_scores = self.whole_row_scores
         return self.largest.of_teacher(batches)
+
+
+def nested_plans(args: Any, config: PreTrainedConfig) -> dict[str, WidthPlan]:
+    """Turn the sizes of a nested student into widths: name → plan, from wide to narrow, none above the one before.
+
+    Raises:
+        ValueError: see [`resolve_plan`] and [`check_family`]; also fewer layers, or a latency budget.
+    """
+    plans: list[WidthPlan] = []
+    teacher, sizes = widths_of(config), args.sizes
+    for size in sizes:
+        if is_latency_budget(size):
+            raise ValueError(f"student={size!r}: sizes of a nested student are no budgets of time; name macs=…")
+        how: Any = {"multiple": args.width_multiple, "plain": args.plain}
+        plan = resolve_plan(size, config, **how)
+        # a budget finds widths within those of the larger member
+        if plans and encoder_macs(plan) < encoder_macs(plans[-1]):
+            plan = resolve_plan(size, config, within=plans[-1], **how)
+        if len(plan.layers) < len(teacher.layers):
+            raise ValueError(
+                f"student={size!r} has {len(plan.layers)} of {len(teacher.layers)} layers; the members of a nested "
+                "student have all of them, and fewer units: leave the number of layers out"
+            )
+        plans.append(plan)
+    check_family(sizes, plans, teacher)
+    return dict(zip(map(member_name, sizes), plans, strict=True))

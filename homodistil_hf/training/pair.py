@@ -29,13 +29,11 @@ from ..models.architectures.architecture import (
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import refuse_no_model, to_student
-from ..models.cost import encoder_macs
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
-from ..plans.budgets import is_latency_budget
-from ..plans.resolve import check_family, member_name, resolve_plan
+from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
 from .ranks import check_whole_model, on_every_rank
 
@@ -103,32 +101,6 @@ def resolve_student(
         for warning in doubts(plan, widths_of(config)):
             logger.warning(warning)
     return plan
-
-
-def nested_plans(args: Any, config: PreTrainedConfig) -> dict[str, WidthPlan]:
-    """Turn the sizes of a nested student into widths: name → plan, from wide to narrow, none above the one before.
-
-    Raises:
-        ValueError: see [`resolve_plan`] and [`check_family`]; also fewer layers, or a latency budget.
-    """
-    plans: list[WidthPlan] = []
-    teacher, sizes = widths_of(config), args.sizes
-    for size in sizes:
-        if is_latency_budget(size):
-            raise ValueError(f"student={size!r}: sizes of a nested student are no budgets of time; name macs=…")
-        how: Any = {"multiple": args.width_multiple, "plain": args.plain}
-        plan = resolve_plan(size, config, **how)
-        # a budget finds widths within those of the larger member
-        if plans and encoder_macs(plan) < encoder_macs(plans[-1]):
-            plan = resolve_plan(size, config, within=plans[-1], **how)
-        if len(plan.layers) < len(teacher.layers):
-            raise ValueError(
-                f"student={size!r} has {len(plan.layers)} of {len(teacher.layers)} layers; the members of a nested "
-                "student have all of them, and fewer units: leave the number of layers out"
-            )
-        plans.append(plan)
-    check_family(sizes, plans, teacher)
-    return dict(zip(map(member_name, sizes), plans, strict=True))
 
 
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
