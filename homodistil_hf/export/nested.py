@@ -4,6 +4,8 @@ The folder is an export of the largest member, for any library. `nested.json` na
 `nested.safetensors` holds what a smaller one has besides the first units of the largest.
 """
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +21,17 @@ from ..files.tensors import load_tensors
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
+from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widths_of
 from ..plans.budgets import share_as_budget
-from ..plans.resolve import member_folder
+from ..plans.resolve import member_folder, resolve_plan
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
 from ..pruning.nested import move_units
 from .facts import BENCHMARKS, LATENCY, SIZES
+
+logger = logging.getLogger(__name__)
 
 NESTED_FILE, NESTED_WEIGHTS_FILE = "nested.json", "nested.safetensors"
 _SHAPE = {
@@ -132,12 +137,37 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
 
 def member_named(members: Sequence[NestedMember], wanted: Any) -> NestedMember:
     """Find a member by its name, or by its share of MACs, such as 0.25 or "1/4"; a ValueError names all."""
-    name = share_as_budget(wanted)
-    found = [one for one in members if isinstance(name, str) and one.name == member_name(name)]
-    if not found:
+    if (found := _member(members, wanted)) is None:
         names = ", ".join(one.name for one in members)
         raise ValueError(f"member={short_repr(wanted)} is none of the nested student's: {names}")
-    return found[0]
+    return found
+
+
+def _member(members: Sequence[NestedMember], wanted: Any) -> NestedMember | None:
+    name = share_as_budget(wanted)
+    return next((one for one in members if isinstance(name, str) and one.name == member_name(name)), None)
+
+
+def member_or_between(
+    student: LayerwiseModel, members: Sequence[NestedMember], wanted: Any, *, teacher_macs: int
+) -> NestedMember:
+    """As [`member_named`]; of a share of MACs between members widths that the planner finds; they weren't trained.
+
+    Args:
+        student: the largest member.
+        members: all of them.
+        wanted: a member's name, or a share of the teacher's encoder MACs, such as 0.35.
+        teacher_macs: the teacher's.
+    """
+    if (found := _member(members, wanted)) is not None:
+        return found
+    share = re.fullmatch(r"macs=(0?\.\d+)", str(share_as_budget(wanted)))
+    most, least = encoder_macs(members[0].plan), encoder_macs(members[-1].plan)
+    if share is None or not least < float(share[1]) * teacher_macs < most:
+        return member_named(members, wanted)  # which refuses it
+    plan = resolve_plan(f"macs={float(share[1]) * teacher_macs / most:.6f}", student.config)
+    logger.warning("%s was not trained: it is cut out between members, widths %s", share[0], plan.to_json())
+    return NestedMember(share[0], plan)
 
 
 def cut_to(student: LayerwiseModel, plan: WidthPlan) -> LayerwiseModel:

@@ -141,9 +141,8 @@ def load_nested(folder: str | Path, member: str | float | None = None, *, macs: 
 
     Args:
         folder: the student of a run with `nested=True`, or `OUTPUT_DIR` of the run.
-        member: name of a size, as in `nested.json`, such as `"macs=0.25"`; default: the largest is loaded like any
-            export, by its library.
-        macs: in its place, the share of MACs.
+        member: name of a size, as in `nested.json`, such as `"macs=0.25"`; the largest is also loaded like any export.
+        macs: in its place, the share of MACs; of models with a head also one between two sizes, which wasn't trained.
 
     Returns:
         The model in evaluation mode, as `from_pretrained` of the folder gives the largest; of embedding models as

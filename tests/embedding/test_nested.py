@@ -11,12 +11,15 @@ from tiny_architectures import tiny_architecture_config
 from tiny_embeddings import PLAIN, distilling_embeddings, make_sentence_folder
 from tiny_files import assert_resumed_alike, write_config
 from tiny_models import randomized
+from transformers import BertConfig
 
 from homodistil_hf import load_nested, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.model import pooled
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.cost import count_parameters
+from homodistil_hf.training.nested import nested_plans
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +170,8 @@ def test_fewer_layers_and_sizes_exclude_each_other(tmp_path):
 
 
 def test_the_maps_are_a_small_part_of_the_bytes():
-    # of all-MiniLM-L6-v2: 22.7 million parameters, of which words are 11.7 million; half: 288 channels
-    of_words, widths = 30_522, (288, 192, 128)
-    largest = of_words * widths[0]
-    assert sum(384 * width for width in widths[1:]) < 0.02 * largest
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    args = EmbeddingDistilArguments("out", student=["1/2", "1/4", "1/8"], nested=True, report_to="none", use_cpu=True)
+    largest, *others = nested_plans(args, config).values()
+    of_maps = 384 * sum(plan.hidden_size for plan in others)
+    assert 0 < of_maps < 0.02 * count_parameters(largest, config)

@@ -9,10 +9,10 @@ from run_traces import STEP_BY_STEP, logs_of
 from students import assert_same_logits, logits_of, make_batch, unlabelled
 from tiny_architectures import rows_for, tiny_architecture_teacher
 from tiny_files import write_config
-from tiny_models import make_blocks, make_teacher
+from tiny_models import make_teacher
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
-from homodistil_hf import HomoDistilTrainer, OneShotTrainer, load_nested, verify_export
+from homodistil_hf import load_nested, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.embedding.multi_vector_trainer import MultiVectorDistilArguments
 from homodistil_hf.embedding.reranker import RerankerDistilArguments
@@ -21,6 +21,7 @@ from homodistil_hf.export.export_folder import load_nested_export
 from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
 from homodistil_hf.methods.baselines.shallow import ShallowArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.cost import model_facts
 from homodistil_hf.models.widths import WidthPlan, widths_of
 
 OTHERS = [
@@ -194,19 +195,26 @@ def test_the_command_makes_one_folder(tmp_path, capsys):
     small = AutoModelForMaskedLM.from_pretrained(tmp_path / "small")
     assert sum(p.numel() for p in small.parameters()) == sizes[2]
     assert_same_logits(logits_of(small), logits_of(load_nested(run, macs=0.25)))
-    told = error_of(capsys, "export", str(run), "--member", "macs=0.3", "--output", str(tmp_path / "other"))
-    assert "member='macs=0.3' is none of the nested student's: macs=0.5, macs=0.25" in told
+    told = error_of(capsys, "export", str(run), "--member", "macs=0.6", "--output", str(tmp_path / "other"))
+    assert "member='macs=0.6' is none of the nested student's: macs=0.5, macs=0.25" in told
     told = error_of(capsys, "export", str(tmp_path / "small"), "--member", "1/4", "--output", str(tmp_path / "other"))
     assert "has no nested.json, so it holds one size alone" in told
     with pytest.raises(ValueError, match="name one of both, such as macs=0.25"):
         load_nested(run)
 
 
-def test_other_kinds_of_data_are_none_of_its_matter(make_trainer):
-    trainer = make_trainer(**NESTED | {"train_dataset": make_blocks(21)})
-    assert isinstance(trainer, HomoDistilTrainer)
-    assert not isinstance(trainer, OneShotTrainer)
-    assert torch.equal(
-        trainer.model.bert.embeddings.word_embeddings.weight,
-        trainer.nested.models()[0].bert.embeddings.word_embeddings.weight,
-    )
+@pytest.mark.slow
+def test_a_size_between_two_is_cut_out_of_the_largest(make_trainer, tmp_path, caplog):
+    trainer = make_trainer(**NESTED | {"student": ["macs=0.7", "macs=0.25"], "width_multiple": 1})
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    between, largest = load_nested(student, macs="1/2"), BertForMaskedLM.from_pretrained(student)
+    share = model_facts(between)["encoder_macs"] / model_facts(make_teacher())["encoder_macs"]
+    assert 0.4 < share < 0.6
+    assert "macs=0.5 was not trained" in caplog.text
+    words, all_words = (model.get_input_embeddings().weight for model in (between, largest))
+    assert torch.equal(words, all_words[:, : words.shape[1]])
+    assert main(["export", str(student), "--member", "macs=0.5", "--output", str(tmp_path / "half")]) == 0
+    facts = json.loads((tmp_path / "half" / "facts.json").read_text())
+    assert not facts.get("evaluation")  # it wasn't measured
+    assert verify_export(tmp_path / "half").problems == ()
