@@ -104,7 +104,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     start = teacher.get(START)
     # what the student's weights come from
     origin = start or teacher
-    routes, format = set(facts["probe"]["vectors"]), facts["format"]
+    routes, format = set(facts["probe"]["vectors"]), str(facts.get("format"))
     kinds = {SPARSE: "sparse vectors of {:,} words", MULTI_VECTOR: "a vector of {} channels for each token"}
     kind = kinds.get(format, "vectors of {} channels")
     summary = f"Texts of up to {student['max_seq_length']} tokens → {kind.format(student['dimension'])}."
