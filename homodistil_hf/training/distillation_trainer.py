@@ -457,8 +457,9 @@ class DistillationTrainer(ExactTrainer):
             A micro-batch of this rank, and its counts summed over all ranks, as `count` has them.
         """
         batches, seen_tokens, seen_texts = iter(self.get_train_dataloader()), 0, 0
-        is_silent = self.args.disable_tqdm or not self.is_world_process_zero()
-        with tqdm(desc="measuring the student", unit=" batches", leave=False, disable=is_silent) as bar:
+        # where it isn't said, tqdm's own default holds, which the command line sets for logs
+        silent = {"disable": True} if self.args.disable_tqdm or not self.is_world_process_zero() else {}
+        with tqdm(desc="measuring the student", unit=" batches", leave=False, **silent) as bar:
             # all ranks stop after the same batch, because they compare counts of all ranks
             while seen_tokens < num_tokens and seen_texts < num_texts and (fetched := self.whole_step(batches, 1)):
                 counts = self.accelerator.reduce(self.count(fetched[0]).to(self.args.device))
