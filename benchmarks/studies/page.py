@@ -12,6 +12,7 @@ STUDIES = (
     *("architectures.STUDY", "binarization.STUDY", "corpus.STUDY", "deploy.STUDY", "embeddings.STUDY"),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
+    "multi_vector.STUDY",
     *("other_teachers.DEPTH", "other_teachers.EMBEDDINGS", "other_teachers.WAYS", "reranker.STUDY"),
     *("retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS", "sparse.STUDY"),
     *("tasks.STUDY", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
