@@ -67,7 +67,8 @@ def main() -> None:
     texts = options.output_dir / "texts.parquet"
     training_texts(options.data).to_parquet(texts)
     for name, share in SHARES.items():
-        distil(teacher, texts, options.output_dir / name, student=f"macs={share}", max_steps=options.max_steps)
+        learning = {"teacher": teacher, "train_data": texts, "max_steps": options.max_steps}
+        distil(options.output_dir / name, **learning, student=f"macs={share}")
     models = measured(options.output_dir, load_tasks(options.data / "glue", max_queries=1000))
     steps = {"teacher_steps": options.teacher_steps, "max_steps": options.max_steps}
     RECORD.write_text(json.dumps({"settings": steps, "models": models}, indent=1) + "\n", encoding="utf-8")
@@ -123,14 +124,13 @@ def train_teacher(masked_lm: str, folder: Path, rows: Dataset, *, max_steps: int
     write_sparse(model, folder)
 
 
-def distil(teacher: Path, texts: Path, folder: Path, **settings: Any) -> None:
+def distil(folder: Path, **settings: Any) -> None:
     """A run of the command line, with its defaults; one that is finished stays."""
     from homodistil_hf.cli import main as homodistil
 
-    if not (folder / "results.json").is_file():
-        data = {"teacher": teacher, "train_data": texts, "output_dir": folder, "report_to": "none"}
-        if homodistil(["distill", *flags(data | settings)]):
-            raise SystemExit(f"{folder}: distill failed")
+    settings |= {"output_dir": folder, "report_to": "none"}
+    if not (folder / "results.json").is_file() and homodistil(["distill", *flags(settings)]):
+        raise SystemExit(f"{folder}: distill failed")
 
 
 def measured(folder: Path, tasks: Sequence[Any]) -> dict[str, dict[str, float]]:
