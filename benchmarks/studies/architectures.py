@@ -19,7 +19,12 @@ from homodistil_hf.tables import markdown_table
 
 LAYOUTS = Path("docs/results/layouts.json")
 SHARES = {"quarter": "1/4", "eighth": "1/8"}
-WAYS = {"": "default", "square": "attention as wide as the hidden size", "once": "pruned at once"}
+WAYS = {
+    "": "default",
+    "square": "attention as wide as the hidden size",
+    "wideheads": "half the heads, twice as wide",
+    "once": "pruned at once",
+}
 """Last part of a cell's name → heading."""
 
 

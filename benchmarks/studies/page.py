@@ -9,7 +9,14 @@ from benchmarks.studies import first_screen
 from benchmarks.studies.study import Study
 
 STUDIES = (
-    *("architectures.STUDY", "binarization.STUDY", "corpus.STUDY", "deploy.STUDY", "embeddings.STUDY"),
+    *(
+        "architectures.STUDY",
+        "architectures.LAYOUT_STUDY",
+        "binarization.STUDY",
+        "corpus.STUDY",
+        "deploy.STUDY",
+        "embeddings.STUDY",
+    ),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
     "multi_vector.STUDY",
