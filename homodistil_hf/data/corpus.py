@@ -171,23 +171,23 @@ def is_running_text(documents: Dataset | IterableDataset) -> bool:
     return bool(documents.info.builder_name == "text")
 
 
-def _behind_the_first(documents: IterableDataset) -> IterableDataset:
-    """A stream without the documents that are held out; its other shards stay shards."""
-    if documents.num_shards == 1:
-        return documents.skip(_HELD_OUT_OF_STREAM)
-    num_left, parts = _HELD_OUT_OF_STREAM, []
+def _divided(documents: IterableDataset) -> tuple[IterableDataset, IterableDataset]:
+    """A stream without the documents that are held out, whose other shards stay shards, and these documents."""
+    num_left, parts, held_out = _HELD_OUT_OF_STREAM, [], []
     for place in range(documents.num_shards):
         part = documents.shard(documents.num_shards, place)
         if num_left:
             num_taken = sum(1 for _ in part.take(num_left))
+            held_out.append(part.take(num_taken))
             num_left -= num_taken
             part = part.skip(num_taken)
             if next(iter(part), None) is None:  # all of it is held out
                 continue
         parts.append(part)
-    joined = concatenated(parts or [documents.skip(_HELD_OUT_OF_STREAM)])
-    joined.info.builder_name, joined.info.description = documents.info.builder_name, documents.info.description
-    return joined
+    left, kept_back = (concatenated(some) for some in (parts or [documents.skip(_HELD_OUT_OF_STREAM)], held_out))
+    for one in (left, kept_back):
+        one.info.builder_name, one.info.description = documents.info.builder_name, documents.info.description
+    return left, kept_back
 
 
 def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Documents, Documents, str]:
@@ -210,13 +210,13 @@ def hold_out(documents: Documents, *, label: str = "train_data") -> tuple[Docume
     ```
     """
     if isinstance(documents, IterableDataset):
-        left = _behind_the_first(documents)
+        left, kept_back = _divided(documents)
         if next(iter(left), None) is None:
             raise ValueError(
                 f"eval_data is not set and {label}, a stream of at most {_HELD_OUT_OF_STREAM:,} documents, has no "
                 "text to train on beside what is held out; name eval_data, or leave out streaming"
             )
-        return left, documents.take(_HELD_OUT_OF_STREAM), f"the first {_HELD_OUT_OF_STREAM:,} documents"
+        return left, kept_back, f"the first {_HELD_OUT_OF_STREAM:,} documents"
     num_documents = len(documents)
     if num_documents < 2:
         remedy = ""
