@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..files.messages import short_repr
 from ..models.tokenizers import check_vocabulary
+from .shards import MOST_LANES, SHARDS_A_LANE
 
 _CALL_CHARS = 1 << 20  # text a tokenizer call: its encodings take some hundred bytes a token
 _PIECE_CHARS = 1 << 15  # longest text the tokenizer sees
@@ -28,10 +29,6 @@ logger = logging.getLogger(__name__)
 _MIN_SEQ_LENGTH = 8
 _BATCH_SIZE_BYTES = 4 << 20  # text a map batch: some thousand blocks; the last, incomplete one is lost
 _STREAM_DOCUMENTS = 64  # documents a step of a stream
-SHARDS_A_LANE = 8
-"""Shards of a stream at least that are read as one, so that files of unlike length count alike."""
-MOST_LANES = 64
-"""Parts of a stream that are read side by side; each may be an open file."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchB
 
 from ..data.lengths import LengthSampler
 from ..data.masking import SeededMasks
+from ..data.shards import num_lanes_of
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
 from ..files.folders import naming_the_file
 from ..files.messages import nearest_valid, short_repr
@@ -44,7 +45,7 @@ from ..training_args import ExactArguments
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
-from .ranks import DealtShards, WholeBatches, lay_out_buckets, num_lanes_of
+from .ranks import DealtShards, WholeBatches, lay_out_buckets
 from .row_checks import check_kind, checked_batch
 from .run_folder import (
     Requested,

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import TrainingArguments
 
-from ..data.blocks import MOST_LANES, SHARDS_A_LANE
+from ..data.shards import num_lanes_of
 from ..files.checkpoints import last_checkpoint
 
 T = TypeVar("T")
@@ -226,7 +226,7 @@ class DealtShards(IterableDataset):
         self.rank, self.num_ranks = rank, num_ranks
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield a row for each of its own micro-batches, and None for each row of another rank beside it."""
+        """Yield the rows of its own micro-batches, and None for each row of another rank beside them."""
         worker = get_worker_info()
         # loader workers take micro-batches in turn, so they are as further ranks of a step that is longer
         own, num_all = (
@@ -262,19 +262,3 @@ class DealtShards(IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on to a stream that shuffles by it."""
         self.stream.set_epoch(epoch)
-
-
-def num_lanes_of(stream: Any, rows_per_step: int) -> int:
-    """Lanes that a stream is read in: a power of two, with 8 shards each or more, that divides the rows of a step.
-
-    Example:
-    ```python
-    >>> shards = datasets.IterableDataset.from_generator(iter, gen_kwargs={"rows": list(range(1000))})
-    >>> [num_lanes_of(shards, rows) for rows in (4096, 48, 7)], num_lanes_of(range(9), 4096)
-    ([64, 16, 1], 1)
-
-    ```
-    """
-    num_shards = stream.num_shards if isinstance(stream, datasets.IterableDataset) else 1
-    most = min(num_shards // SHARDS_A_LANE, MOST_LANES)
-    return max([1, *(lanes for lanes in (2, 4, 8, 16, 32, 64) if lanes <= most and rows_per_step % lanes == 0)])

@@ -10,7 +10,7 @@ import pytest
 from forked_python import ForkedPython
 from tiny_files import write_config
 
-CLOSURE = {"HomoDistilTrainer": 15_200, "distill": 22_000}
+CLOSURE = {"HomoDistilTrainer": 15_000, "distill": 22_000}
 """Lines of the package at most."""
 TRAINER = "from homodistil_hf import HomoDistilTrainer"
 DISTILL = "from homodistil_hf.cli import main; assert main(['distill', {config!r}]) == 0"

@@ -21,12 +21,12 @@ from torch.distributed.tensor import DTensor, Replicate, init_device_mesh
 from torch.utils.data import DataLoader, Sampler
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf.data.shards import num_lanes_of
 from homodistil_hf.training.evaluation_loop import num_own_rows
 from homodistil_hf.training.ranks import (
     DealtShards,
     WholeBatches,
     check_whole_model,
-    num_lanes_of,
     on_every_rank,
 )
 
