@@ -61,10 +61,10 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         # the file's widths are planned where no flag names others
         planned_names = ("student", "plain", "width_multiple")
         question = replace(question, **{name: values[name] for name in planned_names if name in values})
-    config, fewer_layers_below = _teacher_config(question)
+    config, is_of_vectors = _teacher_config(question)
+    fewer_layers_below = EMBEDDINGS_FEWER_LAYERS_BELOW if is_of_vectors else FEWER_LAYERS_BELOW
     architecture, widths = config.architectures[0], widths_of(config)
     # an embedding model's encoder has no head, a task's predicts no words, a sparse encoder's are those of vectors
-    is_of_vectors = fewer_layers_below == EMBEDDINGS_FEWER_LAYERS_BELOW
     predicts_words = not is_of_vectors and architecture in HEADS and task_kind_of(config) == MASKED_WORDS
     num_tokens = question.num_tokens
     if num_tokens is not None and not predicts_words:
@@ -137,16 +137,15 @@ def _timed_settings(question: Any) -> dict[str, Any]:
     return values
 
 
-def _teacher_config(question: Any) -> tuple[Any, int]:
-    """Configuration of the teacher's encoder, and the hidden size below which its students have fewer layers."""
+def _teacher_config(question: Any) -> tuple[Any, bool]:
+    """Configuration of the teacher's encoder, and whether a run distils its vectors."""
     teacher, revision = question.teacher, question.teacher_revision
     if model_file(teacher, MODULES_FILE) is not None:
         from .kinds import method_for
 
         if (method := method_for(teacher)) in ("embedding", "sparse", "multi_vector"):
-            config = resolve_name(f"homodistil_hf.runs.{method}:planned_config")(teacher)
-            return config, EMBEDDINGS_FEWER_LAYERS_BELOW
-    return load_encoder_config(teacher, revision=revision), FEWER_LAYERS_BELOW
+            return resolve_name(f"homodistil_hf.runs.{method}:planned_config")(teacher), True
+    return load_encoder_config(teacher, revision=revision), False
 
 
 def _plan_of(question: Any, config: Any, fewer_layers_below: int) -> WidthPlan:
