@@ -8,7 +8,7 @@ Shapes: B texts, T tokens, M tokens that have a vector, D channels.
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,6 @@ from typing_extensions import override
 
 from ..data.masking import IGNORED_LABEL
 from ..distillation.tasks import ONE_A_TOKEN, Inputs, Task
-from ..export.facts import MethodCard
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered
 from .folder import student_model
@@ -143,11 +142,7 @@ class MultiVectorDistilTrainer(EmbeddingDistilTrainer):
     distillation_class = MultiVectorDistillation
     load = staticmethod(load_multi_vector_model)
     model_class = MultiVectorModel
-    card = MethodCard(
-        student="pruned multi-vector encoder",
-        made="pruned from {teacher} and distilled",
-        how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
-    )
+    card = replace(EmbeddingDistilTrainer.card, student="pruned multi-vector encoder")
 
     @override
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TokenCollator:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedConfig
 from typing_extensions import override
@@ -19,8 +18,8 @@ from typing_extensions import override
 from ..distillation.objective import Terms
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
-from ..export.facts import MethodCard
 from ..models.tokenizers import padding_multiple
+from ..training.evaluation_loop import gathered
 from .metrics import agreement
 from .sparse import SparseModel, all_positions, export_sparse_model, load_sparse_model
 from .texts import TextCollator, directions
@@ -106,7 +105,7 @@ class SparseEvaluation(VectorEvaluation):
 
     @override
     def results(self) -> dict[str, float]:
-        batches = gather_object(self.vectors) if self.accelerator.num_processes > 1 else self.vectors
+        batches = [batch for part in gathered(self.vectors) for batch in part]
         if not batches:
             return {}
         own, teacher = (torch.cat(side).coalesce() for side in zip(*batches, strict=True))
@@ -148,11 +147,7 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index", "active_dims")
     load = staticmethod(load_sparse_model)
     model_class = SparseModel
-    card = MethodCard(
-        student="pruned sparse encoder",
-        made="pruned from {teacher} and distilled",
-        how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
-    )
+    card = replace(EmbeddingDistilTrainer.card, student="pruned sparse encoder")
 
     @override
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from accelerate.utils import broadcast, gather_object
+from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -40,7 +40,7 @@ from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW
 from ..trainer import HomoDistilTrainer
-from ..training.evaluation_loop import HeldOutEvaluation
+from ..training.evaluation_loop import HeldOutEvaluation, gathered
 from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
 from .folder import export_embedding_model, layers_behind, student_model
@@ -301,7 +301,7 @@ class VectorEvaluation(HeldOutEvaluation):
 
     def results(self) -> dict[str, float]:
         """[`agreement`] over all rows of all ranks, and `loss`, their vector term."""
-        batches = gather_object(self.vectors) if self.accelerator.num_processes > 1 else self.vectors
+        batches = [batch for part in gathered(self.vectors) for batch in part]
         if not batches:
             return {}
         mapped, own, teacher = (torch.cat(side) for side in zip(*batches, strict=True))
