@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
-from ..distillation.objective import Terms
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..models.tokenizers import padding_multiple
@@ -56,26 +54,22 @@ class SparseDistillation(EmbeddingDistillation):
         self.task = PROBE
 
     @override
-    def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor) -> tuple[Terms, Any]:
-        inputs = self.task.with_positions(inputs)
-        num_texts, num_tokens, _ = counts.clamp(min=1).float().unbind()
-        forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
-        forward |= all_positions(inputs["input_ids"])
-        forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
-        teacher, student = self.teacher(**forward), model(**forward)
+    def further_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        return all_positions(inputs["input_ids"])
+
+    @override
+    def teacher_vectors(self, outputs: Any, inputs: Inputs) -> torch.Tensor:
         with torch.no_grad():
-            teacher_BV = self.model.words(self.teacher.fast, teacher, inputs, self.teacher.dtype)
+            return self.model.words(self.teacher.fast, outputs, inputs, self.teacher.dtype)
+
+    @override
+    def student_vectors(self, outputs: Any, inputs: Inputs) -> torch.Tensor:
         with self.autocast():
-            student_BV = self.model.words(self.student, student, inputs)
-        terms = {"vector": vector_error(student_BV, teacher_BV) / num_texts}
-        # the probe, Σ v·z_s: only while units are scored
-        if self.weights[self.task.name]:
-            probe_BV = directions(inputs["labels"], student_BV.shape[1]).to(student_BV)
-            terms[self.task.name] = (student_BV * probe_BV).sum() / num_texts
-        if forward["output_hidden_states"]:
-            errors = self._state_errors(teacher.hidden_states, student.hidden_states, inputs.get("attention_mask"))
-            terms |= {name: error / num_tokens for name, error in errors.items()}
-        return terms, student
+            return self.model.words(self.student, outputs, inputs)
+
+    @override
+    def probe(self, inputs: Inputs, vectors_BD: torch.Tensor) -> torch.Tensor:
+        return directions(inputs["labels"], vectors_BD.shape[1]).to(vectors_BD)
 
 
 class SparseEvaluation(VectorEvaluation):

@@ -175,16 +175,16 @@ class EmbeddingDistillation(DistillationLoss):
         given_BD = inputs.pop(VECTOR, None)
         num_vectors, num_tokens, _ = counts.clamp(min=1).float().unbind()
         forward: dict[str, Any] = self.task.model_inputs(inputs, self.student, self.teacher.exact)
+        forward |= self.further_inputs(inputs)
         forward["output_hidden_states"] = bool(self.weights["hidden"] or self.weights["embedding"])
         if given_BD is None:
             teacher = self.teacher(**forward)
-            # a copy: autograd can't save what the teacher made in inference mode
-            teacher_BD = self._compared(self.model.behind(self.model.pool(teacher.last_hidden_state.clone(), inputs)))
+            teacher_BD = self.teacher_vectors(teacher, inputs)
         else:
             # given vectors are what the map leads to; layers behind it still apply
             teacher_BD = self._compared(self.model.behind(given_BD))
         student = model(**forward)
-        student_BD, _ = self.mapped_and_own(self.model.pool(student.last_hidden_state, inputs))
+        student_BD = self.student_vectors(student, inputs)
         terms = {"vector": vector_error(student_BD, teacher_BD)}
         # the probe, Σ v·z_s: only while units are scored
         if self.weights[self.task.name]:
@@ -195,6 +195,19 @@ class EmbeddingDistillation(DistillationLoss):
             errors = self._state_errors(teacher.hidden_states, student.hidden_states, inputs.get("attention_mask"))
             terms |= {name: error / num_tokens for name, error in errors.items()}
         return terms, student
+
+    def further_inputs(self, inputs: Inputs) -> dict[str, Any]:
+        """What teacher and student are called with beside the batch."""
+        return {}
+
+    def teacher_vectors(self, outputs: Any, inputs: Inputs) -> torch.Tensor:
+        """The vectors of the teacher's outputs, `(B, D)`."""
+        # a copy: autograd can't save what the teacher made in inference mode
+        return self._compared(self.model.behind(self.model.pool(outputs.last_hidden_state.clone(), inputs)))
+
+    def student_vectors(self, outputs: Any, inputs: Inputs) -> torch.Tensor:
+        """The same of the student's, in the teacher's space."""
+        return self.mapped_and_own(self.model.pool(outputs.last_hidden_state, inputs))[0]
 
     def probe(self, inputs: Inputs, vectors_BD: torch.Tensor) -> torch.Tensor:
         """The direction in which each vector is probed."""
