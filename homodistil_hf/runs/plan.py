@@ -24,7 +24,13 @@ from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, load_encoder_config
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import advise, check_num_tokens, depth_reason, doubts, read_advice
-from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW, FEWER_LAYERS_BELOW, WIDTH_MULTIPLE, is_latency_budget
+from ..plans.budgets import (
+    EMBEDDINGS_FEWER_LAYERS_BELOW,
+    FEWER_LAYERS_BELOW,
+    WIDTH_MULTIPLE,
+    is_latency_budget,
+    listed_students,
+)
 from ..plans.resolve import resolve_plan
 from ..tables import aligned_lines, format_table
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
@@ -55,7 +61,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         OSError: a file or a Hub repository can't be read.
     """
     values: dict[str, Any] = {}
-    check_num_tokens(question.num_tokens)
+    _check_question(question)
     if question.time:
         values = _timed_settings(question)
         # the file's widths are planned where no flag names others
@@ -135,6 +141,12 @@ def _timed_settings(question: Any) -> dict[str, Any]:
         start = f"start={values['start']!r} of {question.config}"
         raise ValueError(f"--student={question.student} beside {start}: drop --student")
     return values
+
+
+def _check_question(question: Any) -> None:
+    check_num_tokens(question.num_tokens)
+    if sizes := listed_students(question.student):
+        raise ValueError(f"--student names {len(sizes)} sizes; plan one of them at a time, such as {sizes[0]}")
 
 
 def _teacher_config(question: Any) -> tuple[Any, bool]:

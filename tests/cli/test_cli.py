@@ -122,6 +122,10 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
     ("words", "message"),
     [
         (["plan", "--teacher", "x", "--student", "y", "--jsn"], "unknown key --jsn; nearest valid: --json; see"),
+        (
+            ["plan", "--teacher", "x", "--student", '["macs=0.5", 0.25]'],
+            "--student names 2 sizes; plan one of them at a time, such as macs=0.5",
+        ),
         (["plan", "--teacher", "x", "--latency_ms", "5"], "unknown key --latency_ms; nearest valid: --student"),
         (["plan", "--teacher", "x", "--params", "14M"], "unknown key --params; nearest valid: --student"),
         (["evaluate", "x", "--sede=1"], "unknown key --sede; nearest valid: --seeds; see homodistil"),
