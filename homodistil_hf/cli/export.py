@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..files.settings import flag
 from ..tables import aligned_lines
@@ -17,26 +17,23 @@ class Export(Command):
     folder: str = flag("finished run, checkpoint-N, or export", positional=True, metavar="FOLDER")
     output: str = flag("folder to write", metavar="DIR")
     format: str = flag("standard (default); compact: unpadded, own code; pair: with the teacher", default="standard")
-    member: str | None = flag("of a nested student, such as macs=0.25; default: the largest", default=None)
+    member: str | None = flag(
+        "of a nested student: macs=0.25, latency_ms=5 (the largest so fast here), or all, each to a folder in DIR; "
+        "default: the largest",
+        default=None,
+    )
     allow_partial: bool = flag("also take a student that is not at its plan yet", default=False)
     overwrite: bool = flag("replace an earlier export in DIR", default=False)
     teacher: str | None = flag("Hub name or folder, for the card; default: as the run recorded it", default=None)
 
     def run(self) -> int:
         """Write the export."""
-        from ..methods.formats import export_from
+        from ..methods.formats import export_members
 
         show_logs()
-        folder = export_from(
-            self.folder,
-            self.output,
-            format=self.format,
-            allow_partial=self.allow_partial,
-            teacher=self.teacher,
-            overwrite=self.overwrite,
-            member=self.member,
-        )
-        print(f"{self.format} export written to {folder}")
+        how: Any = {name: getattr(self, name) for name in ("format", "allow_partial", "teacher", "overwrite")}
+        for folder in export_members(self.folder, self.output, self.member, **how).values():
+            print(f"{self.format} export written to {folder}")
         return 0
 
 

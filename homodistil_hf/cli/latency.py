@@ -2,7 +2,8 @@
 
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from ..files.folders import check_writable_file
 from ..files.messages import first_line
@@ -12,7 +13,7 @@ from .command import Command, log_progress, show_logs, write_output
 
 @dataclass(kw_only=True)
 class Latency(Command):
-    """Compare how long forward passes take on this machine, no head: exports, and the model they were made from."""
+    """Compare how long forward passes take here, no head: exports, of nested ones all sizes, and their teacher."""
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
     folders: list[str] = flag("exports whose forward passes are compared", positional=True, metavar="FOLDER")
@@ -28,6 +29,8 @@ class Latency(Command):
     def run(self) -> int:
         """Time the models, and print a table."""
         from ..export.export_folder import student_in
+        from ..export.nested import NESTED_FILE, member_names
+        from ..methods.formats import load_nested
         from ..models.loading import load_encoder
         from ..plans.latency import LatencyGrid, compare_latencies, format_latencies
 
@@ -35,12 +38,18 @@ class Latency(Command):
         if self.output is not None:
             check_writable_file(self.output, f"output={self.output!r}")
         grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.rounds)
-        models = {name: load_encoder(name, argument="folder") for name in self.folders}
+        models: dict[str, Any] = {}
+        for folder in self.folders:
+            if (Path(folder) / NESTED_FILE).is_file():
+                sizes = {f"{folder} {name}": load_nested(folder, name) for name in member_names(folder)}
+                models |= {name: getattr(model, "encoder", model) for name, model in sizes.items()}
+            else:
+                models[folder] = load_encoder(folder, argument="folder", needs_head=False)
         if self.teacher is not None:
-            models = {self.teacher: load_encoder(self.teacher, argument="teacher")} | models
-        elif len(models) == 1 and (recorded := student_in(self.folders[0]).teacher):
+            models = {self.teacher: load_encoder(self.teacher, argument="teacher", needs_head=False)} | models
+        elif len(self.folders) == 1 and (recorded := student_in(self.folders[0]).teacher):
             try:
-                models = {recorded: load_encoder(recorded, argument="teacher")} | models
+                models = {recorded: load_encoder(recorded, argument="teacher", needs_head=False)} | models
             except (OSError, ValueError) as error:
                 log_progress(
                     f"teacher={recorded!r}, as the run recorded it, can't be loaded, so the student is timed alone; "

@@ -119,12 +119,8 @@ def deploy_folder(
     Returns:
         A row a file and runtime, as in `facts.json`.
     """
-    folder, names = Path(folder), check_targets(to)
-    if not 0 <= least <= 1:
-        raise ValueError(f"least={least} is no share; expected 0 to 1, e.g. {LEAST}")
-    if num_rounds < 0:
-        raise ValueError(f"num_rounds={num_rounds} is below 0; expected 0, for no times, or more")
-    rows = own_rows() if texts is None else rows_of_file(texts)
+    folder = Path(folder)
+    names, rows = check_settings(to, least=least, texts=texts, num_rounds=num_rounds)
     facts = read_facts(folder)
     refuse_links_out(folder)
     target = check_target(folder, overwrite=True)
@@ -168,6 +164,18 @@ def deploy_folder(
                 *(row["file"], row["fidelity_name"], fidelity, least),
             )
     return found
+
+
+def check_settings(
+    to: str | Iterable[str], *, least: float = LEAST, texts: str | Path | None = None, num_rounds: int = NUM_ROUNDS
+) -> tuple[list[str], list[Row]]:
+    """The targets, see [`check_targets`], and the rows to compare; a ValueError for what can't be deployed so."""
+    names = check_targets(to)
+    if not 0 <= least <= 1:
+        raise ValueError(f"least={least} is no share; expected 0 to 1, e.g. {LEAST}")
+    if num_rounds < 0:
+        raise ValueError(f"num_rounds={num_rounds} is below 0; expected 0, for no times, or more")
+    return names, own_rows() if texts is None else rows_of_file(texts)
 
 
 def _graphs_for_javascript(names: list[str], earlier: list[dict[str, Any]], folder: Path, made: Workshop) -> list[str]:

@@ -27,7 +27,7 @@ from ..export.facts import (
     section_of,
 )
 from ..export.hub import teacher_card
-from ..export.nested import NestedMember, cut_to, member_named, of_member, read_nested
+from ..export.nested import NestedMember, cut_to, find_member, of_member, read_nested
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
 from ..files.folders import write_text
 from ..files.inside import stays_inside
@@ -396,11 +396,12 @@ def export_embedding_from(
 
 
 def load_nested_embedding(folder: Path, member: Any) -> tuple[EmbeddingModel, NestedMember]:
-    """Load one member of a nested student, of stock modules; and what the folder says of it."""
+    """Load one member of a nested student, or a size between two, of stock modules; and what the folder says of it."""
     largest = load_embedding_model(folder, argument="folder")
     student, members = read_nested(folder, largest.encoder)
-    found = member_named(members, member)
-    dense = largest.dense
+    dense, teacher = largest.dense, section_of(read_embedding_facts(folder), TEACHER)
+    macs = (section_of(teacher, START) or teacher).get("encoder_macs", 0)  # of given vectors, those of the start
+    found = find_member(student, members, member, teacher_macs=macs)
     if found.tensors:
         first = nn.Linear(found.plan.hidden_size, dense[0].linear.out_features, bias="bias" in found.tensors)
         first.load_state_dict(found.tensors)

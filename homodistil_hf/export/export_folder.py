@@ -58,7 +58,7 @@ from .facts import (
     weights_of,
 )
 from .hub import teacher_card
-from .nested import NestedMember, cut_to, member_or_between, of_member, read_nested
+from .nested import NestedMember, cut_to, find_member, of_member, read_nested
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def load_nested_export(folder: Path, member: Any) -> tuple[LayerwiseModel, Neste
     """Load one member of a nested student, or a size between two; and what the folder says of it."""
     student, members = read_nested(folder, load_encoder(str(folder), argument="folder"))
     macs = section_of(read_export_facts(folder), "teacher").get("encoder_macs", 0)
-    found = member_or_between(student, members, member, teacher_macs=macs)
+    found = find_member(student, members, member, teacher_macs=macs)
     return cut_to(student, found.plan), found
 
 

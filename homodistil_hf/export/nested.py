@@ -4,10 +4,16 @@ The folder is an export of the largest member, for any library. `nested.json` na
 `nested.safetensors` holds what a smaller one has besides the first units of the largest.
 """
 
+import copy
+import functools
 import logging
+import math
 import re
+import statistics
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +26,12 @@ from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import to_student
+from ..models.conversion import to_stock, to_student
 from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widths_of
-from ..plans.budgets import share_as_budget
-from ..plans.resolve import member_folder, resolve_plan
+from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget
+from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
 from ..pruning.nested import move_units
@@ -34,6 +40,8 @@ from .facts import BENCHMARKS, LATENCY, SIZES
 logger = logging.getLogger(__name__)
 
 NESTED_FILE, NESTED_WEIGHTS_FILE = "nested.json", "nested.safetensors"
+_STEPS = 16
+"""Sizes between two members that a latency budget chooses from."""
 _SHAPE = {
     "members": [{"name": str, "plan": dict, "evaluation": dict}],
     "rotary": {"rotary_pairs": dict | None, "rotary_head_dim": int | None},
@@ -135,39 +143,86 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
     return student.eval(), members
 
 
-def member_named(members: Sequence[NestedMember], wanted: Any) -> NestedMember:
-    """Find a member by its name, or by its share of MACs, such as 0.25 or "1/4"; a ValueError names all."""
-    if (found := _member(members, wanted)) is None:
-        names = ", ".join(one.name for one in members)
-        raise ValueError(f"member={short_repr(wanted)} is none of the nested student's: {names}")
-    return found
-
-
-def _member(members: Sequence[NestedMember], wanted: Any) -> NestedMember | None:
-    name = share_as_budget(wanted)
-    return next((one for one in members if isinstance(name, str) and one.name == member_name(name)), None)
-
-
-def member_or_between(
+def find_member(
     student: LayerwiseModel, members: Sequence[NestedMember], wanted: Any, *, teacher_macs: int
 ) -> NestedMember:
-    """As [`member_named`]; of a share of MACs between members widths that the planner finds; they weren't trained.
+    """Find a member, or a size between two, which was not trained: a member with narrower FFNs.
+
+    With hidden size, heads and map of the larger member, such a size ends between both. With those of the smaller one,
+    or other widths, it ends behind the smaller one.
 
     Args:
         student: the largest member.
         members: all of them.
-        wanted: a member's name, or a share of the teacher's encoder MACs, such as 0.35.
+        wanted: a member's name; a share of the teacher's encoder MACs, such as 0.4 or "2/5"; or a latency budget such
+            as "latency_ms=5", for the largest size that is so fast on this machine.
         teacher_macs: the teacher's.
+
+    Raises:
+        ValueError: there is no such size; the message names those that there are.
     """
-    if (found := _member(members, wanted)) is not None:
-        return found
-    share = re.fullmatch(r"macs=(0?\.\d+)", str(share_as_budget(wanted)))
-    most, least = encoder_macs(members[0].plan), encoder_macs(members[-1].plan)
-    if share is None or not least < float(share[1]) * teacher_macs < most:
-        return member_named(members, wanted)  # which refuses it
-    plan = resolve_plan(f"macs={float(share[1]) * teacher_macs / most:.6f}", student.config)
-    logger.warning("%s was not trained: it is cut out between members, widths %s", share[0], plan.to_json())
-    return NestedMember(share[0], plan)
+    wanted = share_as_budget(wanted)
+    if is_latency_budget(wanted):
+        found = _fast_enough(student, members, wanted)
+    elif named := [one for one in members if isinstance(wanted, str) and one.name == member_name(wanted)]:
+        found = named[0]
+    else:
+        found = _of_macs(members, wanted, teacher_macs)
+    if not found.name:
+        logger.warning("%s was not trained: it is cut out of a larger size, widths %s", wanted, found.plan.to_json())
+        found = replace(found, name=wanted)
+    return found
+
+
+def _of_macs(members: Sequence[NestedMember], wanted: Any, teacher_macs: int) -> NestedMember:
+    """The size between two members that has a share of MACs, nameless."""
+    given = re.fullmatch(r"macs=(0?\.\d+)", str(wanted))
+    ranges = []
+    for larger, smaller in pairwise(members) if teacher_macs else ():
+        least, most = (encoder_macs(_between(larger, smaller, share).plan) / teacher_macs for share in (0, 1))
+        if given and least <= float(given[1]) < most:
+            return _between(larger, smaller, (float(given[1]) - least) / (most - least))
+        ranges.append(f"a share from macs={math.ceil(1e3 * least) / 1e3:g} to {most:.3g}")
+    raise ValueError(
+        f"member={short_repr(wanted)} is none of the nested student's: {', '.join(one.name for one in members)}; "
+        f"nearest valid: one of these, {''.join(f'{one}, ' for one in ranges)}or "
+        "'latency_ms=5' for the largest that is so fast here"
+    )
+
+
+def _between(larger: NestedMember, smaller: NestedMember, share: float) -> NestedMember:
+    """The larger of two members with narrower FFNs, nameless: the smaller's and a share of what they lack."""
+    layers = []
+    for wide, narrow in zip(larger.plan.layers, smaller.plan.layers, strict=True):
+        lacking = share * (wide.intermediate_size - narrow.intermediate_size)
+        more = lacking if share == 1 else lacking // WIDTH_MULTIPLE * WIDTH_MULTIPLE
+        layers.append(replace(wide, intermediate_size=narrow.intermediate_size + int(more)))
+    return replace(larger, name="", plan=replace(larger.plan, layers=tuple(layers)), evaluation={})
+
+
+def _fast_enough(student: LayerwiseModel, members: Sequence[NestedMember], wanted: str) -> NestedMember:
+    """The largest size within a latency budget, also one between two members, nameless."""
+    from ..plans.latency import LatencyBudget, model_times  # times models, which other sizes needn't wait for
+
+    budget = LatencyBudget.parse(wanted, argument="member").on(student.config)
+    logger.info("timing some sizes for %s", wanted)
+
+    @functools.cache
+    def measure(plan: WidthPlan) -> float:
+        model = to_stock(cut_to(copy.deepcopy(student), plan)).eval()
+        return statistics.median(model_times({"size": model}, budget, num_rounds=11, num_warmup=1)["size"])
+
+    fast = next((number for number, one in enumerate(members) if measure(one.plan) <= budget.limit_ms), None)
+    if fast is None:
+        raise ValueError(
+            f"member={wanted!r}: the smallest size, {members[-1].name}, takes {measure(members[-1].plan):.3g} ms on "
+            "this machine; name more, or train a smaller size"
+        )
+    if fast == 0:
+        return members[0]
+    between = [_between(members[fast - 1], members[fast], step / _STEPS) for step in range(_STEPS)]
+    num_fast = bisect_right(between, budget.limit_ms, key=lambda size: measure(size.plan))
+    return between[num_fast - 1] if num_fast else members[fast]
 
 
 def cut_to(student: LayerwiseModel, plan: WidthPlan) -> LayerwiseModel:

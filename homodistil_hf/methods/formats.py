@@ -13,6 +13,7 @@ from ..deploy.folder import (
     WITH_HEAD,
     Deployment,
     check_graphs,
+    check_settings,
     deploy_folder,
     row_problems,
 )
@@ -29,6 +30,8 @@ from ..export.outcome import runtime_rows
 from ..export.verify import VerifyReport, verify_model
 from ..models.conversion import to_stock
 from ..models.loading import MODULES_FILE
+from ..plans.budgets import LATENCY_BUDGET
+from ..plans.resolve import member_folder
 
 _OTHERS: dict[str, tuple[str, str | None]] = {
     "packed": ("homodistil_hf.methods.binarization.folder:verify_packed", None),
@@ -128,6 +131,32 @@ def deploy_export(
     return deploy_folder(found, to, deployment, teacher=teacher, least=least, texts=texts, num_rounds=num_rounds)
 
 
+def deploy_members(
+    folder: str | Path,
+    to: str | Iterable[str],
+    *,
+    member: str | None,
+    output: str | Path | None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> dict[str, list[dict[str, Any]]]:
+    """Deploy an export; or sizes of a nested student, written to `output` as [`export_members`] has it.
+
+    Returns:
+        Name of each size, or "" → a row a file and runtime.
+    """
+    if (member is None) is not (output is None):
+        raise ValueError(
+            f"member={member!r} with output={output!r}: name both, to deploy a size of a nested student, or none"
+        )
+    if output is None:
+        return {"": deploy_export(folder, to, **settings)}
+    teacher = settings.pop("teacher", None) or student_in(folder).settings.get("teacher")
+    check_settings(to, **settings)
+    exports = export_members(folder, output, member, overwrite=overwrite)
+    return {name: deploy_export(one, to, teacher=teacher, **settings) for name, one in exports.items()}
+
+
 def _of_format(name: str) -> tuple[Callable[..., VerifyReport], Deployment | None]:
     """What verifies exports of a format, and how they are deployed."""
     if name not in _OTHERS:
@@ -136,13 +165,22 @@ def _of_format(name: str) -> tuple[Callable[..., VerifyReport], Deployment | Non
     return resolve_name(verify), resolve_name(deployment) if deployment else None
 
 
-def load_nested(folder: str | Path, member: str | float | None = None, *, macs: float | str | None = None) -> Any:
+def load_nested(
+    folder: str | Path,
+    member: str | float | None = None,
+    *,
+    macs: float | str | None = None,
+    latency_ms: float | None = None,
+) -> Any:
     """Load one size of a nested student as a model of its own, of stock classes.
 
     Args:
         folder: the student of a run with `nested=True`, or `OUTPUT_DIR` of the run.
         member: name of a size, as in `nested.json`, such as `"macs=0.25"`; the largest is also loaded like any export.
-        macs: in its place, the share of MACs; of models with a head also one between two sizes, which wasn't trained.
+        macs: in its place, the share of MACs, also one between two sizes, which wasn't trained.
+        latency_ms: in its place, milliseconds of a pass of one row of 128 tokens: the largest size, also one between
+            two, that is so fast on this machine. It is timed now. Further conditions stand in `member`, as
+            `"latency_ms=5,batch_size=8,length=64"`.
 
     Returns:
         The model in evaluation mode, as `from_pretrained` of the folder gives the largest; of embedding models as
@@ -151,9 +189,14 @@ def load_nested(folder: str | Path, member: str | float | None = None, *, macs: 
     Raises:
         ValueError: no nested student, or no such member.
     """
-    if (member is None) is (macs is None):
-        raise ValueError(f"member={member!r} and macs={macs!r}: name one of both, such as macs=0.25")
-    found, wanted = exported_student(folder), member if macs is None else macs
+    named = {"member": member, "macs": macs, "latency_ms": latency_ms}
+    given = {name: value for name, value in named.items() if value is not None}
+    if len(given) != 1:
+        told = ", ".join(f"{name}={value!r}" for name, value in named.items())
+        raise ValueError(f"{told}: name one of them, such as macs=0.25")
+    found, (wanted,) = exported_student(folder), given.values()
+    if latency_ms is not None:
+        wanted = f"{LATENCY_BUDGET}={latency_ms}"
     if (found / MODULES_FILE).is_file():
         load: Any = resolve_name("homodistil_hf.embedding.folder:load_nested_embedding")
         return load(found, wanted)[0]
@@ -170,3 +213,24 @@ def export_from(folder: str | Path, output: str | Path, *, teacher: str | None =
         exported: Path = export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
         return exported
     return export_model_from(folder, output, teacher=teacher, **settings)
+
+
+def export_members(folder: str | Path, output: str | Path, member: str | None, **settings: Any) -> dict[str, Path]:
+    """Export a student, or one size of a nested one, to `output`; or `"all"` its members, each to a folder in there.
+
+    Args:
+        folder: as [`export_from`] takes it.
+        output: folder to write.
+        member: "all", or a size, see [`load_nested`]; None: the student.
+        settings: others of [`export_from`].
+
+    Returns:
+        Name of each size, or "" → its folder.
+    """
+    if member != "all":
+        return {member or "": export_from(folder, output, member=member, **settings)}
+    names = member_names(exported_student(folder))
+    folders = {name: Path(output, member_folder(number, name)) for number, name in enumerate(names, start=1)}
+    for one in folders.values():  # before any is written
+        check_output(one, overwrite=bool(settings.get("overwrite")), argument="output")
+    return {name: export_from(folder, one, member=name, **settings) for name, one in folders.items()}

@@ -364,8 +364,10 @@ class LatencyBudget:
             raise ValueError(f"backend={self.backend!r} can't be used here: {reason}")
 
     @classmethod
-    def parse(cls, text: str) -> "LatencyBudget":
+    def parse(cls, text: str, *, argument: str = "student") -> "LatencyBudget":
         """Read `latency_ms=…`, then any of `batch_size=…`, `length=…`, `backend=…`, separated by commas.
+
+        `argument` is the user's name for it.
 
         Raises:
             ValueError: an unknown name, or an impossible value.
@@ -377,7 +379,7 @@ class LatencyBudget:
 
         ```
         """
-        label = f"student={short_repr(text)}"
+        label = f"{argument}={short_repr(text)}"
         values: dict[str, Any] = {}
         for part in text.replace(" ", "").split(","):
             name, _, value = part.partition("=")
@@ -437,14 +439,29 @@ def measure_plan(plan: WidthPlan, config: PreTrainedConfig, budget: LatencyBudge
     return {"latency": found["latency"], "speed_up": found["speed_up"]["student"]}
 
 
-@torch.no_grad()
 def encoder_times(
     shapes: Mapping[str, PreTrainedConfig], budget: LatencyBudget, **rounds: int
 ) -> dict[str, list[float]]:
     """Time encoders of random weights in turns; the random state stays.
 
+    `shapes`: name → configuration of a teacher or student. All else as [`model_times`].
+    """
+    models = {}
+    with torch.random.fork_rng(devices=[]):
+        for name, shape in shapes.items():
+            architecture = architecture_of(shape)
+            is_student = isinstance(shape, architecture.config.student)
+            encoder = architecture.encoder.student if is_student else architecture.encoder.stock
+            models[name] = encoder(shape, **{"add_pooling_layer": False} if architecture.pooler else {}).eval()
+        return model_times(models, budget, **rounds)
+
+
+@torch.no_grad()
+def model_times(models: Mapping[str, PreTrainedModel], budget: LatencyBudget, **rounds: int) -> dict[str, list[float]]:
+    """Time models in turns, without their heads.
+
     Args:
-        shapes: name → configuration of a teacher or student.
+        models: by name, float32 on the CPU, in evaluation mode.
         budget: has the conditions of every forward pass.
         rounds: settings of [`time_in_turns`].
 
@@ -452,12 +469,9 @@ def encoder_times(
         Name → milliseconds of every round.
     """
     passes = {}
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        for name, shape in shapes.items():
-            architecture = architecture_of(shape)
-            is_student = isinstance(shape, architecture.config.student)
-            encoder = architecture.encoder.student if is_student else architecture.encoder.stock
-            inputs = model_inputs(shape, budget.batch_size, budget.length or ROW_LENGTH)
-            module = FirstOutput(encoder(shape, **{"add_pooling_layer": False} if architecture.pooler else {}).eval())
-            passes[name] = functools.partial(make_runner(module, budget.backend, inputs, Path(folder)), *inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in models.items():
+            inputs = model_inputs(model.config, budget.batch_size, budget.length or ROW_LENGTH)
+            runner = make_runner(FirstOutput(model.base_model), budget.backend, inputs, Path(folder))
+            passes[name] = functools.partial(runner, *inputs)
         return time_in_turns(passes, **rounds)

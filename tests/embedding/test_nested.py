@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from commands import error_of
+from deployed import needs_onnx
 from safetensors.torch import load_file
 from tiny_architectures import tiny_architecture_config
 from tiny_embeddings import PLAIN, distilling_embeddings, make_sentence_folder
@@ -18,7 +19,8 @@ from homodistil_hf.cli import main
 from homodistil_hf.embedding.model import pooled
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.cost import count_parameters
+from homodistil_hf.models.cost import count_parameters, encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.training.nested import nested_plans
 
 pytestmark = pytest.mark.slow
@@ -96,6 +98,23 @@ def test_rotary_pairs_and_shared_keys_come_back(make_nested, tmp_path, name):
     assert_folder_has_all_sizes(trainer, tmp_path / "student")
 
 
+def test_a_size_between_has_the_map_of_the_larger_one(make_nested, tmp_path):
+    trainer = make_nested(make_sentence_folder(tmp_path / "model", dense=5), max_steps=2)
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    teacher_macs = json.loads((student / "facts.json").read_text())["teacher"]["encoder_macs"]
+    for larger, (hidden_size, num_heads, ffn) in {SIZES[0]: (24, 3, 40), SIZES[1]: (16, 2, 24)}.items():
+        whole = load_nested(student, larger)
+        share = encoder_macs(WidthPlan.uniform(hidden_size, 2, LayerWidths(num_heads, 8, ffn))) / teacher_macs + 1e-4
+        between = load_nested(student, macs=share)
+        assert between.encoder.config.intermediate_size == ffn
+        assert torch.equal(between.dense[0].linear.weight, whole.dense[0].linear.weight)
+        # vectors of the larger one whose last neurons are silent
+        for layer in whole.encoder.encoder.layer:
+            layer.output.dense.weight.data[:, ffn:] = 0
+        assert torch.allclose(between.encode(TEXTS), whole.encode(TEXTS), atol=1e-6)
+
+
 def test_maps_are_all_that_smaller_sizes_have_of_their_own(make_nested, tmp_path):
     trainer = make_nested(max_steps=2)
     trainer.train()
@@ -158,10 +177,46 @@ def test_one_folder_on_the_command_line(tmp_path, capsys, forked_python):
     assert torch.allclose(torch.tensor(found), load_nested(run, macs=0.5).encode(TEXTS), atol=1e-5)
     words = ["export", str(run), "--member", "macs=0.25", "--format", "pair", "--output", str(tmp_path / "pair")]
     assert main(words) == 0
-    assert "is none of the nested student's" in error_of(
-        capsys, "export", str(run), "--member", "0.3", "--output", str(tmp_path / "other")
+    assert "is none of the nested student's: macs=0.5, macs=0.25; nearest valid" in error_of(
+        capsys, "export", str(run), "--member", "0.1", "--output", str(tmp_path / "other")
     )
     assert_resumed_alike(["distill", config], run, "checkpoint-6")
+
+
+@needs_onnx
+def test_all_sizes_are_deployed_at_once(make_nested, tmp_path, capsys):
+    trainer = make_nested(max_steps=1, student=SIZES[:2])
+    trainer.train()
+    student, output = str(trainer.export(tmp_path / "student")), tmp_path / "deployed"
+    words = ["deploy", student, "--to", "onnx", "--num_rounds", "0", "--output", str(output)]
+    for wrong, told in {
+        ("--member", "all", "--least", "2"): "least=2.0 is no share",
+        ("--member", "nonsense"): "member='nonsense' is none of the nested student's: 24-3x8-48, 16-2x8-32",
+        (): "member=None with output=",
+    }.items():
+        assert told in error_of(capsys, *words, *wrong)
+        assert not output.exists()
+    assert main([*words, "--member", "all"]) == 0
+    shown = capsys.readouterr().out
+    for folder, name in {"1-24-3x8-48": SIZES[0], "2-16-2x8-32": SIZES[1]}.items():
+        assert f"{name} onnx/model.onnx" in shown
+        assert verify_export(output / folder).problems == ()
+        (row,) = json.loads((output / folder / "facts.json").read_text())["runtimes"]["rows"]
+        assert row["figures"]["fidelity"] == pytest.approx(1.0, abs=1e-6)
+    assert "holds an export already" in error_of(capsys, *words, "--member", "all")
+    small = str(tmp_path / "small")
+    assert main([*words[:-1], small, "--member", SIZES[1], "--overwrite"]) == 0
+    assert (tmp_path / "small" / "onnx" / "model.onnx").is_file()
+
+
+def test_all_sizes_are_timed_side_by_side(make_nested, tmp_path):
+    trainer = make_nested(max_steps=1)
+    trainer.train()
+    student, file = str(trainer.export(tmp_path / "student")), tmp_path / "out.json"
+    grid = ["--batch_sizes", "1", "--lengths", "8", "--rounds", "1", "--backends", "torch"]
+    assert main(["latency", student, *grid, "--output", str(file)]) == 0
+    (cell,) = json.loads(file.read_text())["cells"]
+    assert list(cell["latency"]) == [f"{student} {name}" for name in SIZES]
 
 
 def test_fewer_layers_and_sizes_exclude_each_other(tmp_path):

@@ -1,6 +1,7 @@
 """Runs of nested students: all sizes learn, each is exported as the model that it was, what can't be is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ from homodistil_hf.export.export_folder import load_nested_export
 from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
 from homodistil_hf.methods.baselines.shallow import ShallowArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.models.cost import model_facts
-from homodistil_hf.models.widths import WidthPlan, widths_of
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 OTHERS = [
     *(OneShotArguments, PrunedFirstArguments, ShallowArguments),
@@ -199,22 +200,31 @@ def test_the_command_makes_one_folder(tmp_path, capsys):
     assert "member='macs=0.6' is none of the nested student's: macs=0.5, macs=0.25" in told
     told = error_of(capsys, "export", str(tmp_path / "small"), "--member", "1/4", "--output", str(tmp_path / "other"))
     assert "has no nested.json, so it holds one size alone" in told
-    with pytest.raises(ValueError, match="name one of both, such as macs=0.25"):
+    with pytest.raises(
+        ValueError, match="member=None, macs=None, latency_ms=None: name one of them, such as macs=0.25"
+    ):
         load_nested(run)
 
 
 @pytest.mark.slow
-def test_a_size_between_two_is_cut_out_of_the_largest(make_trainer, tmp_path, caplog):
-    trainer = make_trainer(**NESTED | {"student": ["macs=0.7", "macs=0.25"], "width_multiple": 1})
+def test_a_size_between_two_is_the_larger_one_with_narrower_ffns(make_trainer, tmp_path, caplog, capsys):
+    trainer = make_trainer(**NESTED | {"student": ["24-3x8-48", "16-2x8-16"]})
     trainer.train()
     student = trainer.export(tmp_path / "student")
-    between, largest = load_nested(student, macs="1/2"), BertForMaskedLM.from_pretrained(student)
-    share = model_facts(between)["encoder_macs"] / model_facts(make_teacher())["encoder_macs"]
-    assert 0.4 < share < 0.6
-    assert "macs=0.5 was not trained" in caplog.text
-    words, all_words = (model.get_input_embeddings().weight for model in (between, largest))
-    assert torch.equal(words, all_words[:, : words.shape[1]])
-    assert main(["export", str(student), "--member", "macs=0.5", "--output", str(tmp_path / "half")]) == 0
+    teacher = encoder_macs(widths_of(make_teacher().config))
+    narrow, middle, wide = (WidthPlan.uniform(24, 2, LayerWidths(3, 8, size)) for size in (16, 32, 48))
+    least, most = (encoder_macs(plan) / teacher for plan in (narrow, wide))
+    share = f"macs={(least + most) / 2 + 1e-3:.3f}"
+    between, largest = load_nested(student, share), BertForMaskedLM.from_pretrained(student)
+    assert f"{share} was not trained" in caplog.text
+    assert widths_of(between.config) == middle
+    named = dict(largest.named_parameters())
+    for name, weight in between.named_parameters():
+        assert torch.equal(weight, named[name][tuple(slice(size) for size in weight.shape)]), name
+    assert main(["export", str(student), "--member", share, "--output", str(tmp_path / "half")]) == 0
     facts = json.loads((tmp_path / "half" / "facts.json").read_text())
     assert not facts.get("evaluation")  # it wasn't measured
     assert verify_export(tmp_path / "half").problems == ()
+    told = error_of(capsys, "export", str(student), "--member", "0.1", "--output", str(tmp_path / "other"))
+    assert "member='macs=0.1' is none of the nested student's: 24-3x8-48, 16-2x8-16" in told
+    assert f"a share from macs={math.ceil(1000 * least) / 1000:g} to {most:.3g}" in told
