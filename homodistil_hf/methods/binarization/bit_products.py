@@ -3,7 +3,7 @@
 A product of whole numbers is exact either way, so what comes out is bit for bit what [`PackedLinear`] computes in
 float32 without it. Where there is no C compiler, models stay as they are.
 
-Shapes: R rows, I inputs, O outputs, W words of 64 bits, ⌈I / 64⌉, K bits of an input.
+Shapes: R rows, I inputs, O outputs, W words of 64 inputs, ⌈I / 64⌉; B batch, N heads.
 """
 
 import ctypes
@@ -21,17 +21,18 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...models.architectures.modeling_binarybert import PackedLinear, unpack
+from ...models.architectures.modeling_binarybert import BinarySelfAttention, ElasticQuantizer, PackedLinear, unpack
 
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
-_TILE = 16  # outputs beside each other, as in the C file
+# as in the C file: inputs and outputs that lie together, and rows at a time
+_WORD, _TILE, _ROWS = 64, 16, 4
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _COMPILERS = ("cc", "gcc", "clang")
 
 
 def multiply_bits(model: PreTrainedModel) -> bool:
-    """Let all packed layers of a model multiply bits from now on, wherever their inputs are on a CPU.
+    """Let all packed layers and attentions of a model multiply bits from now on, wherever their inputs are on a CPU.
 
     Args:
         model: with [`PackedLinear`] layers; from memory, or from a folder with `trust_remote_code`.
@@ -39,70 +40,157 @@ def multiply_bits(model: PreTrainedModel) -> bool:
     Returns:
         Whether they do: False where nothing is packed, or where nothing could be compiled, which the log explains.
     """
-    # By name: a folder's own modelling file has a class of its own.
-    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == PackedLinear.__name__]
+    # By name: a folder's own modelling file has classes of its own.
+    modules: dict[str, list[Any]] = {PackedLinear.__name__: [], BinarySelfAttention.__name__: []}
+    for module in model.modules():
+        modules.get(type(module).__name__, []).append(module)
+    layers, attentions = modules.values()
     if not layers:
         logger.warning("model=%s has no packed layers, so there are no bits to multiply", type(model).__name__)
     if not layers or compiled() is None:
         return False
     for layer in layers:
         layer.multiply = BitProduct(layer)
+    for attention in attentions:
+        attention.multiply = multiply_heads
     return True
 
 
 class BitProduct:
-    """The product of one packed layer, whose bits are laid out anew, once: `(⌈O / 16⌉, W, 16)` words."""
+    """The product of one packed layer, whose bits are laid out anew, once: 16 outputs × 64 inputs lie together."""
 
     def __init__(self, layer: PackedLinear):
         signs_OI = unpack(layer.packed.cpu(), layer.in_features)
+        quantizer = layer.quantizer
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
-        # bit 1 for +1 and 0 for −1, 64 inputs a word: (O, I) → (O, W, 64), with zeros behind the last input
-        bits_OW64 = F.pad((signs_OI > 0).long(), (0, -self.num_inputs % 64)).unflatten(1, (-1, 64))
-        # bit i of word w is input 64w + i; bits don't overlap, so their sum, negative with bit 63, is their union
-        words_OW = (bits_OW64 << torch.arange(64)).sum(-1)
-        # (O, W) → (⌈O / 16⌉, 16, W) → (⌈O / 16⌉, W, 16): the same word of 16 outputs lies together
-        tiles = F.pad(words_OW, (0, 0, 0, -self.num_outputs % _TILE)).unflatten(0, (-1, _TILE))
-        self.weights = tiles.transpose(1, 2).contiguous()
-        # S = Σ_i w_i of each output; those that fill the last tile have 0
-        self.sums_O = F.pad(signs_OI.sum(1).long(), (0, -self.num_outputs % _TILE))
-        self.num_words = words_OW.shape[1]
+        # values are low + step · u with u of K bits: {−1, 1} is −1 + 2u with u of one bit
+        self.step = 2 if quantizer.is_sign else 1
+        self.num_bits = ((quantizer.high - quantizer.low) // self.step).bit_length()
+        # bit 1 for +1 and 0 for −1, with zeros behind the last input and output: (O, I) → (⌈O / 16⌉, 16, W · 64)
+        padding = (0, -self.num_inputs % _WORD, 0, -self.num_outputs % _TILE)
+        bits = F.pad((signs_OI > 0).to(torch.uint8), padding).unflatten(0, (-1, _TILE))
+        self.num_words = bits.shape[-1] // _WORD
+        self.is_counted = compiled().counts_bits(self.num_bits)
+        self.weights = _words(bits) if self.is_counted else _choices(bits)
+        # low · Σ_i w_i of each output
+        self.low_sums_O = (quantizer.low * signs_OI.sum(1)).int()
 
     @torch.no_grad()
     def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied, times `scale`, plus bias, all in float32."""
+        library = compiled()
+        if library.counts_bits(self.num_bits) != self.is_counted:  # from a pickle, made on another processor
+            layer.multiply = BitProduct(layer)
+            return layer.multiply(layer, values, scale)
         quantizer = layer.quantizer
-        # values are low + step · u with u of K bits: {−1, 1} is −1 + 2u with u of one bit
-        step = 2 if quantizer.is_sign else 1
-        num_bits = ((quantizer.high - quantizer.low) // step).bit_length()
         # C computes x / scale − offset in float32; of another type it gets the result, with (0, 1) as offset and scale
-        scaling: tuple[Any, Any] = (quantizer.offset.detach(), quantizer.scale.detach())
+        coding = _Quantizer.of(quantizer)
         if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
-            scaled, scaling = scaled / quantizer.scale - quantizer.offset, (0.0, 1.0)
+            scaled = scaled / quantizer.scale - quantizer.offset
+            coding.offset, coding.scale = 0.0, 1.0
         values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
         num_rows = len(values_RI)
-        # what the two functions fill: the bits, 0 or NaN for each row, the product
-        planes_KRW = torch.empty(num_bits, num_rows, self.num_words, dtype=torch.int64)
-        spoilt_R, found_RO = torch.empty(num_rows), torch.empty(num_rows, self.num_outputs)
+        # what the two functions fill: u in words or in bytes, U, 0 or NaN for each row; space, the product
+        packed = torch.empty(num_rows, self.num_words * (8 if self.is_counted else _WORD), dtype=torch.uint8)
+        sums_R, spoilt_R = torch.empty(num_rows, dtype=torch.int32), torch.empty(num_rows)
+        space = torch.empty(-(-num_rows // _ROWS) * _ROWS, len(self.weights) * _TILE, dtype=torch.int32)
+        found_RO = torch.empty(num_rows, self.num_outputs)
         bias_O = layer.bias.detach().float().contiguous()
-        # x → u, bit by bit
-        library: Any = compiled()
+        # x → u
         library.pack_values(
-            *_addresses(values_RI, planes_KRW, spoilt_R),
-            *(num_rows, self.num_inputs, num_bits, int(quantizer.is_sign)),
-            *(quantizer.low, quantizer.high, *map(float, scaling)),
+            *_addresses(values_RI, packed, sums_R, spoilt_R),
+            *(num_rows, self.num_inputs, self.num_bits, coding),
         )
-        # low · S + step · Σ_k 2ᵏ (2 count(u_k & w) − count(u_k)), times scale, plus bias
+        # low · S + step · (2 T − U), times scale, plus bias
         library.multiply_bits(
-            *_addresses(planes_KRW, self.weights, self.sums_O, bias_O, spoilt_R, found_RO),
-            *(num_rows, self.num_outputs, self.num_words, num_bits),
-            *(quantizer.low, step, float(scale.detach())),
+            *_addresses(packed, self.weights, self.low_sums_O, bias_O, sums_R, spoilt_R, space, found_RO),
+            *(num_rows, self.num_outputs, self.num_words, self.num_bits, self.step, float(scale.detach())),
         )
         return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
 
 
+@torch.no_grad()
+def multiply_heads(
+    quantizers: tuple[ElasticQuantizer, ElasticQuantizer],
+    left_BNRI: torch.Tensor,
+    right_BNIO: torch.Tensor,
+    *,
+    factor: float = 1.0,
+    kept: torch.Tensor | None = None,
+) -> torch.Tensor | None:
+    """Attention's products, as `BinarySelfAttention` takes them: `(B, N, R, I)`, `(B, N, I, O)` → `(B, N, R, O)`.
+
+    Returns:
+        Factor · left · right, of codes, float32; None where torch has to multiply: of other types, of NaN, and where
+        `kept`, that can be expanded to `(B, 1, R, I)`, differs between rows.
+    """
+    (batch, heads, rows, inputs), outputs = left_BNRI.shape, right_BNIO.shape[-1]
+    if left_BNRI.dtype != torch.float32 or right_BNIO.dtype != torch.float32:
+        return None
+    if kept is not None:
+        kept = kept.expand(batch, kept.shape[1], rows, inputs)
+        if not kept.equal(kept[:, :1, :1].expand_as(kept)):
+            return None
+        kept = kept[:, 0, 0].to(torch.uint8).contiguous()
+    if left_BNRI.stride(-1) != 1:
+        left_BNRI = left_BNRI.contiguous()
+    if 1 not in right_BNIO.stride()[2:]:
+        right_BNIO = right_BNIO.contiguous()
+    # heads lie beside each other where the right one's do, as a layer takes them
+    found = torch.empty(batch, heads, rows, outputs)
+    if right_BNIO.stride(-1) == 1:
+        found = torch.empty(batch, rows, heads, outputs).transpose(1, 2)
+    one, other = quantizers
+    is_done = compiled().multiply_heads(
+        *_addresses(left_BNRI, right_BNIO),
+        kept if kept is None else kept.data_ptr(),
+        found.data_ptr(),
+        *(_longs(batch, heads, rows, inputs, outputs), _longs(*left_BNRI.stride())),
+        *(_longs(*right_BNIO.stride()), _longs(*found.stride())),
+        *(_Quantizer.of(one), _Quantizer.of(other), float(one.scale * other.scale * factor)),
+    )
+    return found if is_done else None
+
+
+class _Quantizer(ctypes.Structure):
+    """The struct of this name in C."""
+
+    _fields_ = (
+        *((name, ctypes.c_float) for name in ("offset", "scale", "low", "high")),
+        ("is_sign", ctypes.c_int),
+    )
+
+    @classmethod
+    def of(cls, quantizer: ElasticQuantizer) -> "_Quantizer":
+        return cls(
+            *(float(quantizer.offset.detach()), float(quantizer.scale.detach())),
+            *(quantizer.low, quantizer.high, quantizer.is_sign),
+        )
+
+
+def _longs(*values: int) -> Any:
+    return (ctypes.c_long * len(values))(*values)
+
+
+def _words(bits: torch.Tensor) -> torch.Tensor:
+    """`(tiles, 16, W · 64)` uint8 of 0 and 1 → `(tiles, W, 16)` int64: bit i of a word is input i of its 64."""
+    # bits don't overlap, so their sum, negative with bit 63, is their union
+    words = (bits.unflatten(-1, (-1, _WORD)).long() << torch.arange(_WORD)).sum(-1)
+    return words.transpose(1, 2).contiguous()
+
+
+def _choices(bits: torch.Tensor) -> torch.Tensor:
+    """`(tiles, 16, W · 64)` uint8 of 0 and 1 → `(tiles, W, 128)` uint8: four inputs in each half of a byte."""
+    # outputs 0, 8, 1, 9 … of a tile; inputs of a word by 32, 16, 4 and 1
+    parts = bits.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2).unflatten(-1, (-1, 2, 2, 4, 4))
+    places = torch.arange(8, dtype=torch.uint8).view(2, 1, 4)  # lower and upper half, four bits each
+    bytes_ = (parts << places).sum((-3, -1), dtype=torch.uint8)  # (tiles, 16, W, 2, 4)
+    return bytes_.permute(0, 2, 3, 4, 1).flatten(2).contiguous()
+
+
 @lru_cache(maxsize=1)
-def compiled() -> ctypes.CDLL | None:
-    """Compile the C file for this machine, once a process, and load it; None where no compiler does it."""
+def compiled() -> Any:
+    """Compile the C file for this machine, once a process; the `ctypes.CDLL`, or None where no compiler does it."""
     command = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), _COMPILERS[0])
     run = partial(subprocess.run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     try:
@@ -118,8 +206,10 @@ def compiled() -> ctypes.CDLL | None:
         logger.warning("%s was not compiled by CC=%s, or does not load: %s", SOURCE.name, command, output or error)
         return None
     address, count, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
-    library.pack_values.argtypes = [address] * 3 + [count] * 2 + [ctypes.c_int] * 2 + [number] * 4
-    library.multiply_bits.argtypes = [address] * 6 + [count] * 3 + [ctypes.c_int] + [number] * 3
+    library.counts_bits.argtypes = [ctypes.c_int]
+    library.pack_values.argtypes = [address] * 4 + [count] * 2 + [ctypes.c_int, _Quantizer]
+    library.multiply_bits.argtypes = [address] * 8 + [count] * 3 + [ctypes.c_int] * 2 + [number]
+    library.multiply_heads.argtypes = [address] * 4 + [ctypes.POINTER(count)] * 4 + [_Quantizer] * 2 + [number]
     return library
 
 

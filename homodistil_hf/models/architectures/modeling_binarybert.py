@@ -4,7 +4,8 @@ In training, float weights stand behind the bits and learn through them (straigh
 takes one bit and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file imports
 torch, transformers and the modelling files beside it only, because it travels inside exports as remote code.
 
-Shapes: B batch, T tokens, N heads, D channels of a head, I inputs, O outputs, P packed bytes of a row, ⌈I / 8⌉.
+Shapes: B batch, T tokens, N heads, D channels of a head, R rows, I inputs, O outputs, P packed bytes of a row,
+⌈I / 8⌉.
 """
 
 from typing import Any
@@ -310,6 +311,8 @@ class PackedEmbedding(nn.Module):
 class BinarySelfAttention(nn.Module):
     """Self-attention whose two products are taken of few bits: of queries, keys, values and the shares.
 
+    `multiply`, if set, takes the products.
+
     Args:
         attention: the float one, whose heads and scale stay.
         config: of the model.
@@ -332,31 +335,55 @@ class BinarySelfAttention(nn.Module):
             setattr(self, name, _linear(config, old.in_features, old.out_features))
             setattr(self, f"{name}_bits", _quantizer(config, is_signed=True))
         self.share_bits = _quantizer(config, is_signed=False)
+        self.multiply: Any = None
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`(B, T, H)` → `(B, T, N · D)`, and the shares `(B, N, T, T)` before they lose bits."""
-        # whole numbers and a scale each, by head: (B, T, N · D) → (B, N, T, D)
+        # by head: (B, T, N · D) → (B, N, T, D)
         by_head = (self.num_attention_heads, self.attention_head_size)
-        (query_BNTD, query_scale), (key_BNTD, key_scale), (value_BNTD, value_scale) = (
-            getattr(self, f"{name}_bits")(getattr(self, name)(hidden_states).unflatten(-1, by_head).transpose(1, 2))
+        query_BNTD, key_BNTD, value_BNTD = (
+            getattr(self, name)(hidden_states).unflatten(-1, by_head).transpose(1, 2)
             for name in ("query", "key", "value")
         )
-        # A = q·kᵀ / √d: sums over D channels, which must fit float16, scaled afterwards
-        power = power_for(self.attention_head_size * self.query_bits.largest * self.key_bits.largest)
-        keys_BNDT = key_BNTD.transpose(-1, -2) * power
-        scores_BNTT = query_BNTD @ keys_BNDT * (query_scale / power * key_scale * self.scaling)
+        # A = q·kᵀ / √d
+        scores_BNTT = self._product(
+            (self.query_bits, self.key_bits), query_BNTD, key_BNTD.transpose(-1, -2), factor=self.scaling
+        )
+        kept = None
         if attention_mask is not None:
             scores_BNTT = scores_BNTT + attention_mask
+            kept = attention_mask.exp() > 0
         shares_BNTT = self.dropout(scores_BNTT.softmax(-1))
-        codes_BNTT, share_scale = self.share_bits(shares_BNTT)
-        if attention_mask is not None:  # a share of 0 may have another code
-            codes_BNTT = codes_BNTT * (attention_mask.exp() > 0)
-        # shares times values: sums over T tokens
-        power = power_for(codes_BNTT.shape[-1] * self.share_bits.largest * self.value_bits.largest)
-        context_BNTD = codes_BNTT @ (value_BNTD * power) * (share_scale / power * value_scale)
+        context_BNTD = self._product((self.share_bits, self.value_bits), shares_BNTT, value_BNTD, kept=kept)
         return context_BNTD.transpose(1, 2).flatten(2), shares_BNTT
+
+    def _product(
+        self,
+        quantizers: tuple[ElasticQuantizer, ElasticQuantizer],
+        left_BNRI: torch.Tensor,
+        right_BNIO: torch.Tensor,
+        *,
+        factor: float = 1.0,
+        kept: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Factor · left · right of few bits each, `(B, N, R, O)`; what is not `kept` of left counts nothing."""
+        # as a layer: bits are multiplied as they are on a CPU, but for calibration
+        calibrates = any(quantizer.calibrates for quantizer in quantizers)
+        if self.multiply is not None and left_BNRI.device.type == "cpu" and not calibrates:
+            found = self.multiply(quantizers, left_BNRI, right_BNIO, factor=factor, kept=kept)
+            if found is not None:
+                return found
+        (codes_BNRI, scale), (others_BNIO, other_scale) = (
+            quantizer(values) for quantizer, values in zip(quantizers, (left_BNRI, right_BNIO), strict=True)
+        )
+        if kept is not None:  # a share of 0 may have another code
+            codes_BNRI = codes_BNRI * kept
+        # the largest sum must fit float16
+        power = power_for(codes_BNRI.shape[-1] * quantizers[0].largest * quantizers[1].largest)
+        product_BNRO = codes_BNRI @ (others_BNIO if power == 1 else others_BNIO * power)
+        return product_BNRO * (scale / power * other_scale * factor)
 
 
 def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> ElasticQuantizer:
