@@ -1,17 +1,31 @@
 """One bit a weight: the worth of the method's parts, of activations' bits and of narrow students; the speed of bits.
 
-The speed is of benchmarks/studies/binarization.py at commit 4419268. The row of one set is of the same commit, by the
-commands on the page. The other rows and the picture are of benchmarks/binarization.py at commit 7db6fe1.
+    python -m benchmarks.studies.binarization kernel    # minutes, on a quiet machine
+
+The row of one set is of this file at commit 4419268, by the commands on the page. The other rows and the picture are of
+benchmarks/binarization.py at commit 7db6fe1.
 """
 
-from collections.abc import Mapping
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.studies.study import Study
+from homodistil_hf.files.provenance import machine_facts
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
+from homodistil_hf.methods.binarization.bit_products import multiply_bits
+from homodistil_hf.models.onnx_graphs import export_onnx, onnx_runner
+from homodistil_hf.plans.latency import FirstOutput, figures, model_inputs, time_in_turns
 from homodistil_hf.tables import markdown_table
 
 from ..spread import Spread
@@ -19,7 +33,81 @@ from ..spread import Spread
 PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"
 RUNGS = ("one set, one step", "+ two sets", "+ elastic", "+ multi-distillation")
+LINEARS = {"attention": "attention.self.query", "FFN, first": "intermediate.dense", "FFN, second": "output.dense"}
+MODELS = {"BERT-base": (12, 768, 64), "6 × 384": (6, 384, 32), "6 × 192, a quarter of it": (6, 192, 32)}
+"""Layers, hidden size and head size of whole models, whose FFN is four times as wide."""
+BITS = (8, 4, 1)
+"""Of activations; 2 take the way of 4."""
+FLOATS = ("ONNX Runtime", "ONNX Runtime, int8", "torch")
+"""What bits are timed in turns with; all ratios are to the first one."""
 Rows = Mapping[str, Mapping[str, Any]]
+
+
+def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
+    """Time whole models, and linear layers of the first one, on one core: float32, int8, and bits multiplied."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    cases = {}
+    for name, (num_layers, hidden_size, head_size) in MODELS.items():
+        config = BertConfig(
+            num_hidden_layers=num_layers,
+            hidden_size=hidden_size,
+            num_attention_heads=hidden_size // head_size,
+            intermediate_size=4 * hidden_size,
+        )
+        model = BertForSequenceClassification(config).eval()
+        inputs = model_inputs(config, 1, options.length)
+        packed = {bits: _packed(model, inputs, bits) for bits in BITS}
+        if not cases:
+            for linear, place in LINEARS.items():
+                layer: Any = model.bert.encoder.layer[0].get_submodule(place)
+                forms = {bits: one.bert.encoder.layer[0].get_submodule(place) for bits, one in packed.items()}
+                values = torch.randn(1, options.length, layer.in_features)
+                title = f"{linear} {layer.in_features} → {layer.out_features}"
+                cases[title] = _timed(title, layer, forms, (values,), options)
+        forms = {bits: FirstOutput(one) for bits, one in packed.items()}
+        cases[name] = _timed(name, FirstOutput(model), forms, inputs, options)
+    return {"length": options.length, "num_rounds": options.num_rounds, "cases": cases}
+
+
+def _packed(model: BertForSequenceClassification, inputs: Sequence[torch.Tensor], bits: int) -> Any:
+    binary = to_binary(model, activation_bits=bits)
+    calibrate(binary, dict(zip(("input_ids", "attention_mask"), inputs, strict=True)))
+    packed = to_packed(binary)
+    if not multiply_bits(packed):
+        raise ValueError("bits can't be multiplied here, as there is no C compiler; install one")
+    return packed
+
+
+def _timed(
+    name: str,
+    model: nn.Module,
+    packed: Mapping[int, nn.Module],
+    inputs: Sequence[torch.Tensor],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        graph, int8 = Path(folder, "model.onnx"), Path(folder, "int8.onnx")
+        export_onnx(model, inputs, graph)
+        # shapes that torch has inferred would contradict the quantizer's
+        loaded = onnx.load(graph)
+        del loaded.graph.value_info[:]
+        onnx.save(loaded, graph)
+        quantize_dynamic(graph, int8, per_channel=True)
+        runners = [onnx_runner(graph, num_threads=1), onnx_runner(int8, num_threads=1), model]
+        forms = dict(zip(FLOATS, runners, strict=True)) | {_of_bits(bits): one for bits, one in packed.items()}
+        print(f"timing {name}", flush=True)
+        passes = {form: partial(run, *inputs) for form, run in forms.items()}
+        found = figures(time_in_turns(passes, num_rounds=options.num_rounds))
+    print(f"timed {name}: {found['speed_up']}", flush=True)
+    return found
+
+
+def _of_bits(bits: int) -> str:
+    return f"bits, {bits} of activations"
 
 
 def ladder_table(rows: Rows) -> list[str]:
@@ -71,13 +159,16 @@ def narrow_table(rows: Rows) -> list[str]:
 
 
 def kernel_table(found: Mapping[str, Any]) -> list[str]:
-    """Median milliseconds, and the ratio of the medians, with quartiles of the rounds' ratios."""
+    """Median milliseconds of float32 in ONNX Runtime; × as fast of each form: of medians, quartiles of the rounds."""
+    first, *others = [*FLOATS, *map(_of_bits, BITS)]
     cells = []
     for name, case in found["cases"].items():
-        times = [f"{case['latency'][form]['median_ms']:.2f}" for form in ("float32", "bits")]
-        ratio = "{ratio:.2f} ({lower_quartile:.2f} – {upper_quartile:.2f})".format(**case["speed_up"]["bits"])
-        cells.append([name, *times, ratio])
-    return markdown_table(["", "float32, ms", "bits, ms", "× as fast"], cells)
+        ratios = [
+            "{ratio:.1f} ({lower_quartile:.1f} – {upper_quartile:.1f})".format(**case["speed_up"][form])
+            for form in others
+        ]
+        cells.append([name, f"{case['latency'][first]['median_ms']:.2f}", *ratios])
+    return markdown_table(["", f"{first}, ms", *others], cells)
 
 
 TABLES = {"ladder": ladder_table, "bits": bits_table, "narrow": narrow_table, "kernel": kernel_table}
@@ -86,3 +177,18 @@ STUDY = Study(
     Path("docs/binarization.md"),
     lambda record: {part: table(record[part]) for part, table in TABLES.items() if part in record},
 )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=["kernel"])
+    parser.add_argument("--length", type=int, default=128, help="tokens")
+    parser.add_argument("--num_rounds", type=int, default=20, help="timed rounds")
+    found = run_kernel(parser.parse_args(arguments))
+    record = STUDY.read() | {"kernel": found, "machine, kernel": machine_facts()}
+    STUDY.record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    STUDY.page.write_text(STUDY.page_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -91,8 +91,8 @@ static int quantize(const float *values, float *codes, long count, quantizer q) 
 
 /* values (rows, inputs) -> u, as words of 64 bits that are counted, else as bytes, filled up with 0 to whole words; U of
    each row, and 0, or NaN where one of its values is NaN */
-void pack_values(const float *values, void *packed, int32_t *sums, float *spoilt, long rows, long inputs, int bits,
-                 quantizer q) {
+static void pack_values(const float *values, void *packed, int32_t *sums, float *spoilt, long rows, long inputs, int bits,
+                        quantizer q) {
   const long words = (inputs + WORD - 1) / WORD;
 #pragma omp parallel for
   for (long r = 0; r < rows; r++) {
@@ -232,9 +232,9 @@ static void add_chosen(const uint8_t *const *x, const uint8_t *tile, long words,
 /* u as pack_values leaves it, weights (outputs / TILE, words, TILE_BYTES), low S and bias (outputs), U and spoilt (rows)
    -> y (rows, outputs), products times scale plus bias, and NaN in spoilt rows; space (rows / ROWS, ROWS, outputs) has
    whole tiles of outputs */
-void multiply_bits(const void *packed, const uint8_t *weights, const int32_t *low_sums, const float *bias,
-                   const int32_t *sums, const float *spoilt, int32_t *space, float *y, long rows, long outputs,
-                   long words, int bits, int step, float scale) {
+static void multiply_packed(const void *packed, const uint8_t *weights, const int32_t *low_sums, const float *bias,
+                            const int32_t *sums, const float *spoilt, int32_t *space, float *y, long rows,
+                            long outputs, long words, int bits, int step, float scale) {
   const long width = (outputs + TILE - 1) / TILE * TILE, row_bytes = words * (counts_bits(bits) ? 8 : WORD);
 #pragma omp parallel for
   for (long first = 0; first < rows; first += ROWS) {
@@ -277,6 +277,24 @@ void multiply_bits(const void *packed, const uint8_t *weights, const int32_t *lo
         to[o] = (float)(low_sums[o] + step * (2 * totals[o] - sum)) * scale + bias[o] + nan;
     }
   }
+}
+
+/* values (rows, inputs), weights (outputs / TILE, words, TILE_BYTES), low S and bias (outputs) -> y (rows, outputs), codes
+   of the values times +-1, times scale, plus bias; returns whether there was memory for it */
+int multiply_bits(const float *values, const uint8_t *weights, const int32_t *low_sums, const float *bias, float *y,
+                  long rows, long inputs, long outputs, int bits, quantizer q, float scale) {
+  const long words = (inputs + WORD - 1) / WORD, width = (outputs + TILE - 1) / TILE * TILE;
+  const long filled = (rows + ROWS - 1) / ROWS * ROWS;
+  /* u, U, NaN, and space for totals */
+  void *packed = malloc(filled * (WORD * words + 8 + 4 * width) + 1);
+  if (!packed) return 0;
+  int32_t *sums = (int32_t *)((uint8_t *)packed + filled * WORD * words);
+  float *spoilt = (float *)(sums + filled);
+  pack_values(values, packed, sums, spoilt, rows, inputs, bits, q);
+  multiply_packed(packed, weights, low_sums, bias, sums, spoilt, (int32_t *)(spoilt + filled), y, rows, outputs, words,
+                  bits, q.is_sign ? 2 : 1, scale);
+  free(packed);
+  return 1;
 }
 
 /* Products of codes with codes: bytes of the left one, code - low, with codes of the right one. A panel of it has PANEL
@@ -331,12 +349,13 @@ static void multiply_codes(const uint8_t *x, const code *panel, long inputs, int
 }
 
 /* left (heads, rows, inputs) times right (heads, inputs, outputs), by heads of a batch -> y (heads, rows, outputs), products
-   of codes times scale; codes of inputs that are not kept (batch, inputs) are 0. Strides are of batch, head, row, column;
+   of codes times their scales and factor; codes of inputs that are not kept (batch, inputs) are 0. Strides are of batch, head, row, column;
    a row of left and y, and a row or a column of right, lies together. Returns whether it could: there was memory and no
    NaN. */
 int multiply_heads(const float *left, const float *right, const uint8_t *kept, float *y, const long *sizes,
                    const long *left_strides, const long *right_strides, const long *y_strides, quantizer left_q,
-                   quantizer right_q, float scale) {
+                   quantizer right_q, float factor) {
+  const float scale = left_q.scale * right_q.scale * factor;
   const long batch = sizes[0], heads = sizes[1], rows = sizes[2], inputs = sizes[3], outputs = sizes[4];
   const long depth = (inputs + GROUP - 1) / GROUP * GROUP, width = (outputs + PANEL - 1) / PANEL * PANEL;
   const long longest = depth > width ? depth : width, low = (long)left_q.low;

@@ -21,12 +21,17 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...models.architectures.modeling_binarybert import BinarySelfAttention, ElasticQuantizer, PackedLinear, unpack
+from ...models.architectures.modeling_binarybert import (
+    BinarySelfAttention,
+    ElasticQuantizer,
+    PackedLinear,
+    scale_of,
+    unpack,
+)
 
 logger = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
-# as in the C file: inputs and outputs that lie together, and rows at a time
-_WORD, _TILE, _ROWS = 64, 16, 4
+_WORD, _TILE = 64, 16  # inputs and outputs that lie together, as in the C file
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # rounds where torch does
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -64,8 +69,7 @@ class BitProduct:
         quantizer = layer.quantizer
         self.num_inputs, self.num_outputs = layer.in_features, layer.out_features
         # values are low + step · u with u of K bits: {−1, 1} is −1 + 2u with u of one bit
-        self.step = 2 if quantizer.is_sign else 1
-        self.num_bits = ((quantizer.high - quantizer.low) // self.step).bit_length()
+        self.num_bits = ((quantizer.high - quantizer.low) // (2 if quantizer.is_sign else 1)).bit_length()
         # bit 1 for +1 and 0 for −1, with zeros behind the last input and output: (O, I) → (⌈O / 16⌉, 16, W · 64)
         padding = (0, -self.num_inputs % _WORD, 0, -self.num_outputs % _TILE)
         bits = F.pad((signs_OI > 0).to(torch.uint8), padding).unflatten(0, (-1, _TILE))
@@ -75,41 +79,30 @@ class BitProduct:
         # low · Σ_i w_i of each output
         self.low_sums_O = (quantizer.low * signs_OI.sum(1)).int()
 
-    @torch.no_grad()
-    def __call__(self, layer: PackedLinear, values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied, times `scale`, plus bias, all in float32."""
+    def __call__(self, layer: PackedLinear, values: torch.Tensor) -> torch.Tensor:
+        """`(…, I)` → `(…, O)` of the values' type: quantized, multiplied and scaled, plus bias, all in float32."""
         library = compiled()
         if library.counts_bits(self.num_bits) != self.is_counted:  # from a pickle, made on another processor
             layer.multiply = BitProduct(layer)
-            return layer.multiply(layer, values, scale)
+            return layer.multiply(layer, values)
         quantizer = layer.quantizer
-        # C computes x / scale − offset in float32; of another type it gets the result, with (0, 1) as offset and scale
-        coding = _Quantizer.of(quantizer)
-        if (scaled := values.detach()).dtype != torch.float32:  # it rounds as its own type does
-            scaled = scaled / quantizer.scale - quantizer.offset
-            coding.offset, coding.scale = 0.0, 1.0
-        values_RI = scaled.float().reshape(-1, self.num_inputs).contiguous()
-        num_rows = len(values_RI)
-        # what the two functions fill: u in words or in bytes, U, 0 or NaN for each row; space, the product
-        packed = torch.empty(num_rows, self.num_words * (8 if self.is_counted else _WORD), dtype=torch.uint8)
-        sums_R, spoilt_R = torch.empty(num_rows, dtype=torch.int32), torch.empty(num_rows)
-        space = torch.empty(-(-num_rows // _ROWS) * _ROWS, len(self.weights) * _TILE, dtype=torch.int32)
-        found_RO = torch.empty(num_rows, self.num_outputs)
-        bias_O = layer.bias.detach().float().contiguous()
-        # x → u
-        library.pack_values(
-            *_addresses(values_RI, packed, sums_R, spoilt_R),
-            *(num_rows, self.num_inputs, self.num_bits, coding),
+        coding = _coding_of(quantizer)
+        scale, scaled = coding.scale * layer.weight_scale.item(), values.detach()
+        # C computes x / scale − offset in float32; of another type it gets the result, which rounds as that type does
+        if values.dtype != torch.float32:
+            scaled = (scaled / quantizer.scale - quantizer.offset).detach().float()
+            coding = _Quantizer(0.0, 1.0, coding.low, coding.high, coding.is_sign)
+        found = torch.empty(*values.shape[:-1], self.num_outputs)
+        scaled, bias_O = scaled.contiguous(), layer.bias.detach().float().contiguous()
+        is_done = library.multiply_bits(
+            *_addresses(scaled, self.weights, self.low_sums_O, bias_O, found),
+            *(found.numel() // self.num_outputs, self.num_inputs, self.num_outputs, self.num_bits, coding, scale),
         )
-        # low · S + step · (2 T − U), times scale, plus bias
-        library.multiply_bits(
-            *_addresses(packed, self.weights, self.low_sums_O, bias_O, sums_R, spoilt_R, space, found_RO),
-            *(num_rows, self.num_outputs, self.num_words, self.num_bits, self.step, float(scale.detach())),
-        )
-        return found_RO.reshape(*values.shape[:-1], self.num_outputs).to(values.dtype)
+        if not is_done:
+            raise MemoryError(f"no memory for the product of {tuple(values.shape)} values of few bits")
+        return found.to(values.dtype)
 
 
-@torch.no_grad()
 def multiply_heads(
     quantizers: tuple[ElasticQuantizer, ElasticQuantizer],
     left_BNRI: torch.Tensor,
@@ -147,7 +140,7 @@ def multiply_heads(
         found.data_ptr(),
         *(_longs(batch, heads, rows, inputs, outputs), _longs(*left_BNRI.stride())),
         *(_longs(*right_BNIO.stride()), _longs(*found.stride())),
-        *(_Quantizer.of(one), _Quantizer.of(other), float(one.scale * other.scale * factor)),
+        *(_coding_of(one), _coding_of(other), factor),
     )
     return found if is_done else None
 
@@ -160,14 +153,20 @@ class _Quantizer(ctypes.Structure):
         ("is_sign", ctypes.c_int),
     )
 
-    @classmethod
-    def of(cls, quantizer: ElasticQuantizer) -> "_Quantizer":
-        return cls(
-            *(float(quantizer.offset.detach()), float(quantizer.scale.detach())),
-            *(quantizer.low, quantizer.high, quantizer.is_sign),
-        )
+
+def _coding_of(quantizer: ElasticQuantizer) -> _Quantizer:
+    # what C is given of a quantizer; numbers that were met before cost no arithmetic
+    log_scale = quantizer.log_scale
+    sizes = quantizer.low, quantizer.high, quantizer.is_sign
+    return _coding(log_scale.item(), quantizer.offset.item(), log_scale.dtype, *sizes)
 
 
+@lru_cache(maxsize=4096)
+def _coding(log_scale: float, offset: float, dtype: torch.dtype, low: int, high: int, is_sign: bool) -> _Quantizer:
+    return _Quantizer(offset, scale_of(torch.tensor(log_scale, dtype=dtype)).item(), low, high, is_sign)
+
+
+@lru_cache(maxsize=1024)
 def _longs(*values: int) -> Any:
     return (ctypes.c_long * len(values))(*values)
 
@@ -207,8 +206,7 @@ def compiled() -> Any:
         return None
     address, count, number = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
     library.counts_bits.argtypes = [ctypes.c_int]
-    library.pack_values.argtypes = [address] * 4 + [count] * 2 + [ctypes.c_int, _Quantizer]
-    library.multiply_bits.argtypes = [address] * 8 + [count] * 3 + [ctypes.c_int] * 2 + [number]
+    library.multiply_bits.argtypes = [address] * 5 + [count] * 3 + [ctypes.c_int, _Quantizer, number]
     library.multiply_heads.argtypes = [address] * 4 + [ctypes.POINTER(count)] * 4 + [_Quantizer] * 2 + [number]
     return library
 

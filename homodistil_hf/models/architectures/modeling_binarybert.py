@@ -82,9 +82,8 @@ class ElasticQuantizer(nn.Module):
 
     @property
     def scale(self) -> torch.Tensor:
-        """α, scalar; never 0, as the α of inputs that are all 0 would be in half precision."""
-        kind = torch.finfo(self.log_scale.dtype)
-        return self.log_scale.exp().clamp(min=kind.tiny * kind.eps)
+        """α, scalar."""
+        return scale_of(self.log_scale)
 
     def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return whole numbers of the set, in the values' shape and type, and α; their product approximates x."""
@@ -119,6 +118,12 @@ class ElasticQuantizer(nn.Module):
             errors = [(one * self.quantized(sample / one) - sample).square().sum() for one in scales.clamp(min=1e-8)]
             scale = scales[torch.stack(errors).argmin()]
         self.log_scale.copy_(scale.clamp(min=1e-8).log())
+
+
+def scale_of(log_scale: torch.Tensor) -> torch.Tensor:
+    """α for log α; never 0, as the α of inputs that are all 0 would be in half precision."""
+    kind = torch.finfo(log_scale.dtype)
+    return log_scale.exp().clamp(min=kind.tiny * kind.eps)
 
 
 _SAMPLE = 2**16  # values of a batch that α starts from
@@ -227,7 +232,7 @@ class PackedLinear(nn.Module):
         """`(…, I)` → `(…, O)`."""
         # bits are multiplied as they are on a CPU; calibration needs the values
         if self.multiply is not None and values.device.type == "cpu" and not self.quantizer.calibrates:
-            return self.multiply(self, values, self.quantizer.scale.float() * self.weight_scale.float())
+            return self.multiply(self, values)
         codes, step = self.quantizer(values)
         power = power_for(self.in_features * self.quantizer.largest)
         # unpacked once for a device and a type
