@@ -46,6 +46,7 @@ CELLS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "family_as_long_kl": ("results", ("0.252",), "alone, as many tokens as the family so far"),
     "pruned_70": ("gradient_free", ("70%", "R2D2, norms + rescaling"), "kept"),
     "pruned_60": ("gradient_free", ("60%", "R2D2, norms + rescaling"), "kept"),
+    **{f"bits_{name[0]}_faster": ("binarization", ("BERT-base",), name) for name in ("8 bits", "4 bits", "1 bit")},
     "base_tokens_per_s": ("performance", ("bert-base-bfloat16",), "tokens/s"),
 }
 """Name → page of docs/, first cells of a row in a table there, and the column."""
@@ -167,3 +168,7 @@ def _row_orders() -> dict[str, str]:
                 mean = statistics.fmean(run[key] for run in runs)
                 found[f"order_{prefix}{name}_{key}"] = f"{factor * mean:.{digits}f}"
     return found
+
+
+if __name__ == "__main__":
+    main()

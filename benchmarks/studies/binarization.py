@@ -2,14 +2,14 @@
 
     python -m benchmarks.studies.binarization kernel    # minutes, on a quiet machine
 
-The row of one set is of this file at commit 4419268, by the commands on the page. The other rows and the picture are of
-benchmarks/binarization.py at commit 7db6fe1.
+The row of one set is of this file at commit 4419268, by the commands on the page. The other rows and the picture are
+of benchmarks/binarization.py at commit 7db6fe1.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -25,7 +25,7 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
 from homodistil_hf.models.onnx_graphs import export_onnx, onnx_runner
-from homodistil_hf.plans.latency import FirstOutput, figures, model_inputs, time_in_turns
+from homodistil_hf.plans.latency import FirstOutput, Pass, figures, model_inputs, time_in_turns
 from homodistil_hf.tables import markdown_table
 
 from ..spread import Spread
@@ -34,8 +34,14 @@ PICTURE = Path("docs/results/studies/binarization.png")
 FLOAT = "float"
 RUNGS = ("one set, one step", "+ two sets", "+ elastic", "+ multi-distillation")
 LINEARS = {"attention": "attention.self.query", "FFN, first": "intermediate.dense", "FFN, second": "output.dense"}
-MODELS = {"BERT-base": (12, 768, 64), "6 × 384": (6, 384, 32), "6 × 192, a quarter of it": (6, 192, 32)}
-"""Layers, hidden size and head size of whole models, whose FFN is four times as wide."""
+LENGTH, SHORT = 128, 2
+MODELS = {
+    "BERT-base": (12, 768, 64, LENGTH),
+    "6 × 384": (6, 384, 32, LENGTH),
+    "6 × 192": (6, 192, 32, LENGTH),
+    f"6 × 192, {SHORT} tokens": (6, 192, 32, SHORT),
+}
+"""Layers, hidden size and head size of whole models, whose FFN is four times as wide; tokens of the row."""
 BITS = (8, 4, 1)
 """Of activations; 2 take the way of 4."""
 FLOATS = ("ONNX Runtime", "ONNX Runtime, int8", "torch")
@@ -47,8 +53,8 @@ def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
     """Time whole models, and linear layers of the first one, on one core: float32, int8, and bits multiplied."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    cases = {}
-    for name, (num_layers, hidden_size, head_size) in MODELS.items():
+    cases: dict[str, Any] = {}
+    for name, (num_layers, hidden_size, head_size, length) in MODELS.items():
         config = BertConfig(
             num_hidden_layers=num_layers,
             hidden_size=hidden_size,
@@ -56,18 +62,18 @@ def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
             intermediate_size=4 * hidden_size,
         )
         model = BertForSequenceClassification(config).eval()
-        inputs = model_inputs(config, 1, options.length)
+        inputs = model_inputs(config, 1, length)
         packed = {bits: _packed(model, inputs, bits) for bits in BITS}
         if not cases:
             for linear, place in LINEARS.items():
                 layer: Any = model.bert.encoder.layer[0].get_submodule(place)
                 forms = {bits: one.bert.encoder.layer[0].get_submodule(place) for bits, one in packed.items()}
-                values = torch.randn(1, options.length, layer.in_features)
+                values = torch.randn(1, length, layer.in_features)
                 title = f"{linear} {layer.in_features} → {layer.out_features}"
                 cases[title] = _timed(title, layer, forms, (values,), options)
         forms = {bits: FirstOutput(one) for bits, one in packed.items()}
         cases[name] = _timed(name, FirstOutput(model), forms, inputs, options)
-    return {"length": options.length, "num_rounds": options.num_rounds, "cases": cases}
+    return {"num_rounds": options.num_rounds, "cases": cases}
 
 
 def _packed(model: BertForSequenceClassification, inputs: Sequence[torch.Tensor], bits: int) -> Any:
@@ -97,17 +103,19 @@ def _timed(
         del loaded.graph.value_info[:]
         onnx.save(loaded, graph)
         quantize_dynamic(graph, int8, per_channel=True)
-        runners = [onnx_runner(graph, num_threads=1), onnx_runner(int8, num_threads=1), model]
-        forms = dict(zip(FLOATS, runners, strict=True)) | {_of_bits(bits): one for bits, one in packed.items()}
+        runners: list[Callable[..., object]] = [onnx_runner(path, num_threads=1) for path in (graph, int8)]
+        runners += [model, *packed.values()]
+        names = [*FLOATS, *map(_of_bits, packed)]
+        passes: dict[str, Pass] = {form: partial(run, *inputs) for form, run in zip(names, runners, strict=True)}
         print(f"timing {name}", flush=True)
-        passes = {form: partial(run, *inputs) for form, run in forms.items()}
         found = figures(time_in_turns(passes, num_rounds=options.num_rounds))
-    print(f"timed {name}: {found['speed_up']}", flush=True)
+    ratios = {form: round(one["ratio"], 2) for form, one in found["speed_up"].items()}
+    print(f"timed {name}, times as fast as {FLOATS[0]}: {ratios}", flush=True)
     return found
 
 
 def _of_bits(bits: int) -> str:
-    return f"bits, {bits} of activations"
+    return f"{bits} bits" if bits > 1 else "1 bit"
 
 
 def ladder_table(rows: Rows) -> list[str]:
@@ -159,7 +167,7 @@ def narrow_table(rows: Rows) -> list[str]:
 
 
 def kernel_table(found: Mapping[str, Any]) -> list[str]:
-    """Median milliseconds of float32 in ONNX Runtime; × as fast of each form: of medians, quartiles of the rounds."""
+    """Median ms of float32 in ONNX Runtime; times as fast: ratios of medians, quartiles of the ratios of rounds."""
     first, *others = [*FLOATS, *map(_of_bits, BITS)]
     cells = []
     for name, case in found["cases"].items():
@@ -182,7 +190,6 @@ STUDY = Study(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", choices=["kernel"])
-    parser.add_argument("--length", type=int, default=128, help="tokens")
     parser.add_argument("--num_rounds", type=int, default=20, help="timed rounds")
     found = run_kernel(parser.parse_args(arguments))
     record = STUDY.read() | {"kernel": found, "machine, kernel": machine_facts()}
