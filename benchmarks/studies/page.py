@@ -1,11 +1,11 @@
-"""Write the tables of every study into its page, and draw the README's plot, from the records in docs/results/.
+"""Write the tables of every study into its page, and draw plots, from the records in docs/results/.
 
 python -m benchmarks.studies.page
 """
 
 from pkgutil import resolve_name
 
-from benchmarks.studies import first_screen
+from benchmarks.studies import first_screen, nested
 from benchmarks.studies.study import Study
 
 STUDIES = (
@@ -19,7 +19,7 @@ STUDIES = (
     ),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
-    "multi_vector.STUDY",
+    *("multi_vector.STUDY", "nested.STUDY"),
     *("other_teachers.DEPTH", "other_teachers.EMBEDDINGS", "other_teachers.WAYS", "reranker.STUDY"),
     *("retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS", "sparse.STUDY"),
     *("tasks.STUDY", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
@@ -36,6 +36,8 @@ def main() -> None:
     for study in map(study_named, STUDIES):
         study.page.write_text(study.page_text(), encoding="utf-8")
     first_screen.draw()
+    if rows := nested.STUDY.read():
+        nested.draw(rows)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ class Study:
     tables: Callable[[Any], Mapping[str, Sequence[str]]]
 
     def read(self) -> Any:
-        """The record; of JSON lines a list."""
+        """The record; of JSON lines a list, which is empty where nothing was recorded yet."""
+        if self.record.suffix == ".jsonl" and not self.record.is_file():
+            return []
         reader = read_json_rows if self.record.suffix == ".jsonl" else read_json
         return reader(self.record, str(self.record))
 
