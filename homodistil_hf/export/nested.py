@@ -40,6 +40,7 @@ from .facts import BENCHMARKS, LATENCY, SIZES
 logger = logging.getLogger(__name__)
 
 NESTED_FILE, NESTED_WEIGHTS_FILE = "nested.json", "nested.safetensors"
+UNTRAINED = "not trained itself: one of the run's sizes with narrower FFNs; its held-out metrics are not known"
 _STEPS = 16
 """Sizes between two members that a latency budget chooses from."""
 _SHAPE = {
@@ -57,12 +58,14 @@ class NestedMember:
         plan: its widths.
         evaluation: its held-out metrics.
         tensors: by name, what it has besides the first units of the largest.
+        is_trained: False for a size between two that were.
     """
 
     name: str
     plan: WidthPlan
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    is_trained: bool = True
 
 
 def member_name(student: str) -> str:
@@ -148,8 +151,8 @@ def find_member(
 ) -> NestedMember:
     """Find a member, or a size between two, which was not trained: a member with narrower FFNs.
 
-    With hidden size, heads and map of the larger member, such a size ends between both. With those of the smaller one,
-    or other widths, it ends behind the smaller one.
+    With hidden size, heads and map of the larger member, such a size ends between both. Neurons that the smaller one was
+    not trained with make that one worse, and other widths of as many MACs end farther from the teacher.
 
     Args:
         student: the largest member.
@@ -168,14 +171,14 @@ def find_member(
         found = named[0]
     else:
         found = _of_macs(members, wanted, teacher_macs)
-    if not found.name:
+    if not found.is_trained:
         logger.warning("%s was not trained: it is cut out of a larger size, widths %s", wanted, found.plan.to_json())
         found = replace(found, name=wanted)
     return found
 
 
 def _of_macs(members: Sequence[NestedMember], wanted: Any, teacher_macs: int) -> NestedMember:
-    """The size between two members that has a share of MACs, nameless."""
+    """The size between two members that has a share of MACs."""
     given = re.fullmatch(r"macs=(0?\.\d+)", str(wanted))
     ranges = []
     for larger, smaller in pairwise(members) if teacher_macs else ():
@@ -191,17 +194,17 @@ def _of_macs(members: Sequence[NestedMember], wanted: Any, teacher_macs: int) ->
 
 
 def _between(larger: NestedMember, smaller: NestedMember, share: float) -> NestedMember:
-    """The larger of two members with narrower FFNs, nameless: the smaller's and a share of what they lack."""
+    """The larger of two members with narrower FFNs: the smaller's and a share of what they lack."""
     layers = []
     for wide, narrow in zip(larger.plan.layers, smaller.plan.layers, strict=True):
         lacking = share * (wide.intermediate_size - narrow.intermediate_size)
         more = lacking if share == 1 else lacking // WIDTH_MULTIPLE * WIDTH_MULTIPLE
         layers.append(replace(wide, intermediate_size=narrow.intermediate_size + int(more)))
-    return replace(larger, name="", plan=replace(larger.plan, layers=tuple(layers)), evaluation={})
+    return replace(larger, plan=replace(larger.plan, layers=tuple(layers)), evaluation={}, is_trained=False)
 
 
 def _fast_enough(student: LayerwiseModel, members: Sequence[NestedMember], wanted: str) -> NestedMember:
-    """The largest size within a latency budget, also one between two members, nameless."""
+    """The largest size within a latency budget, also one between two members."""
     from ..plans.latency import LatencyBudget, model_times  # times models, which other sizes needn't wait for
 
     budget = LatencyBudget.parse(wanted, argument="member").on(student.config)
@@ -238,4 +241,6 @@ def of_member(run: Mapping[str, Any], member: NestedMember) -> dict[str, Any]:
     Benchmarks were measured with the largest, and so were times.
     """
     kept = {name: section for name, section in run.items() if name not in (BENCHMARKS, LATENCY, SIZES)}
+    if not member.is_trained:
+        kept["training"] = dict(run.get("training") or {}) | {"this_size": UNTRAINED}
     return kept | {"evaluation": dict(member.evaluation)}

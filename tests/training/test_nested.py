@@ -224,6 +224,7 @@ def test_a_size_between_two_is_the_larger_one_with_narrower_ffns(make_trainer, t
     assert main(["export", str(student), "--member", share, "--output", str(tmp_path / "half")]) == 0
     facts = json.loads((tmp_path / "half" / "facts.json").read_text())
     assert not facts.get("evaluation")  # it wasn't measured
+    assert "this size: not trained itself" in (tmp_path / "half" / "README.md").read_text()
     assert verify_export(tmp_path / "half").problems == ()
     told = error_of(capsys, "export", str(student), "--member", "0.1", "--output", str(tmp_path / "other"))
     assert "member='macs=0.1' is none of the nested student's: 24-3x8-48, 16-2x8-16" in told
