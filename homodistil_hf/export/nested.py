@@ -151,8 +151,8 @@ def find_member(
 ) -> NestedMember:
     """Find a member, or a size between two, which was not trained: a member with narrower FFNs.
 
-    With hidden size, heads and map of the larger member, such a size ends between both. Neurons that the smaller one was
-    not trained with make that one worse, and other widths of as many MACs end farther from the teacher.
+    With hidden size, heads and map of the larger member, such a size ends between both. Neurons that the smaller one
+    was not trained with make that one worse, and other widths of as many MACs end farther from the teacher.
 
     Args:
         student: the largest member.
