@@ -19,6 +19,7 @@ from benchmarks.sweep.folder import IMPOSSIBLE, as_cell, read_records, trained
 from benchmarks.sweep.tables import Record, chosen, in_order, seed_of
 from benchmarks.sweep.training import setting_names
 from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.models.widths import DEPTH_KEY
 
 GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1/8", "gradual_sixteenth": "1/16"}
 """Variant of the sweep `sizes`, with nothing but the defaults → its share of the teacher's encoder MACs."""
@@ -168,14 +169,15 @@ def setting_of(record: Record, name: str) -> Any:
 
 def plan_of(record: Record) -> dict[str, int]:
     """A uniform student's widths, without what a standard export pads."""
-    compact = record["models"].get("compact", {}).get("plan", {})
-    return compact if "head_dim" in compact else record["plan"]
+    compact, plan = record["models"].get("compact", {}).get("plan", {}), record["plan"]
+    depth = {DEPTH_KEY: plan[DEPTH_KEY]} if DEPTH_KEY in plan else {}
+    return depth | compact if "head_dim" in compact else plan
 
 
 def shape_of(record: Record) -> str:
     """A uniform student's widths as a short plan, such as `192-8x24-704`, or `4x192-8x24-704` of fewer layers."""
     plan = plan_of(record)
-    depth = f"{plan['num_hidden_layers']}x" if "num_hidden_layers" in plan else ""
+    depth = f"{plan[DEPTH_KEY]}x" if DEPTH_KEY in plan else ""
     return depth + "{hidden_size}-{num_attention_heads}x{head_dim}-{intermediate_size}".format(**plan)
 
 

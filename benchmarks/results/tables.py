@@ -12,6 +12,7 @@ from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.changes import VARIANTS, as_many_steps
 from benchmarks.results.comparisons import REFERENCE, Difference, Noise, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
+from benchmarks.results.shape_law import errors, fitted, read_runs
 from benchmarks.results.students import (
     AT_ONCE,
     AT_ONCE_AND_WHOLE,
@@ -23,6 +24,7 @@ from benchmarks.results.students import (
     ROWS,
     TOKENS,
     Results,
+    plan_of,
     setting_of,
     shape_of,
 )
@@ -31,6 +33,7 @@ from benchmarks.speed.whole_run import ONE_SHOT
 from benchmarks.sweep.cells import TEACHER, Cell
 from benchmarks.sweep.folder import as_cell, trained
 from homodistil_hf.files.strict_json import read_json_rows
+from homodistil_hf.models.widths import DEPTH_KEY
 from homodistil_hf.tables import markdown_table
 
 from ..spread import Spread
@@ -38,6 +41,9 @@ from ..spread import Spread
 NOT_RUN = "not run yet"
 SMALLEST = "1/16"
 BASELINES = "baselines"
+SHAPES = "shapes"
+LONGER_SHAPES = {"quarter": "gradual_quarter", "eighth": "gradual_eighth"}
+"""Variant of the sweep `shapes_long` → that of the sweep `sizes` with as many MACs."""
 DEFAULT = "default"  # what a lever differs from
 BASE = "homodistil"  # what a variant of the ablations differs from
 PAPERS = "every_step"  # what the baselines stand beside
@@ -236,17 +242,40 @@ class Tables:
         return budgets[pd.Series(is_longest, index=budgets.index, dtype=bool)]
 
     def shapes(self) -> list[str]:
-        """Students of one cost, by KL, and each less the first of its size that the sweep names."""
+        """KL of students of one cost, a column for each way to spend it; a size's nearest student in bold."""
         rows = []
-        for size, group in self.results.of("shapes").groupby("size", sort=False):
-            shapes = dict(iter(group.groupby("shape", sort=False)))
-            first = next(iter(shapes))
-            kls = [
-                f"{shape} {spread(one['kl'])}" + f" ({self.difference(one, shapes[first])})" * (shape != first)
-                for shape, one in sorted(shapes.items(), key=lambda item: item[1]["kl"].mean())
-            ]
-            rows.append([str(size), first, "; ".join(kls)])
-        return _table(["encoder MACs", "first planned", "KL, nats (less the first planned's)"], rows)
+        for size, group in self.results.of(SHAPES).groupby("size", sort=False):
+            nearest, columns = group["kl"].min(), dict[str, list[str]]({"stock": [], "fewer": [], "narrow": []})
+            for student in group.sort_values("kl").to_dict("records"):
+                plan, mark = plan_of(student["record"]), "**" if student["kl"] == nearest else ""
+                is_narrow = plan["num_attention_heads"] * plan["head_dim"] < plan["hidden_size"]
+                kind = "narrow" if is_narrow else "fewer" if DEPTH_KEY in plan else "stock"
+                columns[kind].append(f"{student['shape']} {mark}{student['kl']:.3f}{mark}")
+            rows.append([str(size), *("; ".join(found) or "–" for found in columns.values())])
+        header = ["encoder MACs", "all layers: KL, nats", "fewer layers", "attention narrower than the hidden size"]
+        return _table(header, rows)
+
+    def num_shapes(self) -> str:
+        """How many runs the law of shapes was fitted to."""
+        return str(len(read_runs(self.results.folder)))
+
+    def law_error(self) -> str:
+        """Root mean square of the law's errors of log KL."""
+        runs = read_runs(self.results.folder)
+        return f"{math.sqrt(fmean(errors(fitted(runs)[1], runs) ** 2)):.1%}"
+
+    def longer_shapes(self) -> list[str]:
+        """Shapes of the law after 1,000 steps, less those that were planned before, with the same seeds."""
+        rows = []
+        for variant, before in LONGER_SHAPES.items():
+            new, old = self.results.of("shapes_long"), self.of(DEFAULTS, before)
+            new = new[new["variant"] == variant]
+            if new.empty or old.empty:
+                continue
+            size, shapes = GRADUAL[before], (one["shape"].iloc[0] for one in (old, new))
+            gap = self.difference(new, old, SMALLEST if size == SMALLEST else "")
+            rows.append([size, *shapes, spread(new["kl"]), str(gap)])
+        return _table(["encoder MACs", "planned before", "by the law", "KL, nats", "less that before"], rows)
 
     def on_all_text(self) -> list[str]:
         """Students of the sweep of sizes on all held-out text, by size and way."""

@@ -15,6 +15,7 @@ STUDIES = (
         "binarization.STUDY",
         "corpus.STUDY",
         "deploy.STUDY",
+        "embedding_shapes.STUDY",
         "embeddings.STUDY",
     ),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),

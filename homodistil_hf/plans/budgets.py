@@ -1,10 +1,9 @@
 """The uniform plan that meets a budget of parameters, encoder MACs or milliseconds, for a teacher of any size.
 
-A budget fixes one number and a plan has four. The search prefers shapes whose students end nearer to their teacher
-(docs/results.md). Heads are as many as the teacher's where this number divides the hidden size into heads of 24
-channels or more, else fewer rather than far thinner. For budgets of MACs and milliseconds, the hidden size falls less
-than the FFN size. Only the compact form may need padding. A plain student keeps the hidden size, so its FFNs narrow,
-and in the compact form its heads.
+A budget fixes one number and a plan has five: layers, hidden size, heads, their channels and the FFN size. Of all
+plans that meet a budget of MACs or milliseconds, the one wins that ends nearest to the teacher by the law of
+shape_law.py. Budgets of parameters keep the teacher's proportions, as embeddings take most of them. Only the compact
+form may need padding. A plain student keeps the hidden size, so its FFNs narrow, and in the compact form its heads.
 latency.py measures milliseconds. resolve.py reads presets and written plans, and checks plans against the
 teacher.
 """
@@ -16,6 +15,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +27,7 @@ from ..files.messages import near_name, short_repr
 from ..files.strict_json import parse_json
 from ..models.cost import count_parameters, encoder_macs
 from ..models.widths import LayerWidths, WidthPlan, narrowest, nearest_multiples, widths_of, with_embedding
+from .shape_law import SHAPE_LAW
 
 TOLERANCE = 0.03
 LATENCY_BUDGET = "latency_ms"
@@ -46,13 +47,10 @@ _SHARE = re.compile(r"\s*(?:(\d{0,3}\.?\d{1,9})\s*(%?)|(\d{1,4})\s*/\s*([1-9]\d{
 _SAME_SHARE = 1.01  # shares of MACs that are this near need no plan in between
 _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
-# The kept share of the FFN size is that of the hidden size to this power; measured, see docs/results.md.
-_FFN_POWER = 1.75
-# For the compact form: the same power, and attention's share of the hidden size, of the shape measured at a quarter.
-_COMPACT_FFN_POWER = 2.5
-_COMPACT_ATTENTION = 0.8
-# The same for plain students: attention keeps the square of a hidden size's share, the FFN its power 2.75.
-_PLAIN_FFN_POWER = 2.75 / 2
+# Channels of heads that are free of the hidden size are multiples of this number, of small heads of its half.
+_HEAD_MULTIPLE = 8
+_NARROWEST_FFN = 1 / 16  # share of the teacher's; narrower ones were never measured
+_PRICE_OF_ODD_HEADS = 4.0  # in log KL, so that they are taken where nothing else meets a budget
 _SMALLER_THAN_PLAIN = ", as plain students keep the hidden size; leave plain out for smaller ones"
 
 
@@ -76,29 +74,30 @@ def plan_for_budget(
 ) -> WidthPlan:
     """Return the uniform plan that meets a budget within 3 % or one step of `multiple`, whichever is larger.
 
-    Below, h is the hidden size, f the FFN size, a the width of attention; h_t and f_t are the teacher's.
-
     Args:
         budget (`str` or `Budget`):
-            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. f/f_t = h/h_t.
-            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens. f/f_t = (h/h_t)^1.75.
-            `"compact_macs=0.25"`: the same share with f/f_t = (h/h_t)^2.5 and a = 0.8·h, so that h is larger than with
-            `macs`. Only the compact export has such attention; a standard one pads it to h.
+            `"params=14M"`: parameters of embeddings and encoder, with an optional suffix k, M or B. FFN and attention
+            keep the teacher's proportion to the hidden size.
+            `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens, in the shape that ends nearest to the
+            teacher by `SHAPE_LAW`.
+            `"compact_macs=0.25"`: the same with attention narrower than the hidden size where that ends nearer. Only
+            the compact export has such attention; a standard one pads it. Stock classes whose heads are free of the
+            hidden size have it with `macs`, too.
             Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
-            `"macs=0.125,layers=4"`. By default layers are as many as the teacher's, and heads too, or fewer
-            rather than far below 24 channels each.
+            `"macs=0.125,layers=4"`.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
         multiple (`int`): Hidden size and FFN size are multiples of this number, unless they stay the teacher's; at
             least 1.
         within (`WidthPlan`, *optional*): Widths that the plan may not exceed. Default: the teacher's.
-        plain (`bool`): Keep the teacher's hidden size. A stock class takes a from h, so FFNs alone narrow; for
-            `compact_macs` heads become fewer or narrower as well.
-        fewer_layers_below (`int`): If a budget of MACs names no width and leaves all layers a hidden size below this,
-            plan the most layers that reach it, or half of the teacher's.
+        plain (`bool`): Keep the teacher's hidden size. A stock class takes attention's width from it, so FFNs alone
+            narrow; for `compact_macs` heads become fewer or narrower as well.
+        fewer_layers_below (`int`): If not 0, a budget of MACs that names no width may leave out up to half of the
+            layers: as the law says, but so many that the hidden size is no less than this, if that can be.
 
     Returns:
-        `WidthPlan`: Of the plans within 3 % of the budget, the one with the least sum of relative error and distance
-        from the shape above. If the steps of the hidden size are too large for 3 %, the plan nearest to the budget.
+        `WidthPlan`: Of the plans within 3 % of the budget, the one that ends nearest to the teacher by the law, or is
+        most like it for `params`. If the steps of the hidden size are too large for 3 %, the plan nearest to the
+        budget.
 
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
@@ -111,22 +110,20 @@ def plan_for_budget(
             f"student={short_repr(text)} names hidden_size={width}, but plain students keep the teacher's "
             f"{teacher.hidden_size}; leave one of both out"
         )
-    # Embeddings count as parameters and grow with the hidden size alone, so a wide hidden size would cost too much
-    # there: hidden size and FFN keep the teacher's proportion.
-    # Stock classes with a head size of their own hold the compact shape.
-    shape = "compact_macs" if kind == "macs" and teacher.traits.has_free_heads else kind
-    ffn_power = {"params": 1.0, "macs": _FFN_POWER, "compact_macs": _COMPACT_FFN_POWER}[shape]
-    attention = _COMPACT_ATTENTION if shape == "compact_macs" else 1.0
-    kind_of_search = _PlainSearch if plain and shape == "compact_macs" else _Search
-    search = kind_of_search(teacher, multiple, **widths, ffn_power=ffn_power, attention=attention, within=within)
+    search = _Search(teacher, multiple, **widths, within=within, is_compact=kind == "compact_macs", plain=plain)
+    whole, of_params = encoder_macs(teacher), kind == "params"
 
-    def measure(plan: WidthPlan) -> float:
-        if kind == "params":
-            return count_parameters(with_embedding(plan, search.teacher, multiple=multiple), teacher_config)
-        return search.macs_fraction(plan)
+    def cost(shape: _Shape, ffn_size: int, num_layers: int) -> float:
+        if of_params:
+            plan = with_embedding(search.plan(shape, ffn_size, num_layers), teacher, multiple=multiple)
+            return count_parameters(plan, teacher_config)
+        return num_layers * encoder_macs(search.plan(shape, ffn_size, 1)) / whole
 
-    proportional = search.proportional_plans()
-    smallest, largest = map(measure, search.ends(proportional))
+    shapes = search.proportional_shapes() if of_params else search.shapes()
+    num_layers = search.layers or len(teacher.layers)
+    least, most = search.ffn_range
+    smallest = min(cost(shape, least, num_layers) for shape in shapes)
+    largest = max(cost(shape, most, num_layers) for shape in shapes)
     if not smallest <= target <= largest:
         named_text = "".join(f",{name}={width}" for name, width in named.items())
         raise ValueError(
@@ -135,24 +132,29 @@ def plan_for_budget(
             f"'{kind}={_rounded(largest, math.floor)}{named_text}'{_SMALLER_THAN_PLAIN if plain else ''}"
         )
 
-    # Within the tolerance all costs are equally good, so that a better shape may win over an exact cost.
-    def distance(plan: WidthPlan) -> tuple[float, float]:
-        error = abs(measure(plan) / target - 1)
-        return max(0.0, error - TOLERANCE), error + search.unlikeness(plan)
+    def candidates(depth: int, shape: _Shape) -> Iterator[tuple[tuple[float, float], _Shape, int, int]]:
+        base = cost(shape, 0, depth)
+        # every cost is linear in the FFN size
+        exact = (target - base) / (cost(shape, 1, depth) - base)
+        for ffn_size in {
+            search.nearest_ffn(exact),
+            *([search.nearest_ffn(search.proportional_ffn(shape))] * of_params),
+        }:
+            error = abs(cost(shape, ffn_size, depth) / target - 1)
+            unlike = search.disproportion(shape, ffn_size) if of_params else search.log_kl(shape, ffn_size, depth)
+            # within the tolerance all costs are equally good, so that a better shape may win over an exact cost
+            yield (max(0.0, error - TOLERANCE), error + unlike), shape, ffn_size, depth
 
-    # Each hidden size gives the wanted FFN size and the two sizes that meet the budget; the nearest plan of all wins.
-    candidates = (candidate for plan in proportional for candidate in search.ffn_variants(plan, target, measure))
-    best = with_embedding(min(candidates, key=distance), search.teacher, multiple=multiple)
-    if not plain and kind in _OF_MACS and not named:
-        for number in range(len(teacher.layers) - 1, (len(teacher.layers) - 1) // 2, -1):
-            if best.hidden_size >= fewer_layers_below:
-                break
-            shorter = budget._replace(named={"layers": number})
-            try:
-                best = plan_for_budget(shorter, teacher_config, multiple=multiple, within=within)
-            except ValueError:
-                break  # so few layers can't have so many MACs
-    return best
+    may_be_fewer = fewer_layers_below and not (plain or of_params or named)
+    bests = []
+    for depth in range(num_layers, (math.ceil(num_layers / 2) if may_be_fewer else num_layers) - 1, -1):
+        if max(cost(shape, most, depth) for shape in shapes) < target:
+            break  # so few layers can't have so many MACs
+        found = itertools.chain.from_iterable(candidates(depth, shape) for shape in shapes)
+        bests.append(min(found, key=operator.itemgetter(0)))
+    wide = [one for one in bests if one[1].hidden_size >= fewer_layers_below] or bests[-1:]
+    _, shape, ffn_size, depth = min(wide, key=operator.itemgetter(0))
+    return with_embedding(search.plan(shape, ffn_size, depth), teacher, multiple=multiple)
 
 
 def share_as_budget(student: Any) -> Any:
@@ -235,8 +237,9 @@ def plan_for_latency(
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
     """
     teacher = widths_of(teacher_config)
-    search = _Search(teacher, multiple, teacher.hidden_size if plain else None)
-    found, widest = search.ends(search.proportional_plans())
+    search = _Search(teacher, multiple, teacher.hidden_size if plain else None, plain=plain)
+    least, _ = search.ffn_range
+    found = min((search.plan(shape, least, len(teacher.layers)) for shape in search.shapes()), key=encoder_macs)
     smallest, largest = measure(found), measure(teacher)
     if not smallest <= limit_ms <= largest:
         raise ValueError(
@@ -244,7 +247,7 @@ def plan_for_latency(
             f"'latency_ms={_rounded(smallest, math.ceil)}' to 'latency_ms={_rounded(largest, math.floor)}'"
             f"{_SMALLER_THAN_PLAIN if plain else ''}"
         )
-    fast, slow = search.macs_fraction(found), search.macs_fraction(widest)
+    fast, slow = encoder_macs(found) / encoder_macs(teacher), 1.0
     while slow > fast * _SAME_SHARE:
         share = math.sqrt(fast * slow)
         plan = plan_for_budget(Budget("macs", share, {}), teacher_config, multiple=multiple, plain=plain)
@@ -256,21 +259,26 @@ def plan_for_latency(
     return found
 
 
+class _Shape(NamedTuple):
+    """What a uniform plan has beside its FFNs and layers."""
+
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+
+
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """The uniform plans that a teacher can be pruned to and that its stock class holds.
-
-    `attention` is attention's share of the hidden size. Plans need no padding unless this share is below 1.
-    """
+    """The uniform plans that a teacher can be pruned to, and how they compare."""
 
     teacher: WidthPlan
     multiple: int
     hidden_size: int | None = None
     num_attention_heads: int | None = None
     layers: int | None = None
-    ffn_power: float = _FFN_POWER
-    attention: float = 1.0
     within: WidthPlan | None = None
+    is_compact: bool = False
+    plain: bool = False
 
     def __post_init__(self) -> None:
         limits = {
@@ -299,26 +307,30 @@ class _Search:
         """The largest widths of a uniform plan."""
         return functools.reduce(narrowest, self.within.layers if self.within else (), self.full)
 
-    def macs_fraction(self, plan: WidthPlan) -> float:
-        return encoder_macs(plan) / encoder_macs(self.teacher)
+    def plan(self, shape: _Shape, ffn_size: int, num_layers: int) -> WidthPlan:
+        layers = (LayerWidths(shape.num_heads, shape.head_dim, ffn_size),) * num_layers
+        return dataclasses.replace(self.teacher, hidden_size=shape.hidden_size, layers=layers, embedding_size=None)
 
-    def proportional_plans(self) -> list[WidthPlan]:
-        """Return, from narrow to wide, the plan of each hidden size with the teacher's ratio of FFN to hidden size."""
+    def shapes(self) -> list[_Shape]:
+        """Return all shapes that the stock class holds, or the compact form."""
         widest = (self.within or self.teacher).hidden_size
         # the widest itself too, a multiple or not
         hidden_sizes = [*range(self.multiple, widest, self.multiple), widest]
         if self.hidden_size:
             hidden_sizes = [self.hidden_size]
-        plans = []
-        for hidden_size in hidden_sizes:
-            num_heads = self._num_heads(hidden_size)
-            if num_heads:
-                num_steps = round(self._wanted_ffn(hidden_size) / self.multiple)
-                layer = LayerWidths(num_heads, self._head_dim(hidden_size, num_heads), self._ffn_size(num_steps))
-                plans.append(self._uniform(hidden_size, layer))
-        if not plans:
-            num_heads = self.num_attention_heads or self.limit.num_attention_heads
-            heads = f"{num_heads} heads of {self.limit.head_dim} or fewer"
+        traits = self.teacher.traits
+        numbers = range(traits.queries_per_key, self.limit.num_attention_heads + 1, traits.queries_per_key)
+        if self.num_attention_heads:
+            numbers = range(self.num_attention_heads, self.num_attention_heads + 1)
+        all_divide = traits.heads_divide or not (traits.has_free_heads or (self.plain and self.is_compact))
+        shapes = [
+            _Shape(hidden_size, number, head_dim)
+            for hidden_size, number in itertools.product(hidden_sizes, numbers)
+            if not (all_divide and hidden_size % number)
+            for head_dim in self._head_dims(hidden_size // number)
+        ]
+        if not shapes:
+            heads = f"{numbers[-1]} heads of {self.limit.head_dim} or fewer"
             if self.hidden_size:
                 raise ValueError(
                     f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"
@@ -326,136 +338,80 @@ class _Search:
             raise ValueError(
                 f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1"
             )
-        return plans
+        return shapes
 
-    def ends(self, plans: list[WidthPlan]) -> tuple[WidthPlan, WidthPlan]:
-        """Return the smallest and the largest possible plan; with named widths the FFN alone varies."""
-        if not (self.hidden_size or self.num_attention_heads):
-            return plans[0], plans[-1]
-        smallest, _ = self._ffn_range(plans[0].hidden_size)
-        _, largest = self._ffn_range(plans[-1].hidden_size)
-        return (
-            _with_ffn(plans[0], self._ffn_size(math.ceil(smallest / self.multiple))),
-            _with_ffn(plans[-1], self._ffn_size(math.ceil(largest / self.multiple))),
+    def proportional_shapes(self) -> list[_Shape]:
+        """Return of each hidden size the shape whose attention is most like the teacher's."""
+
+        def preference(shape: _Shape) -> tuple[bool, float]:
+            # False sorts first: the teacher's number of heads, unless they would be thin
+            kept = shape.num_heads == self.full.num_attention_heads and shape.head_dim >= self._sensible_head_dim
+            return not kept, self._attention_penalty(shape)
+
+        by_size = itertools.groupby(self.shapes(), key=operator.attrgetter("hidden_size"))
+        return [min(shapes, key=preference) for _, shapes in by_size]
+
+    def _head_dims(self, room: int) -> list[int]:
+        """Return the possible channels of a head: all that fit, or multiples up to there."""
+        traits, whole = self.teacher.traits, self.limit.head_dim
+        if traits.head_slot not in (None, room) and not (traits.has_free_heads or self.plain):
+            return []
+        stays_whole = not traits.rotary_kinds and (traits.head_slot or traits.has_free_heads)
+        if traits.has_free_heads or (self.is_compact and not stays_whole):
+            step = _HEAD_MULTIPLE if whole >= 4 * _HEAD_MULTIPLE else _HEAD_MULTIPLE // 2
+            most = whole if traits.has_free_heads or self.plain else min(room, whole)
+            narrower = [] if stays_whole else range(step, most, step)
+            return [*narrower, *([most] if most == whole or not narrower else [])]
+        return [room] if room <= whole else []
+
+    @property
+    def ffn_range(self) -> tuple[int, int]:
+        return min(self.multiple, self.limit.intermediate_size), self.limit.intermediate_size
+
+    def nearest_ffn(self, ffn_size: float) -> int:
+        """Return the nearest FFN size that is a multiple or the largest, within the range."""
+        least, most = self.ffn_range
+        size = round(ffn_size / self.multiple) * self.multiple
+        return most if ffn_size > (size + most) / 2 > size else min(max(size, least), most)
+
+    def proportional_ffn(self, shape: _Shape) -> float:
+        return shape.hidden_size / self.teacher.hidden_size * self.full.intermediate_size
+
+    def log_kl(self, shape: _Shape, ffn_size: int, num_layers: int) -> float:
+        """Return the logarithm of the KL that the law expects, and penalties of odd heads and of least FFNs."""
+        full = self.full
+        kl = SHAPE_LAW(
+            layers=num_layers / len(self.teacher.layers),
+            hidden_size=shape.hidden_size / self.teacher.hidden_size,
+            num_heads=shape.num_heads / full.num_attention_heads,
+            head_dim=shape.head_dim / full.head_dim,
+            ffn_size=ffn_size / full.intermediate_size,
         )
+        unmeasured = ffn_size < _NARROWEST_FFN * full.intermediate_size
+        return math.log(kl) + _PRICE_OF_ODD_HEADS * _awkwardness(shape.head_dim) + unmeasured
 
-    def ffn_variants(
-        self, plan: WidthPlan, target: float, measure: Callable[[WidthPlan], float]
-    ) -> Iterator[WidthPlan]:
-        """Yield the plan, and two plans with the FFN sizes on either side of the size that meets `target` exactly."""
-        yield plan
-        ffn_size = plan.layers[0].intermediate_size
-        cost = measure(plan)
-        # Every cost is linear in the FFN size.
-        slope = measure(_with_ffn(plan, ffn_size + self.multiple)) - cost
-        smallest, largest = self._ffn_range(plan.hidden_size)
-        # solve cost + slope · further steps = target, within the range
-        num_steps = min(max(ffn_size + (target - cost) / slope * self.multiple, smallest), largest) / self.multiple
-        yield _with_ffn(plan, self._ffn_size(math.floor(num_steps)))
-        yield _with_ffn(plan, self._ffn_size(math.ceil(num_steps)))
-
-    def unlikeness(self, plan: WidthPlan) -> float:
-        """Return the distance of a plan from the wanted proportions and heads; 0 if it has them."""
-        layer = plan.layers[0]
-        distortion = abs(math.log(layer.intermediate_size / self._wanted_ffn(plan.hidden_size)))
+    def disproportion(self, shape: _Shape, ffn_size: int) -> float:
+        """Return the distance of a plan from the teacher's proportions and heads; 0 if it has them."""
         # with a named hidden size the FFN must meet the budget, whatever its proportion
-        return (0.0 if self.hidden_size else distortion) + self._head_penalty(
-            layer.num_attention_heads, layer.head_dim
-        )
+        distortion = 0.0 if self.hidden_size else abs(math.log(ffn_size / self.proportional_ffn(shape)))
+        return distortion + self._attention_penalty(shape)
 
-    def _num_heads(self, hidden_size: int) -> int | None:
-        """Return the teacher's number of heads where it divides the hidden size sensibly, else the best near it."""
-        # numbers that divide the hidden size, into heads of the slot if there is one, no wider than allowed
-        choices = [
-            num_heads
-            for num_heads in self._numbers_of_heads(hidden_size)
-            if self.teacher.traits.has_free_heads or self.teacher.traits.head_slot in (None, hidden_size // num_heads)
-            if self._head_dim(hidden_size, num_heads) <= self.limit.head_dim
-        ]
-
-        def preference(num_heads: int) -> tuple[bool, float]:
-            head_dim = self._head_dim(hidden_size, num_heads)
-            kept = num_heads == self.full.num_attention_heads and head_dim >= self._sensible_head_dim
-            # False sorts first: the teacher's number, unless its heads would be thin
-            return not kept, self._head_penalty(num_heads, head_dim)
-
-        return min(choices, key=preference, default=None)
-
-    def _numbers_of_heads(self, hidden_size: int, *, padded: bool = False) -> list[int]:
-        traits = self.teacher.traits
-        all_divide = traits.heads_divide or not (traits.has_free_heads or padded)
-        return [
-            number
-            for number in range(traits.queries_per_key, self.limit.num_attention_heads + 1, traits.queries_per_key)
-            if self.num_attention_heads in (None, number) and not (all_divide and hidden_size % number)
-        ]
-
-    def _uniform(self, hidden_size: int, layer: LayerWidths) -> WidthPlan:
-        layers = (layer,) * (self.layers or len(self.teacher.layers))
-        return dataclasses.replace(self.teacher, hidden_size=hidden_size, layers=layers, embedding_size=None)
-
-    def _head_dim(self, hidden_size: int, num_heads: int) -> int:
-        """Return the channels of a head: all that fit, or for narrow attention its share, a multiple of 4."""
-        room, traits = hidden_size // num_heads, self.teacher.traits
-        if traits.has_free_heads:
-            # of a teacher whose attention is wider than its hidden size, the same share
-            wider = max(1.0, self.full.attention_size / self.teacher.hidden_size)
-            size = max(1, round(self.attention * wider * room / 4)) * 4
-            return min(size, self.limit.head_dim) if traits.rotary_kinds else self.limit.head_dim
-        # heads fill the hidden size, if attention is not to be narrower or no rotary pair may go
-        if self.attention == 1 or (traits.head_slot and not traits.rotary_kinds):
-            return min(room, self.limit.head_dim) if traits.head_slot else room
-        return min(room, max(1, round(self.attention * room / 4)) * 4)
-
-    def _head_penalty(self, num_heads: int, head_dim: int) -> float:
-        # Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest.
-        awkward = 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
-        too_thin = max(0.0, math.log(self._sensible_head_dim / head_dim))
+    def _attention_penalty(self, shape: _Shape) -> float:
+        full = self.full
+        share = shape.num_heads * shape.head_dim / full.attention_size / (shape.hidden_size / self.teacher.hidden_size)
+        thin = max(0.0, math.log(self._sensible_head_dim / shape.head_dim))
         # logarithms, so that every halving costs the same
-        return awkward + 0.1 * math.log(self.full.num_attention_heads / num_heads) + 0.15 * too_thin
+        heads = 0.1 * math.log(full.num_attention_heads / shape.num_heads) + 0.15 * thin
+        return abs(math.log(share)) + heads + _awkwardness(shape.head_dim)
 
     @property
     def _sensible_head_dim(self) -> int:
         return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.full.head_dim)
 
-    def _wanted_ffn(self, hidden_size: int) -> float:
-        return (hidden_size / self.teacher.hidden_size) ** self.ffn_power * self.full.intermediate_size
 
-    def _ffn_range(self, hidden_size: int) -> tuple[float, float]:
-        """Return the allowed FFN sizes, from half the wanted one to twice the teacher's proportion."""
-        if self.hidden_size:
-            return self.multiple, self.limit.intermediate_size
-        proportional = hidden_size / self.teacher.hidden_size * self.full.intermediate_size
-        return self._wanted_ffn(hidden_size) / 2, 2 * proportional
-
-    def _ffn_size(self, num_steps: int) -> int:
-        return min(max(num_steps, 1) * self.multiple, self.limit.intermediate_size)
-
-
-class _PlainSearch(_Search):
-    """The plans of the teacher's hidden size with fewer or narrower heads, as only the compact form holds them."""
-
-    def proportional_plans(self) -> list[WidthPlan]:
-        """Return, from narrow to wide, a plan for each number of heads and of their channels."""
-        slot, pairs = self.teacher.traits.head_slot, self.teacher.traits.rotary_kinds
-        whole = self.limit.head_dim
-        # whole heads alone where no rotary pair may go
-        head_dims = [whole] if slot and not pairs else [*range(4, whole, 4), whole]
-        numbers = self._numbers_of_heads(self.teacher.hidden_size, padded=True)
-        layers = [
-            LayerWidths(num_heads, head_dim, self._ffn_size(round(self._wanted(num_heads * head_dim) / self.multiple)))
-            for num_heads, head_dim in itertools.product(numbers, head_dims)
-        ]
-        layers.sort(key=lambda layer: (layer.attention_size, layer.intermediate_size))
-        return [self._uniform(self.teacher.hidden_size, layer) for layer in layers]
-
-    def unlikeness(self, plan: WidthPlan) -> float:
-        layer = plan.layers[0]
-        distortion = abs(math.log(layer.intermediate_size / self._wanted(layer.attention_size)))
-        return distortion + self._head_penalty(layer.num_attention_heads, layer.head_dim)
-
-    def _wanted(self, attention_size: int) -> float:
-        return (attention_size / self.full.attention_size) ** _PLAIN_FFN_POWER * self.full.intermediate_size
+def _awkwardness(head_dim: int) -> float:
+    """Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest."""
+    return 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
 
 
 def _parse(budget: str) -> Budget:
@@ -479,11 +435,6 @@ def _parse(budget: str) -> Budget:
             f"'{kind}={_EXAMPLES[kind]},num_attention_heads=8'"
         )
     return Budget(kind, float(match[2]) * _SUFFIXES[match[3]], named, budget)
-
-
-def _with_ffn(plan: WidthPlan, intermediate_size: int) -> WidthPlan:
-    layer = dataclasses.replace(plan.layers[0], intermediate_size=intermediate_size)
-    return dataclasses.replace(plan, layers=(layer,) * len(plan.layers))
 
 
 def _rounded(value: float, rounding: Callable[[float], int]) -> str:

@@ -106,7 +106,7 @@ def resolve_plan(
     >>> resolve_plan("params=14M", BertConfig()) == PRESETS["homobert-tiny"]
     True
     >>> resolve_plan("macs=0.25", BertConfig()).to_dict()
-    {'hidden_size': 432, 'num_attention_heads': 12, 'head_dim': 36, 'intermediate_size': 1120}
+    {'hidden_size': 480, 'num_attention_heads': 10, 'head_dim': 48, 'intermediate_size': 808}
 
     ```
     """

@@ -32,16 +32,17 @@ def scheduled_plan(
     """Return the widths that the schedule asks for now, between `target` and `kept`.
 
     Every width falls from full to target with the progress, rounded to the nearest step. A step is a multiple
-    of hidden channels or FFN neurons, one head or those that share a key, one channel of a head, or a pair of rotary
-    channels. So a choice of masks removes at most one step more than the schedule since the choice before. The last
-    cut is no larger than the others. The target itself is reached exactly.
+    of hidden channels, FFN neurons or channels of a head, or one head or those that share a key. Where heads of
+    teacher or target have no such multiple, a step is one channel, or a pair of rotary ones. So a choice of masks
+    removes at most one step more than the schedule since the choice before. The last cut is no larger than the
+    others. The target itself is reached exactly.
 
     Args:
         full: the teacher's widths.
         target: the plan.
         progress: p(t) in [0, 1].
         kept: the student's widths now.
-        multiple: step of hidden and FFN widths on the way, ≥ 1.
+        multiple: step of hidden and FFN widths and of heads' channels on the way, ≥ 1.
     """
 
     def width(full_width: int, target_width: int, kept_width: int, unit: int = 1) -> int:
@@ -52,12 +53,18 @@ def scheduled_plan(
         return min(kept_width, max(target_width, nearest))
 
     # channels that turn leave in pairs
-    channels = 2 if target.traits.rotary_kinds else 1
+    channel = 2 if target.traits.rotary_kinds else 1
+    channels = math.lcm(channel, multiple)
     heads = target.traits.queries_per_key
     layers = [
         LayerWidths(
             width(most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, heads),
-            width(most.head_dim, least.head_dim, now.head_dim, channels),
+            width(
+                most.head_dim,
+                least.head_dim,
+                now.head_dim,
+                channel if most.head_dim % channels or least.head_dim % channels else channels,
+            ),
             width(most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
         )
         for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)

@@ -260,11 +260,11 @@ def check(*students: str) -> None:
         (["macs=0.5", "macs=0.50"], "^student 'macs=0.50' has the widths of 'macs=0.5' before it; drop one of them$"),
         (
             ["macs=0.25", "macs=0.5"],
-            "^student 'macs=0.5' hidden_size=576 is wider than that of 'macs=0.25' before it, 432",
+            "^student 'macs=0.5' hidden_size=672 is wider than that of 'macs=0.25' before it, 480",
         ),
         (
-            ["macs=0.25", "macs=0.2"],
-            "head_dim=56 is wider than .*, 36 in layer 0; .* list them from wide to narrow, or",
+            ["macs=0.25", "400-8x50-400"],
+            "head_dim=50 is wider than .*, 48 in layer 0; .* list them from wide to narrow, or",
         ),
     ],
 )

@@ -175,6 +175,23 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
 UNITS = (8, 1, 1, 8)  # hidden channels, heads, channels of a head, FFN neurons
 
 
+@each(
+    ("full", "target", "expected"),
+    [
+        (LayerWidths(12, 64, 64), LayerWidths(9, 40, 64), [(11, 56), (10, 48), (9, 40)]),
+        (LayerWidths(12, 64, 64), LayerWidths(9, 41, 64), [(11, 58), (10, 49), (9, 41)]),  # no multiple of 8
+        (LayerWidths(12, 60, 64), LayerWidths(9, 40, 64), [(11, 55), (10, 47), (9, 40)]),
+    ],
+)
+def test_channels_of_heads_leave_in_multiples_where_the_plan_has_them(full, target, expected):
+    whole, plan = (WidthPlan.uniform(64, 1, widths) for widths in (full, target))
+    found = [
+        scheduled_plan(whole, plan, progress=progress, kept=whole, multiple=8).layers[0]
+        for progress in (0.27, 0.65, 1.0)
+    ]
+    assert [(layer.num_attention_heads, layer.head_dim) for layer in found] == expected
+
+
 def check_no_cut_is_larger_than_asked(
     full: WidthPlan, target: WidthPlan, total_steps: int, interval: int, window: tuple[float, float]
 ) -> None:
@@ -184,16 +201,19 @@ def check_no_cut_is_larger_than_asked(
     for step in filter(schedule.is_due, range(total_steps + 1)):
         progress = schedule.progress(step)
         plan = scheduled_plan(full, target, progress=progress, kept=kept, multiple=8)
-        units = [UNITS[0], *UNITS[1:] * len(full.layers)]
+        units = [UNITS[0]]
+        for most, least in zip(full.layers, target.layers, strict=True):
+            channels = 1 if most.head_dim % 8 or least.head_dim % 8 else 8
+            units += [UNITS[1], channels, UNITS[3]]
         widths = zip(units, *map(all_widths, (full, target, kept, plan)), strict=True)
         for unit, most, least, old, new in widths:
             asked = (most - least) * (progress - before)
             assert old - new <= asked + unit + 1e-6, step
         for most, least, old, new in zip(full.layers, target.layers, kept.layers, plan.layers, strict=True):
             sizes = [attention_size_at(most, least, now) for now in (before, progress)]
-            assert old.attention_size - new.attention_size <= sizes[0] - sizes[1] + most.head_dim + (
-                most.num_attention_heads
-            )
+            channels = 1 if most.head_dim % 8 or least.head_dim % 8 else 8
+            rounded = most.head_dim + channels * most.num_attention_heads
+            assert old.attention_size - new.attention_size <= sizes[0] - sizes[1] + rounded
         kept, before = plan, progress
     assert kept == target
 

@@ -221,7 +221,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
     plans = plan_members(settings, run_kind_of(settings).inputs(settings), None)
     assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
-    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
+    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.08)
 
 
 # What is refused, before anything is trained

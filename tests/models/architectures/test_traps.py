@@ -180,7 +180,7 @@ def test_only_plans_that_ask_for_it_lose_rotary_pairs():
     config = ARCHITECTURES["modernbert"].config.stock()  # heads of 64
     assert {layer.head_dim for layer in resolve_plan("macs=0.25", config).layers} == {64}
     compact_plan = resolve_plan("compact_macs=0.25", config)
-    assert {layer.head_dim for layer in compact_plan.layers} == {52}
+    assert {layer.head_dim for layer in compact_plan.layers} == {48}
     assert {layer.head_dim for layer in compact_plan.padded().layers} == {64}
 
 
