@@ -90,7 +90,7 @@ def new_model(layout: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMode
     architecture = ARCHITECTURES[layout]
     ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "pad", "eos", "mask")}
     no_dropout = dict.fromkeys(architecture.dropouts, 0.0)
-    config = architecture.stock_config(vocab_size=len(tokenizer), **SHARED, **SHAPES[layout], **ids, **no_dropout)
+    config = architecture.config.stock(vocab_size=len(tokenizer), **SHARED, **SHAPES[layout], **ids, **no_dropout)
     return next(head.stock for head in architecture.heads if head.kind is MASKED_LM)(config)
 
 
