@@ -26,7 +26,7 @@ GRADUAL = {"gradual_half": "1/2", "gradual_quarter": "1/4", "gradual_eighth": "1
 AT_ONCE = {"half": "1/2", "quarter": "1/4", "eighth": "1/8", "sixteenth": "1/16"}
 """The same, pruned at once."""
 SIX_LAYERS = "1/16, six layers"
-"""A size with all of the teacher's layers, of which the planner keeps four."""
+"""A size with all of the teacher's layers, of which the planner then kept four."""
 GRADUAL_AND_WHOLE = GRADUAL | {"six_layers_sixteenth": SIX_LAYERS}
 AT_ONCE_AND_WHOLE = AT_ONCE | {"six_layers_sixteenth_at_once": SIX_LAYERS}
 PRUNED_FIRST = {f"pruned_first_{name}": size for name, size in AT_ONCE.items()}

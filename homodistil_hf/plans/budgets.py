@@ -92,7 +92,8 @@ def plan_for_budget(
         plain (`bool`): Keep the teacher's hidden size. A stock class takes attention's width from it, so FFNs alone
             narrow; for `compact_macs` heads become fewer or narrower as well.
         fewer_layers_below (`int`): If not 0, a budget of MACs that names no width may leave out up to half of the
-            layers: as the law says, but so many that the hidden size is no less than this, if that can be.
+            layers: as the law says, but so many that the hidden size is no less than this and half of the teacher's,
+            if that can be.
 
     Returns:
         `WidthPlan`: Of the plans within 3 % of the budget, the one that ends nearest to the teacher by the law, or is
@@ -152,7 +153,8 @@ def plan_for_budget(
             break  # so few layers can't have so many MACs
         found = itertools.chain.from_iterable(candidates(depth, shape) for shape in shapes)
         bests.append(min(found, key=operator.itemgetter(0)))
-    wide = [one for one in bests if one[1].hidden_size >= fewer_layers_below] or bests[-1:]
+    narrowest = max(fewer_layers_below, teacher.hidden_size / 2)
+    wide = [one for one in bests if one[1].hidden_size >= narrowest] or bests[-1:]
     _, shape, ffn_size, depth = min(wide, key=operator.itemgetter(0))
     return with_embedding(search.plan(shape, ffn_size, depth), teacher, multiple=multiple)
 

@@ -195,8 +195,8 @@ def test_the_layers_can_be_named_beside_a_budget(kind):
     ("teacher", "budget", "num_layers"),
     [
         ("six layers", "macs=0.25", 6),
-        ("six layers", "macs=0.125", 6),
-        ("six layers", "macs=0.0625", 4),
+        ("six layers", "macs=0.125", 5),
+        ("six layers", "macs=0.0625", 3),
         ("six layers", "compact_macs=0.125", 6),
         ("six layers", "macs=0.0625,num_attention_heads=4", 6),
         ("six layers", "params=3M", 6),
