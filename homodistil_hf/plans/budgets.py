@@ -330,6 +330,8 @@ class _Search:
             for hidden_size, number in itertools.product(hidden_sizes, numbers)
             if not (all_divide and hidden_size % number)
             for head_dim in self._head_dims(hidden_size // number)
+            # attention is no wider beside the hidden size than the teacher's, or than the hidden size
+            if number * head_dim <= hidden_size * max(1.0, self.full.attention_size / self.teacher.hidden_size)
         ]
         if not shapes:
             heads = f"{numbers[-1]} heads of {self.limit.head_dim} or fewer"

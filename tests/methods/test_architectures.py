@@ -101,7 +101,8 @@ def test_a_budget_is_met_by_what_the_architecture_can_hold(architecture, budget)
     if architecture.has_free_heads:
         assert plan.padded() == plan  # also of heads that don't fill the hidden size
     elif architecture.is_rotary:
-        assert {layer.head_dim for layer in plan.layers} == {8}
+        # the compact form may leave rotary pairs out
+        assert {layer.head_dim for layer in plan.layers} <= {8, *([4] if "compact" in budget else [])}
     assert plan.padded().hidden_size == plan.hidden_size
 
 
