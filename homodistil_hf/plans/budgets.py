@@ -283,15 +283,16 @@ class _Search:
     plain: bool = False
 
     def __post_init__(self) -> None:
+        owner, whose = self.within or self.teacher, "the member before" if self.within else "the teacher"
         limits = {
-            "hidden_size": self.teacher.hidden_size,
-            "num_attention_heads": self.full.num_attention_heads,
+            "hidden_size": owner.hidden_size,
+            "num_attention_heads": self.limit.num_attention_heads,
             "layers": len(self.teacher.layers),
         }
         for name, most in limits.items():
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
-                raise ValueError(f"{name}={width} is outside [1, {most}]; the teacher has {most}")
+                raise ValueError(f"{name}={width} is outside [1, {most}]; {whose} has {most}")
         shared = self.teacher.traits.queries_per_key
         if self.num_attention_heads and self.num_attention_heads % shared:
             raise ValueError(
@@ -321,7 +322,8 @@ class _Search:
         if self.hidden_size:
             hidden_sizes = [self.hidden_size]
         traits = self.teacher.traits
-        numbers = range(traits.queries_per_key, self.limit.num_attention_heads + 1, traits.queries_per_key)
+        most_heads = self.limit.num_attention_heads
+        numbers = range(traits.queries_per_key, most_heads + 1, traits.queries_per_key)
         if self.num_attention_heads:
             numbers = range(self.num_attention_heads, self.num_attention_heads + 1)
         all_divide = traits.heads_divide or not (traits.has_free_heads or (self.plain and self.is_compact))
@@ -334,7 +336,7 @@ class _Search:
             if number * head_dim <= hidden_size * max(1.0, self.full.attention_size / self.teacher.hidden_size)
         ]
         if not shapes:
-            heads = f"{numbers[-1]} heads of {self.limit.head_dim} or fewer"
+            heads = f"{self.num_attention_heads or most_heads} heads of {self.limit.head_dim} or fewer"
             if self.hidden_size:
                 raise ValueError(
                     f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"

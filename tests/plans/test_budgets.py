@@ -310,6 +310,14 @@ def test_smaller_budgets_are_planned_within_larger_ones(hidden_size, num_heads, 
         earlier = plan
 
 
+def test_named_heads_are_no_more_than_those_of_the_member_before():
+    earlier = plan_for_budget("macs=0.25", SIX)  # of ten heads
+    with pytest.raises(ValueError, match=r"num_attention_heads=12 is outside \[1, 10\]; the member before has 10"):
+        plan_for_budget("macs=0.125,num_attention_heads=12", SIX, within=earlier)
+    plan = plan_for_budget("macs=0.125,num_attention_heads=8", SIX, within=earlier)
+    assert too_wide(plan, earlier) is None
+
+
 def test_a_multiple_that_leaves_no_plan_is_refused():
     layers = [{"num_attention_heads": 1, "head_dim": 4, "intermediate_size": 16}] * 2
     config = HomoBertConfig(hidden_size=64, num_hidden_layers=2, per_layer_config=dict(enumerate(layers)))

@@ -213,7 +213,7 @@ def test_plans_that_were_recorded_are_taken_again(folder, tmp_path, monkeypatch)
 
 
 def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
-    budgets = ["macs=0.5", "macs=0.25", "macs=0.125"]
+    budgets = ["macs=0.5", "macs=0.25", "macs=0.14"]
     values = json.loads((folder / "config.json").read_text()) | {"output_dir": str(tmp_path), "student": budgets}
     settings = run_of(values | {"width_multiple": 2}, "the test")
     config = settings.members[0].run.teacher
@@ -221,7 +221,7 @@ def test_budgets_are_planned_within_the_member_before(folder, tmp_path):
     assert any(too_wide(plan, earlier) for earlier, plan in pairwise(alone))
     plans = plan_members(settings, run_kind_of(settings).inputs(settings), None)
     assert not any(too_wide(plan, earlier) for earlier, plan in pairwise(plans))
-    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.08)
+    assert encoder_macs(plans[-1]) == pytest.approx(encoder_macs(alone[-1]), rel=0.06)
 
 
 # What is refused, before anything is trained
