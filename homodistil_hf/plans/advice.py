@@ -12,14 +12,12 @@ from pathlib import Path
 
 from ..models.cost import encoder_macs
 from ..models.widths import WidthPlan
-from .budgets import TOLERANCE, leaves_layers_open, share_as_budget
+from .budgets import NARROWEST_FFN, TOLERANCE, leaves_layers_open, share_as_budget
 
 ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
-_NARROWEST_FFN = 1 / 16
-"""Share of the teacher's FFN neurons; the students of docs/results.md keep more."""
 _LEVEL = ((0.2, 0), (0.1, 4e6))
 """Shares of encoder MACs and tokens from which on pruning at once ends level (docs/results.md)."""
 
@@ -134,7 +132,7 @@ def doubts(plan: WidthPlan, teacher: WidthPlan) -> list[str]:
             "measured, and so small a student keeps little of what its teacher knows"
         )
     kept, whole = (min(layer.intermediate_size for layer in one.layers) for one in (plan, teacher))
-    if kept < _NARROWEST_FFN * whole:
+    if kept < NARROWEST_FFN * whole:
         warnings.append(
             f"the student's FFNs keep {kept:,} of {whole:,} neurons, as its other widths take the budget, and so few "
             "were never measured; ask for a larger budget or fewer layers, or leave plain out"

@@ -39,6 +39,8 @@ FEWER_LAYERS_BELOW = 128
 Of teachers of 128 to 384 channels; for wider ones it is an extrapolation."""
 EMBEDDINGS_FEWER_LAYERS_BELOW = 192
 """The same of embedding models, as docs/embeddings.md measures."""
+NARROWEST_FFN = 1 / 16
+"""Share of the teacher's FFN neurons; the students of docs/results.md keep as many or more."""
 _OF_MACS = ("macs", "compact_macs")
 _EXAMPLES = {"params": "14M", "macs": "0.25", "compact_macs": "0.25"}
 _BUDGET = re.compile(r"\s*(\w+)\s*=\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([kKMB]?)\s*", re.ASCII)
@@ -49,7 +51,6 @@ _SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
 _SMALLEST_SENSIBLE_HEAD_DIM = 24
 # Channels of heads that are free of the hidden size are multiples of this number, of small heads of its half.
 _HEAD_MULTIPLE = 8
-_NARROWEST_FFN = 1 / 16  # share of the teacher's; narrower ones were never measured
 _PRICE_OF_ODD_HEADS = 4.0  # in log KL, so that they are taken where nothing else meets a budget
 _SMALLER_THAN_PLAIN = ", as plain students keep the hidden size; leave plain out for smaller ones"
 
@@ -80,9 +81,9 @@ def plan_for_budget(
             keep the teacher's proportion to the hidden size.
             `"macs=0.25"`: a share of the teacher's encoder MACs at 128 tokens, in the shape that ends nearest to the
             teacher by `SHAPE_LAW`.
-            `"compact_macs=0.25"`: the same with attention narrower than the hidden size where that ends nearer. Only
-            the compact export has such attention; a standard one pads it. Stock classes whose heads are free of the
-            hidden size have it with `macs`, too.
+            `"compact_macs=0.25"`: the same with attention narrower than the hidden size, unless heads keep all their
+            channels. Only the compact export has such attention; a standard one pads it. Stock classes whose heads are
+            free of the hidden size may have it with `macs`, too.
             Each may name hidden size, heads and layers as well: `"macs=0.25,hidden_size=216,num_attention_heads=9"`,
             `"macs=0.125,layers=4"`.
         teacher_config (`PreTrainedConfig`): Configuration of a teacher of any supported architecture.
@@ -137,10 +138,8 @@ def plan_for_budget(
         base = cost(shape, 0, depth)
         # every cost is linear in the FFN size
         exact = (target - base) / (cost(shape, 1, depth) - base)
-        for ffn_size in {
-            search.nearest_ffn(exact),
-            *([search.nearest_ffn(search.proportional_ffn(shape))] * of_params),
-        }:
+        wanted = [exact, search.proportional_ffn(shape)] if of_params else [exact]
+        for ffn_size in map(search.nearest_ffn, wanted):
             error = abs(cost(shape, ffn_size, depth) / target - 1)
             unlike = search.disproportion(shape, ffn_size) if of_params else search.log_kl(shape, ffn_size, depth)
             # within the tolerance all costs are equally good, so that a better shape may win over an exact cost
@@ -358,7 +357,7 @@ class _Search:
         return [min(shapes, key=preference) for _, shapes in by_size]
 
     def _head_dims(self, room: int) -> list[int]:
-        """Return the possible channels of a head: all that fit, or multiples up to there."""
+        """Return the possible channels of a head, for which the hidden size has so much room."""
         traits, whole = self.teacher.traits, self.limit.head_dim
         if traits.head_slot not in (None, room) and not (traits.has_free_heads or self.plain):
             return []
@@ -366,8 +365,9 @@ class _Search:
         if traits.has_free_heads or (self.is_compact and not stays_whole):
             step = _HEAD_MULTIPLE if whole >= 4 * _HEAD_MULTIPLE else _HEAD_MULTIPLE // 2
             most = whole if traits.has_free_heads or self.plain else min(room, whole)
-            narrower = [] if stays_whole else range(step, most, step)
-            return [*narrower, *([most] if most == whole or not narrower else [])]
+            # heads that fill the room, but aren't whole, are those of a stock class
+            narrower = [] if stays_whole else [*range(step, most, step)]
+            return [*narrower, whole] if most == whole else narrower or [most]
         return [room] if room <= whole else []
 
     @property
@@ -393,7 +393,7 @@ class _Search:
             head_dim=shape.head_dim / full.head_dim,
             ffn_size=ffn_size / full.intermediate_size,
         )
-        unmeasured = ffn_size < _NARROWEST_FFN * full.intermediate_size
+        unmeasured = ffn_size < NARROWEST_FFN * full.intermediate_size
         return math.log(kl) + _PRICE_OF_ODD_HEADS * _awkwardness(shape.head_dim) + unmeasured
 
     def disproportion(self, shape: _Shape, ffn_size: int) -> float:
@@ -416,7 +416,7 @@ class _Search:
 
 
 def _awkwardness(head_dim: int) -> float:
-    """Fused attention pads head sizes that are no multiple of 8, and odd ones are slowest."""
+    """Return a penalty: fused attention pads head sizes that are no multiple of 8, and odd ones are slowest."""
     return 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
 
 

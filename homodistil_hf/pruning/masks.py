@@ -55,20 +55,17 @@ def scheduled_plan(
     # channels that turn leave in pairs
     channel = 2 if target.traits.rotary_kinds else 1
     channels = math.lcm(channel, multiple)
-    heads = target.traits.queries_per_key
-    layers = [
-        LayerWidths(
-            width(most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, heads),
-            width(
-                most.head_dim,
-                least.head_dim,
-                now.head_dim,
-                channel if most.head_dim % channels or least.head_dim % channels else channels,
-            ),
+    shared = target.traits.queries_per_key
+
+    def layer(most: LayerWidths, least: LayerWidths, now: LayerWidths) -> LayerWidths:
+        step = channel if most.head_dim % channels or least.head_dim % channels else channels
+        return LayerWidths(
+            width(most.num_attention_heads, least.num_attention_heads, now.num_attention_heads, shared),
+            width(most.head_dim, least.head_dim, now.head_dim, step),
             width(most.intermediate_size, least.intermediate_size, now.intermediate_size, multiple),
         )
-        for most, least, now in zip(full.layers, target.layers, kept.layers, strict=True)
-    ]
+
+    layers = [layer(*widths) for widths in zip(full.layers, target.layers, kept.layers, strict=True)]
     hidden_size = width(full.hidden_size, target.hidden_size, kept.hidden_size, multiple)
     reached = dataclasses.replace(target, hidden_size=hidden_size, layers=tuple(layers))
     if full.embedding_size and target.embedding_size and kept.embedding_size:
