@@ -13,13 +13,16 @@ from typing import Any
 from benchmarks.studies.sparse import distil, training_texts
 from benchmarks.studies.study import Study, record_cells
 from homodistil_hf.files.strict_json import read_json_object
+from homodistil_hf.models.cost import encoder_macs
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 from homodistil_hf.tables import markdown_table
 
 SHAPES = (
     *("5x192-8x24-216", "4x192-8x24-400", "192-8x24-96", "240-10x24-368", "216-9x24-520", "168-7x24-232"),
     *("4x216-9x24-248", "256-8x32-272", "3x256-8x32-272", "160-5x32-280", "5x240-10x24-560"),
 )
-TEACHER_MACS = 11_206_656
+TEACHER = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
+"""The widths of all-MiniLM-L6-v2."""
 NUM_TEXTS = 10_000
 RECORD = Path("docs/results/studies/embedding_shapes.jsonl")
 
@@ -56,7 +59,7 @@ def main() -> None:
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """A row a shape, the nearest first among those of one cost."""
-    shares = {row["student"]: row["encoder_macs"] / TEACHER_MACS for row in rows}
+    shares = {row["student"]: row["encoder_macs"] / encoder_macs(TEACHER) for row in rows}
     ordered = sorted(rows, key=lambda row: (-round(shares[row["student"]], 2), -row["cosine"]))
     cells = [
         [

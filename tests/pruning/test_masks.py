@@ -172,7 +172,7 @@ def test_scheduled_widths_fall_to_the_target_and_reach_it(one, other, progresses
     assert present == target
 
 
-UNITS = (8, 1, 1, 8)  # hidden channels, heads, channels of a head, FFN neurons
+UNITS = (8, 1, 8, 8)  # hidden channels, heads, channels of a head where they are multiples, FFN neurons
 
 
 @each(
@@ -198,20 +198,21 @@ def check_no_cut_is_larger_than_asked(
     """No choice removes more of a kind than the cubic asks for since the choice before, and one unit of rounding."""
     schedule = PruningSchedule(window, interval, total_steps)
     kept, before = full, 0.0
+    ends = zip(full.layers, target.layers, strict=True)
+    steps = [1 if most.head_dim % 8 or least.head_dim % 8 else 8 for most, least in ends]
     for step in filter(schedule.is_due, range(total_steps + 1)):
         progress = schedule.progress(step)
         plan = scheduled_plan(full, target, progress=progress, kept=kept, multiple=8)
         units = [UNITS[0]]
-        for most, least in zip(full.layers, target.layers, strict=True):
-            channels = 1 if most.head_dim % 8 or least.head_dim % 8 else 8
+        for channels in steps:
             units += [UNITS[1], channels, UNITS[3]]
         widths = zip(units, *map(all_widths, (full, target, kept, plan)), strict=True)
         for unit, most, least, old, new in widths:
             asked = (most - least) * (progress - before)
             assert old - new <= asked + unit + 1e-6, step
-        for most, least, old, new in zip(full.layers, target.layers, kept.layers, plan.layers, strict=True):
+        layers = zip(full.layers, target.layers, kept.layers, plan.layers, steps, strict=True)
+        for most, least, old, new, channels in layers:
             sizes = [attention_size_at(most, least, now) for now in (before, progress)]
-            channels = 1 if most.head_dim % 8 or least.head_dim % 8 else 8
             rounded = most.head_dim + channels * most.num_attention_heads
             assert old.attention_size - new.attention_size <= sizes[0] - sizes[1] + rounded
         kept, before = plan, progress
