@@ -18,7 +18,7 @@ import math
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig
@@ -113,19 +113,12 @@ def plan_for_budget(
             f"{teacher.hidden_size}; leave one of both out"
         )
     search = _Search(teacher, multiple, **widths, within=within, is_compact=kind == "compact_macs", plain=plain)
-    whole, of_params = encoder_macs(teacher), kind == "params"
-
-    def cost(shape: _Shape, ffn_size: int, num_layers: int) -> float:
-        if of_params:
-            plan = with_embedding(search.plan(shape, ffn_size, num_layers), teacher, multiple=multiple)
-            return count_parameters(plan, teacher_config)
-        return num_layers * encoder_macs(search.plan(shape, ffn_size, 1)) / whole
-
+    of_params = kind == "params"
+    costs = _Costs(search, teacher_config if of_params else None)
     shapes = search.proportional_shapes() if of_params else search.shapes()
     num_layers = search.layers or len(teacher.layers)
     least, most = search.ffn_range
-    smallest = min(cost(shape, least, num_layers) for shape in shapes)
-    largest = max(cost(shape, most, num_layers) for shape in shapes)
+    smallest, largest = min(costs.of(shapes, least, num_layers)), max(costs.of(shapes, most, num_layers))
     if not smallest <= target <= largest:
         named_text = "".join(f",{name}={width}" for name, width in named.items())
         raise ValueError(
@@ -135,12 +128,11 @@ def plan_for_budget(
         )
 
     def candidates(depth: int, shape: _Shape) -> Iterator[tuple[tuple[float, float], _Shape, int, int]]:
-        base = cost(shape, 0, depth)
-        # every cost is linear in the FFN size
-        exact = (target - base) / (cost(shape, 1, depth) - base)
+        base, slope = costs.line(shape, depth)
+        exact = (target * costs.unit - base) / slope
         wanted = [exact, search.proportional_ffn(shape)] if of_params else [exact]
         for ffn_size in map(search.nearest_ffn, wanted):
-            error = abs(cost(shape, ffn_size, depth) / target - 1)
+            error = abs((base + slope * ffn_size) / (target * costs.unit) - 1)
             unlike = search.disproportion(shape, ffn_size) if of_params else search.log_kl(shape, ffn_size, depth)
             # within the tolerance all costs are equally good, so that a better shape may win over an exact cost
             yield (max(0.0, error - TOLERANCE), error + unlike), shape, ffn_size, depth
@@ -148,7 +140,7 @@ def plan_for_budget(
     may_be_fewer = fewer_layers_below and not (plain or of_params or named)
     bests = []
     for depth in range(num_layers, (math.ceil(num_layers / 2) if may_be_fewer else num_layers) - 1, -1):
-        if max(cost(shape, most, depth) for shape in shapes) < target:
+        if max(costs.of(shapes, most, depth)) < target:
             break  # so few layers can't have so many MACs
         found = itertools.chain.from_iterable(candidates(depth, shape) for shape in shapes)
         bests.append(min(found, key=operator.itemgetter(0)))
@@ -413,6 +405,43 @@ class _Search:
     @property
     def _sensible_head_dim(self) -> int:
         return min(_SMALLEST_SENSIBLE_HEAD_DIM, self.full.head_dim)
+
+
+class _Costs:
+    """What the plans of a search cost: parameters where a configuration is given, else MACs.
+
+    Costs are whole numbers of `unit`, so that nothing is rounded, and linear in the FFN size.
+    """
+
+    def __init__(self, search: _Search, config: PreTrainedConfig | None):
+        self.search, self.config = search, config
+        self.unit = encoder_macs(search.teacher) if config is None else 1
+        self._known: dict[_Shape, tuple[int, int]] = {}
+
+    def line(self, shape: _Shape, num_layers: int) -> tuple[int, int]:
+        """Return the cost without neurons, and that of one more in every layer."""
+        if self.config is not None:
+            return self._measured(shape, num_layers)
+        # every layer has as many MACs
+        if shape not in self._known:
+            self._known[shape] = self._measured(shape, 1)
+        base, slope = self._known[shape]
+        return num_layers * base, num_layers * slope
+
+    def of(self, shapes: Iterable[_Shape], ffn_size: int, num_layers: int) -> list[float]:
+        """Return costs as a budget has them, of shapes with one FFN size."""
+        lines = (self.line(shape, num_layers) for shape in shapes)
+        return [(base + slope * ffn_size) / self.unit for base, slope in lines]
+
+    def _measured(self, shape: _Shape, num_layers: int) -> tuple[int, int]:
+        base, more = (self._cost(self.search.plan(shape, ffn_size, num_layers)) for ffn_size in (0, 1))
+        return base, more - base
+
+    def _cost(self, plan: WidthPlan) -> int:
+        if self.config is None:
+            return encoder_macs(plan)
+        teacher, multiple = self.search.teacher, self.search.multiple
+        return count_parameters(with_embedding(plan, teacher, multiple=multiple), self.config)
 
 
 def _awkwardness(head_dim: int) -> float:
