@@ -34,7 +34,7 @@ from ..files.caches import keep_datasets_here
 from ..files.checkpoints import last_checkpoint, model_written
 from ..files.folders import check_writable, remove_folder
 from ..files.inside import refuse_link_out
-from ..files.messages import short_repr
+from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
 from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.settings import (
@@ -617,10 +617,11 @@ def own_rows(
 ) -> tuple[RowsTask, Dataset, Dataset]:
     """Read the rows that settings name, find their task, and say what was read, in the tokenizer's words.
 
-    Rows to evaluate on are kept aside where none are named. A `model` has kind and labels, else the rows have them.
+    Rows to evaluate on are kept aside where none are named. A `model` has kind and labels, else the rows have them;
+    beside `eval_data` its rows to train on need none.
 
     Returns:
-        The task, rows to train on, and rows to evaluate on.
+        The task, with the columns of the rows to evaluate on, rows to train on, and rows to evaluate on.
 
     Raises:
         ValueError: rows that can't be read, or labels that are none.
@@ -628,19 +629,28 @@ def own_rows(
     """
     rows = load_rows([settings.train_data])
     named: dict[str, Any] = {"text_columns": settings.text_columns, "label_column": settings.label_column}
-    train = ReadRows(rows, columns_of_rows(rows, model=model, **named))
+    # beside a model that answers them, rows to train on need no labels
+    columns = columns_of_rows(rows, model=model, needs_labels=model is None or not settings.eval_data, **named)
+    train = ReadRows(rows, columns)
     check_rows(train, least=LEAST_ROWS)
     parts = [train]
     if settings.eval_data:
-        columns, argument = train.columns, "eval_data"
+        argument = "eval_data"
         rows = load_rows([settings.eval_data], split="validation", argument=argument)
-        named = {"text_columns": columns.texts, "label_column": ",".join(columns.labels), "argument": argument}
-        parts.append(found_rows(rows, PreTrainedConfig(num_labels=2), columns.kind, least=LEAST_ROWS, **named))
+        named = {"text_columns": columns.texts, "label_column": ",".join(columns.labels) or None}
+        config = PreTrainedConfig(num_labels=2) if model is None else model.config
+        parts.append(found_rows(rows, config, columns.kind, least=LEAST_ROWS, argument=argument, **named))
+        if not (columns := parts[-1].columns).labels:
+            raise ValueError(
+                f"eval_data={settings.eval_data!r} has no labels to measure by; it has "
+                f"{first_of(rows.column_names)}: add a column label, or leave eval_data out where train_data has one"
+            )
     if model is None:
-        task = task_of_rows({part.argument: part.rows for part in parts}, train.columns)
+        task = task_of_rows({part.argument: part.rows for part in parts}, columns)
+        parts = [part._replace(columns=task.columns) for part in parts]
     else:
-        task = RowsTask(train.columns, tuple(names_of(model.config)))
-    train, *others = (part._replace(columns=task.columns) for part in parts)
+        task = RowsTask(columns, tuple(names_of(model.config)))
+    train, *others = parts
     if others:
         (held_out,) = others
         warn_of_learned_texts(train, held_out)

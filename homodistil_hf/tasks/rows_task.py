@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.delimited import parsed_cell
+from ..data.masking import UNKNOWN_CLASS
 from ..files.messages import join_some, short_repr
 from .columns import (
     CLASS_COLUMNS,
@@ -96,6 +97,7 @@ def columns_of_rows(
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
     model: PreTrainedModel | None = None,
+    needs_labels: bool = True,
 ) -> Columns:
     """Find columns and kind.
 
@@ -104,6 +106,7 @@ def columns_of_rows(
         text_columns: one, or two of a pair; default: found by their usual names.
         label_column: one, or several with commas between them; default: found by its usual names.
         model: has the task's kind and labels; default: the rows have them.
+        needs_labels: whether rows without labels are refused.
 
     Raises:
         ValueError: a column that isn't there, no text, or no labels.
@@ -116,7 +119,7 @@ def columns_of_rows(
     # a value has usual names that a class hasn't
     if model is None and kind == CLASSES and not columns.labels:
         columns = find_columns(rows, config, VALUES, text_columns=text_columns)
-    if columns.labels:
+    if columns.labels or not needs_labels:
         return columns
     if (empty := empty_labels(rows, columns)) is not None:
         num_labelled([ReadRows(rows, empty)])
@@ -239,9 +242,11 @@ def report_names(task: RowsTask, train: ReadRows, held_out: ReadRows) -> None:
             logger.info("%s a row, %d: %s", task.kind, len(task.names), _listed(task.names))
         return
     labels, others = (label_numbers(part, task.config) for part in (train, held_out))
-    counts, other_counts, names = Counter(labels), Counter(others), task.names
+    # rows without a label are of no class
+    counts, other_counts = (Counter(i for i in found if i != UNKNOWN_CLASS) for found in (labels, others))
+    names = task.names
     logger.info("%d classes: %s", len(names), _listed(f"{name} {counts[i]:,}" for i, name in enumerate(names)))
-    has_many = max(counts.values()) >= _MANY_ROWS
+    has_many = max(counts.values(), default=0) >= _MANY_ROWS
     doubtful = [
         f"{short_repr(name)} ({_rows_with(i, labels)} of train_data, {other_counts[i]:,} of eval_data)"
         for i, name in enumerate(names)

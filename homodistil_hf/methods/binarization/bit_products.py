@@ -43,16 +43,19 @@ def multiply_bits(model: PreTrainedModel) -> bool:
         model: with [`PackedLinear`] layers; from memory, or from a folder with `trust_remote_code`.
 
     Returns:
-        Whether they do: False where nothing is packed, or where nothing could be compiled, which the log explains.
+        Whether they do: False where nothing is packed, activations are float, or nothing could be compiled, which the
+        log explains.
     """
     # By name: a folder's own modelling file has classes of its own.
     modules: dict[str, list[Any]] = {PackedLinear.__name__: [], BinarySelfAttention.__name__: []}
     for module in model.modules():
         modules.get(type(module).__name__, []).append(module)
     layers, attentions = modules.values()
-    if not layers:
-        logger.warning("model=%s has no packed layers, so there are no bits to multiply", type(model).__name__)
-    if not layers or compiled() is None:
+    missing = "packed layers" if not layers else "activations of few bits"
+    if not layers or model.config.activation_bits == 32:
+        logger.warning("model=%s has no %s, so there are no bits to multiply", type(model).__name__, missing)
+        return False
+    if compiled() is None:
         return False
     for layer in layers:
         layer.multiply = BitProduct(layer)

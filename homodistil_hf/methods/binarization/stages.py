@@ -9,10 +9,11 @@ the model's head; rows, steps and metrics are those of fine-tuning.
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -45,6 +46,7 @@ from ...files.strict_json import write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, ElasticQuantizer
 from ...models.heads import collator_of
+from ...tasks.rows_task import RowsTask
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
@@ -60,6 +62,18 @@ _OUT_OF_REACH = -1e4  # a logit whose probability is 0 in any type
 _LOGITS = ("logits", "start_logits", "end_logits")
 _LABELS = ("labels", "start_positions", "end_positions")
 _HEADS = ("ForSequenceClassification", "ForQuestionAnswering")
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        **{"stages": (2, 1), "two_sets": True, "elastic": True},
+        **{"num_train_epochs": 100.0, "max_train_steps": 120_000, "batch_size": 16},
+        **{"learning_rate": 2e-4, "warmup_fraction": 0.1, "weight_decay": 0.0, "dropout_fraction": 0.0},
+    }
+)
+"""BiT's settings. Stated by the paper are the stages, each the next one's teacher, two sets and learned scales.
+
+A hundred passes are those of its small tasks; of large ones the cap on a stage's steps leaves fewer. Passes, batch,
+rate, warm-up, decay and dropout are believed, not checked against the text.
+"""
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,12 @@ class BinarizationSettings(OwnTaskSettings):
     """
 
     method: str = setting("bit", "bit: binarization.")
-    stages: tuple[int, ...] = setting((1,), "Bits of activations, one stage each; weights have one bit in all.")
+    recipe: str | None = setting(
+        None, "paper: start from the settings of BiT's paper; settings that are given override them."
+    )
+    stages: tuple[int, ...] = setting(
+        (1,), "Bits of activations, a stage each: 1, 2, 4, 8, or 32, float; weights have one bit in all."
+    )
     two_sets: bool = setting(True, "Inputs that are never negative take values of {0, …}.")
     elastic: bool = setting(True, "Scales and thresholds of activations learn.")
 
@@ -89,7 +108,7 @@ class BinarizationSettings(OwnTaskSettings):
         super().check_together()
         if not self.stages or any(type(bits) is not int or bits not in ACTIVATION_BITS for bits in self.stages):
             raise ValueError(
-                f"stages={short_repr(self.stages)} are no numbers of bits; expected of 1, 2, 4 and 8, e.g. 2 1"
+                f"stages={short_repr(self.stages)} are no numbers of bits; expected of 1, 2, 4, 8 and 32, e.g. 2 1"
             )
         if self.teacher is not None:
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
@@ -130,7 +149,9 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
                 f"{' or …'.join(_HEADS)}"
             )
         task, train, dev = own_rows(settings, tokenizer, log, teacher)
-        encoded = encoded_rows(task, training_rows(train, settings.max_train_samples), tokenizer, max_length)
+        encoded = encoded_rows(
+            unlabelled(task), training_rows(train, settings.max_train_samples), tokenizer, max_length
+        )
         measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
         to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
         write_json(record, recorded)  # now that nothing was refused
@@ -148,6 +169,11 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
         results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
         write_json(folder / RESULTS_FILE, results)
         return results
+
+
+def unlabelled(task: RowsTask) -> RowsTask:
+    """The task of rows that are learned from, whose labels have no part in the loss, or aren't there."""
+    return replace(task, columns=replace(task.columns, labels=()))
 
 
 def _facts(
@@ -225,6 +251,7 @@ def _stage(
 class BinarizationArguments(ExactArguments):
     """Settings of a stage of binarization: those of any run that resumes bit for bit."""
 
+    recipes: ClassVar = {"paper": PAPER}
     dataloader_drop_last: bool = setting(False, "Trainer's; few rows are all used, the last batch is smaller.")
 
 

@@ -1,4 +1,4 @@
-"""BERT whose encoder multiplies bits: weights of one bit, activations of one, two, four or eight.
+"""BERT whose encoder multiplies bits: weights of one bit, activations of one, two, four or eight, or float ones.
 
 In training, float weights stand behind the bits and learn through them (straight-through gradients). Packed, a weight
 takes one bit and nothing is trained. Formulas are those of BiT (NeurIPS 2022, arXiv 2205.13016). The file imports
@@ -22,14 +22,15 @@ from .modeling_homobert import (
 )
 from .modeling_layerwise import LayerwiseModel, encoder_layers
 
-ACTIVATION_BITS = (1, 2, 4, 8)
+ACTIVATION_BITS = (1, 2, 4, 8, 32)
+"""Bits that activations may have; of 32 they are the float ones."""
 
 
 class BinaryBertConfig(HomoBertConfig):
     """Configuration of a BERT with one bit a weight.
 
     Args:
-        activation_bits (`int`): Bits of every input of a matrix product in the encoder: 1, 2, 4 or 8.
+        activation_bits (`int`): Bits of every input of a matrix product in the encoder: 1, 2, 4 or 8; 32: float.
         two_sets (`bool`): Inputs that are never negative (attention's shares, the FFN's activations) take values of
             {0, …}; with `False` all inputs take signed values.
         elastic (`bool`): Scale and threshold of activations are learned; with `False` the first batch sets them.
@@ -46,7 +47,7 @@ class BinaryBertConfig(HomoBertConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse other numbers of bits."""
         if self.activation_bits not in ACTIVATION_BITS:
-            raise ValueError(f"activation_bits={self.activation_bits} is not supported; nearest valid: 1, 2, 4 or 8")
+            raise ValueError(f"activation_bits={self.activation_bits} is not supported; expected 1, 2, 4, 8 or 32")
         super().__post_init__(**kwargs)
 
 
@@ -110,7 +111,11 @@ class ElasticQuantizer(nn.Module):
         """
         if not values.numel():
             return
-        sample = values.float().flatten()[:: values.numel() // _SAMPLE | 1]  # odd, so that it meets all columns
+        sample = values.float().flatten()
+        # steps of the golden section meet all rows and columns alike, whatever their numbers
+        if len(sample) > _SAMPLE:
+            places = torch.arange(_SAMPLE, dtype=torch.float64) * _GOLDEN_SECTION % 1 * len(sample)
+            sample = sample[places.long().to(sample.device)]
         scale = sample.abs().mean()
         # other sets: from the scale that reaches the largest |x| down, the one of least error
         if not self.is_sign:
@@ -120,6 +125,17 @@ class ElasticQuantizer(nn.Module):
         self.log_scale.copy_(scale.clamp(min=1e-8).log())
 
 
+class FloatActivations(nn.Module):
+    """Stands where a quantizer would, and leaves activations as they are."""
+
+    largest = 1
+    calibrates = False
+
+    def forward(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values themselves, and 1 for their scale."""
+        return values, values.new_ones(())
+
+
 def scale_of(log_scale: torch.Tensor) -> torch.Tensor:
     """α for log α; never 0, as the α of inputs that are all 0 would be in half precision."""
     kind = torch.finfo(log_scale.dtype)
@@ -127,6 +143,7 @@ def scale_of(log_scale: torch.Tensor) -> torch.Tensor:
 
 
 _SAMPLE = 2**16  # values of a batch that α starts from
+_GOLDEN_SECTION = (5**0.5 - 1) / 2
 _FRACTIONS = 2 ** -torch.arange(0, 8, 0.2)  # of the scale that reaches the largest value
 
 
@@ -327,9 +344,9 @@ class BinarySelfAttention(nn.Module):
     attention_head_size: int
     scaling: float
     dropout: nn.Module
-    query_bits: ElasticQuantizer
-    key_bits: ElasticQuantizer
-    value_bits: ElasticQuantizer
+    query_bits: nn.Module
+    key_bits: nn.Module
+    value_bits: nn.Module
 
     def __init__(self, attention: nn.Module, config: BinaryBertConfig):
         super().__init__()
@@ -366,7 +383,7 @@ class BinarySelfAttention(nn.Module):
 
     def _product(
         self,
-        quantizers: tuple[ElasticQuantizer, ElasticQuantizer],
+        quantizers: tuple[nn.Module, nn.Module],
         left_BNRI: torch.Tensor,
         right_BNIO: torch.Tensor,
         *,
@@ -391,7 +408,9 @@ class BinarySelfAttention(nn.Module):
         return product_BNRO * (scale / power * other_scale * factor)
 
 
-def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> ElasticQuantizer:
+def _quantizer(config: BinaryBertConfig, *, is_signed: bool) -> Any:
+    if config.activation_bits == 32:
+        return FloatActivations()
     return ElasticQuantizer(
         config.activation_bits, is_signed=is_signed or not config.two_sets, is_elastic=config.elastic
     )

@@ -25,6 +25,8 @@ from homodistil_hf.models.architectures.modeling_binarybert import (
     unpack,
     weight_signs,
 )
+from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
+from homodistil_hf.models.conversion import to_stock
 
 QUICK = settings(max_examples=20, deadline=None)
 SETS = {
@@ -65,6 +67,17 @@ def test_scales_start_where_the_squared_error_is_least(bits, is_signed):
 
     start = quantizer.scale.detach()
     assert all(error(start) <= error(start * factor) * 1.02 for factor in (0.5, 0.8, 1.25, 2.0))
+
+
+@each("num_columns", [384, 768, 400])
+def test_scales_start_from_all_columns(num_columns):
+    """Of more values than are looked at, whatever divides their number of columns."""
+    torch.manual_seed(0)
+    values = torch.randn(65536 * 3 // num_columns, num_columns)
+    values[:, torch.arange(num_columns) % 3 > 0] *= 10
+    quantizer = ElasticQuantizer(1, is_signed=True, is_elastic=True)
+    quantizer.calibrate(values)
+    assert quantizer.scale.item() == pytest.approx(values.abs().mean().item(), rel=0.02)
 
 
 @each(("bits", "is_signed"), SETS)
@@ -304,6 +317,24 @@ def test_padding_changes_nothing(bits, two_sets, threshold):
         layer.attention.self.share_bits.offset.data.fill_(threshold)
     padded, mask = F.pad(ids, (0, 4)), F.pad(torch.ones_like(ids), (0, 4))
     assert torch.allclose(model(padded, attention_mask=mask).logits, model(ids).logits, atol=1e-5)
+
+
+def test_with_float_activations_only_weights_lose_bits():
+    """As a float model whose matrices have two values each, packed or not; there is nothing to multiply."""
+    model = BinaryBertForSequenceClassification(config_of(activation_bits=32)).eval()
+    ids = torch.randint(1, 60, (3, 9))
+    stock = to_stock(HomoBertForSequenceClassification(config_of()))
+    stock.load_state_dict(model.state_dict())
+    for name, parameter in stock.named_parameters():
+        if (name.startswith("bert.encoder") and parameter.dim() == 2) or "word_embeddings" in name:
+            signs = torch.where(parameter >= parameter.mean(), 1.0, -1.0)
+            parameter.data = parameter.abs().mean() * signs
+    with torch.no_grad():
+        wanted = stock.eval()(ids).logits
+        packed = to_packed(model)
+        assert not multiply_bits(packed)
+        for one in (model, packed):
+            assert torch.allclose(one(ids).logits, wanted, atol=1e-5)
 
 
 def test_without_packed_layers_there_are_no_bits_to_multiply():

@@ -23,11 +23,13 @@ from homodistil_hf.export.report import closing_line, write_report
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.stages import (
+    PAPER,
     BinarizationArguments,
     BinarizationSettings,
     BinarizationTrainer,
     binarize_chain,
 )
+from homodistil_hf.runs.config import run_of
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +74,22 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     stored = load_file(tmp_path / "run" / "model" / "model.safetensors")
     assert stored["bert.encoder.layer.0.output.dense.packed"].dtype == torch.uint8
     assert not any(name.endswith("output.dense.weight") for name in stored)
+
+
+@each("labels", [None, [None] * 32, [0, 1] * 8 + [None] * 16])
+def test_rows_need_no_labels(rows, labels, tmp_path):
+    """The loss has none; rows without, with some and with all labels make the same student."""
+    texts = {"text": [f"w{5 + i % 40} w{6 + i % 50} w9" for i in range(32)]}
+    weights = []
+    for name, found in (("some", texts | ({} if labels is None else {"label": labels})), ("all", texts | LABELS)):
+        Dataset.from_dict(found).to_parquet(tmp_path / f"{name}.parquet")
+        given = rows | {"train_data": str(tmp_path / f"{name}.parquet"), "stages": (1,)}
+        chain_of(tmp_path / name, given)
+        weights.append(load_file(tmp_path / name / "run" / "model" / "model.safetensors"))
+    assert all(weights[0][name].equal(tensor) for name, tensor in weights[1].items())
+
+
+LABELS = {"label": [0, 1] * 16}
 
 
 @pytest.fixture
@@ -139,6 +157,22 @@ def test_the_command_runs_a_chain(rows, tmp_path, capsys):
     assert "bytes of weights" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "results.json").read_text())["stage-1"]["activation_bits"] == 1
     assert "is not empty; set resume" in error_of(capsys, "distill", str(config))
+
+
+def test_the_papers_recipe_is_a_setting(rows, tmp_path):
+    given = rows | {"method": "bit", "output_dir": str(tmp_path)}
+    given = {name: value for name, value in given.items() if name not in PAPER}
+    run = run_of(given | {"recipe": "paper", "batch_size": 8}, "config", ["--stages", "32", "2", "1"]).run
+    assert {name: getattr(run, name) for name in PAPER} == PAPER | {"batch_size": 8, "stages": (32, 2, 1)}
+    # a hundred passes of a small task, the cap's steps of a large one
+    assert [run.num_steps(num_rows, 16) for num_rows in (3_668, 392_702)] == [23_000, 120_000]
+    with pytest.raises(ValueError, match="^recipe='papper' is no recipe of method='bit'; its recipes: paper$"):
+        run_of(given | {"recipe": "papper"}, "config")
+
+
+def test_float_activations_are_a_stage(rows, tmp_path):
+    results = chain_of(tmp_path, rows | {"stages": (32, 2)})
+    assert [results[f"stage-{number}"]["activation_bits"] for number in (1, 2)] == [32, 2]
 
 
 class Killed(Exception):
@@ -304,7 +338,7 @@ def test_answers_are_compared_among_tokens_that_are_there(tmp_path):
         ({"learning_rate": -1.0}, r"^learning_rate=-1.0 is outside \(0, inf\)"),
         ({"learning_rate": None}, r"^learning_rate=None is outside \(0, inf\)"),
         ({"learning_rates": (1e-4,)}, r"^learning_rates=.*: a chain searches no rates"),
-        ({"stages": (3,)}, "stages=.* are no numbers of bits"),
+        ({"stages": (3,)}, "stages=.* are no numbers of bits; expected of 1, 2, 4, 8 and 32"),
         ({"stages": (True,)}, "stages=.* are no numbers of bits"),
         ({"teacher": "x"}, "teacher is the model itself"),
     ],

@@ -1,0 +1,86 @@
+r"""Write further rows without labels: copies in which a masked-LM model fills in some of the words anew.
+
+    python examples/augment_rows.py --model bert-base-uncased --rows train.parquet --text_columns sentence1 sentence2 \
+        --output more.parquet --num_copies 4
+
+A student that learns from its teacher's answers needs no labels: `homodistil distill` reads the file as `train_data`,
+with the task's model as teacher. The rows themselves come first, with all their columns.
+"""
+
+import argparse
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Hub name or folder of a masked-LM model")
+    parser.add_argument("--rows", required=True, help="parquet file")
+    parser.add_argument("--text_columns", nargs="+", default=["text"], help="one, or two of a pair")
+    parser.add_argument("--output", required=True, help="parquet file to write")
+    parser.add_argument("--num_copies", type=int, default=1, help="of each row")
+    parser.add_argument("--masked", nargs=2, type=float, default=[0.15, 0.4], help="share of tokens, least and most")
+    parser.add_argument("--top_k", type=int, default=20, help="likeliest tokens that one is drawn from")
+    parser.add_argument("--max_length", type=int, default=128, help="tokens of a row; what is behind is left out")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if not 0 < options.masked[0] <= options.masked[1] <= 1:
+        parser.error(f"--masked {options.masked}: expected two shares in (0, 1], the smaller one first")
+
+    torch.manual_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval().to(device)
+    rows = Dataset.from_parquet(options.rows)
+    parts = [rows]
+    for _ in range(options.num_copies):
+        texts: dict[str, list[str]] = {name: [] for name in options.text_columns}
+        for batch in rows.select_columns(options.text_columns).iter(options.batch_size):
+            filled = refilled([batch[name] for name in options.text_columns], model, tokenizer, options)
+            for name, found in zip(options.text_columns, filled, strict=True):
+                texts[name] += found
+        parts.append(Dataset.from_dict(texts))
+    # what a copy has no column of is null
+    everything = concatenate_datasets(parts)
+    everything.to_parquet(options.output)
+    print(f"{options.output}: {len(everything):,} rows, {len(rows):,} of them as they were")
+
+
+@torch.inference_mode()
+def refilled(
+    texts: list[list[str]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: argparse.Namespace,
+) -> list[list[str]]:
+    """Texts of each column, with some of their tokens drawn anew."""
+    how = {"padding": True, "truncation": True, "max_length": options.max_length, "return_tensors": "pt"}
+    encoded = tokenizer(*texts, return_special_tokens_mask=True, **how)
+    is_special = encoded.pop("special_tokens_mask").bool()
+    # each row has a share of its own, and at least one token is drawn
+    least, most = options.masked
+    shares = least + (most - least) * torch.rand(len(is_special), 1)
+    draws = torch.rand(is_special.shape).masked_fill(is_special, 2)
+    masked = (draws < shares) | ((draws == draws.min(1, keepdim=True).values) & ~is_special)
+    ids = encoded["input_ids"].clone()
+    encoded["input_ids"][masked] = tokenizer.mask_token_id
+    logits = model(**encoded.to(model.device)).logits.cpu()[masked]
+    # special tokens are no words
+    logits[:, tokenizer.all_special_ids] = -torch.inf
+    likeliest = logits.topk(options.top_k)
+    chosen = likeliest.values.softmax(-1).multinomial(1)
+    ids[masked] = likeliest.indices.gather(1, chosen)[:, 0]
+    columns: list[list[str]] = [[] for _ in texts]
+    for row, row_ids in enumerate(ids):
+        places = encoded.sequence_ids(row)
+        for column, found in enumerate(columns):
+            own = [int(token) for token, place in zip(row_ids, places, strict=True) if place == column]
+            found.append(tokenizer.decode(own))
+    return columns
+
+
+if __name__ == "__main__":
+    main()
