@@ -1,0 +1,214 @@
+"""Where a student of bits loses its scores: sites turned back to float, rates, steps, weights of one bit alone.
+
+    python -m benchmarks.studies.bit_diagnosis '{"task": "stsb", "stages": [2], "max_train_steps": 600}'
+    python -m benchmarks.studies.bit_diagnosis '{"task": "stsb", "stages": [32, 2], "float_sites": ["shares"]}'
+    python -m benchmarks.studies.bit_diagnosis '{"task": "mrpc", "stages": [], "max_train_steps": 3000}'
+
+A cell is a JSON object: `task`, and where they aren't the defaults settings of the method bit, `float_sites` of
+`SITES`, and `quantizers_rate`. Without stages it is the float model, trained with the cell's settings. Recorded cells
+are not run again, one that was stopped goes on. The teacher of a task is fine-tuned once, from that in --data_dir.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, set_seed
+
+from benchmarks.studies.study import record_cells
+from benchmarks.studies.tasks import FOLDERS
+from homodistil_hf.evaluation.evaluated_model import load_model
+from homodistil_hf.evaluation.fine_tuning import (
+    OwnTaskSettings,
+    encoded_rows,
+    fine_tune_own,
+    own_rows,
+    settings_from,
+    task_metrics,
+    training_arguments,
+    with_length,
+)
+from homodistil_hf.files.checkpoints import last_checkpoint
+from homodistil_hf.methods.binarization import stages
+from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer, FloatActivations
+from homodistil_hf.models.heads import collator_of
+from homodistil_hf.runs.config import run_of
+
+RECORD = Path("docs/results/studies/bit_diagnosis.jsonl")
+METRICS = {"stsb": "pearson"}
+"""Task → metric; accuracy of all others."""
+SITES = {
+    "attention_input": ("query.quantizer", "key.quantizer", "value.quantizer"),
+    "queries_keys": ("query_bits", "key_bits"),
+    "values": ("value_bits",),
+    "shares": ("share_bits",),
+    "context": ("attention.output.dense.quantizer",),
+    "ffn_first": ("intermediate.dense.quantizer",),
+    "ffn_second": ("output.dense.quantizer",),
+}
+"""Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
+TEACHERS_RATE = 3e-4
+_NUM_ROWS = 256
+_SAVE_STEPS = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cells", nargs="+", type=json.loads, metavar="JSON", help="a cell")
+    parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/bit_diagnosis"))
+    parser.add_argument("--record", type=Path, default=RECORD)
+    given = parser.parse_args()
+    # rows name the cells' own settings alone, and are found again by all of them
+    cells = [{"cell": json.dumps(cell, sort_keys=True)} for cell in given.cells]
+    record_cells(given.record, cells, partial(run, data_dir=given.data_dir, output_dir=given.output_dir))
+
+
+def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str, Any]:
+    """Train a cell; its score and the teacher's, cosines of their states by layer, errors of each site's bits."""
+    given = json.loads(named["cell"])
+    task, sites = given.pop("task"), given.pop("float_sites", [])
+    rate = given.pop("quantizers_rate", stages.QUANTIZERS_RATE)
+    data = data_dir / FOLDERS[task].format(task)
+    rows = {f"{name}_data": str(data / f"{split}.parquet") for name, split in _SPLITS.items()}
+    metric = METRICS.get(task, "accuracy")
+    teacher = output_dir / task
+    if not (teacher / "model").is_dir():
+        _fine_tune(rows, data_dir, teacher, {"learning_rate": TEACHERS_RATE})
+    folder = output_dir / "".join(mark if mark.isalnum() or mark in ".-" else "_" for mark in named["cell"])
+    if given.get("stages") == []:
+        del given["stages"]
+        return {"float": _fine_tune(rows, data_dir, folder, {"learning_rate": TEACHERS_RATE} | given)[metric]}
+    values = rows | {"model": str(teacher / "model"), "output_dir": str(folder)} | given
+    settings = run_of(values | {"method": "bit"}, "a cell").run
+    with _quantizers_rate(rate):
+        return _binarized(settings, sites, metric)
+
+
+_SPLITS = {"train": "train", "eval": "validation"}
+
+
+def _fine_tune(rows: Mapping[str, str], data_dir: Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
+    values = {"model": str(data_dir / "teacher"), "output_dir": str(folder), "resume": folder.exists()}
+    metrics: dict[str, Any] = fine_tune_own(settings_from(OwnTaskSettings, rows | values | changes), print)["metrics"]
+    return metrics
+
+
+@contextmanager
+def _quantizers_rate(rate: float) -> Iterator[None]:
+    before, stages.QUANTIZERS_RATE = stages.QUANTIZERS_RATE, rate
+    try:
+        yield
+    finally:
+        stages.QUANTIZERS_RATE = before
+
+
+def _binarized(settings: stages.BinarizationSettings, sites: list[str], metric: str) -> dict[str, Any]:
+    """All stages, as `binarize_chain` trains them, but for sites that stay float; nothing is exported."""
+    evaluated = load_model(settings.model)
+    settings = with_length(settings, evaluated)
+    tokenizer, max_length, floating = evaluated.tokenizer, settings.row_length, evaluated.model
+    task, train, dev = own_rows(settings, tokenizer, print, floating)
+    encoded = encoded_rows(stages.unlabelled(task), train, tokenizer, max_length)
+    score = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
+    held_out = encoded_rows(task, dev.select(range(min(_NUM_ROWS, len(dev)))), tokenizer, max_length)
+    held_out = held_out.remove_columns("length")
+    batches = list(DataLoader(held_out, batch_size=32, collate_fn=collator_of(tokenizer, floating)))
+    found: dict[str, Any] = {"float": score(floating)[metric]}
+    teacher = floating
+    for number, bits in enumerate(settings.stages, start=1):
+        set_seed(settings.seed)
+        how = {"two_sets": settings.two_sets, "elastic": settings.elastic, "dropout": settings.dropout_fraction}
+        student = with_float_sites(to_binary(teacher, activation_bits=bits, **how), sites)
+        folder = str(Path(settings.output_dir, f"stage-{number}"))
+        arguments = training_arguments(
+            folder,
+            settings,
+            settings.seed,
+            num_rows=len(encoded),
+            save_steps=_SAVE_STEPS,
+            arguments_class=stages.BinarizationArguments,
+            overwrite_output_dir=True,
+        )
+        collate = collator_of(tokenizer, student)
+        trainer = stages.BinarizationTrainer(
+            student, arguments, teacher_model=teacher, train_dataset=encoded, data_collator=collate
+        )
+        calibrated = copy.deepcopy(student)
+        calibrate(calibrated, _read(batches[0]))
+        start = distances(calibrated, floating, batches)
+        train_loss = trainer.train(last_checkpoint(folder)).training_loss
+        found[f"stage-{number}"] = {"bits": bits, "score": score(student)[metric], "train_loss": train_loss}
+        found[f"stage-{number}"] |= {"steps": arguments.max_steps, "start": start}
+        found[f"stage-{number}"] |= {"end": distances(student.eval(), floating, batches)}
+        teacher = student
+    return found
+
+
+def with_float_sites(model: PreTrainedModel, sites: list[str]) -> PreTrainedModel:
+    """Take the quantizers of sites out of a model of bits."""
+    for name, _ in list(_quantizers(model)):
+        if _site_of(name) in sites:
+            model.set_submodule(name, FloatActivations())
+    return model
+
+
+@torch.no_grad()
+def distances(
+    student: PreTrainedModel, teacher: PreTrainedModel, batches: list[dict[str, torch.Tensor]]
+) -> dict[str, Any]:
+    """How near a student's states are to its float teacher's, and its activations of few bits to what they were.
+
+    Returns:
+        `dict`: `cosines`, of the embeddings and each layer, means over tokens; `errors`, of each site with bits
+        ‖x − x_q‖² / ‖x‖², means over layers and batches; `empty_shares`: the share of tokens whose codes of
+        attention's shares are all 0.
+    """
+    errors: dict[str, list[float]] = {}
+    empty: list[float] = []
+
+    def compare(site: str, module: nn.Module, given: tuple[torch.Tensor], quantized: Any) -> None:
+        codes, scale = quantized
+        errors.setdefault(site, []).append(float((codes * scale - given[0]).square().sum() / given[0].square().sum()))
+        if site == "shares":
+            empty.append(float((codes == 0).all(-1).float().mean()))
+
+    hooks = [one.register_forward_hook(partial(compare, _site_of(name))) for name, one in _quantizers(student)]
+    sums, num_tokens = torch.zeros(student.config.num_hidden_layers + 1), 0
+    for batch in map(_read, batches):
+        mask_BT = batch["attention_mask"]
+        states = (model(**batch, output_hidden_states=True)["hidden_states"] for model in (student, teacher))
+        cosines = [torch.cosine_similarity(one, other, dim=-1) for one, other in zip(*states, strict=True)]
+        sums += torch.stack([(one_BT * mask_BT).sum() for one_BT in cosines])
+        num_tokens += int(mask_BT.sum())
+    for hook in hooks:
+        hook.remove()
+    found = {"cosines": [round(float(one) / num_tokens, 4) for one in sums]}
+    of_sites = {"errors": {site: round(fmean(of_site), 4) for site, of_site in errors.items()}}
+    return found | of_sites | ({"empty_shares": round(fmean(empty), 4)} if empty else {})
+
+
+def _read(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+def _quantizers(model: nn.Module) -> Iterator[tuple[str, ElasticQuantizer]]:
+    return ((name, one) for name, one in model.named_modules() if isinstance(one, ElasticQuantizer))
+
+
+def _site_of(name: str) -> str:
+    return next(site for site, ends in SITES.items() if name.endswith(ends))
+
+
+if __name__ == "__main__":
+    main()
