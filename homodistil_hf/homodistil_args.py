@@ -4,7 +4,6 @@
 first step: `methods/baselines/one_shot.py`, `embedding/`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .files.messages import short_repr
 from .files.settings import refuse_without_part, setting
-from .models.compiling import MOST_COMPILED_WIDTHS
 from .plans.budgets import listed_students
 from .pruning.schedule import DEADLINE_FRACTION, PruningSchedule
 from .training_args import DistillationArguments, refuse_reentrant_checkpointing
@@ -162,12 +160,9 @@ class HomoDistilTrainingArguments(DistillationArguments):
         refuse_without_part(self, remedies, run="a run with nested=True")
 
     def pruning_schedule(self, total_steps: int) -> PruningSchedule:
-        """Lay out when masks are chosen in a run of so many steps; with `torch_compile` at few moments."""
-        window, interval = (self.pruning_start_fraction, self.pruning_end_fraction), self.pruning_interval_steps
-        # so seldom that the window has no more widths than may be compiled
-        if self.torch_compile:
-            interval = max(interval, math.ceil((window[1] - window[0]) * total_steps / MOST_COMPILED_WIDTHS))
-        return PruningSchedule(window, interval, total_steps)
+        """Lay out when masks are chosen in a run of so many steps."""
+        window = self.pruning_start_fraction, self.pruning_end_fraction
+        return PruningSchedule(window, self.pruning_interval_steps, total_steps)
 
 
 @dataclass

@@ -61,7 +61,7 @@ _OF_TRAINER = (
     *("lr_scheduler_type", "lr_scheduler_kwargs", "train_sampling_strategy", "optim", "optim_args"),
     *("learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm"),
 )
-"""Settings of Trainer that change the steps to come; `torch_compile` makes masks be chosen at fewer moments."""
+"""Settings of Trainer that change the steps to come; `torch_compile` rounds otherwise."""
 _LOADING = (
     ("use_seedable_sampler", False, "every rank must draw its rows in a seeded order"),
     ("dispatch_batches", True, "every rank must make its own batches"),

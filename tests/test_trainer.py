@@ -12,13 +12,12 @@ from datasets import Dataset, IterableDataset
 from fake_device import DEVICE, fake_device
 from run_traces import OnStep, assert_close_run, assert_same_run, differences, logs_of, losses_of, state_of
 from students import indices_of
-from tiny_models import GRADUAL, VOCAB_SIZE, WIDE_WINDOW, make_blocks, make_teacher
+from tiny_models import GRADUAL, VOCAB_SIZE, WIDE_WINDOW, make_blocks
 from torch import nn
 from transformers import TrainerCallback, default_data_collator
 
-from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
+from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.distillation.objective import DistillationLoss
-from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS, compiling_problem
 from homodistil_hf.pruning.scores import SensitivityScores
 
 pytestmark = pytest.mark.slow
@@ -310,41 +309,6 @@ def test_activation_checkpointing_changes_no_loss(trained):
     # The name that all supported versions of transformers have; newer ones call it activation_checkpointing.
     saving = trained(max_steps=6, attention_weight=1.0, student_dropout=0.1, gradient_checkpointing=True)
     assert_close_run(saving, plain, tolerance=1e-5)
-
-
-@pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
-def test_compiled_code_follows_the_widths_and_leaves_other_code_alone(trained):
-    compiled_graphs = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        compiled_graphs.append(graph)
-        return graph.forward
-
-    own = torch.compile(lambda values: values.sin() + 1, backend=backend)
-    own(torch.zeros(3))
-    settings = WIDE_WINDOW | {"max_steps": 8, "pruning_end_fraction": 0.75}
-    plain = trained(model=make_teacher(num_hidden_layers=1), **settings)
-    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
-        compiled = trained(
-            model=make_teacher(num_hidden_layers=1), torch_compile=True, torch_compile_backend="eager", **settings
-        )
-    assert_close_run(compiled, plain)
-    own(torch.zeros(3))
-    assert len(compiled_graphs) == 1
-
-
-def test_compiled_code_is_sliced_at_few_moments():
-    args = HomoDistilTrainingArguments(
-        output_dir="unused", student="macs=0.5", pruning_end_fraction=0.3, report_to="none"
-    )
-    every_ten = args.pruning_schedule(4000)
-    args.torch_compile = True
-    few = args.pruning_schedule(4000)
-    due = [
-        [step for step in range(1, 4001) if schedule.is_due(step) and step <= 1200] for schedule in (every_ten, few)
-    ]
-    assert [len(steps) for steps in due] == [120, MOST_COMPILED_WIDTHS]
-    assert few.end_step == every_ten.end_step == due[1][-1] == 1200
 
 
 def test_training_twice_starts_anew_from_the_student_as_it_is(trained):

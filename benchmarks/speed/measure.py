@@ -52,9 +52,6 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
 
 
 def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRun]:
-    if settings.compiled:
-        # All variants run the same code at widths of their own; beyond the limit they would not be compiled.
-        torch._dynamo.config.recompile_limit = 64
     work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
     runs: dict[str, GatedRun] = {}
     for number, (name, place) in enumerate(way.places.items()):

@@ -6,11 +6,9 @@ Figures stand between markers; the rest of both pages is written by hand.
 """
 
 import json
-import math
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +20,6 @@ from benchmarks.speed.profiles import PARTS
 from benchmarks.speed.settings import BenchSettings
 from benchmarks.speed.tables import format_bench, spread, table
 from benchmarks.speed.whole_run import BASELINES, FULL_WIDTH, LOOPS, ONE_SHOT, PLAIN, START, STRONG, mean_cost, way_of
-from homodistil_hf.models.compiling import MOST_COMPILED_WIDTHS
 from homodistil_hf.tables import markdown_table
 
 DOCS = Path("docs")
@@ -30,8 +27,7 @@ RESULTS = Path("docs/results")
 TEACHER, STUDENT = "bert-base", "homobert-tiny"
 BASE = "bert-base-bfloat16"
 NOT_COMPILED = """\
-Compiled, not measured: micro-batches of 1,024 rows gave no figures in 170 s of an H200 of their own (`python -m
-benchmarks.speed.bench --cases gpu-1024`).\
+Compiled, not measured on a GPU since layers share their code: `python -m benchmarks.speed.bench --cases gpu-1024`.\
 """
 
 
@@ -52,7 +48,7 @@ def main(docs: Path = DOCS) -> None:
         "answer": answer(speed[SHIPPED]),
         "goals": goals(speed, growth, latency),
         "narrowing": why_narrowing_gains_less(speed[BASE]),
-        "compiling": compiling(read("compiling.json"), BenchSettings(**speed[BASE]["settings"])),
+        "compiling": compiling(read("compiling.json")),
         "types": number_types(read("number_types.json")),
         "waiting": waiting(read("waiting.json")["median_step_s"]),
         "start": until_an_answer(read("start.json")["cpu_s"]),
@@ -218,20 +214,14 @@ def number_types(found: Mapping[str, Any]) -> str:
     return "\n".join(map(wrapped, points))
 
 
-def compiling(found: Mapping[str, Any], settings: BenchSettings) -> str:
-    """Why widths are compiled anew, at few moments."""
-    static, dynamic = found["sizes"].values()
-    a_width, again = (statistics.median(one["first_step_seconds"][1:]) for one in (static, dynamic))
-    longest = settings.pruning_end_fraction * settings.max_steps
-    grouped = replace(settings, pruning_interval_steps=math.ceil(longest / MOST_COMPILED_WIDTHS))
-    costs = [mean_cost(way_of(one).stretches, settings.length) for one in (settings, grouped)]
-    sentences = (
-        f"- Two layers of 128 channels, one thread: the first step at a new width takes {a_width:.0f} s "
-        f"({again:.0f} with sizes marked as dynamic), any other {static['step_seconds']['median']:.1f} s.",
-        f"- {MOST_COMPILED_WIDTHS} moments raise the student's mean cost on the way from BERT-base to homobert-tiny "
-        f"from {costs[0]:.1%} to {costs[1]:.1%} of the unpruned one's.",
+def compiling(found: Mapping[str, Any]) -> str:
+    """What was compiled on the way through many widths."""
+    compilations, num_layers = found["compilations"], found["shape"]["num_hidden_layers"]
+    return wrapped(
+        f"- A run of {len(compilations)} steps on the way from {num_layers} layers to a tenth of their MACs, "
+        f"{found['num_widths']} widths: {found['graphs'][-1]} graphs, the last compiled at step "
+        f"{compilations.index(compilations[-1]) + 1} (`python -m benchmarks.speed.compiling`)."
     )
-    return "\n".join(wrapped(sentence) for sentence in sentences)
 
 
 def wrapped(text: str) -> str:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import is_compiled_module
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import Trainer
 
@@ -152,9 +151,8 @@ def _methods(trainer: Trainer) -> list[tuple[Any, str, str]]:
         (trainer, "_clip_grad_norm", "clipping"),
         (trainer.optimizer, "step", "optimizer"),
         (trainer.model, "zero_grad", "optimizer"),
+        (trainer.model, "forward", "student"),
     ]
-    if not is_compiled_module(trainer.model_wrapped):  # a new forward would be compiled anew
-        methods.append((trainer.model, "forward", "student"))
     if isinstance(trainer, DistillationTrainer):
         methods.append((FrozenTeacher, "__call__", "teacher"))
     if isinstance(trainer, HomoDistilTrainer):

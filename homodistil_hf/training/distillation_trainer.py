@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import DynamoBackend
 from huggingface_hub import HfApi
 from torch import nn
 from torch.utils.data import DataLoader
@@ -37,7 +38,7 @@ from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
 from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
-from ..models.compiling import allow_recompiling
+from ..models.compiling import compile_layers, compiling_seconds
 from ..models.conversion import to_stock
 from ..models.loading import plain_name
 from ..models.saved_student import load_student, save_projections
@@ -59,6 +60,8 @@ logger = logging.getLogger(__name__)
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
 _PREPARED = "_is_accelerate_prepared"
+STEPS_OF_COMPILING = 3
+"""Steps of a run until what compiling took is logged."""
 
 
 class DistillationTrainer(ExactTrainer):
@@ -115,6 +118,8 @@ class DistillationTrainer(ExactTrainer):
     latency: tuple[Any, dict[str, Any]] | None = None
     """Format and widths of the student whose passes were timed, and the times."""
     push_in_progress: PushInProgress | None = None
+    compiled_with: Mapping[str, Any] | None = None
+    """Arguments of `torch.compile`; None where nothing is compiled."""
 
     # Hooks of a method
 
@@ -302,8 +307,9 @@ class DistillationTrainer(ExactTrainer):
         self.distillation.autocast = self.accelerator.autocast
         self.held_out: Any = self.make_evaluation()
         if args.torch_compile:
-            allow_recompiling()
-            teacher.fast.compile(**self.accelerator.state.dynamo_plugin.to_kwargs())
+            self.compiled_with = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+            # else accelerate would compile the model as a whole
+            self.accelerator.state.dynamo_plugin.backend = DynamoBackend.NO
         self._look_at_collator()
         self.set_up_student()
         # No rank may write into output_dir before all have seen what was there.
@@ -392,6 +398,24 @@ class DistillationTrainer(ExactTrainer):
         return self.kept_heads[layer], torch.arange(len(self.kept_heads[layer]))
 
     # One optimizer step
+
+    def begin_training(self) -> None:
+        """Also have the layers of teacher and student compiled, with `torch_compile`."""
+        super().begin_training()
+        if self.compiled_with is not None:
+            for model in (self.distillation.teacher.fast, self.model):
+                compile_layers(model, **self.compiled_with)
+            self._compiling = (
+                min(self.state.global_step + STEPS_OF_COMPILING, self.state.max_steps),
+                compiling_seconds(),
+            )
+
+    def end_step(self) -> None:
+        """Also tell, once, what compiling took."""
+        super().end_step()
+        if self.compiled_with is not None and self.state.global_step == self._compiling[0]:
+            seconds = compiling_seconds() - self._compiling[1]
+            logger.info("torch_compile: compiling took %.0f s of the first steps", seconds)
 
     def prepare_batch(self, batch: Any) -> Any:
         """Check a micro-batch, and find the positions of its predictions once."""

@@ -6,7 +6,8 @@ from tiny_models import make_teacher
 from torch import nn
 
 from homodistil_hf.distillation.teacher import FrozenTeacher, multiplies_bfloat16, resolve_teacher_dtype
-from homodistil_hf.models.compiling import compiling_problem
+from homodistil_hf.models.architectures.modeling_layerwise import encoder_layers
+from homodistil_hf.models.compiling import compile_layers, compiling_problem
 from homodistil_hf.models.conversion import to_student
 
 CPU = torch.device("cpu")
@@ -124,8 +125,11 @@ def test_a_teacher_never_learns(dtype):
 @pytest.mark.skipif(compiling_problem() is not None, reason=str(compiling_problem()))
 def test_a_compiled_teacher_says_the_same():
     plain, compiled = make_frozen(dtype=torch.bfloat16), make_frozen(dtype=torch.bfloat16)
-    compiled.fast.compile(backend="aot_eager")
+    compile_layers(compiled.fast, backend="aot_eager")
     inputs = unlabelled(make_batch())
     torch.testing.assert_close(compiled(**inputs).logits, plain(**inputs).logits)
-    assert compiled.fast._compiled_call_impl is not None
-    assert compiled.exact._compiled_call_impl is None
+    layers = [
+        [layer._compiled_call_impl for layer in encoder_layers(form)] for form in (compiled.fast, compiled.exact)
+    ]
+    assert None not in layers[0]
+    assert layers[1] == [None] * len(layers[0])
