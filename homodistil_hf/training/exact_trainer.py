@@ -82,7 +82,7 @@ class ExactTrainer(Trainer):
     """The constructor's arguments, from which a search makes the trainer again for each trial; empty: it can't."""
     stop_request = StopRequest()
     is_stopping = False
-    num_stop_requests: torch.Tensor | int = 0
+    num_stop_requests: torch.Tensor | float = 0
     has_started = False
     resumed_logs: Mapping[str, Any] | None = None
     epoch_number = 0
@@ -171,11 +171,13 @@ class ExactTrainer(Trainer):
 
     def scale_and_log(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
         """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
-        if model.training:
-            self.step_log.take_in({"loss": loss} | {f"loss_{name}": value for name, value in terms.items()})
-            # A loss that is not finite may have finite gradients; the factor spoils them, so that every rank sees it.
-            loss = loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
-        return loss * self.accelerator.num_processes
+        num_ranks = self.accelerator.num_processes
+        if not model.training:
+            return loss * num_ranks
+        self.step_log.take_in({"loss": loss} | {f"loss_{name}": value for name, value in terms.items()})
+        # A loss that is not finite may have finite gradients; then 0 · loss is NaN and spoils them, so that every rank
+        # sees it.
+        return loss * (num_ranks + 0.0 * loss.detach())
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Forward and backward of one micro-batch.
@@ -188,11 +190,11 @@ class ExactTrainer(Trainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients:
             return loss
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        self._norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         # One copy from the device for both values: the host waits for each.
-        asked = torch.as_tensor(self.num_stop_requests, device=norm.device)
-        is_finite, self.num_stop_requests = torch.stack([norm.isfinite(), asked]).tolist()
-        if is_finite:
+        asked = torch.as_tensor(self.num_stop_requests, device=self._norm.device)
+        norm, self.num_stop_requests = torch.stack([self._norm, asked]).tolist()
+        if math.isfinite(norm):
             self.step_log.close_step()
             return loss
         self.step_log.skip_step()
@@ -211,6 +213,14 @@ class ExactTrainer(Trainer):
                 f"{self.run_folder.last_good_before(step - in_row + 1)}"
             )
         return loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        # Trainer's would take the norm again. A gradient scaler's gradients must be unscaled first, and a skipped step
+        # has none.
+        if self.accelerator.scaler is not None or self.step_log.num_bad_steps_in_row:
+            return super()._clip_grad_norm(model)
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.args.max_grad_norm, self._norm)
+        return self._norm
 
     def _lowered_matrices(self) -> AbstractContextManager[None]:
         """Matrices in bfloat16 for a micro-batch; not where wrappers hold the model's own parameters."""

@@ -35,8 +35,10 @@ class StepLog:
 
     def take_in(self, terms: Mapping[str, torch.Tensor]) -> None:
         """Add the terms of a micro-batch, each its share, to those of its step; `loss` is among them."""
-        for name, term in terms.items():
-            self.step_terms[name] = self.step_terms.get(name, 0) + term.detach()
+        own = [term.detach() for term in terms.values()]
+        if self.step_terms:
+            own = list(torch._foreach_add([self.step_terms[name] for name in terms], own))
+        self.step_terms = dict(zip(terms, own, strict=True))
 
     def close_step(self) -> None:
         """Count a step that is good."""
@@ -44,9 +46,14 @@ class StepLog:
         self.num_bad_steps_in_row = 0
         self.num_summed_steps += 1
         self.num_good_steps += 1
-        self.loss_sum = self.loss_sum.to(terms["loss"].device) + terms["loss"]
-        for name, value in terms.items():
-            self.term_sums[name] = self.term_sums.get(name, 0) + value
+        # the nameless sum is the loss of the whole run, the others are since the last log
+        sums = {"": self.loss_sum.to(terms["loss"].device)} | self.term_sums
+        terms[""] = terms["loss"]
+        # one operation for all: an accelerator waits for launches
+        known = [name for name in terms if name in sums]
+        added = torch._foreach_add([sums[name] for name in known], [terms[name] for name in known])
+        sums |= terms | dict(zip(known, added, strict=True))
+        self.loss_sum, self.term_sums = sums.pop(""), sums
 
     def skip_step(self) -> None:
         """Count a skipped step, and drop its terms."""
@@ -74,7 +81,6 @@ class StepLog:
         Args:
             of_every_rank: gathers a list of numbers from all ranks.
         """
-        # the nameless sum is the loss of the whole run, the others are since the last log
         sums = {"": self.loss_sum} | self.term_sums
         ranks = of_every_rank([float(value) for value in sums.values()])
         # transposed: name → its value on each rank

@@ -14,6 +14,7 @@ from tiny_models import GRADUAL, make_teacher
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.files.checkpoints import last_checkpoint
+from homodistil_hf.training.exact_trainer import ExactTrainer
 
 pytestmark = pytest.mark.slow
 
@@ -122,6 +123,22 @@ def test_types_accumulation_and_optimizers(make_trainer, settings):
     moved = differences(states[BAD - 1], states[BAD])
     assert [name for name in moved if name.startswith(("weight", "optimizer", "pruner"))] == []
     assert trainer.step_log.num_bad_steps == 1
+
+
+def test_gradients_are_clipped_by_the_norm_that_was_checked_as_trainer_does(make_trainer, monkeypatch):
+    settings = SETTINGS | {"max_grad_norm": 0.05, "bf16": True}
+    own = make_trainer(**settings)
+    poison_gradient(own, math.nan, range(BAD, BAD + 1))
+    own.train()
+    norms = [entry["grad_norm"] for entry in entries(own)]
+    assert min(norms[: BAD - 1]) > 0.05
+    assert norms[BAD - 1] == 0
+    monkeypatch.delattr(ExactTrainer, "_clip_grad_norm")
+    trainers = make_trainer(**settings)
+    poison_gradient(trainers, math.nan, range(BAD, BAD + 1))
+    trainers.train()
+    assert differences(state_of(own), state_of(trainers)) == []
+    assert norms == [entry["grad_norm"] for entry in entries(trainers)]
 
 
 def test_averages_are_over_the_steps_that_were_not_skipped(make_trainer):
