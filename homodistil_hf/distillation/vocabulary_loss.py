@@ -110,15 +110,18 @@ class _DecodedTerms(torch.autograd.Function):
             # Chunks of rows whose logits fit; each adds its terms, and its gradients as soon as its logits are there.
             bytes_per_row = len(weight_VH) * (student.dtype.itemsize + teacher.dtype.itemsize)
             chunks = slices(len(states_MH), LOGITS_BYTES // bytes_per_row)
-            terms = torch.zeros(2, dtype=exact_dtype(states_MH), device=states_MH.device)
+            terms_2M = states_MH.new_empty((2, len(states_MH)), dtype=exact_dtype(states_MH))
+            labels = _labels_of(labels_M, len(weight_VH), terms_2M.dtype, weights or (0.0, 0.0))
             gradient = _Gradient(student, wanted=ctx.needs_input_grad[:3], num_chunks=len(chunks))
             for rows in chunks:
                 logits_RV, biases = _product(student, rows), (student.bias_V, teacher.bias_V)
+                products = logits_RV, _product(teacher, rows)
                 # With weights, _compare leaves the gradient of the logits in the logits' own memory.
-                terms += _compare(logits_RV, _product(teacher, rows), biases, labels_M[rows], weights)
+                _compare(products, biases, labels.rows(rows), weights, out_2R=terms_2M[:, rows])
                 if weights is not None:
                     gradient.add(rows, logits_RV)
-                del logits_RV  # or it would live on beside the next chunk's
+                del logits_RV, products  # or they would live on beside the next chunk's
+            terms = terms_2M.sum(-1)
         if weights is not None:
             # No saved tensors: those could not be scaled in place, and the decoder's gradient is as large as it is.
             ctx.gradients = [gradient.states_MH, gradient.weight_VH, gradient.bias_V]
@@ -129,9 +132,11 @@ class _DecodedTerms(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_ce: torch.Tensor, grad_kl: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         scale = _common_scale(grad_ce, grad_kl, ctx.weights)
-        gradients, ctx.gradients = zip(ctx.gradients, ctx.dtypes, strict=True), None
         # In the parameter's type first: a half type could not hold a small gradient times a small scale.
-        return *(None if t is None else t.to(dtype).mul_(scale) for t, dtype in gradients), *[None] * 4
+        gradients = [None if t is None else t.to(dtype) for t, dtype in zip(ctx.gradients, ctx.dtypes, strict=True)]
+        ctx.gradients = None
+        torch._foreach_mul_([t for t in gradients if t is not None], scale)
+        return *gradients, *[None] * 4
 
 
 class _Gradient:
@@ -161,7 +166,7 @@ class _Gradient:
                 # in slices of words, as the product of one chunk would be as large as the weight itself
                 bytes_per_word = max(1, states_RH.shape[-1]) * states_RH.dtype.itemsize
                 for words in slices(len(self.weight_VH), LOGITS_BYTES // bytes_per_word):
-                    self.weight_VH[words] += gradient_RV[:, words].t() @ states_RH
+                    self.weight_VH[words].add_(gradient_RV[:, words].t() @ states_RH)
             else:
                 torch.mm(gradient_RV.t(), states_RH, out=self.weight_VH)
         if self.bias_V is not None:
@@ -170,80 +175,114 @@ class _Gradient:
 
 def _lowered(decoder: Decoder) -> Decoder:
     states, weight, bias, dtype = decoder
-    # The bias too, though it is added in the exact type: a teacher in a half type keeps it rounded.
-    return Decoder(states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype), dtype)
+    states = states.to(dtype)
+    # The bias is rounded too, though it is added in the exact type: a teacher in a half type keeps it rounded.
+    exact_bias = None if bias is None else bias.to(dtype).to(exact_dtype(states))
+    return Decoder(states, weight.to(dtype), exact_bias, dtype)
 
 
 def _product(decoder: Decoder, rows: slice) -> torch.Tensor:
     return decoder.states_MH[rows] @ decoder.weight_VH.t()
 
 
+class _Labels(NamedTuple):
+    """What the labels of some rows ask for, in the exact type: computed once for all chunks.
+
+    Args:
+        words_R: the labels; word 0 for a label that is no word.
+        counts_R: 1 where the label is a word, else 0.
+        of_p_R: a·count + b, the factor of p_s in the gradient.
+        of_words_R: −a·count, what is added to the gradient of the label's word.
+    """
+
+    words_R: torch.Tensor
+    counts_R: torch.Tensor
+    of_p_R: torch.Tensor
+    of_words_R: torch.Tensor
+
+    def rows(self, rows: slice) -> "_Labels":
+        return _Labels(*(values_R[rows] for values_R in self))
+
+
+def _labels_of(labels_M: torch.Tensor, num_words: int, dtype: torch.dtype, weights: tuple[float, float]) -> _Labels:
+    is_word_M = (labels_M >= 0) & (labels_M < num_words)
+    words_M, counts_M = labels_M.masked_fill(~is_word_M, 0), is_word_M.to(dtype)
+    ce_weight, kl_weight = weights
+    of_words_M = -ce_weight * counts_M
+    return _Labels(words_M, counts_M, kl_weight - of_words_M, of_words_M)
+
+
 def _compare(
-    student_RV: torch.Tensor,
-    teacher_RV: torch.Tensor,
+    products: tuple[torch.Tensor, torch.Tensor],
     biases: tuple[torch.Tensor | None, torch.Tensor | None],
-    labels_R: torch.Tensor,
+    labels: _Labels,
     weights: tuple[float, float] | None,
-) -> torch.Tensor:
-    """`(CE, KL)` of some rows; the products are used up: with weights, the student's become a·dCE + b·dKL."""
-    terms = torch.zeros(2, dtype=exact_dtype(student_RV), device=student_RV.device)
+    *,
+    out_2R: torch.Tensor,
+) -> None:
+    """CE and KL of some rows, into `out_2R`; with weights the student's products become a·dCE + b·dKL."""
+    student_RV, teacher_RV = products
     num_elements = CHUNK_ELEMENTS.get(student_RV.device.type, OTHER_CHUNK_ELEMENTS)
     # so few rows that their exact copies stay small, on a CPU in its cache
     for rows in slices(len(student_RV), num_elements // student_RV.shape[-1]):
-        student, teacher = _logits(student_RV[rows], biases[0]), _logits(teacher_RV[rows], biases[1])
-        of_rows, gradient = _compare_exactly(student, teacher, labels_R[rows], weights)
-        terms += of_rows
+        logits_2RV = _logits((student_RV[rows], teacher_RV[rows]), biases, out_2R.dtype)
+        gradient = _compare_exactly(logits_2RV, labels.rows(rows), weights, out_2R=out_2R[:, rows])
         if gradient is not None:
             student_RV[rows] = gradient  # rounded to the type of the products
-    return terms
+        del logits_2RV, gradient  # or they would live on beside the next ones
 
 
-def _logits(product_RV: torch.Tensor, bias_V: torch.Tensor | None) -> torch.Tensor:
-    # Added here and not in the matrix product: here the numbers are exact and in the cache.
-    exact = exact_dtype(product_RV)
-    return product_RV.to(exact) if bias_V is None else product_RV + bias_V.to(exact)
+def _logits(
+    products: tuple[torch.Tensor, torch.Tensor],
+    biases: tuple[torch.Tensor | None, torch.Tensor | None],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Both models' logits in one tensor, so that one operation does for both.
+
+    The bias is added here and not in the matrix product: here the numbers are exact and in the cache.
+    """
+    logits_2RV = products[0].new_empty((2, *products[0].shape), dtype=dtype)
+    for logits_RV, product_RV, bias_V in zip(logits_2RV, products, biases, strict=True):
+        if bias_V is None:
+            logits_RV.copy_(product_RV)
+        else:
+            torch.add(product_RV, bias_V, out=logits_RV)
+    return logits_2RV
 
 
 def _compare_exactly(
-    student_RV: torch.Tensor,
-    teacher_RV: torch.Tensor,
-    labels_R: torch.Tensor,
-    weights: tuple[float, float] | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`(CE, KL)` of logits, and with weights the gradient of the student's; the teacher's are overwritten.
+    logits_2RV: torch.Tensor, labels: _Labels, weights: tuple[float, float] | None, *, out_2R: torch.Tensor
+) -> torch.Tensor | None:
+    """CE and KL of the logits of student and teacher, and with weights the gradient; the teacher's are overwritten.
 
     Probabilities come from softmax alone, which takes a CPU less time than `exp`.
     """
-    # a label that is no word reads word 0, times 0
-    valid = (labels_R >= 0) & (labels_R < student_RV.shape[-1])
-    words = labels_R.masked_fill(~valid, 0)
-    p_student, p_teacher = student_RV.softmax(-1), teacher_RV.softmax(-1)
-    log_sums_R = _log_sums(student_RV, p_student)
-    ce = ((log_sums_R - student_RV.gather(-1, words[:, None])[:, 0]) * valid).sum()
+    p_2RV = logits_2RV.softmax(-1)
+    # log Σ exp(x), by the likeliest word: log p = x − log Σ exp(x)
+    log_sums_2R = logits_2RV.amax(-1) - p_2RV.amax(-1).log()
+    (student_RV, teacher_RV), (p_student, p_teacher) = logits_2RV, p_2RV
+    words_R1 = labels.words_R[:, None]
+    torch.mul(log_sums_2R[0] - student_RV.gather(-1, words_R1)[:, 0], labels.counts_R, out=out_2R[0])
     # KL = Σ p_t · (x_t − x_s) + log Σ exp(x_s) − log Σ exp(x_t) of the logits x
-    log_sums_R -= _log_sums(teacher_RV, p_teacher)
-    kl = (teacher_RV.sub_(student_RV).mul_(p_teacher).sum(-1) + log_sums_R).sum()
+    differences_R = teacher_RV.sub_(student_RV).mul_(p_teacher).sum(-1)
+    torch.add(differences_R, log_sums_2R[0] - log_sums_2R[1], out=out_2R[1])
     if weights is None:
-        return torch.stack([ce, kl]), None
-    ce_weight, kl_weight = weights
-    # d CE = p_s − onehot where the label counts, d KL = p_s − p_t.
-    gradient = p_student.mul_((ce_weight * valid + kl_weight)[:, None])
-    gradient.scatter_add_(-1, words[:, None], (-ce_weight * valid)[:, None].to(gradient.dtype))
-    return torch.stack([ce, kl]), gradient.sub_(p_teacher, alpha=kl_weight)
-
-
-def _log_sums(logits_RV: torch.Tensor, p_RV: torch.Tensor) -> torch.Tensor:
-    """Return log Σ exp(x), by the likeliest word: log p = x − log Σ exp(x)."""
-    return logits_RV.amax(-1) - p_RV.amax(-1).log()
+        return None
+    # d CE = p_s − onehot where the label counts, d KL = p_s − p_t
+    gradient = p_student.mul_(labels.of_p_R[:, None])
+    gradient.scatter_add_(-1, words_R1, labels.of_words_R[:, None])
+    return gradient.sub_(p_teacher, alpha=weights[1])
 
 
 def _common_scale(grad_ce: torch.Tensor, grad_kl: torch.Tensor, weights: tuple[float, float]) -> torch.Tensor:
     """Return s of s·(a·CE + b·KL), which autograd hands back as s·a and s·b; refuse any other ratio."""
     ce_weight, kl_weight = weights
-    is_finite = grad_ce.isfinite() & grad_kl.isfinite()
-    # (s·a)·b = (s·b)·a, also where a weight is 0
-    fits = torch.isclose(grad_ce * kl_weight, grad_kl * ce_weight, rtol=1e-4) | ~is_finite
+    # (s·a)·b = (s·b)·a, also where a weight is 0; what is not finite is never above what is not finite
+    product = grad_ce * kl_weight
+    difference = torch.sub(product, grad_kl, alpha=ce_weight).abs()
+    fits = ~(difference > 1e-4 * torch.add(product, grad_kl, alpha=ce_weight).abs())
     # Asserted on the device: the host would otherwise wait for it in every micro-batch.
     torch._assert_async(fits, f"CE and KL do not stand in the loss as weights={weights} said")
     # From both, so that a value that is not finite in either stays so.
-    return (grad_ce * ce_weight + grad_kl * kl_weight) / (ce_weight**2 + kl_weight**2 or 1.0)
+    squares = ce_weight**2 + kl_weight**2 or 1.0
+    return torch.add(grad_ce * (ce_weight / squares), grad_kl, alpha=kl_weight / squares)
