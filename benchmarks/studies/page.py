@@ -14,6 +14,7 @@ STUDIES = (
         "architectures.LAYOUT_STUDY",
         "binarization.STUDY",
         "corpus.STUDY",
+        "demo.STUDY",
         "deploy.STUDY",
         "embedding_shapes.STUDY",
         "embeddings.STUDY",

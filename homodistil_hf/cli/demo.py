@@ -9,7 +9,7 @@ from .command import Command, show_logs
 
 @dataclass
 class Demo(Command):
-    """Distil the small teacher that comes with the package to a quarter of its cost, and print what came out."""
+    """Distil the small teacher that comes with the package to a sixteenth of its MACs, and print what came out."""
 
     example: ClassVar[str] = "homodistil demo --output_dir runs/demo"
     output_dir: str = flag("folder to write (default: runs/demo)", default="runs/demo")
