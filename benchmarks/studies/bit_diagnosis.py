@@ -69,6 +69,11 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bit_diagnosis"))
     parser.add_argument("--record", type=Path, default=RECORD)
     given = parser.parse_args()
+    for cell in given.cells:
+        if cell.get("task") not in FOLDERS:
+            parser.error(f"task={cell.get('task')!r} is none of {', '.join(FOLDERS)}")
+        if unknown := set(cell.get("float_sites", ())) - SITES.keys():
+            parser.error(f"float_sites={sorted(unknown)} are none of {', '.join(SITES)}")
     # rows name the cells' own settings alone, and are found again by all of them
     cells = [{"cell": json.dumps(cell, sort_keys=True)} for cell in given.cells]
     record_cells(given.record, cells, partial(run, data_dir=given.data_dir, output_dir=given.output_dir))
