@@ -106,6 +106,7 @@ RUNS: dict[str, Run] = {
         train_dataset=make_blocks(21), per_device_train_batch_size=1, gradient_accumulation_steps=8
     ),
     "gradual, bfloat16": gradual(bf16=True),
+    "gradual, compiled": gradual(torch_compile=True, torch_compile_backend="eager"),
     "gradual, evaluations": gradual(eval_strategy="steps", eval_steps=2, student_dropout=0.1),
     "gradual, rotated heads": gradual(rotate_heads=True, attention_weight=0.1, student=SAME_HEADS),
     "gradual, fewer layers": gradual(student=ONE_LAYER, attention_weight=0.1, model=make_teacher(num_hidden_layers=3)),
