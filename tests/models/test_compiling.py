@@ -64,7 +64,7 @@ def test_a_run_of_many_widths_is_compiled_in_its_first_steps(make_trainer, caplo
     assert re.fullmatch(r"torch_compile: compiling took [1-9]\d* s of the first steps", said)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "mpnet", "modernbert", "deberta-v2"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_every_architecture_prunes_as_it_does_uncompiled(trained, name):
     architecture = ARCHITECTURES[name]
     head = architecture.heads[0]
