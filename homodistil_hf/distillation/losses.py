@@ -8,7 +8,7 @@ words).
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -169,26 +169,42 @@ def _errors_of(
 
 
 def hidden_errors(
-    teacher: Sequence[torch.Tensor],
-    projected: Sequence[torch.Tensor],
+    layers: Sequence[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     token_mask_BT: torch.Tensor | None = None,
     *,
     is_relative: bool = False,
 ) -> list[torch.Tensor]:
-    """[`hidden_error`] of several layers, float32 or float64 scalars.
+    """[`hidden_error`] of several layers, whose states are projected first.
 
     A CPU waits for memory, so it takes one layer after the other. An accelerator waits for launches, so it takes
     several layers at once.
+
+    Args:
+        layers: of each the teacher's states, the student's, and the matrix `(teacher's hidden size, student's)`, as a
+            linear layer holds it.
+        token_mask_BT: as of [`hidden_error`].
+        is_relative: as of [`hidden_error`].
+
+    Returns:
+        `list` of scalars, float32 or float64.
     """
-    pairs = list(zip(teacher, projected, strict=True))
-    most = LAYERS_ELEMENTS.get(projected[0].device.type, OTHER_LAYERS_ELEMENTS) if pairs else 0
+    if not layers:
+        return []
+    first = layers[0][0]
+    most = LAYERS_ELEMENTS.get(first.device.type, OTHER_LAYERS_ELEMENTS)
     errors: list[torch.Tensor] = []
-    for layers in slices(len(pairs), most // projected[0].numel() if pairs else 1):
-        targets, states = zip(*pairs[layers], strict=True)
+    for some in slices(len(layers), most // first.numel()):
+        targets, states, weights = zip(*layers[some], strict=True)
         if len(states) == 1:
-            errors.append(hidden_error(targets[0], states[0], token_mask_BT, is_relative=is_relative))
+            projected = F.linear(states[0], weights[0])
+            errors.append(hidden_error(targets[0], projected, token_mask_BT, is_relative=is_relative))
         else:
-            stacked = torch.stack(targets), torch.stack(states)
+            weights_KHH = torch.stack(weights)
+            if weights_KHH.requires_grad:
+                weights_KHH.register_hook(torch.Tensor.contiguous)  # autograd would copy each layer's, as transposed
+            # one product of each layer's tokens and matrix: (K, B · T, H_s) @ (K, H_s, H_t)
+            products = torch.stack(states).flatten(1, -2) @ weights_KHH.mT
+            stacked = torch.stack(targets), products.view(len(targets), *targets[0].shape)
             errors += _errors_of(*stacked, token_mask_BT, is_relative=is_relative, leading=1)
     return errors
 
@@ -202,17 +218,17 @@ class _SquaredError(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None, leading: int) -> torch.Tensor:
         kept = torch.empty_like(a)
-        total = torch.zeros(a.shape[:leading], dtype=exact_dtype(b), device=a.device)
+        totals: list[torch.Tensor] = []
         for rows in row_slices(a, CPU_CHUNK_ELEMENTS) if leading == 0 else [slice(None)]:
             # subtracted in the exact type; only the copy for the gradient is rounded
-            difference = a[rows].to(total.dtype) - b[rows]
+            difference = a[rows].to(exact_dtype(b)) - b[rows]
             if mask is not None:
                 difference *= mask[rows]
             kept[rows] = difference
             # squared norms of rows, without a tensor of all squares
-            total += torch.linalg.vector_norm(difference, dim=-1).square_().flatten(leading).sum(-1)
+            totals.append(torch.linalg.vector_norm(difference, dim=-1).square_().flatten(leading).sum(-1))
         ctx.save_for_backward(kept)
-        return total
+        return reduce(torch.add, totals)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:

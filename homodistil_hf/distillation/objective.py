@@ -9,9 +9,9 @@ nothing here depends on Trainer.
 Shapes: B batch, T tokens.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.resizing import matched_layers
 from .attention_recorder import AttentionRecorder, Recorded
-from .losses import attention_error, attention_scores, hidden_error, hidden_errors
+from .losses import attention_error, attention_scores, hidden_errors
 from .tasks import Inputs, task_of
 from .teacher import FrozenTeacher
 from .vocabulary_loss import decoded_terms, decoder_of
@@ -118,9 +118,13 @@ class DistillationLoss:
         The terms are averaged over these.
         """
         inputs = self.task.with_positions(inputs)
-        mask_BT = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
-        lengths_B = mask_BT.sum(-1, dtype=torch.int64)
-        num_predictions = lengths_B.new_full((), len(inputs["masked_positions"]))
+        # filled on the device: the host would wait for a copy of its own numbers
+        number = partial(inputs["masked_positions"].new_full, ())
+        num_predictions = number(len(inputs["masked_positions"]))
+        if "attention_mask" not in inputs:
+            num_rows, length = inputs["input_ids"].shape
+            return torch.stack([num_predictions, number(num_rows * length), number(num_rows * length**2)])
+        lengths_B = inputs["attention_mask"].sum(-1, dtype=torch.int64)
         return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
 
     def total(self, terms: Terms) -> torch.Tensor:
@@ -134,7 +138,7 @@ class DistillationLoss:
         """
         # a factor of 1 costs no operation
         weighted = (term if self.weights[name] == 1 else self.weights[name] * term for name, term in terms.items())
-        return functools.reduce(torch.add, weighted)
+        return reduce(torch.add, weighted)
 
     @contextmanager
     def own_term_alone(self) -> Iterator[None]:
@@ -201,17 +205,23 @@ class DistillationLoss:
     def _state_errors(self, teacher: States, student: States, mask_BT: torch.Tensor | None) -> Terms:
         """Return term → sum of its errors; the student's states are projected into the teacher's space."""
         projections: Any = self.student.projections
-        errors: Terms = {}
+        # of each the teacher's states, the student's, and the matrix
+        layers, embeddings = [], []
+        if self.weights["hidden"]:
+            # state 0 is the embeddings', so layer i ends in state i + 1
+            targets, matrices = [teacher[i + 1] for i in self.matched_layers], [p.weight for p in projections.hidden]
+            layers = list(zip(targets, student[1:], matrices, strict=True))
+        if self.weights["embedding"]:
+            embeddings = [(teacher[0], student[0], projections.embedding.weight)]
         with self.autocast():
-            if self.weights["hidden"]:
-                # state 0 is the embeddings', so layer i ends in state i + 1
-                projected = [project(states) for project, states in zip(projections.hidden, student[1:], strict=True)]
-                targets = [teacher[i + 1] for i in self.matched_layers]
-                of_layers = hidden_errors(targets, projected, mask_BT, is_relative=self._is_pre_norm)
-                errors["hidden"] = self._sum("hidden", of_layers)
-            if self.weights["embedding"]:
-                errors["embedding"] = hidden_error(teacher[0], projections.embedding(student[0]), mask_BT)
-        return errors
+            if self._is_pre_norm:
+                of_layers = hidden_errors(layers, mask_BT, is_relative=True)
+                of_embeddings = hidden_errors(embeddings, mask_BT)
+            else:
+                errors = hidden_errors([*layers, *embeddings], mask_BT)
+                of_layers, of_embeddings = errors[: len(layers)], errors[len(layers) :]
+        found = {"hidden": of_layers, "embedding": of_embeddings}
+        return {name: self._sum(name, errors) for name, errors in found.items() if errors}
 
     def _attention_error(
         self, teacher: list[Recorded], student: list[Recorded], mask_BT: torch.Tensor | None
@@ -237,7 +247,8 @@ class DistillationLoss:
     def _sum(self, name: str, errors: list[torch.Tensor]) -> torch.Tensor:
         """Sum the errors of layers, each with its factor."""
         factors = self.factors.get(name, [1.0] * len(errors))
-        return torch.stack([e if f == 1 else f * e for e, f in zip(errors, factors, strict=True)]).sum()
+        weighted = [e if f == 1 else f * e for e, f in zip(errors, factors, strict=True)]
+        return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
         return self.recorders[name].recording() if name in self.recorders else nullcontext([])

@@ -226,7 +226,8 @@ class Task:
         raise ValueError(f"{where} has {num_labels:g} labels in a row of {num_tokens} tokens; {remedy}")
 
     def _all_labels(self, inputs: Inputs) -> torch.Tensor:
-        labels = torch.cat([inputs[name] for name in self.required_labels])
+        labels, *others = (inputs[name] for name in self.required_labels)
+        labels = torch.cat([labels, *others]) if others else labels
         return labels.flatten().long() if self.has_classes else labels.view(len(labels), -1)
 
     def _is_outside(self, labels: torch.Tensor) -> torch.Tensor:

@@ -189,7 +189,7 @@ class _Labels(NamedTuple):
     """What the labels of some rows ask for, in the exact type: computed once for all chunks.
 
     Args:
-        words_R: the labels; word 0 for a label that is no word.
+        words_R: the labels; some word for a label that is none.
         counts_R: 1 where the label is a word, else 0.
         of_p_R: a·count + b, the factor of p_s in the gradient.
         of_words_R: −a·count, what is added to the gradient of the label's word.
@@ -205,8 +205,8 @@ class _Labels(NamedTuple):
 
 
 def _labels_of(labels_M: torch.Tensor, num_words: int, dtype: torch.dtype, weights: tuple[float, float]) -> _Labels:
-    is_word_M = (labels_M >= 0) & (labels_M < num_words)
-    words_M, counts_M = labels_M.masked_fill(~is_word_M, 0), is_word_M.to(dtype)
+    words_M = labels_M.clamp(0, num_words - 1)
+    counts_M = (words_M == labels_M).to(dtype)
     ce_weight, kl_weight = weights
     of_words_M = -ce_weight * counts_M
     return _Labels(words_M, counts_M, kl_weight - of_words_M, of_words_M)

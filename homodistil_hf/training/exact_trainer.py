@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -157,7 +157,7 @@ class ExactTrainer(Trainer):
             batches = batches if int(num_ready) == self.args.world_size else []
         if not batches:
             return [], None
-        counts = torch.stack([self.count(batch).to(device) for batch in batches]).sum(0)
+        counts = reduce(torch.add, (self.count(batch).to(device) for batch in batches))
         # One more number travels along, so that all ranks hear of a SIGTERM without a message of its own.
         is_asked = counts.new_full((1,), int(self.stop_request.is_made))
         totals = self.accelerator.reduce(torch.cat([counts, is_asked]))

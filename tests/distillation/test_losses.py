@@ -269,14 +269,16 @@ def test_layers_that_are_compared_at_once_have_the_errors_and_gradients_of_each(
     teacher, mask = [normal(2, 6, 8, seed=i) for i in range(5)], torch.tensor([[1] * 6, [1] * 4 + [0] * 2])
     factors = torch.arange(1.0, 6.0)  # as of layers that leave
 
-    def of_all() -> tuple[torch.Tensor, torch.Tensor]:
-        states = normal(5, 2, 6, 8, seed=9).requires_grad_()
-        found = torch.stack(hidden_errors(teacher, list(states), mask, is_relative=is_relative))
+    def of_all() -> tuple[torch.Tensor, ...]:
+        states, matrices = normal(5, 2, 6, 7, seed=9).requires_grad_(), normal(5, 8, 7, seed=10).requires_grad_()
+        found = torch.stack(
+            hidden_errors(list(zip(teacher, states, matrices, strict=True)), mask, is_relative=is_relative)
+        )
         (factors * found).sum().backward()
-        return found.detach(), states.grad
+        return found.detach(), states.grad, matrices.grad
 
     one_by_one = of_all()
     monkeypatch.setitem(losses.LAYERS_ELEMENTS, "cpu", num_at_once * 2 * 6 * 8)
     for found, expected in zip(of_all(), one_by_one, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert hidden_errors([], []) == []
+    assert hidden_errors([]) == []
