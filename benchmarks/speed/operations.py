@@ -34,6 +34,7 @@ from benchmarks.speed.variants import one_shot_trainer, our_trainer, plain_loop,
 from benchmarks.speed.whole_run import Stretch
 from homodistil_hf.data.masking import MaskedLMCollator
 from homodistil_hf.distillation import losses, vocabulary_loss
+from homodistil_hf.models.widths import WidthPlan
 from homodistil_hf.pruning import scores
 from homodistil_hf.tables import aligned_lines
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -182,6 +183,12 @@ def plain_trainer(settings: BenchSettings, work: Workload, folder: Path) -> Trai
     )
 
 
+def pruned(loop: PlainLoop, plan: WidthPlan) -> PlainLoop:
+    """Let a loop have the masks of a plan, as it is timed."""
+    loop.prune_to(plan)
+    return loop
+
+
 def variants(settings: BenchSettings) -> dict[str, Callable[[Workload, Path], Trainer]]:
     """Name of a phase or a baseline → its trainer."""
     full, target = settings.full, settings.target
@@ -189,8 +196,8 @@ def variants(settings: BenchSettings) -> dict[str, Callable[[Workload, Path], Tr
         "before and in the window": lambda work, folder: our_trainer(settings, work, Stretch(1, full), folder),
         "plan reached": lambda work, folder: our_trainer(settings, work, Stretch(1, target), folder),
         "one_shot": lambda work, folder: one_shot_trainer(settings, work, folder),
-        "strong loop": lambda work, folder: strong_loop(settings, work, folder),
-        "plain loop": lambda work, folder: plain_loop(settings, work, folder),
+        "strong loop": lambda work, folder: pruned(strong_loop(settings, work, folder), target),
+        "plain loop": lambda work, folder: pruned(plain_loop(settings, work, folder), target),
         "Trainer, no teacher": lambda work, folder: plain_trainer(settings, work, folder),
     }
 

@@ -282,6 +282,9 @@ def gpu_cases(speed: Mapping[str, Any]) -> str:
             f"BERT-base to homobert-tiny, {size} rows a step, bfloat16, {gpu}. Useful FLOPs, from the widest steps to "
         )
         words += f"the narrowest: {shares} of the limit."
+        if strong := results["variants"].get(STRONG):
+            share = strong["part_seconds"]["masks"] / sum(strong["part_seconds"].values())
+            words += f" Of a step of the strong loop, masks took {share:.0%}."
         parts[:0] = [wrapped(words), cases(speed)]
     return "\n\n".join(parts)
 

@@ -8,7 +8,7 @@ optimized by a profile.
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -175,13 +175,16 @@ class PlainLoop(Trainer):
         self.masks = choose_masks(self.unit_scores, self.masks, plan=plan)
         self.kept = plan
 
-    @torch.no_grad()
     def apply_masks(self) -> None:
         """Multiply the weights of every unit by its mask."""
-        parameters = dict(self.student.named_parameters())
+        self.multiply_by_masks(dict(self.student.named_parameters()))
+
+    @torch.no_grad()
+    def multiply_by_masks(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Multiply, in place, what has the shapes of the student's parameters, by their names."""
         for name, group in self.groups.items():
             for piece in group.slices:
-                weights = parameters[piece.parameter].movedim(piece.dim, 0)
+                weights = tensors[piece.parameter].movedim(piece.dim, 0)
                 kept = self.masks[name].to(weights).repeat_interleave(len(weights) // group.num_units)
                 weights.mul_(kept.view(-1, *[1] * (weights.dim() - 1)))
 
@@ -196,13 +199,15 @@ class StrongLoop(PlainLoop):
     """The same loop, optimized by a profile; dropped units stay in their matrices.
 
     Heads at masked positions, the teacher in inference mode and wholly in the type of the products, the attention that
-    is faster here, and no scores once the plan is reached.
+    is faster here, no scores once the plan is reached, and masks that are multiplied by one operation. Multiplied once
+    they would not last: dropped channels get gradients through the means of LayerNorm, and Adam's moments go on.
     """
 
     student_class = StudentAtPositions
 
     def __init__(self, student: BertForMaskedLM, teacher: BertForMaskedLM, *, dtype: torch.dtype, **kwargs: Any):
         super().__init__(student, copy.deepcopy(teacher).to(dtype), **kwargs)
+        self.factors: dict[str, torch.Tensor] = {}  # all masks of a parameter, in its shape
         if dtype == torch.bfloat16 and self.args.device.type == "cpu":
             # The faster one there, at our shapes at least; our trainer takes it too.
             for model in (self.teacher, student):
@@ -218,6 +223,18 @@ class StrongLoop(PlainLoop):
         predicted = labels != -100
         logits, projected = model(predicted, **inputs)
         return F.cross_entropy(logits.float(), labels[predicted]), logits, projected
+
+    def prune_to(self, plan: WidthPlan) -> None:
+        """See [`PlainLoop.prune_to`]."""
+        super().prune_to(plan)
+        self.factors = {name: torch.ones_like(weights) for name, weights in self.student.named_parameters()}
+        self.multiply_by_masks(self.factors)
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """See [`PlainLoop.apply_masks`]."""
+        if self.factors:
+            torch._foreach_mul_(list(self.student.parameters()), list(self.factors.values()))
 
     def score(self) -> None:
         """See [`PlainLoop.score`]."""

@@ -66,3 +66,18 @@ def test_masks_follow_the_schedule_and_are_multiplied(make_loop, tmp_path):
         assert not parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][dropped].any()
         assert parameters[f"bert.encoder.layer.{layer}.intermediate.dense.weight"][~dropped].any(1).all()
         assert not parameters[f"bert.encoder.layer.{layer}.output.dense.weight"][:, dropped].any()
+
+
+def test_the_strong_loops_masks_are_the_plain_loops(tmp_path):
+    own = settings(student="macs=0.3")
+    work = make_workload(own, num_steps=2)
+    plain, strong = (make(own, work, tmp_path) for make in (variants.plain_loop, variants.strong_loop))
+    for loop in (plain, strong):
+        before = [weights.clone() for weights in loop.student.parameters()]
+        loop.apply_masks()
+        assert all(map(torch.equal, loop.student.parameters(), before))  # nothing is dropped yet
+        loop.prune_to(own.target)
+        loop.apply_masks()
+    weights = plain.student.state_dict()
+    for name, values in strong.student.state_dict().items():
+        assert torch.equal(values, weights[name]), name
