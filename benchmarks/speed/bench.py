@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "teacher6x384-bfloat16-512": OLDER | {"length": 512, "batch_size": 8, "rounds": 5, "points": 3},
     GROWTH: OLDER,
 }
-GPU = {"device": "cuda", "points": 3, "rounds": 7, "warmup_rounds": 3}
+GPU = {"device": "cuda", "points": 3, "rounds": 7, "warmup_rounds": 3, "instances": 2}
 CASES["gpu-256"] = BERT_BASE | GPU | {"batch_size": 256}
 for _size in (1024, 2048, 4096):
     _whole_recipe = {"compiled": True, "with_baselines": False, "accumulation_steps": 4096 // _size}

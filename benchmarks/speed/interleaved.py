@@ -5,13 +5,15 @@ lets exactly one of them go on until it arrives at its next step. So the timed c
 data loading, logging and callbacks.
 """
 
+import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -113,3 +115,35 @@ def interleave(variants: Mapping[str, Interleaved], *, rounds: int, warmup_round
             if round_number >= warmup_rounds:
                 seconds[name].append(duration)
     return seconds
+
+
+@contextmanager
+def on_one_memory_node(nodes: Path = Path("/sys/devices/system/node")) -> Iterator[list[int]]:
+    """Within the block this thread, and those that it starts, stay on the cores of one memory node.
+
+    The host starts a GPU's kernels, and a core is slower at the memory of another node. Without it a variant is fast
+    or slow by the node on which its thread happens to be.
+
+    Yields:
+        `list` of the cores: those of the node with the most that this process may use; empty where nodes aren't known.
+    """
+    if not (nodes.is_dir() and hasattr(os, "sched_setaffinity")):
+        yield []
+        return
+    allowed = os.sched_getaffinity(0)
+    of_nodes = [_cores(file.read_text(encoding="ascii")) & allowed for file in sorted(nodes.glob("node*/cpulist"))]
+    cores = max(of_nodes, key=len, default=set())
+    if not cores:
+        yield []
+        return
+    os.sched_setaffinity(0, cores)
+    try:
+        yield sorted(cores)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def _cores(ranges: str) -> set[int]:
+    """The numbers in the kernel's form: `0-3,8` is 0, 1, 2, 3 and 8."""
+    ends = [entry.partition("-") for entry in ranges.strip().split(",") if entry]
+    return {core for first, _, last in ends for core in range(int(first), int(last or first) + 1)}

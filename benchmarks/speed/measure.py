@@ -3,6 +3,7 @@
 import statistics
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -12,9 +13,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.speed import variants
-from benchmarks.speed.interleaved import GatedRun, Interleaved, interleave
+from benchmarks.speed.interleaved import GatedRun, Interleaved, interleave, on_one_memory_node
 from benchmarks.speed.limits import LimitProbe, StepShape
-from benchmarks.speed.profiles import PARTS, part_seconds, peak_bytes
+from benchmarks.speed.profiles import PARTS, device_seconds, part_seconds, peak_bytes
 from benchmarks.speed.settings import DTYPES, BenchSettings, make_workload
 from benchmarks.speed.whole_run import (
     LOOPS,
@@ -33,8 +34,9 @@ from homodistil_hf.files.provenance import machine_facts
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import WidthPlan
 
-_EXTRA_STEPS = 8
 _PROFILED_STEPS = 3
+_UNTIMED_STEPS = 2 * _PROFILED_STEPS + 8
+_INSTANCE = " #"
 
 
 def run_bench(settings: BenchSettings) -> dict[str, Any]:
@@ -42,37 +44,52 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
     way = way_of(settings)
     with profile(activities=[ProfilerActivity.CPU]):
         pass  # the first session must be this thread's
-    with tempfile.TemporaryDirectory() as folder:
+    pinned = on_one_memory_node() if settings.device == "cuda" else nullcontext([])
+    with pinned as cores, tempfile.TemporaryDirectory() as folder:
         runs = _start(settings, way, Path(folder))
         try:
-            return _measure(settings, way, runs)
+            results = _measure(settings, way, runs)
         finally:
             for run in runs.values():
                 run.close()
+    results["machine"] |= {"pinned_to_cores": cores} if cores else {}
+    return results
 
 
 def _start(settings: BenchSettings, way: Way, folder: Path) -> dict[str, GatedRun]:
-    work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _PROFILED_STEPS + _EXTRA_STEPS)
+    """Start the trainers of each variant; the first has the variant's name, others have a number behind it."""
+    work = make_workload(settings, num_steps=settings.warmup_rounds + settings.rounds + _UNTIMED_STEPS)
     runs: dict[str, GatedRun] = {}
-    for number, (name, place) in enumerate(way.places.items()):
-        trainer = variants.our_trainer(settings, work, place, folder / str(number))
-        if runs:
-            variants.share_teacher(trainer, runs[START].trainer)
-        runs[name] = GatedRun(name, trainer)
-    if settings.with_baselines:
-        baselines = {STRONG: variants.strong_loop, PLAIN: variants.plain_loop, ONE_SHOT: variants.one_shot_trainer}
-        for name, make in baselines.items():
-            runs[name] = GatedRun(name, make(settings, work, folder / name))
+    for instance in range(settings.instances):
+        suffix = f"{_INSTANCE}{instance + 1}" if instance else ""
+        for number, (place_name, place) in enumerate(way.places.items()):
+            trainer = variants.our_trainer(settings, work, place, folder / f"{number}{suffix}")
+            if runs:
+                variants.share_teacher(trainer, runs[START].trainer)
+            runs[place_name + suffix] = GatedRun(place_name + suffix, trainer)
+        if settings.with_baselines:
+            baselines = {STRONG: variants.strong_loop, PLAIN: variants.plain_loop, ONE_SHOT: variants.one_shot_trainer}
+            for name, make in baselines.items():
+                runs[name + suffix] = GatedRun(name + suffix, make(settings, work, folder / (name + suffix)))
     return runs
 
 
 def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> dict[str, Any]:
     losses = _first_losses(runs)
-    for name in runs.keys() & LOOPS:
-        runs[name].trainer.prune_to(settings.target)  # its masks are multiplied from here on
+    instances: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        variant, _, _ = name.partition(_INSTANCE)
+        instances.setdefault(variant, []).append(name)
+        if variant in LOOPS:
+            run.trainer.prune_to(settings.target)  # its masks are multiplied from here on
     probes = {f"limit, {name}": _probe(settings, place) for name, place in way.places.items()}
     participants: dict[str, Interleaved] = {**runs, **probes}
-    seconds = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
+    timed = interleave(participants, rounds=settings.rounds, warmup_rounds=settings.warmup_rounds)
+    # a round's time of a variant is the mean over its trainers
+    seconds = {
+        variant: [statistics.mean(values) for values in zip(*(timed[name] for name in names), strict=True)]
+        for variant, names in instances.items()
+    }
     rates = {name: probe.flops_per_second[settings.warmup_rounds :] for name, probe in probes.items()}
     results: dict[str, Any] = {
         "machine": machine_facts(),
@@ -80,7 +97,8 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
         "losses": losses,
         "variants": {},
     }
-    for name, run in runs.items():
+    for name, names in instances.items():
+        run = runs[name]
         own_plan = settings.target if name == ONE_SHOT else settings.full
         place = way.places.get(name, Stretch(0, own_plan))
         useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
@@ -89,6 +107,8 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
             "plan": place.plan.to_dict(),
             "encoder_macs": encoder_macs(place.plan, settings.length),
             "step_seconds": summary(seconds[name]),
+            "instance_seconds": [statistics.median(timed[one]) for one in names],
+            "device_seconds": _median_device_seconds(run),
             "tokens_per_second": summary([settings.num_tokens / value for value in seconds[name]]),
             "speedups": {loop: ratios(seconds[loop], seconds[name]) for loop in LOOPS if loop in seconds},
             "useful_flops_fraction": ratios([useful / own for own in seconds[name]], limits),
@@ -127,6 +147,13 @@ def step_shape(settings: BenchSettings, student: WidthPlan) -> StepShape:
 def _median_parts(run: GatedRun) -> dict[str, float]:
     steps = [part_seconds(run) for _ in range(_PROFILED_STEPS)]
     return {part: statistics.median(step[part] for step in steps) for part in PARTS}
+
+
+def _median_device_seconds(run: GatedRun) -> float | None:
+    """Seconds of a step in which the GPU worked; None on a CPU."""
+    if run.trainer.args.device.type != "cuda":
+        return None
+    return statistics.median(device_seconds(run) for _ in range(_PROFILED_STEPS))
 
 
 def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, Any]) -> dict[str, Any]:

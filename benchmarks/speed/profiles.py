@@ -124,8 +124,32 @@ def exclusive_seconds(ranges: Sequence[Range]) -> dict[str, float]:
     return seconds
 
 
-def _profiled_turn(run: GatedRun, *, profile_memory: bool = False) -> tuple[profile, float]:
-    session = profile(activities=[ProfilerActivity.CPU], profile_memory=profile_memory)
+def device_seconds(run: GatedRun) -> float:
+    """Let a run on a GPU, past its warm-up, do one step; returns the seconds in which the GPU computed or copied.
+
+    Events around the step would count the time in which the GPU waits for the host, too.
+    """
+    session, _ = _profiled_turn(run, activity=ProfilerActivity.CUDA)
+    return busy_seconds(session)
+
+
+def busy_seconds(session: profile) -> float:
+    """Time in which at least one kernel or copy of a session ran on the GPU."""
+    seconds, free_from = 0.0, 0
+    for start, end in sorted(
+        (event.start_ns(), event.start_ns() + event.duration_ns())
+        for event in _events(session)
+        if event.device_type().name == "CUDA" and not event.is_user_annotation()
+    ):
+        seconds += max(0, end - max(start, free_from)) / 1e9
+        free_from = max(free_from, end)
+    return seconds
+
+
+def _profiled_turn(
+    run: GatedRun, *, profile_memory: bool = False, activity: ProfilerActivity = ProfilerActivity.CPU
+) -> tuple[profile, float]:
+    session = profile(activities=[activity], profile_memory=profile_memory)
     return session, run.advance(within=session)
 
 

@@ -23,7 +23,7 @@ SHAPES: dict[str, dict[str, int]] = {
     "teacher6x384": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-MINIMA = dict.fromkeys(("batch_size", "accumulation_steps", "rounds", "warmup_rounds", "max_steps"), 1)
+MINIMA = dict.fromkeys(("batch_size", "accumulation_steps", "instances", "rounds", "warmup_rounds", "max_steps"), 1)
 MINIMA |= {"length": 4, "points": 2}
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _START_NOISE = 1e-3
@@ -51,6 +51,7 @@ class BenchSettings:
     mlm_probability: float = _trainers("mlm_probability", "share of the tokens that are predicted")
     attention_weight: float = _flag(0.0, "factor of the attention term in all variants; 0 is off")
     importance_metric: str = _trainers("importance_metric", "how our variants score units; the loops: sensitivity")
+    instances: int = _flag(1, "trainers of every variant, interleaved; a round's time is their mean")
     rounds: int = _flag(7, "timed steps of every variant")
     warmup_rounds: int = _flag(2, "steps of every variant before those")
     points: int = _flag(5, "places of the schedule that are measured, ≥ 2")

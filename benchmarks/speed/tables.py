@@ -38,16 +38,27 @@ def _variants(results: Mapping[str, Any]) -> str:
             spread(variant["tokens_per_second"], "{:,.0f}"),
             *(spread(variant["speedups"].get(loop), "{:.2f}") for loop in LOOPS),
             spread(variant["useful_flops_fraction"], "{:.0%}"),
+            *_beside_the_clock(variant),
             f"{variant['peak_memory_bytes'] / 1e6:,.0f} MB",
         )
         for name, variant in results["variants"].items()
     ]
     limits = [
-        (name, *[""] * (1 + len(LOOPS)), f"{spread(rates, '{:,.0f}', scale=1e-9)} GFLOP/s", "")
+        (name, *[""] * (1 + len(LOOPS)), f"{spread(rates, '{:,.0f}', scale=1e-9)} GFLOP/s", "", "", "")
         for name, rates in results["limits"].items()
     ]
-    header = ("variant", "tokens/s", *(f"× {loop}" for loop in LOOPS), "useful FLOPs / limit", "peak memory")
-    return table(header, rows + limits)
+    header = ("variant", "tokens/s", *(f"× {loop}" for loop in LOOPS), "useful FLOPs / limit")
+    return table((*header, "trainers apart", "GPU at work", "peak memory"), rows + limits)
+
+
+def _beside_the_clock(variant: Mapping[str, Any]) -> tuple[str, str]:
+    """How far the trainers of a variant are apart, and the part of a step in which the GPU works.
+
+    Dashes where there is one trainer, no GPU, or an older record.
+    """
+    medians, seconds = variant.get("instance_seconds", []), variant.get("device_seconds")
+    apart = f"{max(medians) / min(medians) - 1:.0%}" if len(medians) > 1 else "–"
+    return apart, "–" if seconds is None else f"{seconds / variant['step_seconds']['median']:.0%}"
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
