@@ -22,7 +22,6 @@ SHARES = {"quarter": "1/4", "eighth": "1/8"}
 WAYS = {
     "": "default",
     "square": "attention as wide as the hidden size",
-    "wideheads": "half the heads, twice as wide",
     "once": "pruned at once",
 }
 """Last part of a cell's name → heading."""

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("layout", choices=SHAPES)
     parser.add_argument("--text", nargs="+", required=True, help="what to train on")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--max_steps", type=int, default=4000)
+    parser.add_argument("--max_steps", type=int, default=3000)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     options = parser.parse_args()
     documents: Any = load_text(options.text, argument="text")

@@ -18,6 +18,7 @@ STUDIES = (
         "deploy.STUDY",
         "embedding_shapes.STUDY",
         "embeddings.STUDY",
+        "layout_embeddings.STUDY",
     ),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
