@@ -21,7 +21,6 @@ from transformers.utils import strtobool
 from .files.messages import near_name, short_repr
 from .files.settings import check_fields, describe_settings, refuse_without_part, setting
 from .files.strict_json import is_int
-from .models.compiling import compiling_problem
 from .models.widths import WidthPlan
 from .plans.budgets import WIDTH_MULTIPLE, share_as_budget
 
@@ -346,8 +345,11 @@ class DistillationArguments(ExactArguments):
                 f"{', '.join(SLICEABLE_OPTIMIZERS)}"
             )
         compiles = self.torch_compile or self.torch_compile_mode or self.torch_compile_backend
-        if compiles and (problem := compiling_problem()):
-            raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
+        if compiles:
+            from .models.compiling import compiling_problem
+
+            if problem := compiling_problem():
+                raise ValueError(f"torch_compile=True is not supported here: {problem}, or leave it off")
         if self.torch_compile_mode in _GRAPH_MODES:
             raise ValueError(
                 f"torch_compile_mode={self.torch_compile_mode!r} records CUDA graphs, whose shapes and memory are "

@@ -38,7 +38,6 @@ from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
 from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
-from ..models.compiling import compile_layers, compiling_seconds
 from ..models.conversion import to_stock
 from ..models.loading import plain_name
 from ..models.saved_student import load_student, save_projections
@@ -403,6 +402,8 @@ class DistillationTrainer(ExactTrainer):
         """Also have the layers of teacher and student compiled, with `torch_compile`."""
         super().begin_training()
         if self.compiled_with is not None:
+            from ..models.compiling import compile_layers, compiling_seconds
+
             for model in (self.distillation.teacher.fast, self.model):
                 compile_layers(model, **self.compiled_with)
             self._compiling = (
@@ -414,6 +415,8 @@ class DistillationTrainer(ExactTrainer):
         """Also tell, once, what compiling took."""
         super().end_step()
         if self.compiled_with is not None and self.state.global_step == self._compiling[0]:
+            from ..models.compiling import compiling_seconds
+
             seconds = compiling_seconds() - self._compiling[1]
             logger.info("torch_compile: compiling took %.0f s of the first steps", seconds)
 

@@ -125,6 +125,9 @@ def check_words(words):
         known = set(re.findall(r"--\w+", help_of([]))) if words[1] == "distill" else set()
         known |= {f"--{entry.name}" for entry in fields(command_named(words[1]))}
         assert {word for word in words if word.startswith("--")} <= known, words
+    elif words[0] == "python":
+        script = (ROOT / words[1]).read_text(encoding="utf-8")
+        assert all(word in script for word in words if word.startswith("--")), words
     else:
         assert words[0] in ("pip", "git", "hf", "tensorboard", "make"), words
 
