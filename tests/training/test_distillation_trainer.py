@@ -13,6 +13,7 @@ from homodistil_hf.training.exact_trainer import ExactTrainer
 from homodistil_hf.training.run_facts import changed_settings
 
 PRIVATE = [
+    "_clip_grad_norm",
     "_determine_best_metric",
     "_finalize_training",
     "_get_dataloader",
