@@ -29,12 +29,16 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 < options.masked[0] <= options.masked[1] <= 1:
         parser.error(f"--masked {options.masked}: expected two shares in (0, 1], the smaller one first")
+    rows = Dataset.from_parquet(options.rows)
+    if unknown := [name for name in options.text_columns if name not in rows.column_names]:
+        parser.error(f"--text_columns {unknown}: {options.rows} has {rows.column_names}; name one or two of these")
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    if tokenizer.mask_token_id is None:
+        parser.error(f"--model {options.model}: its tokenizer has no mask token; name a masked-LM model")
 
     torch.manual_seed(options.seed)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval().to(device)
-    rows = Dataset.from_parquet(options.rows)
     parts = [rows]
     for _ in range(options.num_copies):
         texts: dict[str, list[str]] = {name: [] for name in options.text_columns}

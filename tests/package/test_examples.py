@@ -130,6 +130,14 @@ def test_rows_are_filled_in_anew(tmp_path, monkeypatch, capsys):
     assert not {"[PAD]", "[MASK]", "[SEP]", "[UNK]"} & set(" ".join(copies["one"] + " " + copies["other"]).split())
 
 
+def test_rows_without_the_named_column_are_refused(tmp_path, monkeypatch, capsys):
+    Dataset.from_dict({"question": ["w5 w6"]}).to_parquet(tmp_path / "rows.parquet")
+    words = ["--model", "unread", "--rows", tmp_path / "rows.parquet", "--output", tmp_path / "more.parquet"]
+    with pytest.raises(SystemExit):
+        run_script(monkeypatch, "augment_rows.py", *words)
+    assert "rows.parquet has ['question']; name one or two of these" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_further_pretraining_script(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
