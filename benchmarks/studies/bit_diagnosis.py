@@ -12,9 +12,10 @@ are not run again, one that was stopped goes on. The teacher of a task is fine-t
 import argparse
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +25,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
-from benchmarks.studies.study import record_cells
+from benchmarks.studies.study import Study, record_cells
 from benchmarks.studies.tasks import FOLDERS
 from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import (
@@ -43,8 +44,8 @@ from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer, FloatActivations
 from homodistil_hf.models.heads import collator_of
 from homodistil_hf.runs.config import run_of
+from homodistil_hf.tables import markdown_table
 
-RECORD = Path("docs/results/studies/bit_diagnosis.jsonl")
 METRICS = {"stsb": "pearson"}
 """Task → metric; accuracy of all others."""
 SITES = {
@@ -62,12 +63,36 @@ _NUM_ROWS = 256
 _SAVE_STEPS = 500
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row a stage: score beside the float model's, the last layer's cosine, and the sites that lose most."""
+    cells = []
+    for row in rows:
+        cell = json.loads(row["cell"])
+        for stage in (found for name, found in row.items() if name.startswith("stage-")):
+            end = stage["end"]
+            worst = sorted(end["errors"].items(), key=itemgetter(1), reverse=True)[:2]
+            lost = ", ".join(f"`{site}` {error:.2f}" for site, error in worst)
+            scores = (f"{100 * score:.1f}" for score in (stage["score"], row["float"]))
+            cells.append(
+                [cell["task"], f"{stage['bits']}", f"{stage['steps']:,}", *scores, f"{end['cosines'][-1]:.2f}", lost]
+            )
+    header = ["task", "bits of activations", "steps", "score", "float", "cosine, last layer", "sites that lose most"]
+    return markdown_table(header, cells)
+
+
+STUDY = Study(
+    Path("docs/results/studies/bit_diagnosis.jsonl"),
+    Path("docs/binarization.md"),
+    lambda rows: {"diagnosis": table(rows)},
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cells", nargs="+", type=json.loads, metavar="JSON", help="a cell")
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bit_diagnosis"))
-    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--record", type=Path, default=STUDY.record)
     given = parser.parse_args()
     for cell in given.cells:
         if cell.get("task") not in FOLDERS:

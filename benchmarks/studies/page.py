@@ -13,6 +13,7 @@ STUDIES = (
         "architectures.STUDY",
         "architectures.LAYOUT_STUDY",
         "binarization.STUDY",
+        "bit_diagnosis.STUDY",
         "corpus.STUDY",
         "demo.STUDY",
         "deploy.STUDY",
