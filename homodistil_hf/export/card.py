@@ -94,7 +94,7 @@ def render_card(facts: Mapping[str, Any]) -> str:
 def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """The texts that cards of all kinds share, by place: from what was won to the licence."""
     won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")
-    words = "These differ from their defaults; `facts.json` has all:\n\n" if changed else ""
+    changes = "These differ from their defaults; `facts.json` has all:\n\n" if changed else ""
     rows = [(code_span(name), value) for name, value in (changed or settings or {}).items()]
     comparison = ""
     if outcome := outcome_rows(facts):
@@ -127,7 +127,7 @@ def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "comparison": comparison,
         "widths": "\n\n".join(filter(None, (plain_text(widths), table))),
         "training": f"{_training(facts)}\n\nEvery number of this card follows from `facts.json`.",
-        "settings": words + card_table(("setting", "value"), rows) if rows else "No settings came with this export.",
+        "settings": changes + card_table(("setting", "value"), rows) if rows else "No settings came with this export.",
         "limits": "\n".join(limits),
         "licence": licence,
     }
