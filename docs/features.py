@@ -32,7 +32,8 @@ FEATURES = {
     "`deploy`": "deploy cli/deploy.py",
     "baselines, fewer layers": "methods/baselines methods/fewer_layers.py",
     "further pre-training": "methods/self_distillation runs/further_pretraining.py",
-    "one bit a weight": "methods/binarization runs/bits.py models/architectures/modeling_binarybert.py",
+    "one bit a weight": "methods/binarization runs/bits.py runs/bit_embeddings.py models/packed.py "
+    "models/architectures/modeling_binarybert.py",
     "`prune` without gradients": "methods/gradient_free cli/prune.py",
     "`demo`": "runs/demo cli/demo.py",
 }

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -23,24 +22,20 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from benchmarks.studies.study import Study, record_cells
 from benchmarks.studies.tasks import FOLDERS
-from homodistil_hf.evaluation.evaluated_model import load_model
 from homodistil_hf.evaluation.fine_tuning import (
     OwnTaskSettings,
     encoded_rows,
     fine_tune_own,
     own_rows,
     settings_from,
-    task_metrics,
-    training_arguments,
-    with_length,
 )
 from homodistil_hf.files.checkpoints import last_checkpoint
 from homodistil_hf.methods.binarization import stages
-from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
+from homodistil_hf.methods.binarization.binarizing import calibrate
 from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer, FloatActivations
 from homodistil_hf.models.heads import collator_of
 from homodistil_hf.runs.config import run_of
@@ -60,7 +55,6 @@ SITES = {
 """Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
 TEACHERS_RATE = 3e-4
 _NUM_ROWS = 256
-_SAVE_STEPS = 500
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -108,7 +102,7 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
     """Train a cell; its score and the teacher's, cosines of their states by layer, errors of each site's bits."""
     given = json.loads(named["cell"])
     task, sites = given.pop("task"), given.pop("float_sites", [])
-    rate = given.pop("quantizers_rate", stages.QUANTIZERS_RATE)
+    rate = given.pop("quantizers_rate", stages.BinarizationTrainer.quantizers_rate)
     data = data_dir / FOLDERS[task].format(task)
     rows = {f"{name}_data": str(data / f"{split}.parquet") for name, split in _SPLITS.items()}
     metric = METRICS.get(task, "accuracy")
@@ -121,8 +115,7 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
         return {"float": _fine_tune(rows, data_dir, folder, {"learning_rate": TEACHERS_RATE} | given)[metric]}
     values = rows | {"model": str(teacher / "model"), "output_dir": str(folder)} | given
     settings = run_of(values | {"method": "bit"}, "a cell").run
-    with _quantizers_rate(rate):
-        return _binarized(settings, sites, metric)
+    return _binarized(settings, sites, rate, metric)
 
 
 _SPLITS = {"train": "train", "eval": "validation"}
@@ -134,52 +127,27 @@ def _fine_tune(rows: Mapping[str, str], data_dir: Path, folder: Path, changes: M
     return metrics
 
 
-@contextmanager
-def _quantizers_rate(rate: float) -> Iterator[None]:
-    before, stages.QUANTIZERS_RATE = stages.QUANTIZERS_RATE, rate
-    try:
-        yield
-    finally:
-        stages.QUANTIZERS_RATE = before
-
-
-def _binarized(settings: stages.BinarizationSettings, sites: list[str], metric: str) -> dict[str, Any]:
+def _binarized(settings: stages.BinarizationSettings, sites: list[str], rate: float, metric: str) -> dict[str, Any]:
     """All stages, as `binarize_chain` trains them, but for sites that stay float; nothing is exported."""
-    evaluated = load_model(settings.model)
-    settings = with_length(settings, evaluated)
-    tokenizer, max_length, floating = evaluated.tokenizer, settings.row_length, evaluated.model
-    task, train, dev = own_rows(settings, tokenizer, print, floating)
-    encoded = encoded_rows(stages.unlabelled(task), train, tokenizer, max_length)
-    score = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
-    held_out = encoded_rows(task, dev.select(range(min(_NUM_ROWS, len(dev)))), tokenizer, max_length)
-    held_out = held_out.remove_columns("length")
-    batches = list(DataLoader(held_out, batch_size=32, collate_fn=collator_of(tokenizer, floating)))
-    found: dict[str, Any] = {"float": score(floating)[metric]}
+    inputs = stages.task_inputs(settings, print)
+    settings, floating, tokenizer = inputs.settings, inputs.model, inputs.tokenizer
+    task, _, dev = own_rows(settings, tokenizer, str, floating)
+    held_out = encoded_rows(task, dev.select(range(min(_NUM_ROWS, len(dev)))), tokenizer, settings.row_length)
+    collate = collator_of(tokenizer, floating)
+    batches = list(DataLoader(held_out.remove_columns("length"), batch_size=32, collate_fn=collate))
+    found: dict[str, Any] = {"float": inputs.measure(floating)[metric]}
     teacher = floating
     for number, bits in enumerate(settings.stages, start=1):
-        set_seed(settings.seed)
-        how = {"two_sets": settings.two_sets, "elastic": settings.elastic, "dropout": settings.dropout_fraction}
-        student = with_float_sites(to_binary(teacher, activation_bits=bits, **how), sites)
-        folder = str(Path(settings.output_dir, f"stage-{number}"))
-        arguments = training_arguments(
-            folder,
-            settings,
-            settings.seed,
-            num_rows=len(encoded),
-            save_steps=_SAVE_STEPS,
-            arguments_class=stages.BinarizationArguments,
-            overwrite_output_dir=True,
-        )
-        collate = collator_of(tokenizer, student)
-        trainer = stages.BinarizationTrainer(
-            student, arguments, teacher_model=teacher, train_dataset=encoded, data_collator=collate
-        )
+        student = with_float_sites(stages.stage_student(teacher, bits, settings), sites)
+        folder = Path(settings.output_dir, f"stage-{number}")
+        trainer = stages.stage_trainer(folder, student, teacher, inputs)
+        trainer.quantizers_rate = rate
         calibrated = copy.deepcopy(student)
         calibrate(calibrated, _read(batches[0]))
         start = distances(calibrated, floating, batches)
         train_loss = trainer.train(last_checkpoint(folder)).training_loss
-        found[f"stage-{number}"] = {"bits": bits, "score": score(student)[metric], "train_loss": train_loss}
-        found[f"stage-{number}"] |= {"steps": arguments.max_steps, "start": start}
+        found[f"stage-{number}"] = {"bits": bits, "score": inputs.measure(student)[metric], "train_loss": train_loss}
+        found[f"stage-{number}"] |= {"steps": trainer.args.max_steps, "start": start}
         found[f"stage-{number}"] |= {"end": distances(student.eval(), floating, batches)}
         teacher = student
     return found

@@ -22,6 +22,7 @@ CPU_CHUNK_ELEMENTS = 1 << 18
 LAYERS_ELEMENTS = {"cpu": 0}
 OTHER_LAYERS_ELEMENTS = 1 << 28
 """Hidden states of several layers that are compared at a time: 1 GB in float32; on a CPU one layer's."""
+_LEAST_SQUARE = 1e-12  # of a vector's length
 
 
 def prediction_terms(
@@ -263,6 +264,19 @@ def cosine_error(
     teacher = teacher_BTH.clone().to(exact)
     error_BT = 1 - torch.cosine_similarity(student_BTH.to(exact), teacher, dim=-1)
     return (error_BT if token_mask_BT is None else error_BT * token_mask_BT).sum()
+
+
+def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
+    """Σ_b ‖z_s − z_t‖² / ‖z_t‖².
+
+    Of vectors of length 1 it is 2 − 2·cos (LEAF, arXiv 2509.12539: its only loss). Vectors of other lengths, which
+    models that compare by dot product or distance have, count alike, whatever their unit of length.
+
+    Returns:
+        `torch.Tensor`: scalar.
+    """
+    squares_B = teacher_BD.square().sum(-1).clamp(min=_LEAST_SQUARE)
+    return ((student_BD - teacher_BD).square().sum(-1) / squares_B).sum()
 
 
 def attention_error(

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from ..export.card import (
+    CODE_NOTE,
     card_table,
     code_span,
     fill_card,
@@ -21,6 +22,8 @@ from ..tables import FIGURE_NAMES
 
 SPARSE, MULTI_VECTOR = "sentence-transformers sparse", "sentence-transformers multi-vector"
 """Formats of exports of sparse and of multi-vector encoders."""
+PACKED = "sentence-transformers packed"
+"""Format of exports with an encoder of bits."""
 LOADERS = {SPARSE: "SparseEncoder", MULTI_VECTOR: "MultiVectorEncoder"}
 """Format → class of sentence-transformers; of all others `SentenceTransformer`."""
 SPACE = "space"
@@ -34,7 +37,7 @@ _TAGS = {SPARSE: ["sparse-encoder", "splade"], MULTI_VECTOR: ["multi-vector", "C
 _USAGE = """from sentence_transformers import {loader}
 
 {here}
-model = {loader}(name)
+model = {loader}(name{trust})
 {example}"""
 _LEARNT = "distilling it towards the vectors of {:,} texts in {}."
 _TERMS = "The service that gave the vectors may have terms of use for models that are trained on them."
@@ -110,6 +113,9 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     summary = f"Texts of up to {student['max_seq_length']} tokens → {kind.format(student['dimension'])}."
     if teacher:
         how = "pruning its encoder and distilling its vectors on unlabelled text."
+        if format == PACKED:
+            bits = student["activation_bits"]
+            how = f"giving its encoder weights of 1 bit and activations of {bits}, and distilling its vectors."
         if start:
             how = _LEARNT.format(teacher["num_texts"], code_span(teacher["name"]))
         summary += f" Made from {code_span(origin['name'])} by {how}"
@@ -137,14 +143,20 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         pipeline_tag="feature-extraction" if format in LOADERS else "sentence-similarity",
         base_model=origin.get("hub_id"),
         license=origin.get("licence"),
-        tags=["sentence-transformers", *own_tags, "pruning", "distillation"],
+        tags=["sentence-transformers", *own_tags, "binarization" if format == PACKED else "pruning", "distillation"],
     )
     return fill_card(
         data,
         facts["versions"],
         title=result_title(facts, name),
         summary=summary,
-        usage=_USAGE.format(loader=LOADERS.get(format, "SentenceTransformer"), here=THIS_FOLDER, example=example),
+        usage=_USAGE.format(
+            loader=LOADERS.get(format, "SentenceTransformer"),
+            here=THIS_FOLDER,
+            trust=", trust_remote_code=True" if format == PACKED else "",
+            example=example,
+        ),
+        format_note=CODE_NOTE if format == PACKED else "",
         how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
         paper=paper_words(facts),
         **texts,

@@ -29,6 +29,7 @@ from ..export.facts import (
 from ..export.hub import teacher_card
 from ..export.nested import NestedMember, cut_to, find_member, of_member, read_nested
 from ..export.verify import VerifyReport, code_problems, difference_problems, file_problems, run_fresh
+from ..files.checkpoints import file_digest
 from ..files.folders import write_text
 from ..files.inside import stays_inside
 from ..files.messages import first_line, short_repr
@@ -39,7 +40,8 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from .card import LOADERS, MULTI_VECTOR, SPARSE, START, STUDENT, TEACHER, embedding_card
+from ..models.packed import CODE, auto_map_of
+from .card import LOADERS, MULTI_VECTOR, PACKED, SPARSE, START, STUDENT, TEACHER, embedding_card
 from .model import (
     ACTIVATIONS,
     MODULES_FILE,
@@ -62,6 +64,8 @@ PROBE_TEXTS = (
     "",
 )
 """Texts of a probe; one more is longer than the model reads."""
+AUTO_CLASS = "AutoModel"
+"""Of transformers, by which an encoder of bits is loaded."""
 _LONG_TEXT = "More than it reads. "
 _NUM_PROBE_CHANNELS = 64
 _NUM_TOKEN_CHANNELS = 8  # every token has them
@@ -85,15 +89,17 @@ _LEAST_VERSION = 6
 """Of sentence-transformers, as in the extra `embeddings`."""
 VECTOR_TOLERANCE = 1e-4
 """Largest difference of a channel, as a share of the largest channel or of 1."""
+PACKED_TOLERANCE = 1e-2
+"""The same of an encoder of bits: on another processor an activation may get another code."""
 
 _FRESH_PROCESS = """
 import json, sys
 import torch
 from safetensors.torch import save_file
 import sentence_transformers
-folder, loader, routes, outputs = sys.argv[1:]
+folder, loader, routes, remote_code, outputs = sys.argv[1:]
 texts = json.load(open(folder + "/facts.json", encoding="utf-8"))["probe"]["texts"]
-model = getattr(sentence_transformers, loader)(folder, device="cpu", trust_remote_code=False)
+model = getattr(sentence_transformers, loader)(folder, device="cpu", trust_remote_code=remote_code == "1")
 found = {}
 for route in routes.split(","):
     if loader == "MultiVectorEncoder":
@@ -141,10 +147,10 @@ def export_embedding_model(
     overwrite: bool = False,
     also: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write an embedding model of stock modules to a folder for `SentenceTransformer(folder)`.
+    """Write an embedding model of stock modules, or with an encoder of bits, to a folder for `SentenceTransformer`.
 
     Args:
-        model: of [`student_model`].
+        model: of [`student_model`]; or with a packed encoder.
         folder: where to; created with its parents, returned.
         teacher: of the student, or its section of earlier facts, for facts and card.
         facts: further facts of the run.
@@ -172,7 +178,8 @@ def export_embedding_model(
         if also is not None:
             also(aside)
         sections = {STUDENT: facts_of(model) | {"has_own_space": has_own_space}, TEACHER: teacher_facts}
-        write_vectors(aside, target.name, sections, FORMAT, run=run_facts(facts), query=model)
+        format = PACKED if is_packed(model) else FORMAT
+        write_vectors(aside, target.name, sections, format, run=run_facts(facts), query=model)
     return target
 
 
@@ -252,7 +259,7 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any], facts: Mapping
             they were measured beside the same teacher.
         facts: content of [`read_embedding_facts`] when the model was loaded.
     """
-    if facts.get("format") != FORMAT:
+    if facts.get("format") not in (FORMAT, PACKED):
         return
     with facts_held(folder, facts) as present:
         measured = present.get(BENCHMARKS, {})
@@ -290,7 +297,8 @@ def shared_settings(model: EmbeddingModel) -> dict[str, Any]:
 def facts_of(model: EmbeddingModel) -> dict[str, Any]:
     """A model's section of facts: name, costs, dimension, length and digest."""
     read = {"dimension": model.dimension, "max_seq_length": model.settings.max_seq_length, "sha256": model.sha256}
-    return {"name": public_name(model.name), **model_facts(model.stock_encoder), **read}
+    bits = {"activation_bits": model.encoder.config.activation_bits} if is_packed(model) else {}
+    return {"name": public_name(model.name), **model_facts(model.stock_encoder), **read, **bits}
 
 
 def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> dict[str, str]:
@@ -317,9 +325,17 @@ def write_modules(model: EmbeddingModel, folder: Path, *, route: str = "") -> di
     return {path: MODULE_TYPE.format(kind) for path, kind in zip(paths, kinds, strict=True)}
 
 
+def is_packed(model: EmbeddingModel) -> bool:
+    """Whether an embedding model has an encoder of packed bits."""
+    return bool(getattr(model.encoder.config, "packed", False))
+
+
 def write_encoder(model: EmbeddingModel, folder: Path, **read: Any) -> None:
     """Write the first module: encoder, tokenizer and how texts are `read`."""
-    save_model(model.stock_encoder, folder, model.tokenizer)
+    encoder, code = model.stock_encoder, CODE if is_packed(model) else ()
+    if code:
+        encoder.config.auto_map = auto_map_of(AUTO_CLASS)
+    save_model(encoder, folder, model.tokenizer, code=code)
     settings = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
     write_json(folder / TRANSFORMER_FILE, settings | read)
 
@@ -363,6 +379,11 @@ def export_embedding_from(
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
     facts, axes = read_embedding_facts(folder), axes_in(folder / AXES_FILE)
     is_apart = has_own_space(facts)
+    if format == "pair" and facts.get("format") == PACKED:
+        raise ValueError(
+            f"format='pair' with folder={str(folder)!r}: an encoder of bits brings its own code, which no pair has; "
+            "load both models apart, and let this one encode queries"
+        )
     if format == "pair" and is_apart:
         raise ValueError("format='pair' needs one space, and this student has one of its own (output='student')")
     run = {name: facts[name] for name in RUN_SECTIONS if name in facts}
@@ -463,14 +484,16 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     problems = list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE)))
-    problems = problems or list(code_problems(folder, facts)) or list(module_problems(folder))
+    code: Any = {"files": CODE, "auto_map": auto_map_of(AUTO_CLASS)} if facts.get("format") == PACKED else {}
+    problems = problems or list(code_problems(folder, facts, **code)) or list(module_problems(folder))
     difference = None
     if not problems:
         try:
             problems, difference = vector_problems(folder, facts)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:  # facts of another shape
             problems = [f"{FACTS_FILE}: its probe can't be compared: {first_line(error)}"]
-    return VerifyReport(folder, tuple(problems), difference, compared="vectors")
+    digest = file_digest(folder / CODE[0].name) if code and not problems else None
+    return VerifyReport(folder, tuple(problems), difference, digest, compared="vectors")
 
 
 def module_problems(folder: Path) -> Iterator[str]:
@@ -522,8 +545,8 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
     try:
-        loader = LOADERS.get(facts["format"], "SentenceTransformer")
-        found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), loader, ",".join(routes)])
+        loader, has_code = LOADERS.get(facts["format"], "SentenceTransformer"), facts["format"] == PACKED
+        found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), loader, ",".join(routes), int(has_code)])
     except (ValueError, OSError) as error:
         return [str(error)], None
     expected = facts["settings_of_vectors"]
@@ -540,5 +563,5 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         f"{route} vectors": relative_difference(vectors[route][:, channels], torch.tensor(probed[route]))
         for route in routes
     }
-    problems += difference_problems(differences, VECTOR_TOLERANCE)
+    problems += difference_problems(differences, PACKED_TOLERANCE if has_code else VECTOR_TOLERANCE)
     return problems, max(differences.values())

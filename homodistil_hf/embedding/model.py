@@ -31,6 +31,7 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ..models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
+from ..models.architectures.modeling_binarybert import BinaryBertConfig, BinaryBertModel
 from ..models.cost import count_parameters
 from ..models.equality import weights_digest
 from ..models.loading import (
@@ -41,6 +42,7 @@ from ..models.loading import (
     refuse_config,
     refuse_nonfinite,
 )
+from ..models.packed import packed_config
 from ..models.tokenizers import (
     COPY,
     TOKENIZER_CONFIG_FILE,
@@ -167,7 +169,7 @@ class EmbeddingModel:
     """An embedding model with its tokenizer and settings.
 
     Args:
-        encoder: of a stock class without a head, or a student; `(B, T)` → states `(B, T, H)`.
+        encoder: of a stock class without a head, a student, or of bits; `(B, T)` → states `(B, T, H)`.
         tokenizer: of the encoder.
         settings: pooling, length, prompts.
         dense: layers behind the pooling, in order.
@@ -446,8 +448,9 @@ def load_encoder_in(
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load the first module of a model in float32, `auto_class` naming its head, and its tokenizer."""
     config = encoder_config(first, label, argument=argument)
-    check_weights(first, count_parameters(widths_of(config), config), label)
-    tokenizer = load_tokenizer(first, argument=argument, remedy=COPY)
+    if not (is_packed := isinstance(config, BinaryBertConfig)):
+        check_weights(first, count_parameters(widths_of(config), config), label)
+    tokenizer = load_tokenizer(first, argument=argument, remedy=COPY, config=config if is_packed else None)
     tokenizer.chat_template = None
     # Some published configurations name another token of padding, whose row learns nothing: the tokenizer's counts.
     # Where positions begin behind it, both must be the same.
@@ -459,7 +462,8 @@ def load_encoder_in(
             )
         config.pad_token_id = tokenizer.pad_token_id
     remedy = "copy or download it again"
-    encoder = load_weights(auto_class, first, config, label=label, optional="pooler.", remedy=remedy).eval()
+    kind = BinaryBertModel if is_packed and auto_class is AutoModel else auto_class
+    encoder = load_weights(kind, first, config, label=label, optional="pooler.", remedy=remedy).eval()
     return encoder, tokenizer
 
 
@@ -551,6 +555,8 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     """Read and check the configuration of an encoder without a head, by a ValueError that begins with `label`."""
     values = config_values(folder, label)
     model_type = values.get("model_type")
+    if model_type == BinaryBertConfig.model_type:
+        return packed_config(folder, label)
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(
             f"{label} has model_type={short_repr(model_type)}; expected one of {', '.join(ARCHITECTURES)}"

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 from typing_extensions import override
 
 from ..data.masking import IGNORED_LABEL
+from ..distillation.losses import vector_error
 from ..distillation.tasks import ONE_A_TOKEN, Inputs, Task
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered
@@ -30,7 +31,6 @@ from .trainer import (
     EmbeddingDistilTrainer,
     VectorEvaluation,
     check_format,
-    vector_error,
 )
 
 NUM_TEXTS = 256

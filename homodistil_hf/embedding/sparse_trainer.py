@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedConfig
 from typing_extensions import override
 
+from ..distillation.losses import vector_error
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..models.tokenizers import padding_multiple
@@ -27,7 +28,6 @@ from .trainer import (
     EmbeddingDistilTrainer,
     VectorEvaluation,
     check_format,
-    vector_error,
 )
 
 PROBE = Task("probe", has_classes=False)

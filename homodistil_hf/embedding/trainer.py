@@ -23,6 +23,7 @@ from accelerate.utils import broadcast
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..distillation.losses import vector_error
 from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
@@ -67,7 +68,6 @@ _HOW = (
 )
 LEAST_SPREAD = 0.1
 """Of similarities between texts, as a share of the teacher's; below, all texts have the same vector."""
-_LEAST_SQUARE = 1e-12
 
 
 @dataclass
@@ -118,19 +118,6 @@ class EmbeddingDistilArguments(AtOnceArguments):
 
 class ExactLinear(nn.Linear):
     """A map that is applied outside of autocast, so that no micro-batch has it in a lower type (`lowered.py`)."""
-
-
-def vector_error(student_BD: torch.Tensor, teacher_BD: torch.Tensor) -> torch.Tensor:
-    """Σ_b ‖z_s − z_t‖² / ‖z_t‖².
-
-    Of vectors of length 1 it is 2 − 2·cos (LEAF, arXiv 2509.12539: its only loss). Vectors of other lengths, which
-    models that compare by dot product or distance have, count alike, whatever their unit of length.
-
-    Returns:
-        `torch.Tensor`: scalar.
-    """
-    squares_B = teacher_BD.square().sum(-1).clamp(min=_LEAST_SQUARE)
-    return ((student_BD - teacher_BD).square().sum(-1) / squares_B).sum()
 
 
 class EmbeddingDistillation(DistillationLoss):

@@ -91,6 +91,10 @@ def render_card(facts: Mapping[str, Any]) -> str:
     )
 
 
+CODE_NOTE = "The modelling files beside this one are pure torch."
+"""Of models of bits."""
+
+
 def run_texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """The texts that cards of all kinds share, by place: from what was won to the licence."""
     won, changed, settings = outcome_line(facts, place=""), facts.get(CHANGED), facts.get("settings")

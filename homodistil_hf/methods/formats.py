@@ -39,6 +39,7 @@ _OTHERS: dict[str, tuple[str, str | None]] = {
         "homodistil_hf.embedding.folder:verify_embedding",
         "homodistil_hf.embedding.deployable:EMBEDDING",
     ),
+    "sentence-transformers packed": ("homodistil_hf.embedding.folder:verify_embedding", None),
     "sentence-transformers pair": ("homodistil_hf.embedding.folder:verify_embedding", None),
     "sentence-transformers sparse": ("homodistil_hf.embedding.folder:verify_embedding", None),
     "sentence-transformers multi-vector": ("homodistil_hf.embedding.folder:verify_embedding", None),
@@ -124,7 +125,7 @@ def deploy_export(
     if deployment is None:
         raise ValueError(
             f"folder={str(folder)!r} has format={name!r}, which no other runtime reads; deploy a standard export, and "
-            "load a sparse or multi-vector encoder in sentence-transformers"
+            "load a sparse or multi-vector encoder, or vectors of bits, in sentence-transformers"
         )
     if teacher is None:
         teacher = student_in(folder).settings.get("teacher")

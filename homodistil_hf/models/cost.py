@@ -154,6 +154,9 @@ def model_facts(model: PreTrainedModel) -> dict[str, Any]:
         embeddings and encoder alone, multiply-accumulates a token at 128 tokens, bytes of all parameters.
     """
     plan = widths_of(model.config)
+    if getattr(model.config, "packed", False):  # bits are buffers: as many parameters as the float model, fewer bytes
+        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        return planned_facts(model.config, type(model).__name__) | {"size_bytes": size_bytes}
     parameters = list(model.parameters())
     encoder = [parameter for name, parameter in model.base_model.named_parameters() if not name.startswith("pooler.")]
     num_parameters, num_of_encoder = (sum(one.numel() for one in some) for some in (parameters, encoder))

@@ -351,6 +351,8 @@ def refuse_architecture(class_name: str, argument: str = "teacher") -> None:
     if class_name in HEADS:
         return
     remedy = "choose a stock encoder with one of these heads"
+    if class_name.startswith("BinaryBert"):
+        remedy = "it is a model of bits: name the float model that it was made from"
     for architecture in ARCHITECTURES.values():
         stock, first = architecture.stock, architecture.heads[0].stock_name
         if class_name == architecture.encoder.stock_name:

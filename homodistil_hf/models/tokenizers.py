@@ -65,6 +65,7 @@ def load_tokenizer(
     token: str | None = None,
     argument: str = "tokenizer",
     remedy: str = "name one with --tokenizer",
+    config: PreTrainedConfig | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer that has tokens, from a folder or the Hub; a vocabulary alone is enough.
 
@@ -74,6 +75,7 @@ def load_tokenizer(
         token: Hub token; default: the logged-in one.
         argument: the user's name for the tokenizer in messages.
         remedy: last words of messages.
+        config: of the model beside it, where transformers doesn't know its type and would warn of it.
 
     Raises:
         ValueError: the tokenizer is missing or unreadable, or has special tokens alone.
@@ -94,7 +96,7 @@ def load_tokenizer(
                 files = [cached_file(str(name), file, **where, **missing) for file in _WITH_NAMES]
                 for folder in {Path(file).parent for file in files if file}:
                     check_tokenizer_files(folder, label)
-            tokenizer = AutoTokenizer.from_pretrained(name, **where, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(name, config=config, **where, trust_remote_code=False)
         with as_it_was(tokenizer):  # fails here where a text would
             tokenizer(["a"], ["b"])
             tokenizer(["a b"], truncation=True, max_length=8)

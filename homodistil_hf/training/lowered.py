@@ -35,7 +35,7 @@ class LoweredMatrices:
         if len(exact) != len(self._exact) or any(map(_differ, exact, self._exact)):
             self._exact = exact
             self._lowered = [nn.Parameter(parameter.detach().to(self.dtype)) for parameter in exact]
-        else:
+        elif exact:  # an encoder of bits has none
             with torch.no_grad():
                 torch._foreach_copy_(self._lowered, exact)
         for (module, name, _), lowered in zip(places, self._lowered, strict=True):

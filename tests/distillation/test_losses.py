@@ -4,6 +4,7 @@ import pytest
 import torch
 from rows import each
 from students import make_batch, unlabelled
+from tiny_embeddings import unit_vectors
 from tiny_models import make_teacher
 
 from homodistil_hf.data.masking import UNKNOWN_VALUE
@@ -16,6 +17,7 @@ from homodistil_hf.distillation.losses import (
     multi_label_terms,
     prediction_terms,
     regression_terms,
+    vector_error,
 )
 
 HALF = (torch.bfloat16, torch.float16)
@@ -282,3 +284,21 @@ def test_layers_that_are_compared_at_once_have_the_errors_and_gradients_of_each(
     for found, expected in zip(of_all(), one_by_one, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     assert hidden_errors([]) == []
+
+
+# Vectors of texts
+
+
+def test_the_vector_term_is_twice_what_cosines_lack():
+    student, teacher = unit_vectors(seed=1), unit_vectors()
+    expected = sum(2 - 2 * float(a @ b) for a, b in zip(student, teacher, strict=True))
+    assert float(vector_error(student, teacher)) == pytest.approx(expected)
+
+
+def test_errors_of_vectors_are_relative_to_their_lengths():
+    student, teacher = unit_vectors(seed=1), unit_vectors()
+    lengths = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None]
+    assert float(vector_error(lengths * student, lengths * teacher)) == pytest.approx(
+        float(vector_error(student, teacher))
+    )
+    assert vector_error(torch.ones(1, 3), torch.zeros(1, 3)).isfinite()

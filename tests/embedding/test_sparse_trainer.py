@@ -16,10 +16,10 @@ from tiny_sparse import TABLE, distilling_sparse_vectors, make_sparse_folder
 
 from homodistil_hf import verify_export
 from homodistil_hf.cli import main
+from homodistil_hf.distillation.losses import vector_error
 from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.embedding.sparse import all_positions, load_sparse_model
 from homodistil_hf.embedding.texts import directions
-from homodistil_hf.embedding.trainer import vector_error
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.architecture import MASKED_LM
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def written(tmp_path_factory):
 
     from homodistil_hf.embedding.folder import export_embedding_model, export_pair
     from homodistil_hf.embedding.model import load_embedding_model
-    from homodistil_hf.methods.binarization.binarizing import to_binary
+    from homodistil_hf.methods.binarization.binarizing import to_binary, to_packed
     from homodistil_hf.methods.binarization.folder import export_packed
 
     folder = tmp_path_factory.mktemp("exports")
@@ -30,11 +31,13 @@ def written(tmp_path_factory):
     teacher.save_pretrained(folder / "stated")
     (folder / "stated" / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
     vectors = load_embedding_model(str(make_sentence_folder(folder / "teacher")))
+    bits = to_packed(to_binary(vectors.encoder, activation_bits=8))
     exports = [
         export_student(teacher, folder / "classes", teacher=folder / "stated"),
         export_packed(to_binary(teacher, activation_bits=1), folder / "bits"),
         export_embedding_model(vectors, folder / "vectors", teacher=vectors),
         export_pair(vectors, vectors, folder / "pair"),
+        export_embedding_model(replace(vectors, encoder=bits), folder / "vectors of bits", teacher=vectors),
     ]
     return [json.loads((path / "facts.json").read_text(encoding="utf-8")) for path in exports]
 

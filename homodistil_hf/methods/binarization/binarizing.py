@@ -1,4 +1,4 @@
-"""Float classifier → model of bits, other numbers of bits, and the packed form.
+"""Float model → model of bits, other numbers of bits, and the packed form.
 
 `models/architectures/modeling_binarybert.py` has the layers, `stages.py` trains them.
 """
@@ -16,6 +16,7 @@ from ...models.architectures.modeling_binarybert import (
     BinaryBertForQuestionAnswering,
     BinaryBertForSequenceClassification,
     BinaryBertForTokenClassification,
+    BinaryBertModel,
     BinaryEmbedding,
     BinaryLinear,
     ElasticQuantizer,
@@ -26,11 +27,13 @@ from ...models.architectures.modeling_binarybert import (
 from ...models.architectures.modeling_layerwise import encoder_layers
 from ...models.conversion import CLASS_KEYS, to_student
 
-_HEADS = {
-    "SequenceClassification": BinaryBertForSequenceClassification,
-    "TokenClassification": BinaryBertForTokenClassification,
-    "QuestionAnswering": BinaryBertForQuestionAnswering,
+_CLASSES = {
+    "ForSequenceClassification": BinaryBertForSequenceClassification,
+    "ForTokenClassification": BinaryBertForTokenClassification,
+    "ForQuestionAnswering": BinaryBertForQuestionAnswering,
+    "Model": BinaryBertModel,
 }
+"""End of a class's name → its form of bits."""
 
 
 def to_binary(
@@ -44,8 +47,8 @@ def to_binary(
     """Copy a model into layers of bits, with its float weights behind them.
 
     Args:
-        model: BERT or a student of ours with a sequence- or token-classification or question-answering head, or one of
-            bits already, whose learned scales and thresholds stay until [`calibrate`] sets them anew.
+        model: BERT or a student of ours with a sequence- or token-classification or question-answering head or none,
+            or one of bits already, whose learned scales and thresholds stay until [`calibrate`] sets them anew.
         activation_bits: 1, 2, 4 or 8; 32 leaves activations float.
         two_sets: whether inputs that are never negative take values of {0, …}.
         elastic: whether scales and thresholds of activations learn.
@@ -57,7 +60,7 @@ def to_binary(
     # a model of bits has float weights behind them: with its scales they are what fewer bits start from
     source = model
     if not isinstance(model.config, BinaryBertConfig):
-        source = to_student(model, argument="model")
+        source = to_student(model, argument="model", needs_head=False)
         if architecture_of(source.config) is not BERT:
             raise ValueError(
                 f"model={type(model).__name__} is no BERT, and layers of bits are BERT's; take a BERT, or a "
@@ -72,14 +75,14 @@ def to_binary(
             )
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
-    name = next((head for head in _HEADS if type(source).__name__.endswith(f"For{head}")), None)
-    if name is None:
+    kind = next((kind for end, kind in _CLASSES.items() if type(source).__name__.endswith(end)), None)
+    if kind is None:
         raise ValueError(
-            f"model={type(model).__name__} has no head that is binarized; expected one for {', '.join(_HEADS)}"
+            f"model={type(model).__name__} is no model that is binarized; expected one of …{', …'.join(_CLASSES)}"
         )
     changes: dict[str, Any] = {"activation_bits": activation_bits, "two_sets": two_sets, "elastic": elastic}
     changes |= dict.fromkeys(BERT.dropouts, dropout) | {"classifier_dropout": None}  # None: as hidden states
-    student = _HEADS[name](_config(source.config, changes))
+    student = kind(_config(source.config, changes))
     student.load_state_dict(source.state_dict(), strict=False)  # a float model has no quantizers
     return student
 

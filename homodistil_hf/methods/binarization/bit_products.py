@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from ...models.architectures.modeling_binarybert import (
     BinarySelfAttention,
@@ -36,11 +36,12 @@ _FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC")  # ro
 _COMPILERS = ("cc", "gcc", "clang")
 
 
-def multiply_bits(model: PreTrainedModel) -> bool:
+def multiply_bits(model: nn.Module) -> bool:
     """Let all packed layers and attentions of a model multiply bits from now on, wherever their inputs are on a CPU.
 
     Args:
-        model: with [`PackedLinear`] layers; from memory, or from a folder with `trust_remote_code`.
+        model: with [`PackedLinear`] layers; from memory, or from a folder with `trust_remote_code`; of
+            sentence-transformers the whole model.
 
     Returns:
         Whether they do: False where nothing is packed, activations are float, or nothing could be compiled, which the
@@ -52,7 +53,8 @@ def multiply_bits(model: PreTrainedModel) -> bool:
         modules.get(type(module).__name__, []).append(module)
     layers, attentions = modules.values()
     missing = "packed layers" if not layers else "activations of few bits"
-    if not layers or model.config.activation_bits == 32:
+    config: Any = model.config
+    if not layers or config.activation_bits == 32:
         logger.warning("model=%s has no %s, so there are no bits to multiply", type(model).__name__, missing)
         return False
     if compiled() is None:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...export.card import card_table, code_span, fill_card, loading_lines, result_title, run_texts
+from ...export.card import CODE_NOTE, card_table, code_span, fill_card, loading_lines, result_title, run_texts
 from ...export.export_folder import check_target, save_model, write_record, written_aside
 from ...export.facts import FACTS_FILE, probe_facts, probe_inputs
 from ...export.verify import (
@@ -25,23 +25,18 @@ from ...export.verify import (
 from ...files.checkpoints import file_digest
 from ...files.messages import short_repr
 from ...files.strict_json import fits
-from ...files.tensors import WEIGHTS_FILE, check_weights
-from ...models.architectures import modeling_binarybert, modeling_homobert, modeling_layerwise
+from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
-from ...models.architectures.modeling_binarybert import BinaryBertConfig
-from ...models.cost import count_parameters
 from ...models.equality import relative_difference
-from ...models.loading import checked_config, config_values
-from ...models.widths import widths_of
+from ...models.packed import CODE, auto_map_of, packed_config
 from .binarizing import to_packed
 
-_MODELING = modeling_binarybert.__name__.rpartition(".")[2]
 PACKED = "packed"
-CODE = tuple(Path(str(module.__file__)) for module in (modeling_binarybert, modeling_homobert, modeling_layerwise))
-"""Modelling files that are copied to every folder."""
 BITS = "activation_bits"
 """The entry of a stage's metrics that is a setting."""
+AS_IN = "as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS 2022, arXiv 2205.13016)"
+"""The method, for cards."""
 IN_MEMORY_TOLERANCE = 0.1
 """Relative difference from the logits in memory: on another processor an activation may get its other bit."""
 
@@ -91,12 +86,6 @@ def export_packed(
     return target
 
 
-def auto_map_of(auto_class: str) -> dict[str, str]:
-    """What a folder's `config.json` names for transformers: the classes of its modelling file."""
-    names = {"AutoConfig": "BinaryBertConfig", auto_class: auto_class.replace("AutoModelFor", "BinaryBertFor")}
-    return {auto: f"{_MODELING}.{name}" for auto, name in names.items()}
-
-
 def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     config = packed.config
     bits = "1 bit" if config.activation_bits == 1 else f"{config.activation_bits} bits"
@@ -121,9 +110,8 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
         f"a weight of its encoder and of its table of words, and activations of {bits}; "
         f"{facts['size_bytes']:,} bytes of weights.",
         usage=loading_lines(facts["auto_class"], remote_code=True),
-        format_note="The modelling files beside this one are pure torch.",
-        how=f"Binarized beside {origin}, as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., "
-        "NeurIPS 2022, arXiv 2205.13016).",
+        format_note=CODE_NOTE,
+        how=f"Binarized beside {origin}, {AS_IN}.",
         **texts,
     )
 
@@ -147,11 +135,7 @@ def verify_packed(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
         return VerifyReport(folder, tuple(problems))
     name, label = facts["auto_class"], f"folder={str(folder)!r}"
     try:
-        values = config_values(folder, label)
-        # the float model of these widths, whose weights take a bit each at least
-        as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.config.student, label)
-        check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
-        checked_config(values, BinaryBertConfig, label)
+        packed_config(folder, label)
         _, tensors = load_fresh(folder, [name])
         probe: Any = facts.get("probe")
         is_read = fits(probe, {"logits": [int | float], "positions": [int]})

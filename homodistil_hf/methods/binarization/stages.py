@@ -1,26 +1,27 @@
-"""A chain of binarizations on a task's rows: the float model, then fewer and fewer bits, each the next one's teacher.
+"""A chain of binarizations: the float model, then fewer and fewer bits, each the next one's teacher.
 
 Each stage learns soft targets and all layers' hidden states (BiT, NeurIPS 2022, arXiv 2205.13016):
 L = KL(p_t ‖ p_s) + Σ_k MSE(H_t^k, H_s^k): the paper's soft cross-entropy, less its constant, and states of one width.
+Of an embedding model ‖z_t − z_s‖² of a text's vectors stands for the KL.
 
-The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows are read by
-the model's head; rows, steps and metrics are those of fine-tuning.
+The folder shows which stages are done, so a run that was killed at any moment goes on in its stage. Rows of a task are
+read by the model's head; rows, steps and metrics are those of fine-tuning. Texts are read by `runs/bit_embeddings.py`.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from ...distillation.losses import hidden_error, prediction_terms
+from ...distillation.losses import hidden_error, prediction_terms, vector_error
 from ...distillation.tasks import sequence_task
 from ...evaluation.evaluated_model import load_model
 from ...evaluation.fine_tuning import (
@@ -44,9 +45,8 @@ from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ...files.settings import differing, setting
 from ...files.strict_json import write_json
 from ...files.tensors import WEIGHTS_FILE
-from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, ElasticQuantizer
-from ...models.heads import collator_of
-from ...tasks.rows_task import RowsTask
+from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertModel, ElasticQuantizer
+from ...models.heads import collator_of, fastest_device
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
@@ -56,8 +56,8 @@ from .binarizing import calibrate, to_binary
 from .folder import BITS, export_packed
 
 _SAVE_STEPS = 200
-QUANTIZERS_RATE = 10.0
-"""Of scales and thresholds of activations, in learning rates of the weights."""
+VectorsOf: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Last states `(B, T, H)` and mask `(B, T)` → what vectors are compared by, `(B, D)`."""
 _OUT_OF_REACH = -1e4  # a logit whose probability is 0 in any type
 _LOGITS = ("logits", "start_logits", "end_logits")
 _LABELS = ("labels", "start_positions", "end_positions")
@@ -114,16 +114,73 @@ class BinarizationSettings(OwnTaskSettings):
             raise ValueError("teacher is the model itself here, and then each stage before; leave it out")
 
 
-def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
-    """Binarize a fine-tuned model stage by stage, and export the last one with one bit a weight.
+@dataclass(frozen=True)
+class ChainInputs:
+    """What a chain is made from: the float model, rows, and what depends on its kind.
+
+    Args:
+        settings: those that were given, with the length of a row.
+        model: the float model.
+        tokenizer: pads rows.
+        rows: to train on, tokenized, with `length`.
+        measure: model → its metrics on held-out rows.
+        export: last stage, folder, results and the sections of the run → writes the model of bits.
+        vectors_of: of an encoder without a head.
+    """
+
+    settings: BinarizationSettings
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    rows: Dataset
+    measure: Callable[[PreTrainedModel], dict[str, float]]
+    export: Callable[[PreTrainedModel, Path, Mapping[str, Any], Mapping[str, Any]], Path]
+    vectors_of: VectorsOf | None = None
+
+
+def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
+    """Read a model with a head and rows of its task.
+
+    Raises:
+        ValueError: unreadable rows, or a model of another task or architecture.
+    """
+    evaluated = load_model(settings.model)
+    settings = with_length(settings, evaluated)
+    model, tokenizer, max_length = evaluated.model, evaluated.tokenizer, settings.row_length
+    if not type(model).__name__.endswith(_HEADS):
+        raise ValueError(
+            f"model={type(model).__name__} is for no task that is measured here; expected …{' or …'.join(_HEADS)}"
+        )
+    to_binary(model, activation_bits=settings.stages[0])  # what can't be binarized is refused before rows are read
+    task, train, dev = own_rows(settings, tokenizer, log, model)
+    # labels have no part in the loss, and rows to train on may have none
+    without_labels = replace(task, columns=replace(task.columns, labels=()))
+    rows = encoded_rows(without_labels, training_rows(train, settings.max_train_samples), tokenizer, max_length)
+
+    def export(last: PreTrainedModel, folder: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
+        facts = {"teacher": teacher_card(settings.model) | costs, "metrics": results, **run}
+        return export_packed(last, folder, tokenizer=tokenizer, facts=facts, overwrite=True)
+
+    measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
+    return ChainInputs(settings, model, tokenizer, rows, measure, export)
+
+
+def binarize_chain(
+    settings: BinarizationSettings,
+    log: Log,
+    read: Callable[[BinarizationSettings, Log], ChainInputs] = task_inputs,
+) -> dict[str, Any]:
+    """Binarize a float model stage by stage, and export the last one with one bit a weight.
 
     Args:
         settings: [`BinarizationSettings`].
         log: takes lines for the user.
+        read: reads model and rows; default: of a task. `runs/bit_embeddings.py` has that of texts.
 
     Returns:
         `dict`: what was written to `results.json`: of the float model and each stage the metrics (`accuracy` and
-            `macro_f1`, `pearson`, or `f1` and `exact_match` in percent); sizes.
+            `macro_f1`, `pearson`, `f1` and `exact_match` in percent, or `cosine` and `neighbours`); sizes.
 
     Raises:
         ValueError: unreadable rows, a model of another task or architecture, or a folder that is not free.
@@ -139,46 +196,28 @@ def binarize_chain(settings: BinarizationSettings, log: Log) -> dict[str, Any]:
             raise ValueError(f"output_dir={settings.output_dir!r} is not empty; {remedy}, or name another folder")
         start = time.perf_counter()
         keep_datasets_here()
-        evaluated = load_model(settings.model)
-        settings = with_length(settings, evaluated)
+        inputs = read(settings, log)
+        settings, teacher = inputs.settings, inputs.model
         recorded = check_start(record, settings)
-        teacher, tokenizer, max_length = evaluated.model, evaluated.tokenizer, settings.row_length
-        if not type(teacher).__name__.endswith(_HEADS):
-            raise ValueError(
-                f"model={type(teacher).__name__} is for no task that is measured here; expected …"
-                f"{' or …'.join(_HEADS)}"
-            )
-        task, train, dev = own_rows(settings, tokenizer, log, teacher)
-        encoded = encoded_rows(
-            unlabelled(task), training_rows(train, settings.max_train_samples), tokenizer, max_length
-        )
-        measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
-        to_binary(teacher, activation_bits=settings.stages[0])  # what can't be binarized is refused here
         write_json(record, recorded)  # now that nothing was refused
-        results: dict[str, Any] = {"float": measure(teacher)}
+        results: dict[str, Any] = {"float": inputs.measure(teacher)}
         log(f"float: {results['float']}")
         for number, bits in enumerate(settings.stages, start=1):
-            student = _stage(folder / f"stage-{number}", teacher, bits, encoded, tokenizer, settings)
-            results[f"stage-{number}"] = {BITS: bits, **measure(student)}
+            student = _stage(folder / f"stage-{number}", teacher, bits, inputs)
+            results[f"stage-{number}"] = {BITS: bits, **inputs.measure(student)}
             log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
             # each stage teaches the next one, and is what it starts from
             teacher = student
-        facts = _facts(settings, results, evaluated.model, num_train_rows=len(encoded))
-        export = export_packed(teacher, folder / MODEL_FOLDER, tokenizer=tokenizer, facts=facts, overwrite=True)
-        results |= {"size_bytes": (export / WEIGHTS_FILE).stat().st_size, "settings": asdict(settings)}
+        run = _run_facts(settings, results, num_train_rows=len(inputs.rows))
+        export = inputs.export(teacher, folder / MODEL_FOLDER, results, run)
+        size_bytes = sum(file.stat().st_size for file in export.rglob(WEIGHTS_FILE))
+        results |= {"size_bytes": size_bytes, "settings": asdict(settings)}
         results |= {"time_s": round(time.perf_counter() - start, 1), "versions": version_facts()}
         write_json(folder / RESULTS_FILE, results)
         return results
 
 
-def unlabelled(task: RowsTask) -> RowsTask:
-    """The task of rows that are learned from, whose labels have no part in the loss, or aren't there."""
-    return replace(task, columns=replace(task.columns, labels=()))
-
-
-def _facts(
-    settings: BinarizationSettings, results: Mapping[str, Any], teacher: PreTrainedModel, *, num_train_rows: int
-) -> dict[str, Any]:
+def _run_facts(settings: BinarizationSettings, results: Mapping[str, Any], *, num_train_rows: int) -> dict[str, Any]:
     # results are in the order of the stages, so the last one is of the model that is exported
     last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
     data = {
@@ -186,9 +225,7 @@ def _facts(
         "held_out": [public_name(settings.eval_data or settings.train_data)],
     }
     lengths = {"num_train_rows": num_train_rows, "max_tokens": settings.row_length}
-    num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
-    costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
-    run = run_facts(
+    return run_facts(
         {
             "settings": asdict(settings),
             CHANGED: differing(asdict(settings), BinarizationSettings),
@@ -198,50 +235,60 @@ def _facts(
             "teacher_evaluation": results["float"],
         }
     )
-    return {"teacher": teacher_card(settings.model) | costs, "metrics": dict(results), **run}
 
 
-def _stage(
-    folder: Path,
-    teacher: PreTrainedModel,
-    bits: int,
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: BinarizationSettings,
-) -> PreTrainedModel:
+def _stage(folder: Path, teacher: PreTrainedModel, bits: int, inputs: ChainInputs) -> PreTrainedModel:
     """Train a stage unless it is done; its folder then has `model/`, with the float weights behind the bits."""
+    student, done = stage_student(teacher, bits, inputs.settings), folder / MODEL_FOLDER
+    if not is_model_done(done):
+        trainer = stage_trainer(folder, student, teacher, inputs)
+        trainer.train(last_checkpoint(folder))
+        trainer.check_finite()
+        # the model before its checkpoints are removed: a run that is killed between the two has both
+        with model_written(done, remedy="Make room, then go on with resume=true") as aside:
+            trainer.accelerator.unwrap_model(student).save_pretrained(aside)
+        for finished in sorted_checkpoints(folder):
+            remove_folder(finished)
+    # loaded in either case: a model that was trained just now may have autocast around its forward
+    return type(student).from_pretrained(done, dtype="float32").to(fastest_device())
+
+
+def stage_student(teacher: PreTrainedModel, bits: int, settings: BinarizationSettings) -> PreTrainedModel:
+    """What a stage trains: a copy of the model before it with fewer bits; its seed is set."""
     set_seed(settings.seed)
-    student = to_binary(
+    return to_binary(
         teacher,
         activation_bits=bits,
         two_sets=settings.two_sets,
         elastic=settings.elastic,
         dropout=settings.dropout_fraction,
     )
-    # a finished stage is loaded, as the next one starts from it
-    done = folder / MODEL_FOLDER
-    if is_model_done(done):
-        return type(student).from_pretrained(done, dtype="float32")
-    collate = collator_of(tokenizer, student)
+
+
+def stage_trainer(
+    folder: Path, student: PreTrainedModel, teacher: PreTrainedModel, inputs: ChainInputs
+) -> "BinarizationTrainer":
+    """The trainer of a stage in a folder, which has its checkpoints."""
+    settings, tokenizer = inputs.settings, inputs.tokenizer
     arguments: BinarizationArguments = training_arguments(
         str(folder),
         settings,
         settings.seed,
-        num_rows=len(rows),
+        num_rows=len(inputs.rows),
         save_steps=_SAVE_STEPS,
         arguments_class=BinarizationArguments,
         overwrite_output_dir=True,  # without a whole checkpoint nothing in it is of use
     )
-    trainer = BinarizationTrainer(student, arguments, teacher_model=teacher, train_dataset=rows, data_collator=collate)
+    trainer = BinarizationTrainer(
+        student,
+        arguments,
+        teacher_model=teacher,
+        vectors_of=inputs.vectors_of,
+        train_dataset=inputs.rows,
+        data_collator=collator_of(tokenizer, student),
+    )
     trainer.run_folder.how_to_resume = "resume=true"
-    trainer.train(last_checkpoint(folder))
-    trainer.check_finite()
-    # the model before its checkpoints are removed: a run that is killed between the two has both
-    with model_written(done, remedy="Make room, then go on with resume=true") as aside:
-        trainer.accelerator.unwrap_model(student).save_pretrained(aside)
-    for finished in sorted_checkpoints(folder):
-        remove_folder(finished)
-    return student.eval()
+    return trainer
 
 
 # One stage
@@ -262,21 +309,38 @@ class BinarizationTrainer(ExactTrainer):
         model: what is trained, made by [`to_binary`].
         args: the settings, which are copied.
         teacher_model: what `model` was made from: same head, layers and hidden size; float, or of more bits.
+        vectors_of: of an encoder without a head: last states `(B, T, H)` and mask `(B, T)` → vectors `(B, D)`, in
+            place of logits.
         kwargs: as in `transformers.Trainer`; labels of `train_dataset` are not used.
 
     Raises:
-        ValueError: a teacher of other layers, hidden size or labels, or of several labels a row.
+        ValueError: a teacher of other layers, hidden size or labels, or of several labels a row; or an encoder without
+            `vectors_of`.
     """
 
     method = "bit"
     """Name by which configs choose it."""
     arguments_class = BinarizationArguments
     args: BinarizationArguments
+    quantizers_rate = 10.0
+    """Of scales and thresholds of activations, in learning rates of the weights."""
 
     def __init__(
-        self, model: PreTrainedModel, args: BinarizationArguments, *, teacher_model: PreTrainedModel, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        args: BinarizationArguments,
+        *,
+        teacher_model: PreTrainedModel,
+        vectors_of: VectorsOf | None = None,
+        **kwargs: Any,
     ):
+        if isinstance(model, BinaryBertModel) is not (vectors_of is not None):
+            raise ValueError(
+                f"vectors_of={vectors_of!r} with model={type(model).__name__}: an encoder without a head is compared "
+                "by its vectors, and needs it; a model with a head is compared by its logits, so leave it out"
+            )
         super().__init__(model, own_arguments(args, BinarizationArguments), **kwargs)
+        self.vectors_of = vectors_of
         self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
         check_alike(teacher_model, model, ("num_hidden_layers", "hidden_size", "num_labels"))
         if teacher_model.config.problem_type == "multi_label_classification":
@@ -302,7 +366,7 @@ class BinarizationTrainer(ExactTrainer):
             moved = set(map(id, own))
             for group in optimizer.param_groups:
                 group["params"] = [one for one in group["params"] if id(one) not in moved]
-            rate = QUANTIZERS_RATE * self.args.learning_rate
+            rate = self.quantizers_rate * self.args.learning_rate
             optimizer.add_param_group({"params": own, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
@@ -316,7 +380,7 @@ class BinarizationTrainer(ExactTrainer):
         Args:
             model: as it is wrapped for training.
             inputs: a batch.
-            return_outputs: also return the logits.
+            return_outputs: also return the logits, if there are any.
             num_items_in_batch: rows and tokens of the whole step, int64 `(2,)`; not used in evaluation.
         """
         read = {name: tensor for name, tensor in inputs.items() if name not in _LABELS}
@@ -327,14 +391,20 @@ class BinarizationTrainer(ExactTrainer):
         with torch.no_grad(), self.accelerator.autocast():
             taught = self.teacher(**read, output_hidden_states=True)
         outputs = model(**read, output_hidden_states=True)
-        # KL(p_t ‖ p_s), of an answer's start and end; Σ_k MSE(H_t^k, H_s^k), the embeddings among the states
-        kl = sum(self._kl(outputs[name], taught[name], mask_BT, name) for name in _LOGITS if name in outputs)
+        if self.vectors_of is None:
+            # KL(p_t ‖ p_s), of an answer's start and end
+            kl = sum(self._kl(outputs[name], taught[name], mask_BT, name) for name in _LOGITS if name in outputs)
+            # logits (B, T, C) predict once a token, all others once a row
+            num_predictions = num_tokens if "logits" in outputs and outputs["logits"].dim() == 3 else num_rows
+            terms = {"kl": kl / num_predictions}
+        else:
+            with torch.autocast(mask_BT.device.type, enabled=False):  # near vectors differ by less than others round
+                own, guide = (self.vectors_of(one["last_hidden_state"], mask_BT) for one in (outputs, taught))
+                terms = {"vector": vector_error(own, guide) / num_rows}
+        # Σ_k MSE(H_t^k, H_s^k), the embeddings among the states
         states = zip(taught["hidden_states"], outputs["hidden_states"], strict=True)
-        hidden = sum(hidden_error(guide, state, mask_BT) for guide, state in states)
-        # logits (B, T, C) predict once a token, all others once a row
-        num_predictions = num_tokens if "logits" in outputs and outputs["logits"].dim() == 3 else num_rows
-        terms = {"kl": kl / num_predictions, "hidden": hidden / num_tokens}
-        loss = terms["kl"] + terms["hidden"]
+        terms["hidden"] = sum(hidden_error(guide, state, mask_BT) for guide, state in states) / num_tokens
+        loss: Any = sum(terms.values())
         if model.training:
             loss = self.scale_and_log(loss, terms, model)
         return (loss, {name: outputs[name] for name in _LOGITS if name in outputs}) if return_outputs else loss

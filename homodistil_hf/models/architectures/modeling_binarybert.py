@@ -19,6 +19,7 @@ from .modeling_homobert import (
     HomoBertForQuestionAnswering,
     HomoBertForSequenceClassification,
     HomoBertForTokenClassification,
+    HomoBertModel,
 )
 from .modeling_layerwise import LayerwiseModel, encoder_layers
 
@@ -446,6 +447,14 @@ class _BinaryModel(LayerwiseModel):
     def __init__(self, config: BinaryBertConfig):
         super().__init__(config)
         make_binary(self)
+
+
+class BinaryBertModel(_BinaryModel, HomoBertModel):
+    """The encoder, of bits, without a pooler."""
+
+    def __init__(self, config: BinaryBertConfig):
+        super().__init__(config)
+        self.pooler = None
 
 
 class BinaryBertForSequenceClassification(_BinaryModel, HomoBertForSequenceClassification):

@@ -1,0 +1,104 @@
+"""What a chain of binarizations of an embedding model is made from: the model, texts, measures, the export.
+
+`methods/binarization/stages.py` trains its stages.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..data.corpus import hold_out, load_text
+from ..data.read_line import read_line
+from ..embedding.folder import export_embedding_model
+from ..embedding.metrics import agreement, compared
+from ..embedding.model import load_embedding_model
+from ..embedding.texts import some_paragraphs, tokenize_texts
+from ..evaluation.fine_tuning import training_rows
+from ..export.facts import CARD_SECTION, NAMESAKE, MethodCard
+from ..files.messages import short_repr
+from ..methods.binarization.binarizing import to_binary, to_packed
+from ..methods.binarization.folder import AS_IN
+from ..methods.binarization.stages import BinarizationSettings, ChainInputs
+from ..models.heads import fastest_device
+from ..models.tokenizers import fitted_length
+from .settings import Log
+
+MOST_TEXTS = 1000
+"""Held-out texts whose vectors are compared, as many as `homodistil evaluate --task embedding` takes."""
+
+
+def embedding_inputs(settings: BinarizationSettings, log: Log, *, folder: str) -> ChainInputs:
+    """Read an embedding model, and texts; the layers behind its pooling stay as they are.
+
+    Raises:
+        ValueError: no such model, or texts that can't be read.
+    """
+    column = _text_column(settings)
+    model = load_embedding_model(folder, argument="model")
+    to_binary(model.encoder, activation_bits=settings.stages[0])  # what can't be binarized is refused here
+    most, config = model.settings.max_seq_length, model.encoder.config
+    default = min(settings.default_length, most)
+    length = min(fitted_length(settings.max_length, config, argument="max_length", default=default), most)
+    settings = replace(settings, max_length=length)
+    how: dict[str, Any] = {"text_column": column, "line_by_line": True}
+    train = load_text([settings.train_data], **how)
+    if settings.eval_data:
+        held_out = load_text([settings.eval_data], **how, split="validation", argument="eval_data")
+    else:
+        train, held_out, words = hold_out(train)
+        log(f"eval_data is not set: {words} of train_data are held out")
+    texts, rows_of = some_paragraphs(held_out, MOST_TEXTS), model.rows_of(length)
+    if len(texts) < 2:
+        name = "eval_data" if settings.eval_data else "train_data"
+        raise ValueError(
+            f"{name}={getattr(settings, name)!r} has {len(texts)} text to compare vectors of; name two or more"
+        )
+    rows = tokenize_texts(train, model.tokenizer, max_length=length, rows_of=rows_of, argument="train_data")
+    rows = training_rows(rows, settings.max_train_samples)
+    rows = rows.add_column("length", list(map(len, rows["input_ids"])))
+    parts = {"to train on": rows, "held-out texts": texts}
+    log(read_line(parts, train.info.description, tokenizer=model.tokenizer))
+    # copies, as the export is made of the model on the CPU
+    device = fastest_device()
+    layers = tuple(replace(one, linear=copy.deepcopy(one.linear).to(device)) for one in model.dense)
+    trained = replace(model, dense=layers)
+    taught = replace(trained, encoder=model.encoder.to(device)).encode(texts)
+
+    def vectors_of(states_BTH: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        return compared(trained.vectors(states_BTH, mask_BT), model.similarity)
+
+    def measure(encoder: PreTrainedModel) -> dict[str, float]:
+        own = replace(trained, encoder=encoder.to(device)).encode(texts)
+        return agreement(own, taught, similarity=model.similarity)
+
+    def export(last: PreTrainedModel, folder: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
+        card = MethodCard(
+            student="embedding model of bits",
+            made="binarized beside {teacher}",
+            how=f"Its encoder was binarized, {AS_IN}, beside the float one's vectors and states.",
+            paper=f"This model was made by another method; {NAMESAKE}",
+            tags=("binarization",),
+        )
+        facts = {**run, CARD_SECTION: asdict(card)}
+        packed = replace(model, name="", encoder=to_packed(last.cpu()))
+        return export_embedding_model(packed, folder, teacher=model, facts=facts, overwrite=True)
+
+    return ChainInputs(settings, model.encoder, model.tokenizer, rows, measure, export, vectors_of)
+
+
+def _text_column(settings: BinarizationSettings) -> str | None:
+    if settings.label_column is not None:
+        raise ValueError(
+            f"label_column={short_repr(settings.label_column)} has no place with an embedding model, whose texts need "
+            "no labels; leave it out"
+        )
+    if len(settings.text_columns) > 1:
+        raise ValueError(
+            f"text_columns={short_repr(settings.text_columns)}: an embedding model reads one column; name one"
+        )
+    return settings.text_columns[0] if settings.text_columns else None
