@@ -70,9 +70,9 @@ def run_kernel(options: argparse.Namespace) -> dict[str, Any]:
                 forms = {bits: one.bert.encoder.layer[0].get_submodule(place) for bits, one in packed.items()}
                 values = torch.randn(1, length, layer.in_features)
                 title = f"{linear} {layer.in_features} → {layer.out_features}"
-                cases[title] = _timed(title, layer, forms, (values,), options)
+                cases[title] = timed(title, layer, forms, (values,), options)
         forms = {bits: FirstOutput(one) for bits, one in packed.items()}
-        cases[name] = _timed(name, FirstOutput(model), forms, inputs, options)
+        cases[name] = timed(name, FirstOutput(model), forms, inputs, options)
     return {"num_rounds": options.num_rounds, "cases": cases}
 
 
@@ -85,13 +85,14 @@ def _packed(model: BertForSequenceClassification, inputs: Sequence[torch.Tensor]
     return packed
 
 
-def _timed(
+def timed(
     name: str,
     model: nn.Module,
     packed: Mapping[int, nn.Module],
     inputs: Sequence[torch.Tensor],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
+    """Time a float model in `FLOATS` and its forms with so many bits, in turns, on one core."""
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
@@ -105,7 +106,7 @@ def _timed(
         quantize_dynamic(graph, int8, per_channel=True)
         runners: list[Callable[..., object]] = [onnx_runner(path, num_threads=1) for path in (graph, int8)]
         runners += [model, *packed.values()]
-        names = [*FLOATS, *map(_of_bits, packed)]
+        names = [*FLOATS, *map(form_named, packed)]
         passes: dict[str, Pass] = {form: partial(run, *inputs) for form, run in zip(names, runners, strict=True)}
         print(f"timing {name}", flush=True)
         found = figures(time_in_turns(passes, num_rounds=options.num_rounds))
@@ -114,7 +115,8 @@ def _timed(
     return found
 
 
-def _of_bits(bits: int) -> str:
+def form_named(bits: int) -> str:
+    """The name of a form with so many bits of activations."""
     return f"{bits} bits" if bits > 1 else "1 bit"
 
 
@@ -168,7 +170,7 @@ def narrow_table(rows: Rows) -> list[str]:
 
 def kernel_table(found: Mapping[str, Any]) -> list[str]:
     """Median ms of float32 in ONNX Runtime; times as fast: ratios of medians, quartiles of the ratios of rounds."""
-    first, *others = [*FLOATS, *map(_of_bits, BITS)]
+    first, *others = [*FLOATS, *map(form_named, BITS)]
     cells = []
     for name, case in found["cases"].items():
         ratios = [

@@ -14,6 +14,7 @@ STUDIES = (
         "architectures.LAYOUT_STUDY",
         "binarization.STUDY",
         "bit_diagnosis.STUDY",
+        "bit_embeddings.STUDY",
         "corpus.STUDY",
         "demo.STUDY",
         "deploy.STUDY",
