@@ -259,6 +259,17 @@ def fit_dense(products_HH: torch.Tensor, cross_HD: torch.Tensor, *, ridge: float
     return torch.linalg.solve(products_HH + shrinkage, cross_HD).T
 
 
+def refitted(
+    before_DH: torch.Tensor, products_HH: torch.Tensor, cross_HD: torch.Tensor, num_vectors: int
+) -> torch.Tensor:
+    """[`fit_dense`] towards a map W₀ that is there: W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ·‖Δ‖².
+
+    λ grows with (channels / vectors)²: with fewer vectors than channels plain least squares would overfit.
+    """
+    ridge = max(1e-3, 0.1 * (len(products_HH) / num_vectors) ** 2)
+    return before_DH + fit_dense(products_HH, cross_HD - products_HH @ before_DH.T, ridge=ridge)
+
+
 class VectorEvaluation(HeldOutEvaluation):
     """Keeps the vectors of all rows, and compares them at the end.
 
@@ -542,11 +553,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         for model, of_model in zip(models, sums, strict=True):
             both = self.accelerator.reduce(of_model.float().to(self.args.device)).double().cpu()
             products, cross = both.split([both.shape[0], both.shape[1] - both.shape[0]], 1)
-            # W = W₀ + Δ with the Δ of least ‖P Δᵀ − (T − P W₀ᵀ)‖² + λ‖Δ‖²; λ grows with (channels / texts)²
             weight = model.get_submodule(f"{PROJECTIONS}.dense").weight
-            before = weight.cpu().double()
-            ridge = max(1e-3, 0.1 * (len(products) / num_vectors) ** 2)
-            weight.copy_(before + fit_dense(products, cross - products @ before.T, ridge=ridge))
+            weight.copy_(refitted(weight.cpu().double(), products, cross, num_vectors))
             logger.info("the map into the teacher's space is fitted to %d channels", len(products))
         self.model.train()
 

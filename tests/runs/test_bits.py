@@ -26,6 +26,7 @@ from homodistil_hf.export.facts import file_facts
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 from homodistil_hf.methods.binarization.stages import BinarizationArguments, BinarizationTrainer
 from homodistil_hf.models.architectures.modeling_binarybert import BinaryBertModel
+from homodistil_hf.runs.bit_embeddings import fitted_map
 
 TEXTS = ["w5 w9 w7", "w30 w31 w32 w33 w34 w35", "w8"]
 
@@ -98,8 +99,7 @@ def test_what_was_trained_is_what_is_loaded(chain, tmp_path, monkeypatch):
         wanted = packed.vectors(stage(**inputs).last_hidden_state, inputs["attention_mask"])
     found = packed.encode(TEXTS)
     assert torch.allclose(found, wanted, atol=1e-5)
-    float_model = load_embedding_model(folder / "float")
-    assert packed.dense[0].linear.weight.equal(float_model.dense[0].linear.weight)
+    assert [layer.activation for layer in packed.dense] == ["Tanh"]  # the map is part of the float model's Dense
     whole = sentence_transformers.SentenceTransformer(str(folder / "run" / "model"), trust_remote_code=True)
     assert torch.allclose(whole.encode(TEXTS, convert_to_tensor=True).cpu(), found, atol=1e-6)
     if multiply_bits(packed.encoder):
@@ -223,6 +223,25 @@ MODELS = {
     "distilbert": lambda folder: make_sentence_folder(folder, encoder=distilbert()),
     "padded": lambda folder: make_sentence_folder(folder, encoder=padded()),
 }
+
+
+def test_a_map_behind_the_bits_is_that_of_least_squares(tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "float"))
+    torch.manual_seed(0)
+    batches = [{"input_ids": torch.randint(5, 90, (64, 9)), "attention_mask": torch.ones(64, 9)} for _ in range(8)]
+    unchanged = fitted_map(model.encoder, model, batches)
+    assert torch.allclose(unchanged.weight, torch.eye(32), atol=1e-6)
+    student = to_binary(model.encoder, activation_bits=8).eval()
+    calibrate(student, batches[0])
+    found = fitted_map(student, model, batches).weight
+    with torch.no_grad():
+        own, aims = (
+            torch.cat([one(**batch).last_hidden_state.mean(1) for batch in batches])
+            for one in (student, model.encoder)
+        )
+    wanted = torch.linalg.lstsq(own.double(), aims.double()).solution.T
+    errors = [float((own @ weight.T - aims).square().sum()) for weight in (wanted.float(), found, torch.eye(32))]
+    assert errors[0] <= errors[1] < 1.05 * errors[0] < 0.9 * errors[2]
 
 
 def trainer_of(tmp_path, student, teacher, **how):
