@@ -37,14 +37,11 @@ def packed_config(folder: Path, label: str) -> BinaryBertConfig:
     """Read and check the configuration of a folder, and that its weights can be as many; no remote code runs.
 
     Raises:
-        ValueError: it begins with `label`: settings that can't be used, files that are too small, or a model of bits
-            that is not packed.
+        ValueError: it begins with `label`: settings that can't be used, or files that are too small.
     """
     values = config_values(folder, label)
     # the float model of these widths, whose weights take a bit each at least
     as_floats = checked_config(values | {"model_type": BERT.student_type}, BERT.config.student, label)
     check_weights(folder, count_parameters(widths_of(as_floats), as_floats) // 8, label)
     config: BinaryBertConfig = checked_config(values, BinaryBertConfig, label)
-    if not config.packed:
-        raise ValueError(f"{label} has the float weights of a stage behind its bits; name the run's model/ beside it")
     return config

@@ -78,12 +78,19 @@ rate, warm-up, decay and dropout are believed, not checked against the text.
 
 @dataclass(frozen=True)
 class BinarizationSettings(OwnTaskSettings):
-    """Settings of [`binarize_chain`]; `model` is fine-tuned for the task.
+    """Settings of [`binarize_chain`]; `model` is fine-tuned for the task, or an embedding model.
 
     Raises:
         ValueError: a value is missing or out of range.
     """
 
+    model: str = setting("", "Float BERT of a task or of embeddings: export, run, folder or Hub name.", text="a name")
+    train_data: str = setting(
+        "", "Rows of the task, or texts; no labels needed: a file, folder, glob or Hub data set.", text="a name"
+    )
+    eval_data: str | None = setting(
+        None, "Labelled rows, or texts, to measure on; default: a part of train_data, kept aside.", text="a name"
+    )
     method: str = setting("bit", "bit: binarization.")
     recipe: str | None = setting(
         None, "paper: start from the settings of BiT's paper; settings that are given override them."
