@@ -44,7 +44,8 @@ def chain(tmp_path_factory):
     lines = [" ".join(f"w{n}" for n in torch.randint(5, 90, (8,), generator=generator).tolist()) for _ in range(96)]
     Dataset.from_dict({"text": lines, "label": [0] * 96}).to_parquet(folder / "texts.parquet")
     values = {"model": folder / "float", "train_data": folder / "texts.parquet", "stages": "8 4"}
-    values |= {"max_train_steps": 4, "batch_size": 16, "text_columns": "text"}
+    # bfloat16: a model that is trained has autocast around its forward, one that is loaded hasn't
+    values |= {"max_train_steps": 4, "batch_size": 16, "text_columns": "text", "dtype": "bfloat16"}
 
     def words(**changes):
         given = {name: value for name, value in (values | changes).items() if value is not None}

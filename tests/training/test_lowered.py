@@ -45,6 +45,15 @@ def test_weights_are_the_exact_ones_outside_the_block_and_gradients_add_up():
         assert torch.equal(model[1].weight, exact["1.weight"].bfloat16())
 
 
+def test_a_model_without_such_layers_stays_as_it_is():
+    model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4))
+    exact = dict(model.named_parameters())
+    matrices = LoweredMatrices(model, torch.bfloat16)
+    for _ in range(2):
+        with matrices.in_place():
+            assert all(parameter is exact[name] for name, parameter in model.named_parameters())
+
+
 def test_weights_come_back_after_an_error():
     model = nn.Linear(2, 2)
     exact = model.weight
