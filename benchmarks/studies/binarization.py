@@ -1,4 +1,4 @@
-"""One bit a weight: the worth of the method's parts, of activations' bits and of narrow students; the speed of bits.
+"""One bit a weight: the worth of the method's parts and of narrow students; the speed of bits.
 
     python -m benchmarks.studies.binarization kernel    # minutes, on a quiet machine
 
@@ -135,17 +135,6 @@ def ladder_table(rows: Rows) -> list[str]:
     return markdown_table(["", *tasks, "mean kept"], cells)
 
 
-def bits_table(rows: Rows) -> list[str]:
-    """Scores × 100 by the bits of activations and the steps, most bits first."""
-    in_order = sorted(rows.values(), key=lambda row: (row["task"], -row["bits"], row["max_train_steps"]))
-    cells = [
-        [row["task"], str(row["bits"]), f"{row['max_train_steps']:,}"]
-        + [f"{100 * row[name]:.1f}" for name in ("score", FLOAT)]
-        for row in in_order
-    ]
-    return markdown_table(["task", "bits of activations", "steps", "score", FLOAT], cells)
-
-
 def narrow_rows(rows: Rows) -> pd.DataFrame:
     """A row a task, model and form."""
     found = []
@@ -181,7 +170,7 @@ def kernel_table(found: Mapping[str, Any]) -> list[str]:
     return markdown_table(["", f"{first}, ms", *others], cells)
 
 
-TABLES = {"ladder": ladder_table, "bits": bits_table, "narrow": narrow_table, "kernel": kernel_table}
+TABLES = {"ladder": ladder_table, "narrow": narrow_table, "kernel": kernel_table}
 STUDY = Study(
     Path("docs/results/binarization.json"),
     Path("docs/binarization.md"),

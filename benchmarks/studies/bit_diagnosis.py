@@ -53,25 +53,46 @@ SITES = {
     "ffn_second": ("output.dense.quantizer",),
 }
 """Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
+_IN_COLUMNS = ("task", "stages", "max_train_steps", "float_sites")
+_USUAL = {"batch_size": 16}
 TEACHERS_RATE = 3e-4
 _NUM_ROWS = 256
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row a stage: score beside the float model's, the last layer's cosine, and the sites that lose most."""
-    cells = []
+    found = []
     for row in rows:
         cell = json.loads(row["cell"])
-        for stage in (found for name, found in row.items() if name.startswith("stage-")):
-            end = stage["end"]
+        others = {name: value for name, value in cell.items() if name not in _IN_COLUMNS}
+        changes = [f"{name}={value}" for name, value in others.items() if _USUAL.get(name) != value]
+        changes += [f"`{site}` float" for site in cell.get("float_sites", ())]
+        for stage in (stage for name, stage in row.items() if name.startswith("stage-")):
+            end, bits, steps = stage["end"], stage["bits"], stage["steps"]
             worst = sorted(end["errors"].items(), key=itemgetter(1), reverse=True)[:2]
             lost = ", ".join(f"`{site}` {error:.2f}" for site, error in worst)
-            scores = (f"{100 * score:.1f}" for score in (stage["score"], row["float"]))
-            cells.append(
-                [cell["task"], f"{stage['bits']}", f"{stage['steps']:,}", *scores, f"{end['cosines'][-1]:.2f}", lost]
-            )
-    header = ["task", "bits of activations", "steps", "score", "float", "cosine, last layer", "sites that lose most"]
-    return markdown_table(header, cells)
+            scores = [f"{100 * score:.1f}" for score in (stage["score"], row["float"])]
+            cells = [
+                cell["task"],
+                f"{bits}",
+                f"{steps:,}",
+                ", ".join(changes),
+                *scores,
+                f"{end['cosines'][-1]:.2f}",
+                lost,
+            ]
+            found.append(((cell["task"], -bits, steps, len(changes)), cells))
+    header = [
+        "task",
+        "bits of activations",
+        "steps",
+        "",
+        "score",
+        "float",
+        "cosine, last layer",
+        "sites that lose most",
+    ]
+    return markdown_table(header, [cells for _, cells in sorted(found)])
 
 
 STUDY = Study(
