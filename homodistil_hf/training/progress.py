@@ -3,6 +3,7 @@
 With `verbose` a run has Trainer's own progress in its place.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +17,8 @@ _EVAL = "eval_"
 _MOST_METRICS = 3
 _ROUNDING = 1e-6
 """What a discrepancy may have of a student that is its teacher still."""
-_SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy", "kl": "KL"}
+_SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy"}
+_IS_KL = re.compile(r"(^|_)kl$")
 _TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
 
 
@@ -74,6 +76,8 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     ['loss 42.9', 'KL 1.47']
     >>> list(log_words({"eval_kl": 0.41, "eval_task_loss": 0.5, "eval_task_accuracy": 0.84}))
     ['held out: KL 0.41', 'accuracy 84.0 %']
+    >>> list(log_words({"eval_kl": 0.41, "eval_mlm_accuracy": 0.4, "eval_macs=0.25_kl": 0.62}))
+    ['held out: KL 0.41', 'macs=0.25 KL 0.62', 'accuracy 40.0 %']
     >>> list(log_words({"eval_kl": -2.3e-09}))
     ['held out: KL 0']
 
@@ -92,12 +96,13 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     held_out = {name.removeprefix(_EVAL): value for name, value in logs.items() if name.startswith(_EVAL)}
     metrics = held_out_metrics(held_out)
     start = "held out: "
-    # KL first, then shares; a metric that is neither is shown only where it is alone
-    for name in sorted(metrics, key=lambda name: (name != "kl", not is_share(name)))[:_MOST_METRICS]:
-        if is_share(name) or name == "kl" or len(metrics) == 1:
+    # KL first, of a nested student that of each size, then shares; a metric that is neither only where it is alone
+    kl = {name: f"{name.removesuffix('kl').removesuffix('_')} KL".strip() for name in metrics if _IS_KL.search(name)}
+    for name in sorted(metrics, key=lambda name: (name != "kl", name not in kl, not is_share(name)))[:_MOST_METRICS]:
+        if is_share(name) or name in kl or len(metrics) == 1:
             value = metrics[name] if abs(metrics[name]) > _ROUNDING else 0.0
             figure = f"{100 * value:.1f} %" if is_share(name) and -1 <= value <= 1 else f"{value:.3g}"
-            yield f"{start}{_SHORT.get(name, name.replace('_', ' '))} {figure}"
+            yield f"{start}{kl.get(name) or _SHORT.get(name, name.replace('_', ' '))} {figure}"
             start = ""
 
 
