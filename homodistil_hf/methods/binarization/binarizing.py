@@ -67,12 +67,13 @@ def to_binary(
                 "student of one"
             )
         layers: list[Any] = list(encoder_layers(source))
-        # a neuron of padding has a row of zeros; bits would make it ±mean |W|
-        if num_padded := sum(int((layer.intermediate.dense.weight == 0).all(1).sum()) for layer in layers):
-            raise ValueError(
-                f"model={type(model).__name__} has {num_padded} FFN neurons that are padding, which bits would bring "
-                "to life; take its compact export, or a student of a plan without padding"
-            )
+        # a unit of padding has a row of zeros; bits would make it ±mean |W|
+        for place, units in (("intermediate.dense", "FFN neurons"), ("attention.self.value", "channels of heads")):
+            if num_padded := sum(int((layer.get_submodule(place).weight == 0).all(1).sum()) for layer in layers):
+                raise ValueError(
+                    f"model={type(model).__name__} has {num_padded} {units} that are padding, which bits would bring "
+                    "to life; take its compact export, or a student of a plan without padding"
+                )
     if getattr(source.config, "packed", False):
         raise ValueError("model is packed, and bits alone can't be trained; take the folder that it was packed from")
     kind = next((kind for end, kind in _CLASSES.items() if type(source).__name__.endswith(end)), None)

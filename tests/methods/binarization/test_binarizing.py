@@ -10,8 +10,8 @@ from transformers import BertForSequenceClassification
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary, to_packed
 from homodistil_hf.methods.binarization.bit_products import multiply_bits
 from homodistil_hf.models.architectures.modeling_binarybert import ElasticQuantizer
-from homodistil_hf.models.conversion import to_student
-from homodistil_hf.models.widths import widths_of
+from homodistil_hf.models.conversion import to_stock, to_student
+from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 
 def classifier():
@@ -59,12 +59,21 @@ def test_the_float_weights_behind_the_bits_are_the_models():
     assert all(own[name].equal(tensor) for name, tensor in to_student(model).named_parameters())
 
 
-def test_padding_is_not_brought_to_life():
+@each(("place", "units"), [("intermediate.dense", "FFN neurons"), ("attention.self.value", "channels of heads")])
+def test_padding_is_not_brought_to_life(place, units):
     model = classifier()
     with torch.no_grad():
-        model.bert.encoder.layer[0].intermediate.dense.weight[3:5] = 0
-    with pytest.raises(ValueError, match="has 2 FFN neurons that are padding"):
+        model.bert.encoder.layer[0].get_submodule(place).weight[3:5] = 0
+    with pytest.raises(ValueError, match=f"has 2 {units} that are padding"):
         to_binary(model, activation_bits=1)
+
+
+def test_padded_heads_of_an_export_are_refused():
+    student = to_student(classifier())
+    # the stock class has two heads in both layers
+    sliced(student, WidthPlan(16, (LayerWidths(1, 8, 16), LayerWidths(2, 8, 16))))
+    with pytest.raises(ValueError, match="has 8 channels of heads that are padding"):
+        to_binary(to_stock(student), activation_bits=1)
 
 
 def test_scales_stay_positive_and_learn_as_fast_as_weights():
