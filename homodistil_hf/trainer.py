@@ -158,7 +158,7 @@ class HomoDistilTrainer(DistillationTrainer):
             logger.info("step %d: the student has reached its plan, %s", step, self.kept.to_json())
 
     def terms(self, model: nn.Module, inputs: dict[str, Any], counts: torch.Tensor) -> tuple[Terms, Any]:
-        """As the base's; of a nested student those of the members that have their turn."""
+        """As the base's; of a nested student those of the member that has its turn."""
         if self.nested is None or not model.training:
             return super().terms(model, inputs, counts)
         return self.nested.terms(model, inputs, counts, step=self.state.global_step)

@@ -3,7 +3,6 @@
 With `verbose` a run has Trainer's own progress in its place.
 """
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,7 +17,6 @@ _MOST_METRICS = 3
 _ROUNDING = 1e-6
 """What a discrepancy may have of a student that is its teacher still."""
 _SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy"}
-_IS_KL = re.compile(r"(^|_)kl$")
 _TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
 
 
@@ -97,7 +95,7 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     metrics = held_out_metrics(held_out)
     start = "held out: "
     # KL first, of a nested student that of each size, then shares; a metric that is neither only where it is alone
-    kl = {name: f"{name.removesuffix('kl').removesuffix('_')} KL".strip() for name in metrics if _IS_KL.search(name)}
+    kl = {name: f"{name.removesuffix('kl').replace('_', ' ')}KL" for name in metrics if f"_{name}".endswith("_kl")}
     for name in sorted(metrics, key=lambda name: (name != "kl", name not in kl, not is_share(name)))[:_MOST_METRICS]:
         if is_share(name) or name in kl or len(metrics) == 1:
             value = metrics[name] if abs(metrics[name]) > _ROUNDING else 0.0
