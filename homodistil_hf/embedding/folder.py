@@ -40,7 +40,6 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from ..models.packed import CODE, auto_map_of
 from .card import LOADERS, MULTI_VECTOR, PACKED, SPARSE, START, STUDENT, TEACHER, embedding_card
 from .model import (
     ACTIVATIONS,
@@ -330,12 +329,19 @@ def is_packed(model: EmbeddingModel) -> bool:
     return bool(getattr(model.encoder.config, "packed", False))
 
 
+def packed_code() -> dict[str, Any]:
+    """Modelling files beside an encoder of bits, and what its configuration names of them."""
+    from ..models.packed import CODE, auto_map_of  # for such an encoder alone
+
+    return {"files": CODE, "auto_map": auto_map_of(AUTO_CLASS)}
+
+
 def write_encoder(model: EmbeddingModel, folder: Path, **read: Any) -> None:
     """Write the first module: encoder, tokenizer and how texts are `read`."""
-    encoder, code = model.stock_encoder, CODE if is_packed(model) else ()
+    encoder, code = model.stock_encoder, packed_code() if is_packed(model) else {}
     if code:
-        encoder.config.auto_map = auto_map_of(AUTO_CLASS)
-    save_model(encoder, folder, model.tokenizer, code=code)
+        encoder.config.auto_map = code["auto_map"]
+    save_model(encoder, folder, model.tokenizer, code=code.get("files", ()))
     settings = {"max_seq_length": model.settings.max_seq_length, "do_lower_case": model.settings.lowers}
     write_json(folder / TRANSFORMER_FILE, settings | read)
 
@@ -484,7 +490,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     problems = list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE)))
-    code: Any = {"files": CODE, "auto_map": auto_map_of(AUTO_CLASS)} if facts.get("format") == PACKED else {}
+    code = packed_code() if facts.get("format") == PACKED else {}
     problems = problems or list(code_problems(folder, facts, **code)) or list(module_problems(folder))
     difference = None
     if not problems:
@@ -492,7 +498,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
             problems, difference = vector_problems(folder, facts)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:  # facts of another shape
             problems = [f"{FACTS_FILE}: its probe can't be compared: {first_line(error)}"]
-    digest = file_digest(folder / CODE[0].name) if code and not problems else None
+    digest = file_digest(folder / code["files"][0].name) if code and not problems else None
     return VerifyReport(folder, tuple(problems), difference, digest, compared="vectors")
 
 

@@ -31,7 +31,6 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ..models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
-from ..models.architectures.modeling_binarybert import BinaryBertConfig, BinaryBertModel
 from ..models.cost import count_parameters
 from ..models.equality import weights_digest
 from ..models.loading import (
@@ -42,7 +41,6 @@ from ..models.loading import (
     refuse_config,
     refuse_nonfinite,
 )
-from ..models.packed import packed_config
 from ..models.tokenizers import (
     COPY,
     TOKENIZER_CONFIG_FILE,
@@ -77,6 +75,8 @@ TRANSFORMER_FILES = tuple(
 _PICKLED_FILE = "pytorch_model.bin"
 _READ = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", f"*/{_PICKLED_FILE}")
 _LIBRARY = "sentence_transformers."
+BITS_TYPE = "binarybert"
+"""Model type of an encoder of bits, whose code is loaded for such a one alone."""
 
 
 def _one_of(names: Sequence[str]) -> tuple[Callable[[Any], bool], str]:
@@ -448,9 +448,9 @@ def load_encoder_in(
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """Load the first module of a model in float32, `auto_class` naming its head, and its tokenizer."""
     config = encoder_config(first, label, argument=argument)
-    if not (is_packed := isinstance(config, BinaryBertConfig)):
+    if not (has_bits := config.model_type == BITS_TYPE):
         check_weights(first, count_parameters(widths_of(config), config), label)
-    tokenizer = load_tokenizer(first, argument=argument, remedy=COPY, config=config if is_packed else None)
+    tokenizer = load_tokenizer(first, argument=argument, remedy=COPY, config=config if has_bits else None)
     tokenizer.chat_template = None
     # Some published configurations name another token of padding, whose row learns nothing: the tokenizer's counts.
     # Where positions begin behind it, both must be the same.
@@ -462,8 +462,11 @@ def load_encoder_in(
             )
         config.pad_token_id = tokenizer.pad_token_id
     remedy = "copy or download it again"
-    kind = BinaryBertModel if is_packed and auto_class is AutoModel else auto_class
-    encoder = load_weights(kind, first, config, label=label, optional="pooler.", remedy=remedy).eval()
+    if has_bits and auto_class is AutoModel:
+        from ..models.architectures.modeling_binarybert import BinaryBertModel
+
+        auto_class = BinaryBertModel
+    encoder = load_weights(auto_class, first, config, label=label, optional="pooler.", remedy=remedy).eval()
     return encoder, tokenizer
 
 
@@ -555,7 +558,9 @@ def encoder_config(folder: Path, label: str, *, argument: str = "teacher") -> Pr
     """Read and check the configuration of an encoder without a head, by a ValueError that begins with `label`."""
     values = config_values(folder, label)
     model_type = values.get("model_type")
-    if model_type == BinaryBertConfig.model_type:
+    if model_type == BITS_TYPE:
+        from ..models.packed import packed_config
+
         return packed_config(folder, label)
     if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(

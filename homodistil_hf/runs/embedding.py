@@ -23,6 +23,7 @@ from ..embedding.folder import (
     read_embedding_facts,
 )
 from ..embedding.model import (
+    BITS_TYPE,
     MODULES_FILE,
     SETTINGS_FILE,
     EmbeddingModel,
@@ -43,7 +44,6 @@ from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..files.settings import refuse_without_part, setting
 from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
-from ..models.architectures.modeling_binarybert import BinaryBertConfig
 from ..models.loading import refuse_architecture
 from ..models.widths import WidthPlan, widths_of
 from ..training.pair import resolve_student
@@ -118,7 +118,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     else:
         teacher = load_embedding_model(run.teacher, token=training.hub_token)
     config = teacher.encoder.config
-    if isinstance(config, BinaryBertConfig):
+    if config.model_type == BITS_TYPE:
         refuse_architecture(type(teacher.encoder).__name__, "start" if run.teacher_vectors else "teacher")
     set_length(settings, config)
     check_output(training.output, teacher)
