@@ -29,7 +29,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock, to_student
 from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
-from ..models.widths import WidthPlan, of_architecture, widths_of
+from ..models.widths import WidthPlan, of_architecture, widest_of, widths_of
 from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget
 from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
@@ -44,7 +44,7 @@ UNTRAINED = "not trained itself: one of the run's sizes with narrower FFNs; its 
 _STEPS = 16
 """Sizes between two members that a latency budget chooses from."""
 _SHAPE = {
-    "members": [{"name": str, "plan": dict, "evaluation": dict}],
+    "members": [{"name": str, "plan": dict, "evaluation": dict, "tensors": [str]}],
     "rotary": {"rotary_pairs": dict | None, "rotary_head_dim": int | None},
 }
 
@@ -83,7 +83,15 @@ def member_name(student: str) -> str:
 
 def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[NestedMember]) -> None:
     """Write the members of a nested student beside its largest one, `student`, which is the first of them."""
-    rows = [{"name": one.name, "plan": one.plan.to_dict(), "evaluation": dict(one.evaluation)} for one in members]
+    rows = [
+        {
+            "name": one.name,
+            "plan": one.plan.to_dict(),
+            "evaluation": dict(one.evaluation),
+            "tensors": sorted(one.tensors),
+        }
+        for one in members
+    ]
     rotary = {name: getattr(student.config, name, None) for name in ("rotary_pairs", "rotary_head_dim")}
     write_json(folder / NESTED_FILE, {"members": rows, "rotary": rotary})
     tensors = {f"{one.name}/{name}": values for one in members for name, values in one.tensors.items()}
@@ -118,7 +126,7 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
         model: the largest member, as its folder is loaded.
 
     Raises:
-        ValueError: the folder holds no nested student, or another file than is written.
+        ValueError: the folder holds no nested student, another file than is written, or one of its files is missing.
     """
     table, student = _read_table(folder), to_student(model, needs_head=False, argument="folder")
     pairs, has_free_heads = table["rotary"]["rotary_pairs"], architecture_of(student.config).has_free_heads
@@ -133,6 +141,16 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
     for row in table["members"]:
         plan, prefix = of_architecture(WidthPlan.from_dict(row["plan"], len(own.layers)), own), f"{row['name']}/"
         named = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+        if named.keys() != set(row["tensors"]):
+            raise ValueError(
+                f"{file} lacks {', '.join(row['tensors'])} of {row['name']}, which {NESTED_FILE} lists: copy the whole "
+                "folder, or export the nested student again"
+            )
+        if widest_of(plan, own) != own:
+            raise ValueError(
+                f"{Path(folder, NESTED_FILE)}: {row['name']} is wider than the weights beside it, {own.to_json()}; "
+                "copy the whole folder, or export the nested student again"
+            )
         members.append(NestedMember(row["name"], plan, row["evaluation"], named))
     if members[0].plan != own:
         remove_padding(student, members[0].plan)

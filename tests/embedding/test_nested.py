@@ -126,6 +126,24 @@ def test_maps_are_all_that_smaller_sizes_have_of_their_own(make_nested, tmp_path
     }
 
 
+def test_a_damaged_folder_is_refused(make_nested, tmp_path):
+    trainer = make_nested(max_steps=2)
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    table = json.loads((student / "nested.json").read_text())
+    table["members"][2]["plan"]["hidden_size"] = 999
+    (student / "nested.json").write_text(json.dumps(table))
+    with pytest.raises(
+        ValueError, match=r"nested\.json: 8-2x4-16 is wider than the weights beside it, .*copy the whole"
+    ):
+        load_nested(student, SIZES[1])
+    (student / "nested.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"nested\.safetensors lacks weight of 16-2x8-32, which nested\.json lists"):
+        load_nested(student, SIZES[1])
+    expected = ("nested.safetensors: listed in facts.json, found nothing", "nested.json size_bytes")
+    assert all(any(words in problem for problem in verify_export(student).problems) for words in expected)
+
+
 def test_each_size_has_its_map_from_its_first_step_on(make_nested):
     trainer = make_nested(max_steps=1, learning_rate=1e-12)
     trainer.train()
