@@ -143,8 +143,8 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
         named = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
         if named.keys() != set(row["tensors"]):
             raise ValueError(
-                f"{file} lacks {', '.join(row['tensors'])} of {row['name']}, which {NESTED_FILE} lists: copy the whole "
-                "folder, or export the nested student again"
+                f"{file} lacks {', '.join(row['tensors'])} of {row['name']}, which {NESTED_FILE} lists: copy the "
+                "whole folder, or export the nested student again"
             )
         if widest_of(plan, own) != own:
             raise ValueError(

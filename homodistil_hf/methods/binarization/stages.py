@@ -47,6 +47,7 @@ from ...files.strict_json import write_json
 from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertModel, ElasticQuantizer
 from ...models.heads import collator_of, fastest_device
+from ...tables import figures_line
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
@@ -208,11 +209,12 @@ def binarize_chain(
         recorded = check_start(record, settings)
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": inputs.measure(teacher)}
-        log(f"float: {results['float']}")
+        log(f"float: {figures_line(results['float'])}")
         for number, bits in enumerate(settings.stages, start=1):
             student = _stage(folder / f"stage-{number}", teacher, bits, inputs)
-            results[f"stage-{number}"] = {BITS: bits, **inputs.measure(student)}
-            log(f"stage {number}, {bits} bits of activations: {results[f'stage-{number}']}")
+            metrics = inputs.measure(student)
+            results[f"stage-{number}"] = {BITS: bits, **metrics}
+            log(f"stage {number}, {bits} bits of activations: {figures_line(metrics)}")
             # each stage teaches the next one, and is what it starts from
             teacher = student
         run = _run_facts(settings, results, num_train_rows=len(inputs.rows))
