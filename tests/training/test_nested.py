@@ -154,6 +154,25 @@ def test_a_step_of_a_smaller_size_is_its_own_whole_step(make_trainer):
     assert words[:, width:].abs().sum() == 0
 
 
+def test_weights_and_state_are_those_of_the_largest_alone(make_trainer):
+    def trained_numbers(**settings):
+        schedule = NESTED | {"max_steps": 4, "pruning_start_fraction": 0.0, "pruning_end_fraction": 0.01}
+        trainer = make_trainer(**schedule | settings)
+        trainer.train()
+        state = [values for of_one in trainer.optimizer.state.values() for values in of_one.values()]
+        return [
+            sum(parameter.numel() for parameter in trainer.model.parameters()),
+            sum(values.numel() for values in state if values.dim()),
+            sum(parameter.numel() for parameter in trainer.model.get_submodule("projections").parameters()),
+        ]
+
+    weights, state, projections = trained_numbers()
+    own_weights, own_state, own_projections = trained_numbers(student=SIZES[0], nested=False)
+    assert projections == 3 * own_projections
+    assert weights - projections == own_weights - own_projections
+    assert state - own_state == 2 * (projections - own_projections)
+
+
 def test_the_teacher_runs_once_a_step(make_trainer):
     trainer = make_trainer(**NESTED)
     teacher = trainer.distillation.teacher
