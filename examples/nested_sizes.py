@@ -14,15 +14,12 @@ from pathlib import Path
 
 from homodistil_hf import load_nested
 
-BATCH_SIZE = 32
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, help="output_dir of the nested run")
     parser.add_argument("--texts", required=True, help="file with a text a line")
     options = parser.parse_args()
-
     table = json.loads(Path(options.folder, "student", "nested.json").read_text(encoding="utf-8"))
     names = [member["name"] for member in table["members"]]
     sizes = {name: load_nested(options.folder, name) for name in names}  # the file is the same for all
@@ -30,11 +27,10 @@ def main() -> None:
     index = sizes[names[0]].encode(texts)
 
     # few queries at once are asked by the largest, many by the smallest
-    for waiting in (1, BATCH_SIZE, 4 * BATCH_SIZE):
-        name = names[min(len(names) - 1, waiting // BATCH_SIZE)]
-        queries = (texts * waiting)[:waiting]
+    for waiting in (1, 32, 128):
+        name, queries = names[min(len(names) - 1, waiting // 32)], (texts * waiting)[:waiting]
         since = time.perf_counter()
-        found = (sizes[name].encode(queries, batch_size=BATCH_SIZE) @ index.T).argmax(1)
+        found = (sizes[name].encode(queries, batch_size=32) @ index.T).argmax(1)
         ms = 1000 * (time.perf_counter() - since) / waiting
         right = sum(texts[place] == query for place, query in zip(found.tolist(), queries, strict=True))
         print(f"{waiting} waiting: {name}, {ms:.1f} ms a query, {right} of {waiting} texts found again")

@@ -257,7 +257,9 @@ class HomoDistilTrainer(DistillationTrainer):
             from .training.nested import NestedStudent, nested_plans  # for such a student alone
 
             self.plans = nested_plans(self.args, self.model.config)
-            (_, self.plan), *others = self.plans.items()
+            (_, largest), *others = self.plans.items()
+            if self.plan != largest:
+                raise ValueError("plan beside nested=True is another one than student's largest; leave plan out")
             parts: Any = {"distillation": self.distillation, "held_out": self.held_out}
             self.nested = NestedStudent(self.model, dict(others), **parts)
             self.held_out = self.nested.held_out
@@ -284,6 +286,8 @@ class HomoDistilTrainer(DistillationTrainer):
             if reason := depth_reason(self.args.student or "", self.plan, teacher):
                 logger.info(reason)
         self.schedule = self.args.pruning_schedule(self.state.max_steps)
+        if self.nested is not None:
+            self.nested.checkpoint_gradients()
 
     def start_student(self) -> None:
         """Choose the bases inside heads, once, with `rotate_heads`; then score the units of the intact student.
@@ -387,7 +391,7 @@ class HomoDistilTrainer(DistillationTrainer):
         if members := self.members():
             from .export.nested import write_nested  # for exports alone
 
-            write_nested(folder, self.model, members)
+            write_nested(folder, self.model, members, self.full)
 
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """As the base's; of a nested student the evaluation is that of the largest, and costs and metrics of all."""
@@ -398,7 +402,9 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @override
     def state_to_save(self) -> dict[str, Any]:
-        return super().state_to_save() | {"pruner": self.pruner.state_dict()}
+        _, *members = self.plans.items()
+        of_members = {"members": {name: plan.to_dict() for name, plan in members}} if members else {}
+        return super().state_to_save() | {"pruner": self.pruner.state_dict()} | of_members
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""

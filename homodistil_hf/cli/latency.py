@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ..files.folders import check_writable_file
@@ -40,11 +39,12 @@ class Latency(Command):
         grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.rounds)
         models: dict[str, Any] = {}
         for folder in self.folders:
-            if (Path(folder) / NESTED_FILE).is_file():
-                sizes = {f"{folder} {name}": load_nested(folder, name) for name in member_names(folder)}
+            place = student_in(folder).folder  # also of a run
+            if (place / NESTED_FILE).is_file():
+                sizes = {f"{folder} {name}": load_nested(place, name) for name in member_names(place)}
                 models |= {name: getattr(model, "encoder", model) for name, model in sizes.items()}
             else:
-                models[folder] = load_encoder(folder, argument="folder", needs_head=False)
+                models[folder] = load_encoder(str(place), argument="folder", needs_head=False)
         if self.teacher is not None:
             models = {self.teacher: load_encoder(self.teacher, argument="teacher", needs_head=False)} | models
         elif len(self.folders) == 1 and (recorded := student_in(self.folders[0]).teacher):

@@ -23,6 +23,7 @@ from ..export.facts import (
     FACTS_FILE,
     GUARANTEE,
     RUN_SECTIONS,
+    SIZES,
     run_facts,
     section_of,
 )
@@ -395,6 +396,7 @@ def export_embedding_from(
     run = {name: facts[name] for name in RUN_SECTIONS if name in facts}
     if member is None:
         student = load_embedding_model(folder, argument="folder")
+        run.pop(SIZES, None)  # the largest alone is written
     else:
         student, found = load_nested_embedding(folder, member)
         run = of_member(run, found)
@@ -425,10 +427,8 @@ def export_embedding_from(
 def load_nested_embedding(folder: Path, member: Any) -> tuple[EmbeddingModel, NestedMember]:
     """Load one member of a nested student, or a size between two, of stock modules; and what the folder says of it."""
     largest = load_embedding_model(folder, argument="folder")
-    student, members = read_nested(folder, largest.encoder)
-    dense, teacher = largest.dense, section_of(read_embedding_facts(folder), TEACHER)
-    macs = (section_of(teacher, START) or teacher).get("encoder_macs", 0)  # of given vectors, those of the start
-    found = find_member(student, members, member, teacher_macs=macs)
+    student, members, whole_macs = read_nested(folder, largest.encoder)
+    dense, found = largest.dense, find_member(student, members, member, whole_macs=whole_macs)
     if found.tensors:
         first = nn.Linear(found.plan.hidden_size, dense[0].linear.out_features, bias="bias" in found.tensors)
         first.load_state_dict(found.tensors)

@@ -47,6 +47,7 @@ from .facts import (
     FACTS_VERSION,
     LATENCY,
     RUN_SECTIONS,
+    SIZES,
     TRIMMING_FILE,
     file_facts,
     forms_facts,
@@ -164,9 +165,8 @@ def load_export(folder: str | Path) -> LayerwiseModel:
 
 def load_nested_export(folder: Path, member: Any) -> tuple[LayerwiseModel, NestedMember]:
     """Load one member of a nested student, or a size between two; and what the folder says of it."""
-    student, members = read_nested(folder, load_encoder(str(folder), argument="folder"))
-    macs = section_of(read_export_facts(folder), "teacher").get("encoder_macs", 0)
-    found = find_member(student, members, member, teacher_macs=macs)
+    student, members, whole_macs = read_nested(folder, load_encoder(str(folder), argument="folder"))
+    found = find_member(student, members, member, whole_macs=whole_macs)
     return cut_to(student, found.plan), found
 
 
@@ -190,6 +190,7 @@ def convert_export(
         run.pop(LATENCY, None)
     if member is None:
         student = load_export(source)
+        run.pop(SIZES, None)  # the largest alone is written
     else:
         student, found = load_nested_export(source, member)
         run = of_member(run, found)

@@ -8,7 +8,6 @@ import copy
 import functools
 import logging
 import math
-import re
 import statistics
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -30,12 +29,12 @@ from ..models.conversion import to_stock, to_student
 from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widest_of, widths_of
-from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget
+from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget, share_of_macs
 from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
 from ..pruning.nested import move_units
-from .facts import BENCHMARKS, LATENCY, SIZES
+from .facts import BENCHMARKS, LATENCY, SIZES, section_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +45,7 @@ _STEPS = 16
 _SHAPE = {
     "members": [{"name": str, "plan": dict, "evaluation": dict, "tensors": [str]}],
     "rotary": {"rotary_pairs": dict | None, "rotary_head_dim": int | None},
+    "whole_macs": int,
 }
 
 
@@ -81,8 +81,11 @@ def member_name(student: str) -> str:
     return member_folder(0, student)[2:] if student.strip().startswith("{") else student.strip()
 
 
-def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[NestedMember]) -> None:
-    """Write the members of a nested student beside its largest one, `student`, which is the first of them."""
+def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[NestedMember], whole: WidthPlan) -> None:
+    """Write the members of a nested student beside its largest one, `student`, which is the first of them.
+
+    `whole` are the widths that it began with: shares are of their MACs.
+    """
     rows = [
         {
             "name": one.name,
@@ -93,7 +96,7 @@ def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[Nested
         for one in members
     ]
     rotary = {name: getattr(student.config, name, None) for name in ("rotary_pairs", "rotary_head_dim")}
-    write_json(folder / NESTED_FILE, {"members": rows, "rotary": rotary})
+    write_json(folder / NESTED_FILE, {"members": rows, "rotary": rotary, "whole_macs": encoder_macs(whole)})
     tensors = {f"{one.name}/{name}": values for one in members for name, values in one.tensors.items()}
     if tensors:
         contiguous = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
@@ -118,12 +121,16 @@ def _read_table(folder: str | Path) -> dict[str, Any]:
     return table
 
 
-def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseModel, list[NestedMember]]:
-    """Read a nested student: the largest member as a student whose first units are the others, and all members.
+def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseModel, list[NestedMember], int]:
+    """Read a nested student.
 
     Args:
         folder: that [`write_nested`] wrote into.
         model: the largest member, as its folder is loaded.
+
+    Returns:
+        `(student, members, whole_macs)`: the largest as a student whose first units are the others; all members;
+        and the encoder MACs that shares are of.
 
     Raises:
         ValueError: the folder holds no nested student, another file than is written, or one of its files is missing.
@@ -161,11 +168,11 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
             for kind, order in pairs.items()
         }
         move_units(student, encoder_groups(student), orders)
-    return student.eval(), members
+    return student.eval(), members, table["whole_macs"]
 
 
 def find_member(
-    student: LayerwiseModel, members: Sequence[NestedMember], wanted: Any, *, teacher_macs: int
+    student: LayerwiseModel, members: Sequence[NestedMember], wanted: Any, *, whole_macs: int
 ) -> NestedMember:
     """Find a member, or a size between two, which was not trained: a member with narrower FFNs.
 
@@ -175,9 +182,9 @@ def find_member(
     Args:
         student: the largest member.
         members: all of them.
-        wanted: a member's name; a share of the teacher's encoder MACs, such as 0.4 or "2/5"; or a latency budget such
-            as "latency_ms=5", for the largest size that is so fast on this machine.
-        teacher_macs: the teacher's.
+        wanted: a member's name; a share of encoder MACs, such as 0.4 or "2/5"; or a latency budget such as
+            "latency_ms=5", for the largest size that is so fast on this machine.
+        whole_macs: what shares are of.
 
     Raises:
         ValueError: there is no such size; the message names those that there are.
@@ -185,24 +192,31 @@ def find_member(
     wanted = share_as_budget(wanted)
     if is_latency_budget(wanted):
         found = _fast_enough(student, members, wanted)
-    elif named := [one for one in members if isinstance(wanted, str) and one.name == member_name(wanted)]:
+    elif named := [one for one in members if _names(wanted, one)]:
         found = named[0]
     else:
-        found = _of_macs(members, wanted, teacher_macs)
+        found = _of_macs(members, wanted, whole_macs)
     if not found.is_trained:
         logger.warning("%s was not trained: it is cut out of a larger size, widths %s", wanted, found.plan.to_json())
         found = replace(found, name=wanted)
     return found
 
 
-def _of_macs(members: Sequence[NestedMember], wanted: Any, teacher_macs: int) -> NestedMember:
+def _names(wanted: Any, member: NestedMember) -> bool:
+    if isinstance(wanted, str) and member_name(wanted) == member.name:
+        return True
+    share = share_of_macs(wanted)  # the same one may be written otherwise
+    return share is not None and share == share_of_macs(member.name)
+
+
+def _of_macs(members: Sequence[NestedMember], wanted: Any, whole_macs: int) -> NestedMember:
     """The size between two members that has a share of MACs."""
-    given = re.fullmatch(r"macs=(0?\.\d+)", str(wanted))
+    given = share_of_macs(wanted)
     ranges = []
-    for larger, smaller in pairwise(members) if teacher_macs else ():
-        least, most = (encoder_macs(_between(larger, smaller, share).plan) / teacher_macs for share in (0, 1))
-        if given and least <= float(given[1]) < most:
-            return _between(larger, smaller, (float(given[1]) - least) / (most - least))
+    for larger, smaller in pairwise(members):
+        least, most = (encoder_macs(_between(larger, smaller, share).plan) / whole_macs for share in (0, 1))
+        if given is not None and least <= given < most:
+            return _between(larger, smaller, (given - least) / (most - least))
         ranges.append(f"a share from macs={math.ceil(1e3 * least) / 1e3:g} to {most:.3g}")
     raise ValueError(
         f"member={short_repr(wanted)} is none of the nested student's: {', '.join(one.name for one in members)}; "
@@ -256,9 +270,11 @@ def cut_to(student: LayerwiseModel, plan: WidthPlan) -> LayerwiseModel:
 def of_member(run: Mapping[str, Any], member: NestedMember) -> dict[str, Any]:
     """A run's sections of the facts of a nested student, for an export of one member: with its metrics, without times.
 
-    Benchmarks were measured with the largest, and so were times.
+    Benchmarks, times and shares of what was kept are the largest's.
     """
     kept = {name: section for name, section in run.items() if name not in (BENCHMARKS, LATENCY, SIZES)}
+    training = section_of(run, "training")
+    kept["training"] = {name: value for name, value in training.items() if not name.startswith("kept_fraction")}
     if not member.is_trained:
-        kept["training"] = dict(run.get("training") or {}) | {"this_size": UNTRAINED}
+        kept["training"]["this_size"] = UNTRAINED
     return kept | {"evaluation": dict(member.evaluation)}

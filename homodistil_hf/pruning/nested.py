@@ -73,10 +73,6 @@ def _sorted(scores: torch.Tensor, num_sorted: int) -> torch.Tensor:
     return order
 
 
-def _heads_first(orders: UnitTensors) -> list[str]:
-    return sorted(orders, key=lambda name: not name.startswith("head"))
-
-
 @torch.no_grad()
 def move_units(
     model: LayerwiseModel,
@@ -94,7 +90,7 @@ def move_units(
         optimizer: its state moves along.
     """
     states: Mapping[torch.Tensor, Any] = {} if optimizer is None else optimizer.state
-    for name in _heads_first(orders):
+    for name in sorted(orders, key=lambda name: not name.startswith("head")):  # heads first
         for piece in groups[name].slices:
             parameter = model.get_parameter(piece.parameter)
             index = orders[name]

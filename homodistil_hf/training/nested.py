@@ -100,6 +100,15 @@ class NestedStudent:
             for name, parameter in member.projections.named_parameters():
                 parameter.copy_(named[name])
 
+    def checkpoint_gradients(self) -> None:
+        """Compute activations anew in the backward pass where the largest does: Trainer has asked it alone."""
+        for name, module in self.student.named_modules():
+            if getattr(module, "gradient_checkpointing", False):
+                for part in self.parts:
+                    own: Any = part.member.model.get_submodule(name)
+                    own.gradient_checkpointing = True
+                    own._gradient_checkpointing_func = module._gradient_checkpointing_func
+
     def models(self) -> list[Any]:
         """The models of the members with the student's weights as they are now."""
         return [part.member.take_weights() for part in self.parts]
@@ -128,9 +137,12 @@ class NestedStudent:
         """All members for an export, with the name and the plan of the largest; `metrics` are those of all members."""
         rest, members = dict(metrics), []
         for member in (part.member for part in self.parts):
-            prefix = f"{member.name}_"
-            named = [name for name in rest if name.startswith(prefix)]
-            evaluation = {name.removeprefix(prefix): rest.pop(name) for name in named}
+            evaluation = {}
+            for name in [*rest]:
+                # the name of one of several evaluation sets comes before the member's
+                of_set, found, metric = name.partition(f"{member.name}_")
+                if found and (not of_set or of_set.endswith("_")):
+                    evaluation[of_set + metric] = rest.pop(name)
             members.append(NestedMember(member.name, member.plan, evaluation))
         return [NestedMember(largest, plan, rest), *members]
 
@@ -224,4 +236,10 @@ def nested_plans(args: Any, config: PreTrainedConfig) -> dict[str, WidthPlan]:
             )
         plans.append(plan)
     check_family(sizes, plans, teacher)
-    return dict(zip(map(member_name, sizes), plans, strict=True))
+    named = dict(zip(map(member_name, sizes), plans, strict=True))
+    if len(named) < len(plans):
+        raise ValueError(
+            f"student names {len(plans)} sizes by {len(named)} names, {', '.join(named)}: long plans lose their ends; "
+            "write each plan to a file of its own, such as half.json, and name the files"
+        )
+    return named

@@ -16,7 +16,7 @@ _EVAL = "eval_"
 _MOST_METRICS = 3
 _ROUNDING = 1e-6
 """What a discrepancy may have of a student that is its teacher still."""
-_SHORT = {"mlm_accuracy": "accuracy", "task_accuracy": "accuracy"}
+_SHORT = {"kl": "KL", "mlm_accuracy": "accuracy", "task_accuracy": "accuracy"}
 _TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
 
 
@@ -76,6 +76,8 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     ['held out: KL 0.41', 'accuracy 84.0 %']
     >>> list(log_words({"eval_kl": 0.41, "eval_mlm_accuracy": 0.4, "eval_macs=0.25_kl": 0.62}))
     ['held out: KL 0.41', 'macs=0.25 KL 0.62', 'accuracy 40.0 %']
+    >>> list(log_words({"eval_cosine": 0.9, "eval_neighbours": 0.8, "eval_macs=0.25_cosine": 0.8}))
+    ['held out: cosine 90.0 %', 'macs=0.25 cosine 80.0 %', 'neighbours 80.0 %']
     >>> list(log_words({"eval_kl": -2.3e-09}))
     ['held out: KL 0']
 
@@ -94,13 +96,21 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     held_out = {name.removeprefix(_EVAL): value for name, value in logs.items() if name.startswith(_EVAL)}
     metrics = held_out_metrics(held_out)
     start = "held out: "
-    # KL first, of a nested student that of each size, then shares; a metric that is neither only where it is alone
-    kl = {name: f"{name.removesuffix('kl').replace('_', ' ')}KL" for name in metrics if f"_{name}".endswith("_kl")}
-    for name in sorted(metrics, key=lambda name: (name != "kl", name not in kl, not is_share(name)))[:_MOST_METRICS]:
-        if is_share(name) or name in kl or len(metrics) == 1:
+    # the KL, or else the first share, leads, of a nested student that of each size; then shares; another metric alone
+    has_kl = any(f"_{name}".endswith("_kl") for name in metrics)
+    lead = "kl" if has_kl else next(filter(is_share, metrics), "")
+    word = _SHORT.get(lead, lead.replace("_", " "))
+    leads = {
+        name: f"{name.removesuffix(lead).replace('_', ' ')}{word}"
+        for name in metrics
+        if f"_{name}".endswith(f"_{lead}")
+    }
+    ordered = sorted(metrics, key=lambda name: (name != lead, name not in leads, not is_share(name)))
+    for name in ordered[: max(_MOST_METRICS, len(leads))]:
+        if is_share(name) or name in leads or len(metrics) == 1:
             value = metrics[name] if abs(metrics[name]) > _ROUNDING else 0.0
             figure = f"{100 * value:.1f} %" if is_share(name) and -1 <= value <= 1 else f"{value:.3g}"
-            yield f"{start}{kl.get(name) or _SHORT.get(name, name.replace('_', ' '))} {figure}"
+            yield f"{start}{leads.get(name) or _SHORT.get(name, name.replace('_', ' '))} {figure}"
             start = ""
 
 

@@ -272,7 +272,7 @@ def verified_checkpoint(requested: Requested, output_dir: str) -> Path:
 
 
 def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a checkpoint of another run: of another `method`, or of another `plan` or `full` if the run has them.
+    """Refuse a checkpoint of another run: of another `method`, or of other `plan`, `members` or `full` if it has them.
 
     Args:
         state: of the checkpoint.
@@ -282,6 +282,7 @@ def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder
     for name, what, remedy in (
         ("method", "method", "resume with that method, or name another output_dir"),
         ("plan", "student plan", "resume with the same student, or start a new run from the exported checkpoint"),
+        ("members", "smaller sizes", "resume with the same sizes, or name another output_dir"),
         ("full", "model of widths", "resume with the model that the run began with"),
     ):
         if name in expected and state.get(name) != expected[name]:

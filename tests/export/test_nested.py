@@ -19,7 +19,7 @@ NARROW = encoder_macs(size(32, 4, 16))
 
 
 def found(wanted):
-    return find_member(make_student(), MEMBERS, wanted, teacher_macs=2 * LARGEST)
+    return find_member(make_student(), MEMBERS, wanted, whole_macs=2 * LARGEST)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_what_is_not_fast_enough_is_refused(timed):
 
 def test_a_share_between_two_members(caplog):
     share = encoder_macs(size(32, 4, 40)) / LARGEST / 2
-    assert found("1/2") is found("macs=0.5") is MEMBERS[0]
+    assert found("1/2") is found("macs=0.5") is found("macs=.50") is MEMBERS[0]
     assert not caplog.messages
     between = found(share + 1e-4)
     assert between.plan == size(32, 4, 40)
@@ -79,4 +79,4 @@ def test_uneven_layers_get_narrower_side_by_side():
     members = [NestedMember("a", wide), NestedMember("b", narrow)]
     middle = WidthPlan(32, (LayerWidths(4, 8, 40), LayerWidths(3, 8, 32)))
     wanted = encoder_macs(middle) / encoder_macs(wide) + 1e-4
-    assert find_member(make_student(), members, wanted, teacher_macs=encoder_macs(wide)).plan == middle
+    assert find_member(make_student(), members, wanted, whole_macs=encoder_macs(wide)).plan == middle

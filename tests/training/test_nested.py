@@ -10,7 +10,7 @@ from run_traces import STEP_BY_STEP, logs_of
 from students import assert_same_logits, logits_of, make_batch, unlabelled
 from tiny_architectures import rows_for, tiny_architecture_teacher
 from tiny_files import write_config
-from tiny_models import make_teacher
+from tiny_models import make_blocks, make_teacher
 from transformers import AutoModelForMaskedLM, BertForMaskedLM
 
 from homodistil_hf import load_nested, verify_export
@@ -32,6 +32,11 @@ OTHERS = [
 SIZES = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]
 NESTED = STEP_BY_STEP | {"student": SIZES, "nested": True, "learning_rate": 1e-2}
 WHOLE_HEADS = [*SIZES[:2], "8-1x4-16"]
+
+
+def uneven(*sizes):
+    layers = [{"num_attention_heads": 3, "head_dim": 8, "intermediate_size": size} for size in sizes]
+    return {"hidden_size": 24, "layers": layers}
 
 
 def models_of(trainer):
@@ -173,6 +178,77 @@ def test_weights_and_state_are_those_of_the_largest_alone(make_trainer):
     assert state - own_state == 2 * (projections - own_projections)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_other_sizes_is_refused(make_trainer):
+    saving = NESTED | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(**saving).train()
+    for sizes in ([*SIZES[:2], "8-1x8-8"], [SIZES[0], "20-2x8-40", SIZES[2]], SIZES[:2]):
+        trainer = make_trainer(**saving | {"student": sizes})
+        with pytest.raises(ValueError, match=r"is of smaller sizes=.*, this run of smaller sizes=.*the same sizes"):
+            trainer.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.slow
+def test_sizes_keep_their_metrics_of_several_evaluation_sets(make_trainer, tmp_path):
+    trainer = make_trainer(**NESTED | {"max_steps": 4, "eval_dataset": {"a": make_blocks(8), "b": make_blocks(8)}})
+    trainer.train()
+    trainer.evaluate()
+    sizes = json.loads((trainer.export(tmp_path / "student") / "facts.json").read_text())["sizes"]
+    for of_size in sizes.values():
+        assert {"a_kl", "b_kl"} <= of_size.keys()
+        assert not any(name in key for key in of_size for name in SIZES)
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_is_of_all_sizes(make_trainer):
+    schedule = NESTED | {"max_steps": 4, "pruning_start_fraction": 0.0, "pruning_end_fraction": 0.01}
+    losses = []
+    for is_on in (False, True):
+        trainer = make_trainer(**schedule | {"gradient_checkpointing": is_on})
+        trainer.train()
+        losses.append([entry["loss"] for entry in logs_of(trainer) if "loss" in entry])
+        layers = [
+            module for module in trainer.nested.models()[0].modules() if hasattr(module, "gradient_checkpointing")
+        ]
+        assert layers
+        assert all(layer.gradient_checkpointing is is_on for layer in layers)
+    assert losses[0] == pytest.approx(losses[1])
+
+
+@pytest.mark.slow
+def test_shares_are_of_the_model_that_the_student_began_as(make_trainer, tmp_path):
+    head = next(one for one in ARCHITECTURES["bert"].heads if one.kind.name == "sequence_classification")
+    settings = {name: NESTED[name] for name in NESTED if name not in ("mlm_weight", "mlm_probability")}
+    settings |= {"student": ["macs=0.5", "macs=0.25"], "width_multiple": 4, "num_scoring_batches": 2, "max_steps": 4}
+    teacher = make_teacher(
+        "sequence_classification", num_labels=2, hidden_size=64, num_attention_heads=8, intermediate_size=128
+    )
+    trainer = make_trainer(model=make_teacher(), teacher_model=teacher, **rows_for(head) | settings)
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    for name, plan in trainer.plans.items():
+        assert load_nested(student, macs=float(name.removeprefix("macs="))).config.intermediate_size == (
+            plan.layers[0].intermediate_size
+        )
+    with pytest.raises(ValueError, match=r"member='macs=0.1' is none of .* from macs=0.[34]"):
+        load_nested(student, macs=0.1)
+
+
+@pytest.mark.slow
+def test_an_export_of_one_size_says_nothing_of_others(make_trainer, tmp_path):
+    trainer = make_trainer(**NESTED | {"max_steps": 4})
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    assert main(["export", str(student), "--output", str(tmp_path / "largest")]) == 0
+    assert main(["export", str(student), "--member", SIZES[1], "--output", str(tmp_path / "small")]) == 0
+    for folder in ("largest", "small"):
+        assert "nested.json" not in (tmp_path / folder / "README.md").read_text()
+        assert "sizes" not in json.loads((tmp_path / folder / "facts.json").read_text())
+    training = json.loads((tmp_path / "small" / "facts.json").read_text())["training"]
+    assert training["num_steps"] == 4
+    assert not any(name.startswith("kept_fraction") for name in training)
+
+
 def test_the_teacher_runs_once_a_step(make_trainer):
     trainer = make_trainer(**NESTED)
     teacher = trainer.distillation.teacher
@@ -197,6 +273,14 @@ def test_the_teacher_runs_once_a_step(make_trainer):
         ({"student": ["macs=0.5", "latency_ms=5"]}, "no budgets of time"),
         ({"student": ["16-2x8-32", "1x16-2x8-16"]}, "has 1 of 2 layers; the members of a nested student have all"),
         ({"student": ["16-2x8-32", "12-3x4-16"]}, "num_attention_heads=3 is wider than that of"),
+        (
+            {"plan": WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))},
+            "plan beside nested=True is another one than",
+        ),
+        (
+            {"student": [uneven(48, 32), uneven(32, 24), uneven(16, 8)]},
+            "student names 3 sizes by 1 names, .*: long plans lose their ends; write each plan to a file",
+        ),
         ({"attention_weight": 0.5}, "attention_weight=0.5 .*heads of smaller members are not compared"),
     ],
 )
