@@ -34,16 +34,17 @@ from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
 from ..pruning.nested import move_units
-from .facts import BENCHMARKS, LATENCY, SIZES, section_of
+from .facts import BENCHMARKS, LATENCY, SIZES, probe_inputs, section_of
 
 logger = logging.getLogger(__name__)
 
 NESTED_FILE, NESTED_WEIGHTS_FILE = "nested.json", "nested.safetensors"
 UNTRAINED = "not trained itself: one of the run's sizes with narrower FFNs; its held-out metrics are not known"
+_NUM_PROBED = 64
 _STEPS = 16
 """Sizes between two members that a latency budget chooses from."""
 _SHAPE = {
-    "members": [{"name": str, "plan": dict, "evaluation": dict, "tensors": [str]}],
+    "members": [{"name": str, "plan": dict, "evaluation": dict, "tensors": [str], "probe": [float]}],
     "rotary": {"rotary_pairs": dict | None, "rotary_head_dim": int | None},
     "whole_macs": int,
 }
@@ -58,6 +59,7 @@ class NestedMember:
         plan: its widths.
         evaluation: its held-out metrics.
         tensors: by name, what it has besides the first units of the largest.
+        probe: [`probe_states`] of the model that was trained.
         is_trained: False for a size between two that were.
     """
 
@@ -65,6 +67,7 @@ class NestedMember:
     plan: WidthPlan
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    probe: Sequence[float] = ()
     is_trained: bool = True
 
 
@@ -92,6 +95,7 @@ def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[Nested
             "plan": one.plan.to_dict(),
             "evaluation": dict(one.evaluation),
             "tensors": sorted(one.tensors),
+            "probe": [*one.probe],
         }
         for one in members
     ]
@@ -101,6 +105,21 @@ def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[Nested
     if tensors:
         contiguous = {name: values.detach().cpu().contiguous() for name, values in tensors.items()}
         save_file(contiguous, folder / NESTED_WEIGHTS_FILE)
+
+
+@torch.no_grad()
+def probe_states(encoder: Any) -> list[float]:
+    """Evenly picked values of an encoder's last states on [`probe_inputs`], 64 at most; any head is left out."""
+    inputs = {name: tensor.to(encoder.device) for name, tensor in probe_inputs(encoder.config).items()}
+    states = encoder.base_model(**inputs).last_hidden_state.float().flatten()
+    places = torch.linspace(0, len(states) - 1, min(_NUM_PROBED, len(states))).long()
+    found: list[float] = states[places.to(states.device)].tolist()
+    return found
+
+
+def member_probes(folder: str | Path) -> dict[str, list[float]]:
+    """Name of each smaller member in a folder → its probe."""
+    return {row["name"]: row["probe"] for row in _read_table(folder)["members"][1:]}
 
 
 def member_names(folder: str | Path) -> list[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
+
 from ..deploy.folder import (
     LEAST,
     NUM_ROUNDS,
@@ -25,10 +27,11 @@ from ..export.export_folder import (
     student_in,
 )
 from ..export.facts import read_facts
-from ..export.nested import NESTED_FILE, member_names
+from ..export.nested import NESTED_FILE, member_names, member_probes, probe_states
 from ..export.outcome import runtime_rows
-from ..export.verify import VerifyReport, verify_model
+from ..export.verify import RELATIVE_TOLERANCE, VerifyReport, difference_problems, verify_model
 from ..models.conversion import to_stock
+from ..models.equality import relative_difference
 from ..models.loading import MODULES_FILE
 from ..plans.budgets import LATENCY_BUDGET
 from ..plans.resolve import member_folder
@@ -78,13 +81,17 @@ def verify_export(folder: str | Path) -> VerifyReport:
 
 
 def _with_members(report: VerifyReport) -> VerifyReport:
-    """Check the smaller sizes of a nested student as well, each as its own export."""
+    """Check the smaller sizes of a nested student as well: each is the one that was trained, and as its own export."""
     problems: list[str] = []
     differences = [report.max_relative_difference]
-    for name in member_names(report.folder)[1:]:
+    for name, probe in member_probes(report.folder).items():
+        model: Any = load_nested(report.folder, name)
+        states = probe_states(getattr(model, "encoder", model))
+        distance = relative_difference(torch.tensor(states), torch.tensor(probe))
+        own = [*difference_problems({"hidden states in training": distance}, RELATIVE_TOLERANCE)]
         with tempfile.TemporaryDirectory() as parent:
             found = verify_export(export_from(report.folder, Path(parent, "member"), member=name))
-        problems += [f"member {name}: {problem}" for problem in found.problems]
+        problems += [f"member {name}: {problem}" for problem in (*own, *found.problems)]
         differences.append(found.max_relative_difference)
     largest = max((one for one in differences if one is not None), default=None)
     return replace(report, problems=tuple(problems), max_relative_difference=largest)

@@ -19,7 +19,7 @@ from transformers import PreTrainedConfig
 
 from ..distillation.objective import DistillationLoss, Terms
 from ..distillation.tasks import Inputs
-from ..export.nested import NestedMember, member_name
+from ..export.nested import NestedMember, member_name, probe_states
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.cost import MODEL_COSTS, encoder_macs, planned_facts
@@ -143,7 +143,8 @@ class NestedStudent:
                 of_set, found, metric = name.partition(f"{member.name}_")
                 if found and (not of_set or of_set.endswith("_")):
                     evaluation[of_set + metric] = rest.pop(name)
-            members.append(NestedMember(member.name, member.plan, evaluation))
+            probe = probe_states(member.take_weights().eval())
+            members.append(NestedMember(member.name, member.plan, evaluation, probe=probe))
         return [NestedMember(largest, plan, rest), *members]
 
     def facts_of(self, members: Sequence[NestedMember]) -> dict[str, dict[str, Any]]:

@@ -189,6 +189,15 @@ def test_a_checkpoint_of_other_sizes_is_refused(make_trainer):
 
 
 @pytest.mark.slow
+def test_another_size_than_was_trained_is_found(make_trainer, tmp_path):
+    trainer = make_trainer(**NESTED | {"max_steps": 4})
+    trainer.train()
+    trainer.nested.parts[0].member.plan = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 24))
+    (problem,) = verify_export(trainer.export(tmp_path / "student")).problems
+    assert problem.startswith("member 16-2x8-32: hidden states in training: expected a relative difference of at most")
+
+
+@pytest.mark.slow
 def test_sizes_keep_their_metrics_of_several_evaluation_sets(make_trainer, tmp_path):
     trainer = make_trainer(**NESTED | {"max_steps": 4, "eval_dataset": {"a": make_blocks(8), "b": make_blocks(8)}})
     trainer.train()
