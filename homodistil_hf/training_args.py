@@ -335,7 +335,7 @@ class DistillationArguments(ExactArguments):
     def __post_init__(self) -> None:
         if isinstance(self.student, WidthPlan):
             self.student = self.student.to_json()
-        if isinstance(self.student, dict | list):
+        if isinstance(self.student, dict | list | tuple):
             self.student = json.dumps(self.student)
         self.student = share_as_budget(self.student)
         super().__post_init__()

@@ -277,7 +277,7 @@ def test_the_teacher_runs_once_a_step(make_trainer):
             r"nested=True with student='macs=0.5': several sizes share their weights; name them",
         ),
         ({"student": ["macs=0.5"]}, r"nested=True with student=.*macs=0.5.*: several sizes"),
-        ({"student": ["macs=0.25", "macs=0.5"]}, "is wider than that of"),
+        ({"student": ("macs=0.25", "macs=0.5")}, "is wider than that of"),
         ({"student": ["macs=0.5", "macs=0.5"]}, "has the widths of"),
         ({"student": ["macs=0.5", "latency_ms=5"]}, "no budgets of time"),
         ({"student": ["16-2x8-32", "1x16-2x8-16"]}, "has 1 of 2 layers; the members of a nested student have all"),
