@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +203,26 @@ def test_one_folder_on_the_command_line(tmp_path, capsys, forked_python):
 
 
 @needs_onnx
+@pytest.mark.distributed
+def test_two_ranks_distil_as_one(tmp_path, as_ranks):
+    folder, results = make_sentence_folder(tmp_path / "embeddings"), []
+    shared = {"teacher": str(folder), "max_seq_length": 12, "num_scoring_batches": 2, "width_multiple": 4}
+    shared |= {"student": ["macs=0.5", "macs=0.25"], "nested": True, "max_steps": 4, "use_cpu": True}
+    for name, of_rank in (("one", 8), ("two", 4)):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, **shared, per_device_train_batch_size=of_rank)
+        if name == "one":
+            assert main(["distill", str(config)]) == 0
+        else:
+            done = as_ranks(Path(__file__).parents[1] / "support" / "task_ranks.py", config)
+            assert done.returncode == 0, done.stderr[-2000:]
+        results.append(json.loads((tmp_path / name / "run" / "results.json").read_text()))
+    for one, two in zip(*(found["models"] for found in results), strict=True):
+        assert {"cosine", "num_parameters"} <= one.keys() or one["name"] == "teacher"
+        assert two["num_parameters"] == one["num_parameters"]
+        assert two.get("cosine") == pytest.approx(one.get("cosine"), rel=1e-3)
+
+
 def test_all_sizes_are_deployed_at_once(make_nested, tmp_path, capsys):
     trainer = make_nested(max_steps=1, student=SIZES[:2])
     trainer.train()
