@@ -402,9 +402,8 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @override
     def state_to_save(self) -> dict[str, Any]:
-        _, *members = self.plans.items()
-        of_members = {"members": {name: plan.to_dict() for name, plan in members}} if members else {}
-        return super().state_to_save() | {"pruner": self.pruner.state_dict()} | of_members
+        of_sizes = {} if self.nested is None else self.nested.state_to_save()
+        return super().state_to_save() | {"pruner": self.pruner.state_dict()} | of_sizes
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """The scores of all units."""

@@ -29,7 +29,7 @@ from ..models.conversion import to_stock, to_student
 from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widest_of, widths_of
-from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget, share_of_macs
+from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget
 from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
@@ -224,13 +224,22 @@ def find_member(
 def _names(wanted: Any, member: NestedMember) -> bool:
     if isinstance(wanted, str) and member_name(wanted) == member.name:
         return True
-    share = share_of_macs(wanted)  # the same one may be written otherwise
-    return share is not None and share == share_of_macs(member.name)
+    share = _share_of_macs(wanted)  # the same one may be written otherwise
+    return share is not None and share == _share_of_macs(member.name)
+
+
+def _share_of_macs(budget: Any) -> float | None:
+    """The share of `macs=0.25`, or `macs=.25`; None of anything else."""
+    kind, _, number = str(budget).partition("=")
+    try:
+        return float(number) if kind.strip() == "macs" else None
+    except ValueError:
+        return None
 
 
 def _of_macs(members: Sequence[NestedMember], wanted: Any, whole_macs: int) -> NestedMember:
     """The size between two members that has a share of MACs."""
-    given = share_of_macs(wanted)
+    given = _share_of_macs(wanted)
     ranges = []
     for larger, smaller in pairwise(members):
         least, most = (encoder_macs(_between(larger, smaller, share).plan) / whole_macs for share in (0, 1))

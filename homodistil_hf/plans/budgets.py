@@ -183,20 +183,6 @@ def listed_students(student: Any) -> list[str] | None:
     return texts
 
 
-def share_of_macs(budget: object) -> float | None:
-    """The share that a budget of MACs alone names, such as 0.25 of `"macs=.25"`; None for anything else.
-
-    Example:
-    ```python
-    >>> share_of_macs("macs=.25"), share_of_macs("macs=0.25,layers=4"), share_of_macs("params=14M")
-    (0.25, None, None)
-
-    ```
-    """
-    given = _BUDGET.fullmatch(budget) if isinstance(budget, str) else None
-    return float(given[2]) if given and given[1] == "macs" and not given[3] else None
-
-
 def leaves_layers_open(budget: str) -> bool:
     """Whether a budget of MACs names no width, so that its plan may have fewer layers than the teacher."""
     return budget.partition("=")[0].strip() in _OF_MACS and "," not in budget

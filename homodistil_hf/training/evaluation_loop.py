@@ -41,6 +41,11 @@ class HeldOutEvaluation:
         self.accelerator = accelerator
         self.reset()
 
+    @property
+    def largest(self) -> "HeldOutEvaluation":
+        """Itself; of a nested student, the evaluation of its largest member."""
+        return self
+
     def reset(self) -> None:
         """Start a new evaluation."""
         self.meter = self.new_meter()

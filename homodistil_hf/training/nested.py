@@ -109,6 +109,10 @@ class NestedStudent:
                     own.gradient_checkpointing = True
                     own._gradient_checkpointing_func = module._gradient_checkpointing_func
 
+    def state_to_save(self) -> dict[str, Any]:
+        """What a checkpoint has of the sizes, and a resumed run must have: the plans of the smaller ones."""
+        return {"members": {part.member.name: part.member.plan.to_dict() for part in self.parts}}
+
     def models(self) -> list[Any]:
         """The models of the members with the student's weights as they are now."""
         return [part.member.take_weights() for part in self.parts]

@@ -76,8 +76,6 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     ['held out: KL 0.41', 'accuracy 84.0 %']
     >>> list(log_words({"eval_kl": 0.41, "eval_mlm_accuracy": 0.4, "eval_macs=0.25_kl": 0.62}))
     ['held out: KL 0.41', 'macs=0.25 KL 0.62', 'accuracy 40.0 %']
-    >>> list(log_words({"eval_cosine": 0.9, "eval_neighbours": 0.8, "eval_macs=0.25_cosine": 0.8}))
-    ['held out: cosine 90.0 %', 'macs=0.25 cosine 80.0 %', 'neighbours 80.0 %']
     >>> list(log_words({"eval_kl": -2.3e-09}))
     ['held out: KL 0']
 
@@ -97,14 +95,9 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     metrics = held_out_metrics(held_out)
     start = "held out: "
     # the KL, or else the first share, leads, of a nested student that of each size; then shares; another metric alone
-    has_kl = any(f"_{name}".endswith("_kl") for name in metrics)
-    lead = "kl" if has_kl else next(filter(is_share, metrics), "")
-    word = _SHORT.get(lead, lead.replace("_", " "))
-    leads = {
-        name: f"{name.removesuffix(lead).replace('_', ' ')}{word}"
-        for name in metrics
-        if f"_{name}".endswith(f"_{lead}")
-    }
+    lead = "kl" if any(f"_{name}".endswith("_kl") for name in metrics) else next(filter(is_share, metrics), "")
+    words = {name: name.removesuffix(lead).replace("_", " ") for name in metrics if f"_{name}".endswith(f"_{lead}")}
+    leads = {name: of_size + _SHORT.get(lead, lead.replace("_", " ")) for name, of_size in words.items()}
     ordered = sorted(metrics, key=lambda name: (name != lead, name not in leads, not is_share(name)))
     for name in ordered[: max(_MOST_METRICS, len(leads))]:
         if is_share(name) or name in leads or len(metrics) == 1:

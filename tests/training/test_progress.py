@@ -20,6 +20,10 @@ pytestmark = pytest.mark.slow
             {"eval_kl": 0.41, "eval_task_accuracy": 0.84, "eval_f1": 0.8, "eval_runtime": 3.0},
             ["held out: KL 0.41", "accuracy 84.0 %", "f1 80.0 %"],
         ),
+        (
+            {"eval_cosine": 0.9, "eval_neighbours": 0.8, "eval_macs=0.25_cosine": 0.8, "eval_macs=0.1_cosine": 0.7},
+            ["held out: cosine 90.0 %", "macs=0.25 cosine 80.0 %", "macs=0.1 cosine 70.0 %"],
+        ),
         ({"eval_kept_fraction_ffn": 0.5, "epoch": 1.0}, []),
         ({"train_runtime": 250.0, "train_loss": 3.0}, ["trained for 4 min"]),
     ],
