@@ -202,7 +202,6 @@ def test_one_folder_on_the_command_line(tmp_path, capsys, forked_python):
     assert_resumed_alike(["distill", config], run, "checkpoint-6")
 
 
-@needs_onnx
 @pytest.mark.distributed
 def test_two_ranks_distil_as_one(tmp_path, as_ranks):
     folder, results = make_sentence_folder(tmp_path / "embeddings"), []
@@ -223,6 +222,7 @@ def test_two_ranks_distil_as_one(tmp_path, as_ranks):
         assert two.get("cosine") == pytest.approx(one.get("cosine"), rel=1e-3)
 
 
+@needs_onnx
 def test_all_sizes_are_deployed_at_once(make_nested, tmp_path, capsys):
     trainer = make_nested(max_steps=1, student=SIZES[:2])
     trainer.train()
