@@ -391,7 +391,7 @@ class HomoDistilTrainer(DistillationTrainer):
         if members := self.members():
             from .export.nested import write_nested  # for exports alone
 
-            write_nested(folder, self.model, members, self.full)
+            write_nested(folder, self.model, members, whole=self.full, probes=self.nested.probes())
 
     def run_facts(self, format: str = "standard") -> dict[str, dict[str, Any]]:
         """As the base's; of a nested student the evaluation is that of the largest, and costs and metrics of all."""

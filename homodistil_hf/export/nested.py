@@ -59,7 +59,6 @@ class NestedMember:
         plan: its widths.
         evaluation: its held-out metrics.
         tensors: by name, what it has besides the first units of the largest.
-        probe: [`probe_states`] of the model that was trained.
         is_trained: False for a size between two that were.
     """
 
@@ -67,7 +66,6 @@ class NestedMember:
     plan: WidthPlan
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    probe: Sequence[float] = ()
     is_trained: bool = True
 
 
@@ -84,10 +82,22 @@ def member_name(student: str) -> str:
     return member_folder(0, student)[2:] if student.strip().startswith("{") else student.strip()
 
 
-def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[NestedMember], whole: WidthPlan) -> None:
-    """Write the members of a nested student beside its largest one, `student`, which is the first of them.
+def write_nested(
+    folder: Path,
+    student: LayerwiseModel,
+    members: Sequence[NestedMember],
+    *,
+    whole: WidthPlan,
+    probes: Sequence[Sequence[float]],
+) -> None:
+    """Write the members of a nested student beside its largest one.
 
-    `whole` are the widths that it began with: shares are of their MACs.
+    Args:
+        folder: the largest's export.
+        student: the largest.
+        members: all of them, the largest first.
+        whole: widths that the student began with: shares are of their MACs.
+        probes: [`probe_states`] of the smaller members, as they were trained.
     """
     rows = [
         {
@@ -95,9 +105,9 @@ def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[Nested
             "plan": one.plan.to_dict(),
             "evaluation": dict(one.evaluation),
             "tensors": sorted(one.tensors),
-            "probe": [*one.probe],
+            "probe": [*probe],
         }
-        for one in members
+        for one, probe in zip(members, [[], *probes], strict=True)
     ]
     rotary = {name: getattr(student.config, name, None) for name in ("rotary_pairs", "rotary_head_dim")}
     write_json(folder / NESTED_FILE, {"members": rows, "rotary": rotary, "whole_macs": encoder_macs(whole)})
@@ -109,11 +119,12 @@ def write_nested(folder: Path, student: LayerwiseModel, members: Sequence[Nested
 
 @torch.no_grad()
 def probe_states(encoder: Any) -> list[float]:
-    """Evenly picked values of an encoder's last states on [`probe_inputs`], 64 at most; any head is left out."""
-    inputs = {name: tensor.to(encoder.device) for name, tensor in probe_inputs(encoder.config).items()}
-    states = encoder.base_model(**inputs).last_hidden_state.float().flatten()
-    places = torch.linspace(0, len(states) - 1, min(_NUM_PROBED, len(states))).long()
-    found: list[float] = states[places.to(states.device)].tolist()
+    """Evenly picked values of an encoder's last states on [`probe_inputs`], 64 at most; any head is left out.
+
+    The encoder is on the CPU and in evaluation mode: another device rounds otherwise.
+    """
+    states = encoder.base_model(**probe_inputs(encoder.config)).last_hidden_state.flatten()
+    found: list[float] = states[torch.linspace(0, len(states) - 1, min(_NUM_PROBED, len(states))).long()].tolist()
     return found
 
 
@@ -167,9 +178,9 @@ def read_nested(folder: str | Path, model: PreTrainedModel) -> tuple[LayerwiseMo
     for row in table["members"]:
         plan, prefix = of_architecture(WidthPlan.from_dict(row["plan"], len(own.layers)), own), f"{row['name']}/"
         named = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-        if named.keys() != set(row["tensors"]):
+        if missing := sorted(set(row["tensors"]) - named.keys()):
             raise ValueError(
-                f"{file} lacks {', '.join(row['tensors'])} of {row['name']}, which {NESTED_FILE} lists: copy the "
+                f"{file} lacks {', '.join(missing)} of {row['name']}, which {NESTED_FILE} lists: copy the "
                 "whole folder, or export the nested student again"
             )
         if widest_of(plan, own) != own:

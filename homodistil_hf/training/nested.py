@@ -147,9 +147,13 @@ class NestedStudent:
                 of_set, found, metric = name.partition(f"{member.name}_")
                 if found and (not of_set or of_set.endswith("_")):
                     evaluation[of_set + metric] = rest.pop(name)
-            probe = probe_states(member.take_weights().eval())
-            members.append(NestedMember(member.name, member.plan, evaluation, probe=probe))
+            members.append(NestedMember(member.name, member.plan, evaluation))
         return [NestedMember(largest, plan, rest), *members]
+
+    @torch.no_grad()
+    def probes(self) -> list[list[float]]:
+        """[`probe_states`] of the smaller members as they are now."""
+        return [probe_states(copy.deepcopy(model).cpu().eval()) for model in self.models()]
 
     def facts_of(self, members: Sequence[NestedMember]) -> dict[str, dict[str, Any]]:
         """Name → costs and metrics of each member of `members`, as its export has them."""
