@@ -256,10 +256,8 @@ class HomoDistilTrainer(DistillationTrainer):
         if self.args.nested:
             from .training.nested import NestedStudent, nested_plans  # for such a student alone
 
-            self.plans = nested_plans(self.args, self.model.config)
-            (_, largest), *others = self.plans.items()
-            if self.plan != largest:
-                raise ValueError("plan beside nested=True is another one than student's largest; leave plan out")
+            self.plans = nested_plans(self.args, self.model.config, largest=self.plan)
+            _, *others = self.plans.items()
             parts: Any = {"distillation": self.distillation, "held_out": self.held_out}
             self.nested = NestedStudent(self.model, dict(others), **parts)
             self.held_out = self.nested.held_out

@@ -29,7 +29,7 @@ from ..models.conversion import to_stock, to_student
 from ..models.cost import encoder_macs
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, of_architecture, widest_of, widths_of
-from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, share_as_budget
+from ..plans.budgets import WIDTH_MULTIPLE, is_latency_budget, parse_budget, share_as_budget
 from ..plans.resolve import member_folder
 from ..pruning.compaction import compact, remove_padding
 from ..pruning.masks import first_units
@@ -239,13 +239,13 @@ def _names(wanted: Any, member: NestedMember) -> bool:
     return share is not None and share == _share_of_macs(member.name)
 
 
-def _share_of_macs(budget: Any) -> float | None:
+def _share_of_macs(text: Any) -> float | None:
     """The share of `macs=0.25`, or `macs=.25`; None of anything else."""
-    kind, _, number = str(budget).partition("=")
     try:
-        return float(number) if kind.strip() == "macs" else None
+        budget = parse_budget(text) if isinstance(text, str) else None
     except ValueError:
         return None
+    return budget.target if budget is not None and budget.kind == "macs" and not budget.named else None
 
 
 def _of_macs(members: Sequence[NestedMember], wanted: Any, whole_macs: int) -> NestedMember:

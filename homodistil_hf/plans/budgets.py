@@ -104,7 +104,7 @@ def plan_for_budget(
     Raises:
         ValueError: `budget` is not understood or out of reach; the message names what is valid.
     """
-    budget = _parse(budget) if isinstance(budget, str) else budget
+    budget = parse_budget(budget) if isinstance(budget, str) else budget
     kind, target, named, text = budget
     teacher, widths = widths_of(teacher_config), dict(named)
     if plain and (width := widths.setdefault("hidden_size", teacher.hidden_size)) != teacher.hidden_size:
@@ -449,7 +449,8 @@ def _awkwardness(head_dim: int) -> float:
     return 0.0 if head_dim % 8 == 0 else 0.01 if head_dim % 4 == 0 else 0.05 if head_dim % 2 == 0 else 0.15
 
 
-def _parse(budget: str) -> Budget:
+def parse_budget(budget: str) -> Budget:
+    """Read a budget of parameters or MACs, as [`plan_for_budget`] takes it; a ValueError of any other text."""
     named = named_widths(budget)
     # with a malformed name behind it the whole text has to match, and is refused
     cost = budget.partition(",")[0] if named else budget

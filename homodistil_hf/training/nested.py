@@ -222,11 +222,17 @@ class NestedEvaluation:
         return self.largest.of_teacher(batches)
 
 
-def nested_plans(args: Any, config: PreTrainedConfig) -> dict[str, WidthPlan]:
+def nested_plans(args: Any, config: PreTrainedConfig, *, largest: WidthPlan | None = None) -> dict[str, WidthPlan]:
     """Turn the sizes of a nested student into widths: name → plan, from wide to narrow, none above the one before.
 
+    Args:
+        args: the trainer's, whose `sizes` they are.
+        config: of the model that the student begins as.
+        largest: the plan that the trainer has.
+
     Raises:
-        ValueError: see [`resolve_plan`] and [`check_family`]; also fewer layers, or a latency budget.
+        ValueError: see [`resolve_plan`] and [`check_family`]; also fewer layers, a latency budget, two sizes of one
+            name, or a `largest` that is not the first size.
     """
     plans: list[WidthPlan] = []
     teacher, sizes = widths_of(config), args.sizes
@@ -245,6 +251,11 @@ def nested_plans(args: Any, config: PreTrainedConfig) -> dict[str, WidthPlan]:
             )
         plans.append(plan)
     check_family(sizes, plans, teacher)
+    if largest is not None and largest != plans[0]:
+        raise ValueError(
+            f"plan={largest.to_json()} beside nested=True: student={sizes[0]!r} is the largest size, "
+            f"{plans[0].to_json()}; leave plan out"
+        )
     named = dict(zip(map(member_name, sizes), plans, strict=True))
     if len(named) < len(plans):
         raise ValueError(

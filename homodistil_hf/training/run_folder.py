@@ -272,7 +272,7 @@ def verified_checkpoint(requested: Requested, output_dir: str) -> Path:
 
 
 def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a checkpoint of another run: of another `method`, or of other `plan`, `members` or `full` if it has them.
+    """Refuse a checkpoint of another run: of another `method`, `plan`, `members` or `full`, where the run has these.
 
     Args:
         state: of the checkpoint.
