@@ -15,7 +15,9 @@ class Latency(Command):
     """Compare how long forward passes take here, no head: exports, of nested ones all sizes, and their teacher."""
 
     example: ClassVar[str] = "homodistil latency runs/my-student/student --teacher google-bert/bert-base-uncased"
-    folders: list[str] = flag("exports whose forward passes are compared", positional=True, metavar="FOLDER")
+    folders: list[str] = flag(
+        "exports, or folders of runs, whose forward passes are compared", positional=True, metavar="FOLDER"
+    )
     teacher: str | None = flag(
         "Hub name or folder to compare with (default: as the run of one FOLDER recorded it)", default=None
     )
@@ -39,12 +41,14 @@ class Latency(Command):
         grid = LatencyGrid(self.batch_sizes, self.lengths, self.backends, self.rounds)
         models: dict[str, Any] = {}
         for folder in self.folders:
-            place = student_in(folder).folder  # also of a run
-            if (place / NESTED_FILE).is_file():
-                sizes = {f"{folder} {name}": load_nested(place, name) for name in member_names(place)}
+            found = student_in(folder)  # also in a run's folder
+            if (found.folder / NESTED_FILE).is_file():
+                sizes = {f"{folder} {name}": load_nested(folder, name) for name in member_names(found.folder)}
                 models |= {name: getattr(model, "encoder", model) for name, model in sizes.items()}
             else:
-                models[folder] = load_encoder(str(place), argument="folder", needs_head=False)
+                # a name on the Hub is no path
+                place = str(found.folder) if found.kind == "export" else folder
+                models[folder] = load_encoder(place, argument="folder", needs_head=False)
         if self.teacher is not None:
             models = {self.teacher: load_encoder(self.teacher, argument="teacher", needs_head=False)} | models
         elif len(self.folders) == 1 and (recorded := student_in(self.folders[0]).teacher):

@@ -251,11 +251,12 @@ def test_all_sizes_are_deployed_at_once(make_nested, tmp_path, capsys):
 def test_all_sizes_are_timed_side_by_side(make_nested, tmp_path):
     trainer = make_nested(max_steps=1)
     trainer.train()
-    student, file = str(trainer.export(tmp_path / "student")), tmp_path / "out.json"
+    student, file = trainer.export(tmp_path / "of-run" / "student"), tmp_path / "out.json"
     grid = ["--batch_sizes", "1", "--lengths", "8", "--rounds", "1", "--backends", "torch"]
-    assert main(["latency", student, *grid, "--output", str(file)]) == 0
-    (cell,) = json.loads(file.read_text())["cells"]
-    assert list(cell["latency"]) == [f"{student} {name}" for name in SIZES]
+    for folder in (student, student.parent):
+        assert main(["latency", str(folder), *grid, "--output", str(file)]) == 0
+        (cell,) = json.loads(file.read_text())["cells"]
+        assert list(cell["latency"]) == [f"{folder} {name}" for name in SIZES]
 
 
 def test_fewer_layers_and_sizes_exclude_each_other(tmp_path):
