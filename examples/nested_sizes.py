@@ -30,7 +30,7 @@ def main() -> None:
     for waiting in (1, 32, 128):
         name, queries = names[min(len(names) - 1, waiting // 32)], (texts * waiting)[:waiting]
         since = time.perf_counter()
-        found = (sizes[name].encode(queries, batch_size=32) @ index.T).argmax(1)
+        found = (sizes[name].encode(queries) @ index.T).argmax(1)
         ms = 1000 * (time.perf_counter() - since) / waiting
         right = sum(texts[place] == query for place, query in zip(found.tolist(), queries, strict=True))
         print(f"{waiting} waiting: {name}, {ms:.1f} ms a query, {right} of {waiting} texts found again")
