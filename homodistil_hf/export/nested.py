@@ -70,16 +70,19 @@ class NestedMember:
 
 
 def member_name(student: str) -> str:
-    """Return the name of a nested student's member: its budget, or its widths.
+    """Return the name of a nested student's member: its budget, its widths, or the name of its file without folders.
 
     Example:
     ```python
+    >>> member_name("plans/half.json")
+    'half'
     >>> member_name("macs=0.5"), member_name('{"hidden_size": 216, "num_attention_heads": 9, "intermediate_size": 8}')
     ('macs=0.5', 'hidden_size-216-num_attention_heads-9-intermediate_size-8')
 
     ```
     """
-    return member_folder(0, student)[2:] if student.strip().startswith("{") else student.strip()
+    is_written = student.strip().startswith("{") or student.endswith(".json")
+    return member_folder(0, student)[2:] if is_written else student.strip()
 
 
 def write_nested(

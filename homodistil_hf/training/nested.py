@@ -259,7 +259,7 @@ def nested_plans(args: Any, config: PreTrainedConfig, *, largest: WidthPlan | No
     named = dict(zip(map(member_name, sizes), plans, strict=True))
     if len(named) < len(plans):
         raise ValueError(
-            f"student names {len(plans)} sizes by {len(named)} names, {', '.join(named)}: long plans lose their ends; "
-            "write each plan to a file of its own, such as half.json, and name the files"
+            f"student names {len(plans)} sizes by {len(named)} names, {', '.join(named)}: long plans lose their ends, "
+            "and files their folders; write each plan to a file of another name, such as half.json, and name the files"
         )
     return named

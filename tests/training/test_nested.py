@@ -198,6 +198,20 @@ def test_another_size_than_was_trained_is_found(make_trainer, tmp_path):
 
 
 @pytest.mark.slow
+def test_sizes_from_files_have_their_names_without_folders(make_trainer, tmp_path):
+    files = [tmp_path / "wide.json", tmp_path / "narrow.json"]
+    for file, sizes in zip(files, ((48, 32), (16, 8)), strict=True):
+        file.write_text(json.dumps(uneven(*sizes)))
+    trainer = make_trainer(**NESTED | {"student": [*map(str, files)], "max_steps": 4})
+    trainer.train()
+    student = trainer.export(tmp_path / "student")
+    assert [*trainer.plans] == ["wide", "narrow"]
+    assert str(tmp_path) not in (student / "nested.json").read_text()
+    for wanted in ("narrow", str(files[1])):
+        assert widths_of(load_nested(student, wanted).config) != widths_of(trainer.model.config)
+
+
+@pytest.mark.slow
 def test_sizes_keep_their_metrics_of_several_evaluation_sets(make_trainer, tmp_path):
     trainer = make_trainer(**NESTED | {"max_steps": 4, "eval_dataset": {"a": make_blocks(8), "b": make_blocks(8)}})
     trainer.train()
@@ -288,7 +302,7 @@ def test_the_teacher_runs_once_a_step(make_trainer):
         ),
         (
             {"student": [uneven(48, 32), uneven(32, 24), uneven(16, 8)]},
-            "student names 3 sizes by 1 names, .*: long plans lose their ends; write each plan to a file",
+            "student names 3 sizes by 1 names, .*: long plans lose their ends, .* to a file of another name",
         ),
         ({"attention_weight": 0.5}, "attention_weight=0.5 .*heads of smaller members are not compared"),
     ],
