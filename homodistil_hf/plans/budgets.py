@@ -283,12 +283,12 @@ class _Search:
         for name, most in limits.items():
             width = getattr(self, name)
             if width is not None and not 1 <= width <= most:
-                raise ValueError(f"{name}={width} is outside [1, {most}]; {whose} has {most}")
+                raise ValueError(f"student {name}={width} is outside [1, {most}]; {whose} has {most}")
         shared = self.teacher.traits.queries_per_key
         if self.num_attention_heads and self.num_attention_heads % shared:
             raise ValueError(
-                f"num_attention_heads={self.num_attention_heads}, but {shared} heads of this teacher share a key and "
-                f"leave together; nearest valid: {nearest_multiples(self.num_attention_heads, shared)}"
+                f"student num_attention_heads={self.num_attention_heads}, but {shared} heads of this teacher share a "
+                f"key and leave together; nearest valid: {nearest_multiples(self.num_attention_heads, shared)}"
             )
 
     @functools.cached_property
@@ -330,7 +330,7 @@ class _Search:
             heads = f"{self.num_attention_heads or most_heads} heads of {self.limit.head_dim} or fewer"
             if self.hidden_size:
                 raise ValueError(
-                    f"hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"
+                    f"student hidden_size={self.hidden_size} doesn't split into {heads}; name other heads or none"
                 )
             raise ValueError(
                 f"multiple={self.multiple} leaves no hidden size that splits into {heads}; nearest valid: 1"

@@ -2,7 +2,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import each
 from transformers import BertConfig, ModernBertConfig
@@ -232,11 +232,16 @@ values = st.recursive(
 )
 
 
-budgets = st.from_regex(r"(params|macs) ?= ?[0-9.eEkMB+-]{0,8}", fullmatch=True)
+budgets = st.from_regex(
+    r"(params|macs) ?= ?[0-9.eEkMB+-]{0,8}(,(hidden_size|num_attention_heads|layers)=[0-9]{1,3}){0,2}", fullmatch=True
+)
 
 
 @pytest.mark.slow
 @given(values | values.map(json.dumps) | st.text(max_size=40) | budgets)
+@example("macs=0.25,layers=0")
+@example("macs=0.25,hidden_size=0")
+@example("macs=0.25,num_attention_heads=3,hidden_size=32")
 @settings(deadline=None, max_examples=600)
 def test_anything_is_a_plan_or_a_value_error(student):
     outcome = resolved_or_refused(student)
