@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--top_k", type=int, default=20, help="likeliest tokens that one is drawn from")
     parser.add_argument("--max_length", type=int, default=128, help="tokens of a row; what is behind is left out")
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the model")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not 0 < options.masked[0] <= options.masked[1] <= 1:
@@ -38,15 +39,18 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval().to(device)
+    model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=options.dtype).eval().to(device)
     parts = [rows]
+    # rows of like length stand together, for little padding
+    lengths = [sum(len(row[name]) for name in options.text_columns) for row in rows]
+    by_length = rows.select_columns(options.text_columns).select(sorted(range(len(rows)), key=lengths.__getitem__))
     for _ in range(options.num_copies):
         texts: dict[str, list[str]] = {name: [] for name in options.text_columns}
-        for batch in rows.select_columns(options.text_columns).iter(options.batch_size):
+        for batch in by_length.iter(options.batch_size):
             filled = refilled([batch[name] for name in options.text_columns], model, tokenizer, options)
             for name, found in zip(options.text_columns, filled, strict=True):
                 texts[name] += found
-        parts.append(Dataset.from_dict(texts))
+        parts.append(Dataset.from_dict(texts, features=by_length.features))
     # what a copy has no column of is null
     everything = concatenate_datasets(parts)
     everything.to_parquet(options.output)
@@ -71,7 +75,7 @@ def refilled(
     masked = (draws < shares) | ((draws == draws.min(1, keepdim=True).values) & ~is_special)
     ids = encoded["input_ids"].clone()
     encoded["input_ids"][masked] = tokenizer.mask_token_id
-    logits = model(**encoded.to(model.device)).logits.cpu()[masked]
+    logits = model(**encoded.to(model.device)).logits[masked.to(model.device)].float().cpu()
     # special tokens are no words
     logits[:, tokenizer.all_special_ids] = -torch.inf
     likeliest = logits.topk(options.top_k)

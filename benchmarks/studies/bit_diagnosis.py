@@ -5,13 +5,17 @@
     python -m benchmarks.studies.bit_diagnosis '{"task": "mrpc", "stages": [], "max_train_steps": 3000}'
 
 A cell is a JSON object: `task`, and where they aren't the defaults settings of the method bit, `float_sites` of
-`SITES`, and `quantizers_rate`. Without stages it is the float model, trained with the cell's settings. Recorded cells
-are not run again, one that was stopped goes on. The teacher of a task is fine-tuned once, from that in --data_dir.
+`SITES`, `quantizers_rate`, and `copies`, of each row by `examples/augment_rows.py` with the masked-LM teacher. Without
+stages it is the float model, trained with the cell's settings. Recorded cells are not run again, one that was stopped
+goes on. The teacher of a task is fine-tuned once, from that in --data_dir.
 """
 
 import argparse
 import copy
 import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
@@ -20,11 +24,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from benchmarks.studies.study import Study, record_cells
+from benchmarks.studies.study import Study, flags, record_cells
 from benchmarks.studies.tasks import FOLDERS
 from homodistil_hf.evaluation.fine_tuning import (
     OwnTaskSettings,
@@ -53,7 +58,7 @@ SITES = {
     "ffn_second": ("output.dense.quantizer",),
 }
 """Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
-_IN_COLUMNS = ("task", "stages", "max_train_steps", "float_sites")
+_IN_COLUMNS = ("task", "stages", "max_train_steps", "num_train_epochs", "float_sites")
 _USUAL = {"batch_size": 16}
 TEACHERS_RATE = 3e-4
 _NUM_ROWS = 256
@@ -128,8 +133,11 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
     rows = {f"{name}_data": str(data / f"{split}.parquet") for name, split in _SPLITS.items()}
     metric = METRICS.get(task, "accuracy")
     teacher = output_dir / task
+    copies = given.pop("copies", 0)
     if not (teacher / "model").is_dir():
         _fine_tune(rows, data_dir, teacher, {"learning_rate": TEACHERS_RATE})
+    if copies:
+        given["train_data"] = str(_with_copies(data / "train.parquet", copies, data_dir / "teacher", teacher))
     folder = output_dir / "".join(mark if mark.isalnum() or mark in ".-" else "_" for mark in named["cell"])
     if given.get("stages") == []:
         del given["stages"]
@@ -140,6 +148,17 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
 
 
 _SPLITS = {"train": "train", "eval": "validation"}
+
+
+def _with_copies(rows: Path, num_copies: int, model: Path, folder: Path) -> Path:
+    file = folder / f"rows-{num_copies}.parquet"
+    if not file.is_file():
+        columns = [name for name, kind in Dataset.from_parquet(str(rows)).features.items() if "string" in kind.dtype]
+        part = file.with_suffix(".part")
+        words = flags({"model": model, "rows": rows, "num_copies": num_copies, "output": part, "dtype": "bfloat16"})
+        subprocess.run([sys.executable, "examples/augment_rows.py", *words, "--text_columns", *columns], check=True)
+        part.rename(file)
+    return file
 
 
 def _fine_tune(rows: Mapping[str, str], data_dir: Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,6 +176,8 @@ def _binarized(settings: stages.BinarizationSettings, sites: list[str], rate: fl
     collate = collator_of(tokenizer, floating)
     batches = list(DataLoader(held_out.remove_columns("length"), batch_size=32, collate_fn=collate))
     found: dict[str, Any] = {"float": inputs.measure(floating)[metric]}
+    # a constant has no correlation with anything, and of classes the most frequent one is right so often
+    found["constant"] = max(Counter(dev[task.columns.labels[0]]).values()) / len(dev) if metric == "accuracy" else 0.0
     teacher = floating
     for number, bits in enumerate(settings.stages, start=1):
         student = with_float_sites(stages.stage_student(teacher, bits, settings), sites)

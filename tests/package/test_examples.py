@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 from rows import each
 from task_rows import KINDS, rows_of_kind, write_kind
 from tiny_embeddings import make_reranker, make_sentence_folder
@@ -116,7 +116,9 @@ def test_text_is_drawn_from_a_model(tmp_path, monkeypatch):
 def test_rows_are_filled_in_anew(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
     rows = {"one": ["w5 w6 w7 w8 w9 w10"] * 3, "other": [" ".join(["w11"] * 300)] * 3, "label": [0, 1, 1]}
-    Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    # large strings, as pandas writes them
+    features = Features({"one": Value("large_string"), "other": Value("string"), "label": Value("int64")})
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "rows.parquet")
     words = ["--model", model, "--rows", tmp_path / "rows.parquet", "--output", tmp_path / "more.parquet"]
     words += ["--text_columns", "one", "other", "--num_copies", 2, "--max_length", 16, "--batch_size", 2]
     run_script(monkeypatch, "augment_rows.py", *words)
