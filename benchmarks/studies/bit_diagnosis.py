@@ -76,13 +76,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             end, bits, steps = stage["end"], stage["bits"], stage["steps"]
             worst = sorted(end["errors"].items(), key=itemgetter(1), reverse=True)[:2]
             lost = ", ".join(f"`{site}` {error:.2f}" for site, error in worst)
-            scores = [f"{100 * score:.1f}" for score in (stage["score"], row["float"])]
+            # a constant's score is not in the first rows
+            scores = [stage["score"], row["float"], row.get("constant")]
             cells = [
                 cell["task"],
                 f"{bits}",
                 f"{steps:,}",
                 ", ".join(changes),
-                *scores,
+                *("" if score is None else f"{100 * score:.1f}" for score in scores),
                 f"{end['cosines'][-1]:.2f}",
                 lost,
             ]
@@ -94,6 +95,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "",
         "score",
         "float",
+        "a constant",
         "cosine, last layer",
         "sites that lose most",
     ]
