@@ -11,6 +11,7 @@ import argparse
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -44,9 +45,11 @@ def main() -> None:
     # rows of like length stand together, for little padding
     lengths = [sum(len(row[name]) for name in options.text_columns) for row in rows]
     by_length = rows.select_columns(options.text_columns).select(sorted(range(len(rows)), key=lengths.__getitem__))
-    for _ in range(options.num_copies):
+    for number in range(1, options.num_copies + 1):
         texts: dict[str, list[str]] = {name: [] for name in options.text_columns}
-        for batch in by_length.iter(options.batch_size):
+        batches = by_length.iter(options.batch_size)
+        num_batches = -(-len(rows) // options.batch_size)
+        for batch in tqdm(batches, f"copy {number} of {options.num_copies}", num_batches, mininterval=5):
             filled = refilled([batch[name] for name in options.text_columns], model, tokenizer, options)
             for name, found in zip(options.text_columns, filled, strict=True):
                 texts[name] += found
@@ -75,7 +78,11 @@ def refilled(
     masked = (draws < shares) | ((draws == draws.min(1, keepdim=True).values) & ~is_special)
     ids = encoded["input_ids"].clone()
     encoded["input_ids"][masked] = tokenizer.mask_token_id
-    logits = model(**encoded.to(model.device)).logits[masked.to(model.device)].float().cpu()
+    # the last layer has a row a word, and takes as long as all others if it reads every token
+    masked_there = masked.to(model.device)
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][masked_there],))
+    logits = model(**encoded.to(model.device)).logits.float().cpu()
+    hook.remove()
     # special tokens are no words
     logits[:, tokenizer.all_special_ids] = -torch.inf
     likeliest = logits.topk(options.top_k)
