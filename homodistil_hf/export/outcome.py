@@ -25,6 +25,7 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
+_LEVEL = "1×"
 _FEW_ROWS = 500
 """Below so many held-out rows a share is named with their number."""
 
@@ -92,7 +93,8 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
         full = teacher.get(name)
         kept = ""
         if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
-            kept = f"{times(full, own)} {'smaller' if name == 'size_bytes' else 'fewer'}"
+            ratio = times(full, own)
+            kept = f"{ratio} {'smaller' if name == 'size_bytes' else 'fewer'}" if ratio != _LEVEL else ""
         label = "weights" if name == "size_bytes" else FIGURE_NAMES[name]
         rows.append(Row(name, label, shown(full, name), shown(own, name), kept))
     # times on the machine of the run
@@ -101,7 +103,8 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     if is_number(full) and is_number(own) and min(full, own) > 0:
         size, length, device = (latency.get(name) for name in ("batch_size", "length", "device"))
         label = f"ms for {size} texts of {length} tokens, on {device}"
-        kept = f"{times(full, own)} faster" if full > own else f"{times(own, full)} slower"
+        ratio = times(max(full, own), min(full, own))
+        kept = f"{ratio} {'faster' if full > own else 'slower'}" if ratio != _LEVEL else "as fast"
         rows.append(Row(LATENCY, label, shown(float(full)), shown(float(own)), kept))
     # held-out metrics, those with a share that is kept first
     measured = section_of(facts, "teacher_evaluation")

@@ -45,6 +45,11 @@ def test_rows_of_a_classifier():
         ({"data": {"num_held_out_rows": 872}}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
         ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
         (
+            {"student": {name: round(0.99 * cost) for name, cost in TEACHER.items()}},
+            "2.1× faster here, keeps 75 % of accuracy",
+        ),
+        ({"latency": LATENCY | {"student_ms": 10.6}}, "3.6× smaller, as fast here, keeps 75 % of accuracy"),
+        (
             {
                 "teacher_evaluation": {"task_accuracy": 1.0, "span_f1": 0.8},
                 "evaluation": {"task_accuracy": 1.0, "span_f1": 0.6},
