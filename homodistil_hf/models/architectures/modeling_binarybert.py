@@ -92,7 +92,7 @@ class ElasticQuantizer(nn.Module):
         if self.calibrates:
             self.calibrate(values)
         if not torch.is_grad_enabled():
-            return self.quantized(values / self.scale - self.offset), self.scale
+            return self.quantized((values / self.scale).sub_(self.offset)), self.scale
         factor = (max(1, values.numel()) * self.high) ** -0.5  # as for learned step sizes
         log_scale, offset = (_with_gradient_times(one, factor) for one in (self.log_scale, self.offset))
         scale = log_scale.exp()
@@ -161,7 +161,7 @@ class _Quantized(torch.autograd.Function):
     def forward(
         ctx: Any, values: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor, quantizer: ElasticQuantizer
     ) -> torch.Tensor:
-        scaled = values / scale - offset
+        scaled = (values / scale).sub_(offset)
         ctx.save_for_backward(scaled, scale, offset)
         ctx.low, ctx.high, ctx.is_sign = quantizer.low, quantizer.high, quantizer.is_sign
         return quantizer.quantized(scaled)
@@ -174,24 +174,26 @@ class _Quantized(torch.autograd.Function):
         of_scale = of_offset = None
         # ∂u/∂o = −1, ∂u/∂α = −(u + o) / α; of a sign only the part of o counts
         if ctx.needs_input_grad[1]:
-            of_offset = -inside.sum(dtype=scale.dtype)
+            # by rows first: a sum of another type copies everything on a CPU
+            of_offset = -inside.sum(-1).sum(dtype=scale.dtype)
             of_scale = offset * of_offset
             if not ctx.is_sign:
-                of_scale = of_scale - (inside * scaled).sum(dtype=scale.dtype)
+                of_scale = of_scale - (inside * scaled).sum(-1).sum(dtype=scale.dtype)
             of_scale = of_scale / scale
-        return inside / scale, of_scale, of_offset, None
+        return inside.mul_(1 / scale), of_scale, of_offset, None
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Returns the first argument; its gradient goes to the second."""
+    """Returns the first argument; its gradient, divided by the scale, goes to the second."""
 
     @staticmethod
-    def forward(ctx: Any, rounded: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, rounded: torch.Tensor, values: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        ctx.scale = scale
         return rounded
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, gradients[0]
+        return None, gradients[0] if ctx.scale is None else gradients[0] / ctx.scale, None
 
 
 def signs(values: torch.Tensor) -> torch.Tensor:
@@ -202,7 +204,8 @@ def signs(values: torch.Tensor) -> torch.Tensor:
 
 def weight_scale(weight: torch.Tensor) -> torch.Tensor:
     """Mean |W| of a matrix, float32."""
-    return weight.detach().float().abs().mean()
+    # by rows: neither a copy of the matrix nor a long sum
+    return torch.linalg.vector_norm(weight.detach(), 1, dim=-1, dtype=torch.float32).mean() / weight.shape[-1]
 
 
 def weight_signs(weight: torch.Tensor) -> torch.Tensor:
@@ -222,7 +225,7 @@ class BinaryLinear(nn.Linear):
         """`(…, I)` → `(…, O)`: the product is one of whole numbers, exact in float32, scaled afterwards."""
         scale = weight_scale(self.weight).clamp(min=1e-8)
         # signs forward, the gradient of W / mean |W| backward
-        bits = _StraightThrough.apply(weight_signs(self.weight), self.weight / scale)
+        bits = _StraightThrough.apply(weight_signs(self.weight), self.weight, scale)
         codes, step = self.quantizer(values)
         # the largest sum of a row must fit float16
         power = power_for(self.in_features * self.quantizer.largest)
@@ -279,9 +282,9 @@ _BITS_OF_HALF = 15
 def scaled_product(
     codes: torch.Tensor, signs: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Scale · codes Wᵀ + bias."""
+    """Scale · codes Wᵀ + bias, of the product's type, which autocast chooses."""
     product = F.linear(codes, signs) * scale
-    return product if bias is None else product + bias
+    return product if bias is None else product + bias.to(product.dtype)
 
 
 def pack(signs: torch.Tensor) -> torch.Tensor:
@@ -310,7 +313,7 @@ class BinaryEmbedding(nn.Embedding):
         values = super().forward(input_ids)
         # mean and scale are those of the whole table, not of the rows that are read
         bits = signs(values.detach() - self.weight.detach().mean()) * weight_scale(self.weight)
-        return _StraightThrough.apply(bits.to(values.dtype), values)
+        return _StraightThrough.apply(bits.to(values.dtype), values, None)
 
 
 class PackedEmbedding(nn.Module):

@@ -23,6 +23,7 @@ from homodistil_hf.models.architectures.modeling_binarybert import (
     PackedLinear,
     pack,
     unpack,
+    weight_scale,
     weight_signs,
 )
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForSequenceClassification
@@ -125,6 +126,23 @@ def test_gradients_are_those_of_the_smooth_surrogate(bits, is_signed, threshold)
     assert quantizer.offset.grad.item() == pytest.approx(0.7 * of_threshold, rel=1e-4, abs=1e-9)
 
 
+@each("bits", [1, 2, 32])
+def test_under_autocast_answers_have_its_type_and_gradients_are_near(bits):
+    layer, values = BinaryLinear(64, 8, config_of(activation_bits=bits)), torch.randn(50, 64)
+    if bits < 32:
+        layer.quantizer.calibrate(values)
+    upstream, found = torch.randn(50, 8), []
+    for enabled in (False, True):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = layer(values)
+        assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
+        (out.float() * upstream).sum().backward()
+        found.append({name: one.grad.clone() for name, one in layer.named_parameters()})
+    for name, exact in found[0].items():
+        assert float((found[1][name] - exact).norm() / exact.norm()) < 3e-2, name
+
+
 def test_weights_are_two_values_and_learn_straight_through():
     layer = BinaryLinear(16, 8, config_of())
     values = torch.randn(5, 16)
@@ -153,7 +171,7 @@ def packed_like(layer, config):
     """The same layer with bits."""
     other = PackedLinear(layer.in_features, layer.out_features, config, is_signed=layer.quantizer.low < 0)
     other.packed = pack(weight_signs(layer.weight))
-    other.weight_scale = layer.weight.detach().abs().mean()
+    other.weight_scale = weight_scale(layer.weight)
     other.load_state_dict(
         layer.state_dict() | {"packed": other.packed, "weight_scale": other.weight_scale}, strict=False
     )
@@ -277,7 +295,7 @@ def test_a_table_of_words_has_two_values():
     values = table(torch.arange(20))
     assert len(values.detach().abs().round(decimals=6).unique()) == 1
     other = PackedEmbedding(20, 12)
-    other.packed, other.weight_scale = pack(weight_signs(table.weight)), table.weight.detach().abs().mean()
+    other.packed, other.weight_scale = pack(weight_signs(table.weight)), weight_scale(table.weight)
     assert torch.allclose(other(torch.arange(20)), values, atol=1e-6)
 
 
