@@ -5,9 +5,9 @@
     python -m benchmarks.studies.bit_diagnosis '{"task": "mrpc", "stages": [], "max_train_steps": 3000}'
 
 A cell is a JSON object: `task`, and where they aren't the defaults settings of the method bit, `float_sites` of
-`SITES`, `quantizers_rate`, and `copies`, of each row by `examples/augment_rows.py` with the masked-LM teacher. Without
-stages it is the float model, trained with the cell's settings. Recorded cells are not run again, one that was stopped
-goes on. The teacher of a task is fine-tuned once, from that in --data_dir.
+`SITES`, `quantizers_rate`, `copies`, of each row by `examples/augment_rows.py` with the masked-LM teacher, and
+`teachers_rate`, 3e-4. Without stages it is the float model, trained with the cell's settings. Recorded cells are not
+run again, one that was stopped goes on. The teacher of a task is fine-tuned once, from that in --data_dir.
 """
 
 import argparse
@@ -60,8 +60,38 @@ SITES = {
 """Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
 _IN_COLUMNS = ("task", "stages", "max_train_steps", "num_train_epochs", "float_sites")
 _USUAL = {"batch_size": 16}
+_FIRST = {"sst2": "SST-2", "stsb": "STS-B", "mrpc": "MRPC", "qnli": "QNLI"}
+_COMPARED = {"max_train_steps": 3000, "num_train_epochs": 100, "batch_size": 32}
+_DATA = ("task", "stages", "copies", "teachers_rate")
+"""Settings of the first table's cells, and those that are a task's own."""
 TEACHERS_RATE = 3e-4
 _NUM_ROWS = 256
+
+
+def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Bits of activations by task: scores, and the share that is kept of the float model's, of tasks that have both.
+
+    Of a task's cells the one with the most copies counts.
+    """
+    best: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: json.loads(row["cell"]).get("copies", 0)):
+        cell = json.loads(row["cell"])
+        if len(cell["stages"]) == 1 and {key: cell[key] for key in cell if key not in _DATA} == _COMPARED:
+            best[cell["task"], cell["stages"][0]] = row
+    lines = []
+    for bits in (8, 4, 2, 1):
+        found = {task: best[task, bits] for task in _FIRST if (task, bits) in best}
+        scores = {task: row["stage-1"]["score"] for task, row in found.items()}
+        kept = [scores[task] / row["float"] for task, row in found.items()]
+        # a constant answer has no correlation; the first rows don't name it
+        constants = {task: row.get("constant", 0.0) for task, row in found.items()}
+        above = [(scores[task] - constants[task]) / (row["float"] - constants[task]) for task, row in found.items()]
+        pairs = [(scores[task], found[task]["float"]) if task in found else None for task in _FIRST]
+        shown = ["–" if pair is None else "{:.1f} of {:.1f}".format(*(100 * one for one in pair)) for pair in pairs]
+        means = [f"{100 * fmean(shares):.0f}" if shares else "–" for shares in (above, kept)]
+        lines.append([f"W1A{bits}", *shown, f"{_COMPARED['max_train_steps']:,}", *means])
+    header = ["", *_FIRST.values(), "steps", "above a constant, %", "mean kept, %"]
+    return markdown_table(header, lines)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -105,7 +135,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 STUDY = Study(
     Path("docs/results/studies/bit_diagnosis.jsonl"),
     Path("docs/binarization.md"),
-    lambda rows: {"diagnosis": table(rows)},
+    lambda rows: {"bits": first_table(rows), "diagnosis": table(rows)},
 )
 
 
@@ -134,16 +164,16 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
     data = data_dir / FOLDERS[task].format(task)
     rows = {f"{name}_data": str(data / f"{split}.parquet") for name, split in _SPLITS.items()}
     metric = METRICS.get(task, "accuracy")
+    copies, teachers_rate = given.pop("copies", 0), {"learning_rate": given.pop("teachers_rate", TEACHERS_RATE)}
     teacher = output_dir / task
-    copies = given.pop("copies", 0)
     if not (teacher / "model").is_dir():
-        _fine_tune(rows, data_dir, teacher, {"learning_rate": TEACHERS_RATE})
+        _fine_tune(rows, data_dir, teacher, teachers_rate)
     if copies:
         given["train_data"] = str(_with_copies(data / "train.parquet", copies, data_dir / "teacher", teacher))
     folder = output_dir / "".join(mark if mark.isalnum() or mark in ".-" else "_" for mark in named["cell"])
     if given.get("stages") == []:
         del given["stages"]
-        return {"float": _fine_tune(rows, data_dir, folder, {"learning_rate": TEACHERS_RATE} | given)[metric]}
+        return {"float": _fine_tune(rows, data_dir, folder, teachers_rate | given)[metric]}
     values = rows | {"model": str(teacher / "model"), "output_dir": str(folder)} | given
     settings = run_of(values | {"method": "bit"}, "a cell").run
     return _binarized(settings, sites, rate, metric)

@@ -116,6 +116,7 @@ class FineTuningSettings:
     max_train_samples: int | None = setting(None, "Rows of a task to train on, ≥ 8; always the same.", least=8)
     dtype: str = setting("auto", "Of the training: auto, bfloat16 or float32.", choices=DTYPES)
     default_length: ClassVar[int] = ROW_LENGTH
+    least_steps: ClassVar[int] = LEAST_STEPS
 
     def __post_init__(self) -> None:
         make_tuples(self)
@@ -147,9 +148,9 @@ class FineTuningSettings:
         return self.max_length or self.default_length
 
     def num_steps(self, num_rows: int, batch_size: int) -> int:
-        """Optimizer steps of one fine-tuning: those of the epochs; by default at least `LEAST_STEPS`."""
+        """Optimizer steps of one fine-tuning: those of the epochs; by default at least `least_steps`."""
         if self.num_train_epochs is None:
-            steps = steps_of_task(num_rows, batch_size, least=LEAST_STEPS)
+            steps = steps_of_task(num_rows, batch_size, least=self.least_steps)
         else:
             steps = steps_of_task(num_rows, batch_size, passes=self.num_train_epochs)
         return steps if self.max_train_steps is None else min(steps, self.max_train_steps)

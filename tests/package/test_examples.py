@@ -51,7 +51,7 @@ def test_the_configs_of_fine_tunings_are_valid():
     docs = (EXAMPLES.parent / "docs" / "guides" / "pretrained_encoder.md").read_text(encoding="utf-8")
     assert FINE_TUNING.read_text(encoding="utf-8") in docs
     values = json.loads(BINARIZATION.read_text(encoding="utf-8"))
-    assert settings_from(BinarizationSettings, values).stages == (1,)
+    assert settings_from(BinarizationSettings, values).stages == (4,)
 
 
 @each("path", PAPER_CONFIGS)

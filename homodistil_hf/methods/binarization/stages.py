@@ -97,12 +97,16 @@ class BinarizationSettings(OwnTaskSettings):
         None, "paper: start from the settings of BiT's paper; settings that are given override them."
     )
     stages: tuple[int, ...] = setting(
-        (1,), "Bits of activations, a stage each: 1, 2, 4, 8, or 32, float; weights have one bit in all."
+        (4,), "Bits of activations, a stage each: 1, 2, 4, 8, or 32, float; weights have one bit in all."
     )
     two_sets: bool = setting(True, "Inputs that are never negative take values of {0, …}.")
     elastic: bool = setting(True, "Scales and thresholds of activations learn.")
 
     # Fine-tuning's with other defaults
+    least_steps: ClassVar[int] = 3000
+    num_train_epochs: float | None = setting(
+        None, f"Passes over the rows, a stage (default: 3, but {least_steps:,} steps at least).", range="(0, inf)"
+    )
     learning_rate: float = setting(1e-3, "Peak learning rate of each stage, > 0.", range="(0, inf)")
     dropout_fraction: float = setting(0.0, "Dropout of the student, in [0, 1).", range="[0, 1)")
 
