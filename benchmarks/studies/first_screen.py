@@ -41,7 +41,7 @@ EMBEDDERS = {
     "mpnet quarter": ("1/4", "quarter of mpnet"),
 }
 """Run of retrieval.py → share of the encoder's MACs, and its name in the record of speed."""
-HEADER = ["teacher", "encoder MACs", "kept", "MB", "ms, ONNX", "× faster, ONNX", "minutes"]
+HEADER = ["your model", "MACs left", "quality kept", "MB", "ms", "× as fast", "minutes", "seeds"]
 
 Point = tuple[float, float]
 Points = Mapping[str, list[Point]]
@@ -61,7 +61,7 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
         )
         seconds = statistics.fmean(row["time_s"] for row in runs)
         times = [speed["processor_time"][one]["median_ms"] for one in (student, name)]
-        cells.append(_cells(name, share, kept, _sizes(runs[0]), seconds, times))
+        cells.append(_cells(f"{name}, embeddings", share, kept, _sizes(runs[0]), seconds, times, len(runs)))
     tasks = read_json_rows(RESULTS / "studies" / "tasks.jsonl", "tasks")
     for share in ("1/4", "1/8"):
         shape, wanted = SHAPES[share], ("sst2", share, 3000, "pruned", {})
@@ -72,7 +72,8 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
             plans = resolve_plan(shape, teacher), widths_of(teacher)
             sizes = [planned_facts(teacher, "BertForSequenceClassification", plan)["size_bytes"] for plan in plans]
             seconds = statistics.fmean(row["seconds"] for row in runs)
-            cells.append(_cells("a classifier, 3,000 rows", share, kept, sizes, seconds, _milliseconds(shape)))
+            name = "a classifier of film reviews, 3,000 rows"
+            cells.append(_cells(name, share, kept, sizes, seconds, _milliseconds(shape), len(runs)))
     share, variant = "1/4", GRADUAL["1/4"]
     # those that were fine-tuned and trained on a processor
     seeds = {one["seed"] for one in _fine_tuned(variant, "by the teacher")}
@@ -80,14 +81,18 @@ def known(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
     runs = [one for one in runs if "gpu" not in one["machine"]]
     seconds = statistics.fmean(record["seconds"] - record["evaluation_seconds"] for record in runs)
     kept, times = f"{_glue(variant):.1%} of five GLUE tasks", _milliseconds(SHAPES[share])
-    cells.append(_cells("a BERT (6 × 384), then fine-tuned", share, kept, _sizes(runs[0]), seconds, times))
+    name = "a pre-trained BERT, then fine-tuned"
+    cells.append(_cells(name, share, kept, _sizes(runs[0]), seconds, times, len(seeds)))
     return {"known": markdown_table(HEADER, cells)}
 
 
-def _cells(teacher: str, share: str, kept: str, sizes: list[int], seconds: float, times: list[float]) -> list[str]:
+def _cells(
+    teacher: str, share: str, kept: str, sizes: list[int], seconds: float, times: list[float], num_seeds: int
+) -> list[str]:
     """A row; sizes in bytes and times in ms are those of the student, and of its teacher."""
     megabytes, milliseconds = (" of ".join(f"{one:.0f}" for one in pair) for pair in ([s / 1e6 for s in sizes], times))
-    return [teacher, share, kept, megabytes, milliseconds, f"{times[1] / times[0]:.1f}", f"{seconds / 60:.0f}"]
+    faster = f"{times[1] / times[0]:.1f}"
+    return [teacher, share, kept, megabytes, milliseconds, faster, f"{seconds / 60:.0f}", f"{num_seeds}"]
 
 
 def _sizes(run: Mapping[str, Any]) -> list[int]:

@@ -18,8 +18,8 @@ ADVICE_FILE = Path(__file__).with_name("advice.json")
 _SAME_SIZE = math.log(1.4)
 _NEAR_BUDGET = math.log(2)
 _DEEPEST_MEASURED = 1 / 16
-_LEVEL = ((0.2, 0), (0.1, 4e6))
-"""Shares of encoder MACs and tokens from which on pruning at once ends level (docs/results.md)."""
+_LEVEL = 0.2
+"""Share of encoder MACs from which on pruning at once ends level (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def advise(fraction: float, num_tokens: float, *, measured: Sequence[Measured], 
             f"  fine-tuned beside its fine-tuned teacher it kept {nearest.glue_kept:.0%} of that one's mean over five "
             f"GLUE tasks, {nearest.glue_above:.0%} of what is above constant answers"
         )
-    if any(fraction >= share and num_tokens >= tokens for share, tokens in _LEVEL):
+    if fraction >= _LEVEL:
         lines.append(
             "  in such a run --method one_shot, which prunes before the first step, ends level with gradual pruning, "
             "sooner"
