@@ -114,6 +114,8 @@ def figures() -> dict[str, str]:
     kept_by = {
         "four_bits_stsb": ("stsb", "4", "3,000"),
         "two_bits_copies": ("stsb", "2", "3,000", "batch_size=32, copies=10"),
+        "two_bits_mrpc": ("mrpc", "2", "3,000"),
+        "one_bit_copies": ("stsb", "1", "3,000", "batch_size=32, copies=10"),
         "two_bits_sst2": ("sst2", "2", "3,000"),
     }
     for name, row in kept_by.items():

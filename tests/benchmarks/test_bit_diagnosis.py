@@ -1,8 +1,10 @@
+import json
+
 import pytest
 import torch
 from tiny_models import make_teacher
 
-from benchmarks.studies.bit_diagnosis import SITES, distances, with_float_sites
+from benchmarks.studies.bit_diagnosis import SITES, distances, first_table, with_float_sites
 from homodistil_hf.methods.binarization.binarizing import calibrate, to_binary
 
 
@@ -37,3 +39,21 @@ def test_one_site_is_turned_back_to_float(teacher, site):
 def test_a_model_has_no_distance_to_itself(teacher):
     found = distances(teacher, teacher, [batch(), batch()])
     assert found == {"cosines": [1.0] * (teacher.config.num_hidden_layers + 1), "errors": {}}
+
+
+def test_the_first_table_takes_the_cell_with_most_copies():
+    long = {"max_train_steps": 3000, "num_train_epochs": 100, "batch_size": 32, "stages": [2]}
+    scores = [
+        ({"task": "stsb", "copies": 10}, 0.8, 0.0),
+        ({"task": "stsb"}, 0.5, 0.0),
+        ({"task": "mrpc", "teachers_rate": 1e-4}, 0.7, 0.6),
+        ({"task": "mrpc", "max_train_steps": 600}, 0.1, 0.6),
+        ({"task": "sst2", "float_sites": ["shares"]}, 0.1, 0.5),
+    ]
+    rows = [
+        {"cell": json.dumps(long | cell), "float": 0.8, "constant": constant, "stage-1": {"score": score}}
+        for cell, score, constant in scores
+    ]
+    _, _, *lines = first_table(rows)
+    assert lines[2] == "| W1A2 | – | 80.0 of 80.0 | 70.0 of 80.0 | – | 3,000 | 75 | 94 |"
+    assert lines[3] == "| W1A1 | – | – | – | – | 3,000 | – | – |"
