@@ -246,20 +246,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
             tasks = found.setdefault((row["size"], row["rows"]), {})
             scores = tasks.setdefault(_TITLES[row["task"]], {"teacher": [row["teacher"]]})
             scores.setdefault(row["way"], []).append(row["student"])
-    lines = {"ways": _beside(found.pop(_USUAL)), "more-ways": _by_size(found), "defaults": _by_setting(rows)}
-    return lines | {"copies": _copies(rows)}
-
-
-def _copies(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Score and KL of pruned teachers, without and with copies of their rows, after as many steps."""
-    lines = []
-    for row in (row for row in rows if "copies" in row["settings"]):
-        cell = {name: row[name] for name in ("task", "size", "rows", "way", "seed")} | {"settings": {}}
-        without = next(other for other in rows if cell == {name: other[name] for name in cell})
-        scores = " to ".join(f"{100 * one['student']:.1f} (KL {one['kl']:.3f})" for one in (without, row))
-        of = f"{row['size']}, {row['settings']['copies']} copies of {row['rows']:,} rows, {row['steps']:,} steps"
-        lines.append(f"- {_TITLES[row['task']]}, {of}: {scores}; teacher {100 * row['teacher']:.1f}.")
-    return lines
+    return {"ways": _beside(found.pop(_USUAL)), "more-ways": _by_size(found), "defaults": _by_setting(rows)}
 
 
 def _by_setting(rows: Sequence[Mapping[str, Any]]) -> list[str]:
