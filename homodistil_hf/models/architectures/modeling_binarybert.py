@@ -180,7 +180,7 @@ class _Quantized(torch.autograd.Function):
             if not ctx.is_sign:
                 of_scale = of_scale - (inside * scaled).sum(-1).sum(dtype=scale.dtype)
             of_scale = of_scale / scale
-        return inside.mul_(1 / scale), of_scale, of_offset, None
+        return inside.div_(scale), of_scale, of_offset, None
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -167,6 +167,12 @@ def test_packing_is_undone_by_unpacking(num_rows, num_inputs, seed):
     assert unpack(packed, num_inputs).equal(signs)
 
 
+def test_the_scale_of_a_large_matrix_is_its_mean_size():
+    weight = torch.randn(30_000, 384)
+    assert float(weight_scale(weight)) == pytest.approx(float(weight.double().abs().mean()), rel=1e-6)
+    assert weight_scale(weight.half()).dtype == torch.float32
+
+
 def packed_like(layer, config):
     """The same layer with bits."""
     other = PackedLinear(layer.in_features, layer.out_features, config, is_signed=layer.quantizer.low < 0)
@@ -295,7 +301,7 @@ def test_a_table_of_words_has_two_values():
     values = table(torch.arange(20))
     assert len(values.detach().abs().round(decimals=6).unique()) == 1
     other = PackedEmbedding(20, 12)
-    other.packed, other.weight_scale = pack(weight_signs(table.weight)), weight_scale(table.weight)
+    other.packed, other.weight_scale = pack(weight_signs(table.weight)), table.weight.detach().abs().mean()
     assert torch.allclose(other(torch.arange(20)), values, atol=1e-6)
 
 
