@@ -41,7 +41,7 @@ EMBEDDERS = {
     "mpnet quarter": ("1/4", "quarter of mpnet"),
 }
 """Run of retrieval.py → share of the encoder's MACs, and its name in the record of speed."""
-HEADER = ["your model", "MACs left", "quality kept", "MB", "ms", "× as fast", "minutes", "seeds"]
+HEADER = ["your model", "MACs left", "quality kept", "MB", "ms, ONNX", "× as fast, ONNX", "minutes", "seeds"]
 
 Point = tuple[float, float]
 Points = Mapping[str, list[Point]]

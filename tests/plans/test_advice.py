@@ -49,6 +49,7 @@ def test_a_shallow_cut_may_be_made_at_once():
     assert "in such a run --method one_shot, which prunes before the first step, ends level" in advice(0.25, 2e6)
     assert "one_shot" not in advise(0.125, 2e6, measured=[point(encoder_macs=0.125)], teacher="x")
     assert "one_shot" not in advise(0.125, 4e6, measured=[point(encoder_macs=0.125)], teacher="x")
+    assert "one_shot" not in advise(0.0625, 4e6, measured=[point(encoder_macs=0.0625)], teacher="x")
 
 
 def plan_of(hidden_size, num_attention_heads, intermediate_size, num_layers=6):
