@@ -13,6 +13,8 @@ run again, one that was stopped goes on. The teacher of a task is fine-tuned onc
 import argparse
 import copy
 import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -22,12 +24,13 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from benchmarks.studies.study import Study, record_cells
-from benchmarks.studies.tasks import FOLDERS, with_copies
+from benchmarks.studies.study import Study, flags, record_cells
+from benchmarks.studies.tasks import FOLDERS
 from homodistil_hf.evaluation.fine_tuning import (
     OwnTaskSettings,
     encoded_rows,
@@ -166,7 +169,7 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
     if not (teacher / "model").is_dir():
         _fine_tune(rows, data_dir, teacher, teachers_rate)
     if copies:
-        given["train_data"] = str(with_copies(data / "train.parquet", copies, data_dir / "teacher", teacher))
+        given["train_data"] = str(_with_copies(data / "train.parquet", copies, data_dir / "teacher", teacher))
     folder = output_dir / "".join(mark if mark.isalnum() or mark in ".-" else "_" for mark in named["cell"])
     if given.get("stages") == []:
         del given["stages"]
@@ -177,6 +180,17 @@ def run(named: Mapping[str, str], data_dir: Path, output_dir: Path) -> dict[str,
 
 
 _SPLITS = {"train": "train", "eval": "validation"}
+
+
+def _with_copies(rows: Path, num_copies: int, model: Path, folder: Path) -> Path:
+    file = folder / f"rows-{num_copies}.parquet"
+    if not file.is_file():
+        columns = [name for name, kind in Dataset.from_parquet(str(rows)).features.items() if "string" in kind.dtype]
+        part = file.with_suffix(".part")
+        words = flags({"model": model, "rows": rows, "num_copies": num_copies, "output": part, "dtype": "bfloat16"})
+        subprocess.run([sys.executable, "examples/augment_rows.py", *words, "--text_columns", *columns], check=True)
+        part.rename(file)
+    return file
 
 
 def _fine_tune(rows: Mapping[str, str], data_dir: Path, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,6 @@ them. Cells that are recorded are not run again, and every cell is a folder of -
 
 import argparse
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
@@ -19,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset
 
 from benchmarks.results.changes import SIZES
 from benchmarks.results.students import GRADUAL
@@ -46,8 +43,6 @@ _TITLES |= {"marks": "marks"}
 WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 _USUAL = "1/4", 3000
-_SHAPES = SIZES | {"1/16": "3x168-7x24-232"}
-"""Size → shape of what is pruned; a sixteenth, measured last, is what is planned today."""
 MOST_EVAL_ROWS = 1000
 MOST_CHARACTERS = 750
 """Of a paragraph that questions are asked about."""
@@ -62,8 +57,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=[3000])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:2])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    help_set = "settings other than the defaults; copies=10: of each row, by examples/augment_rows.py"
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help=help_set)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings other than the defaults")
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
     parser.add_argument(
         "--students", type=Path, default=Path("runs/sweeps/sizes"), help="output of the sweep of sizes"
@@ -82,20 +76,16 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     rows = write_rows(cell["task"], given.data_dir, given.output_dir / cell["task"])
     teacher = fine_tuned_teacher(cell["task"], rows, given)
     settings = "".join(f",{name}={value}" for name, value in cell["settings"].items())
-    own = dict(cell["settings"])
-    train = _some_rows(rows, cell["rows"])
-    if copies := own.pop("copies", None):
-        train = with_copies(train, int(copies), given.data_dir / "teacher", rows)
     size = cell["size"].replace("/", "-")
     folder = rows / f"{cell['way']},{size},{cell['rows']},{cell['seed']}{settings}"
     values = {
         "teacher": teacher,
-        "train_data": train,
+        "train_data": _some_rows(rows, cell["rows"]),
         "eval_data": rows / "eval.parquet",
         "output_dir": folder,
         "seed": cell["seed"],
         **_start(cell, given.students, teacher),
-        **own,
+        **cell["settings"],
     }
     if not (folder / "results.json").is_file():
         homodistil(["distill", *flags(values), "--overwrite_output_dir", "--logging_steps", "100"])
@@ -115,7 +105,7 @@ def run(cell: Mapping[str, Any], given: argparse.Namespace) -> dict[str, Any]:
 def _start(cell: Mapping[str, Any], students: Path, teacher: Path) -> dict[str, Any]:
     """What makes a student small: widths that its teacher is pruned to, or a general student that it starts from."""
     if cell["way"] == "pruned":
-        return {"student": _SHAPES[cell["size"]]}
+        return {"student": SIZES[cell["size"]]}
     if cell["way"] == "mended":
         return {"start": _pruned_without_gradients(cell, teacher)}
     variant = next(variant for variant, size in GRADUAL.items() if size == cell["size"])
@@ -152,18 +142,6 @@ def fine_tuned_teacher(task: str, rows: Path, given: argparse.Namespace) -> Path
 
 
 # Rows
-
-
-def with_copies(rows: Path, num_copies: int, model: Path, folder: Path) -> Path:
-    """Rows and copies of each, in which a masked-LM model fills in some words anew: a file of a folder."""
-    file = folder / f"{rows.stem}-copies-{num_copies}.parquet"
-    if not file.is_file():
-        columns = [name for name, kind in Dataset.from_parquet(str(rows)).features.items() if "string" in kind.dtype]
-        part = file.with_suffix(".part")
-        words = flags({"model": model, "rows": rows, "num_copies": num_copies, "output": part, "dtype": "bfloat16"})
-        subprocess.run([sys.executable, "examples/augment_rows.py", *words, "--text_columns", *columns], check=True)
-        part.rename(file)
-    return file
 
 
 def write_rows(task: str, data_dir: Path, folder: Path) -> Path:
