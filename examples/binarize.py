@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--train", required=True, help="parquet file with the column --text_column; no labels needed")
     parser.add_argument("--text_column", default="sentence")
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--activation_bits", type=int, default=1)
+    parser.add_argument("--activation_bits", type=int, default=4)
     parser.add_argument("--max_steps", type=int, default=1000)
     options = parser.parse_args()
 

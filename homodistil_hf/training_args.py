@@ -328,7 +328,7 @@ class DistillationArguments(ExactArguments):
     learning_rate: float | None = setting(
         None, "Peak learning rate; default: by the tokens of a step, see docs/method.md.", range="[0, inf)"
     )
-    adam_beta2: float = setting(0.98, "Adam's β2; 0.999, Trainer's, is slow to adapt in short runs.", range="[0, 1)")
+    adam_beta2: float = setting(0.98, "Adam's β2; Trainer's own default is 0.999.", range="[0, 1)")
     adam_epsilon: float = setting(1e-6, "Adam's ε; the paper's.")
     warmup_steps: float = setting(0.05, "Linear warm-up: steps, or a share of all steps when below 1.")
 

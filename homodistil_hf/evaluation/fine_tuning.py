@@ -134,7 +134,7 @@ class FineTuningSettings:
     def compared(self) -> dict[str, Any]:
         """Settings that two comparable results share; seeds, data and learning rate are compared apart."""
         compared = {name: value for name, value in asdict(self).items() if name not in _SHOWN_ONLY}
-        return compared | ({"least_steps": LEAST_STEPS} if self.num_train_epochs is None else {})
+        return compared | ({"least_steps": self.least_steps} if self.num_train_epochs is None else {})
 
     def candidates(self) -> list[float]:
         """The learning rates to choose from, ascending; a single one needs no search."""

@@ -159,6 +159,13 @@ def test_the_command_runs_a_chain(rows, tmp_path, capsys):
     assert "is not empty; set resume" in error_of(capsys, "distill", str(config))
 
 
+def test_by_default_a_stage_of_four_bits_has_steps_enough():
+    settings = BinarizationSettings(model="a", train_data="b", output_dir="c")
+    assert settings.stages == (4,)
+    assert [settings.num_steps(num_rows, 32) for num_rows in (100, 320_000)] == [3_000, 30_000]
+    assert settings.compared()["least_steps"] == 3_000
+
+
 def test_the_papers_recipe_is_a_setting(rows, tmp_path):
     given = rows | {"method": "bit", "output_dir": str(tmp_path)}
     given = {name: value for name, value in given.items() if name not in PAPER}
