@@ -25,7 +25,6 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 """How names end that Trainer puts among the metrics of an evaluation, and that are none."""
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
-_LEVEL = "1×"
 _FEW_ROWS = 500
 """Below so many held-out rows a share is named with their number."""
 
@@ -93,8 +92,7 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
         full = teacher.get(name)
         kept = ""
         if is_number(full) and is_number(own) and 0 < own < full and name != "dimension":
-            ratio = times(full, own)
-            kept = f"{ratio} {'smaller' if name == 'size_bytes' else 'fewer'}" if ratio != _LEVEL else ""
+            kept = times(full, own, "smaller" if name == "size_bytes" else "fewer")
         label = "weights" if name == "size_bytes" else FIGURE_NAMES[name]
         rows.append(Row(name, label, shown(full, name), shown(own, name), kept))
     # times on the machine of the run
@@ -103,8 +101,8 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     if is_number(full) and is_number(own) and min(full, own) > 0:
         size, length, device = (latency.get(name) for name in ("batch_size", "length", "device"))
         label = f"ms for {size} texts of {length} tokens, on {device}"
-        ratio = times(max(full, own), min(full, own))
-        kept = f"{ratio} {'faster' if full > own else 'slower'}" if ratio != _LEVEL else "as fast"
+        kept = times(full, own, "faster") if full > own else times(own, full, "slower")
+        kept = kept or "as fast"
         rows.append(Row(LATENCY, label, shown(float(full)), shown(float(own)), kept))
     # held-out metrics, those with a share that is kept first
     measured = section_of(facts, "teacher_evaluation")
@@ -190,10 +188,11 @@ def shown(value: Any, name: str = "") -> str:
     return f"{value:,}" if is_int(value) else f"{value:.4g}"
 
 
-def times(more: float, less: float) -> str:
-    """How many times one figure is in another, two digits: `3.6×`."""
+def times(more: float, less: float, word: str) -> str:
+    """How many times one figure is in another, two digits, and a word: `3.6× smaller`; empty where both are level."""
     ratio = more / less
-    return f"{ratio:.0f}×" if ratio >= 10 else f"{ratio:.2g}×"
+    digits = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"
+    return "" if digits == "1" else f"{digits}× {word}"
 
 
 def held_out_metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -385,7 +385,7 @@ class DistillationTrainer(ExactTrainer):
         named = self.model.named_parameters()
         num_kept = sum(tensor.numel() for name, tensor in named if not name.startswith(PROJECTIONS))
         num_all = sum(tensor.numel() for tensor in self.distillation.teacher.exact.parameters())
-        return f"{times(num_all, num_kept)} smaller" if num_kept < num_all else ""
+        return times(num_all, num_kept, "smaller") if num_kept < num_all else ""
 
     @property
     def kept(self) -> WidthPlan:
