@@ -50,8 +50,8 @@ from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
-from .pruning.gates import LAYERS
-from .pruning.pruner import Pruner, check_scores_layers
+from .pruning.gates import LayerGates
+from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
@@ -144,10 +144,9 @@ class HomoDistilTrainer(DistillationTrainer):
         # layers first, so that masks are chosen for the layers that are left
         if gates is not None and not gates.are_removed:
             self.pruner.fade(step, self.schedule)
-            if gates.kept is not None:
-                self.distillation.fade(gates.kept, gates.value)
-                if are_layers_removed := gates.value == 0:
-                    self._leave_out(gates.kept)
+            self.distillation.fade(gates.kept, gates.value)
+            if are_layers_removed := gates.value == 0:
+                self._leave_out(gates)
         masks = self.pruner.step(step, self.schedule, optimizer=self.bare_optimizer)
         if masks is None and not are_layers_removed:
             return
@@ -169,9 +168,10 @@ class HomoDistilTrainer(DistillationTrainer):
         if self.nested is not None:
             self.nested.follow(self.pruner.groups, self.pruner.innermost)
 
-    def _leave_out(self, kept: tuple[int, ...]) -> None:
-        """Remove the other layers from the student, and compare it as it is without them."""
-        self.pruner.remove_layers(kept, optimizer=self.bare_optimizer)
+    def _leave_out(self, gates: LayerGates) -> None:
+        """Remove the layers that leave from the student, and compare it as it is without them."""
+        kept = gates.kept
+        self.pruner.remove_layers(gates, optimizer=self.bare_optimizer)
         self.distillation.leave_out(kept)
         self.matched_layers = self.distillation.matched_layers
         self.kept_heads = [self.kept_heads[layer] for layer in kept]
@@ -187,14 +187,8 @@ class HomoDistilTrainer(DistillationTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients and not self.step_log.num_bad_steps_in_row:
             scaler = self.accelerator.scaler
-            self._average_gate_gradient()
             self.pruner.score(gradient_scale=1.0 if scaler is None else scaler.get_scale())
         return loss
-
-    def _average_gate_gradient(self) -> None:
-        """DDP averages the gradients of parameters alone; collective where layers have numbers to be scored."""
-        if self.pruner.gates is not None and (gradient := self.pruner.gates.numbers.grad) is not None:
-            gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
 
     def end_step(self) -> None:
         """A run of a single step has no other moment at which it could reach its plan."""
@@ -231,19 +225,14 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @classmethod
     def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
-        """Like [`DistillationTrainer.plan_of`], but may leave out layers; refuses layers that could not be chosen."""
+        """Like [`DistillationTrainer.plan_of`], but may leave out layers."""
         if not (cls.starts_with_all_layers and isinstance(args, HomoDistilTrainingArguments)):
             return super().plan_of(args, config)
         if args.nested:
             from .training.nested import nested_plans  # for such a student alone
 
             return next(iter(nested_plans(args, config).values()))
-        # a budget leaves layers out unasked only where scores of the teacher can choose them
-        is_scored = args.importance_metric != "magnitude" and args.num_scoring_batches > 0
-        plan = resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below if is_scored else 0)
-        if len(plan.layers) < config.num_hidden_layers:
-            check_scores_layers(args.importance_metric)
-        return plan
+        return resolve_student(args, config, fewer_layers_below=cls.fewer_layers_below)
 
     @property
     def projection_init(self) -> ProjectionInit:
@@ -349,14 +338,11 @@ class HomoDistilTrainer(DistillationTrainer):
             # DDP wraps the student only later, so the ranks' gradients are averaged here.
             for gradient in gradients:
                 gradient.copy_(self.accelerator.reduce(gradient, reduction="mean"))
-            self._average_gate_gradient()
             # n / (n + 1) makes the scores the mean of all batches that count
             if nn.utils.get_total_norm(gradients).isfinite():
                 self.pruner.score(gradient_scale=scale, smoothing=num_scored / (num_scored + 1))
                 num_scored += 1
             self.model.zero_grad(set_to_none=True)
-            if self.pruner.gates is not None:
-                self.pruner.gates.numbers.grad = None
         if num_seen and not num_scored:
             raise FloatingPointError(
                 f"none of num_scoring_batches={num_seen} gave finite gradients, so units can't be scored; check the "
@@ -410,19 +396,19 @@ class HomoDistilTrainer(DistillationTrainer):
     @override
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
         super().check_state(state, folder)
-        self.pruner.check_metric(state["pruner"])
+        self.pruner.check_state(state["pruner"])
 
     def status(self) -> dict[str, float]:
         """The base's, and `kept_fraction_layers` where layers leave: each counts as much as its output does."""
         gates = self.pruner.gates
-        return super().status() | ({} if gates is None else {f"kept_fraction_{LAYERS}": gates.kept_fraction})
+        return super().status() | ({} if gates is None else {"kept_fraction_layers": gates.kept_fraction})
 
     @override
     def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        gates, saved = self.pruner.gates, state["pruner"].get("gates")
+        gates = self.pruner.gates
         # layers at 0 were removed, and don't come back
-        if gates is not None and saved is not None and saved["value"] == 0 and not gates.are_removed:
-            self._leave_out(tuple(saved["kept"]))
+        if gates is not None and not gates.are_removed and state["pruner"]["gates"]["value"] == 0:
+            self._leave_out(gates)
         super().take_state(state, folder)
         self.pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
         if self.nested is not None:
@@ -435,4 +421,4 @@ def layers_in_words(args: HomoDistilTrainingArguments, kept: Sequence[int], full
     when = f"between {start:.0%} and {end:.0%} of training" if start else f"during the first {end:.0%} of training"
     left = f"were phased out {when}" if end else "were removed before the first step"
     began = f"the {len(full.layers)} layers that it began with ({', '.join(map(str, kept))})"
-    return f"It has {len(kept)} of {began}; the least important ones {left}."
+    return f"It has {len(kept)} of {began}; the others {left}."

@@ -15,7 +15,6 @@ from homodistil_hf.export.facts import FACTS_FILE
 from homodistil_hf.methods.formats import verify_export
 from homodistil_hf.models.architectures.modeling_layerwise import encoder_layers
 from homodistil_hf.models.widths import WidthPlan
-from homodistil_hf.pruning.gates import LayerGates
 from homodistil_hf.runs.kinds import trainer_named
 
 pytestmark = pytest.mark.slow
@@ -34,13 +33,6 @@ def deep(make_trainer) -> Any:
     return make
 
 
-@pytest.fixture
-def outer_layers_stay(monkeypatch) -> None:
-    """Whatever the scores."""
-    monkeypatch.setattr(LayerGates, "choose", lambda gates, _: gates.take((0, 3)) or (0, 3))
-
-
-@pytest.mark.usefixtures("outer_layers_stay")
 def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     trainer = deep(attention_weight=0.1, max_steps=20)
     trainer.train()
@@ -65,18 +57,8 @@ def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     assert facts["teacher"]["num_hidden_layers"] == 4
     card = (folder / "README.md").read_text(encoding="utf-8")
     began = "It has 2 of the 4 layers that it began with (0, 3)"
-    assert f"{began}; the least important ones were phased out during the first 30% of training." in card
+    assert f"{began}; the others were phased out during the first 30% of training." in card
     assert verify_export(folder).problems == ()
-
-
-def test_the_least_important_layers_go(deep, monkeypatch):
-    seen, choose = [], LayerGates.choose
-    monkeypatch.setattr(LayerGates, "choose", lambda self, scores: seen.append(scores.cpu()) or choose(self, scores))
-    trainer = deep()
-    trainer.train()
-    (scores,) = seen
-    assert len(scores.unique()) == 4
-    assert trainer.pruner.gates.kept == tuple(sorted(scores.topk(2).indices.tolist()))
 
 
 def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
@@ -91,16 +73,17 @@ def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):
     assert float(distillation._sum("hidden", whole[2:])) == 12
 
 
-def test_at_once_layers_go_before_the_first_step(trained):
+@pytest.mark.parametrize("method", ["one_shot", "pruned_first"])
+def test_at_once_layers_go_before_the_first_step(trained, method):
     trainer = trained(
         model=make_teacher(num_hidden_layers=4),
-        trainer_class=trainer_named("one_shot"),
+        trainer_class=trainer_named(method),
         student=SETTINGS["student"],
         max_steps=2,
     )
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["kept_fraction_layers"] for entry in logs] == [0.5, 0.5]
-    assert "the least important ones were removed before the first step." in trainer.card.how
+    assert "the others were removed before the first step." in trainer.card.how
 
 
 def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
@@ -116,10 +99,6 @@ def test_a_checkpoint_on_the_way_exports_what_is_nearest(deep, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"importance_metric": "magnitude", "num_scoring_batches": 16},
-            "importance_metric='magnitude' scores weights",
-        ),
         ({"student": PLAN | {"num_hidden_layers": 5}}, "num_hidden_layers=5, but its teacher has 4; nearest valid: 4"),
     ],
     ids=str,
@@ -166,17 +145,15 @@ def test_a_narrow_budget_leaves_layers_out_and_says_so(trained, caplog):
     assert told.endswith("'macs=0.25,layers=4' keeps all")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"student": "macs=0.25,layers=4"},
-        {"student": "macs=0.25", "importance_metric": "magnitude", "num_scoring_batches": 16},
-        {"student": "macs=0.25", "num_scoring_batches": 0},  # the paper's: no score that could choose layers
-    ],
-)
-def test_layers_stay_where_they_are_named_or_nothing_could_choose_among_them(make_trainer, settings):
-    trainer = make_trainer(model=make_teacher(num_hidden_layers=4), **GRADUAL | settings)
+def test_layers_stay_where_they_are_named(make_trainer):
+    trainer = make_trainer(model=make_teacher(num_hidden_layers=4), **GRADUAL | {"student": "macs=0.25,layers=4"})
     assert len(trainer.plan.layers) == 4
+
+
+def test_magnitudes_leave_layers_out_too(trained):
+    settings = {"student": "macs=0.25", "importance_metric": "magnitude", "num_scoring_batches": 16}
+    trainer = trained(model=make_teacher(num_hidden_layers=4), **SETTINGS | settings)
+    assert len(trainer.kept.layers) == 2
 
 
 def test_a_student_without_layers_can_not_go_back_to_one_with_them(deep, tmp_path):

@@ -551,5 +551,6 @@ def checkpoint_student(folder: Path, *, format: str, allow_partial: bool) -> tup
     if not fades and (format == "compact" or nearest_paddable(kept) == kept or "pruner" not in state):
         return student.eval(), state
     pruner = Pruner(student, target, full=full, **state["pruner"]["settings"])
+    pruner.check_state(state["pruner"])
     pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
     return narrowed_copy(pruner, format=format), state

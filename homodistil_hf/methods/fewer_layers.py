@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from ..files.messages import short_repr
 from ..models.cost import encoder_macs
-from ..models.resizing import keep_layers, matched_layers
+from ..models.resizing import keep_layers, matched_layers, spread_layers
 from ..models.widths import WidthPlan, chosen, of_architecture, widths_of
 from ..plans.budgets import TOLERANCE, Budget, named_widths, plan_for_budget
 from ..plans.resolve import resolve_plan
@@ -100,23 +100,6 @@ def start_shallow(
     budget = Budget("macs", min(1.0, round(share, 6)), named_widths(args.student or ""))
     planned = plan_for_budget(budget, student.config, multiple=args.width_multiple, plain=args.plain)
     return student, planned, matched_layers(kept, len(full.layers))
-
-
-def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
-    """Spread the kept layers evenly over `num_layers`, the first and the last among them; rising indices.
-
-    Of 12 layers 6 are (0, 2, 4, 7, 9, 11), the ones that DistilBERT's public script takes [from memory].
-
-    Example:
-    ```python
-    >>> spread_layers(6, 12), spread_layers(3, 6), spread_layers(1, 6)
-    ((0, 2, 4, 7, 9, 11), (0, 2, 5), (0,))
-
-    ```
-    """
-    # k layers have k − 1 equal gaps between them; a single one has no gap and is the first
-    gaps = max(1, num_kept - 1)
-    return tuple(round(index * (num_layers - 1) / gaps) for index in range(num_kept))
 
 
 def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:

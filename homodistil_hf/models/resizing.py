@@ -130,6 +130,23 @@ def remove_layers(
             optimizer.state.pop(parameter, None)
 
 
+def spread_layers(num_kept: int, num_layers: int) -> tuple[int, ...]:
+    """Spread the kept layers evenly over `num_layers`, the first and the last among them; rising indices.
+
+    Of 12 layers 6 are (0, 2, 4, 7, 9, 11), the ones that DistilBERT's public script takes [from memory].
+
+    Example:
+    ```python
+    >>> spread_layers(6, 12), spread_layers(3, 6), spread_layers(1, 6)
+    ((0, 2, 4, 7, 9, 11), (0, 2, 5), (0,))
+
+    ```
+    """
+    # k layers have k − 1 equal gaps between them; a single one has no gap and is the first
+    gaps = max(1, num_kept - 1)
+    return tuple(round(index * (num_layers - 1) / gaps) for index in range(num_kept))
+
+
 def matched_layers(layers: Sequence[int], num_layers: int) -> tuple[int, ...]:
     """Return, for each layer of a shallow student, the teacher's layer whose hidden states it should match.
 

@@ -31,7 +31,7 @@ _STATE = {
         "settings": dict,
         "plan_reached": bool,
         "innermost?": dict,
-        "gates?": {"kept": list | None, "value": int | float},
+        "gates?": {"kept": list, "value": int | float},
     },
 }
 

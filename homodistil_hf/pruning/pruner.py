@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.resizing import remove_layers
-from ..models.units import Group, UnitTensors, encoder_groups
+from ..models.resizing import remove_layers, spread_layers
+from ..models.units import UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, chosen, of_architecture, widest_of, widths_of
 from .compaction import compact
-from .gates import LAYERS, LayerGates, renumbered
+from .gates import LayerGates, renumbered
 from .masks import choose_masks, first_units, full_masks, mask_digest, scheduled_plan
 from .schedule import PruningSchedule
 from .scores import METRICS, SensitivityScores
@@ -26,15 +26,13 @@ class Pruner:
 
     Args:
         model: the student; changed in place.
-        target: the plan; with fewer layers than the student, the others leave little by little, see `fade`.
+        target: the plan; of fewer layers than the student, those that stay are spread evenly, the others leave little
+            by little, see `fade`.
         metric: how units are scored: `sensitivity` or `magnitude`.
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
         full: the widths of kept fraction 1. Default: the student's now.
         floor: of a nested student the plan of its largest member, which the student keeps; `target` is the smallest's.
-
-    Raises:
-        ValueError: a metric that can't score layers, of such a plan.
     """
 
     def __init__(
@@ -55,12 +53,10 @@ class Pruner:
         self.settings = {"metric": metric, "multiple": multiple, "sensitivity_smoothing": sensitivity_smoothing}
         self.full = self.innermost = full or widths_of(model.config)
         self.groups = encoder_groups(model)
-        # before the scores: layers that are still to be chosen have some too
+        self.scores: SensitivityScores = METRICS[metric](self.groups, sensitivity_smoothing=sensitivity_smoothing)
         self.gates: LayerGates | None = None
-        if len(target.layers) < len(self.kept.layers):
-            check_scores_layers(metric)
-            self.gates = LayerGates(model, len(target.layers))
-        self.scores: SensitivityScores = METRICS[metric](self._scored[1], sensitivity_smoothing=sensitivity_smoothing)
+        if (num_kept := len(target.layers)) < (num_layers := len(self.kept.layers)):
+            self.gates = LayerGates(model, spread_layers(num_kept, num_layers))
         self.plan_reached = self.full == target
         self.choices_digest = b""
 
@@ -82,45 +78,30 @@ class Pruner:
             smoothing: in place of β1.
         """
         if self.scores.needs_gradients and not self.plan_reached:
-            self.scores.update(*self._scored, gradient_scale=gradient_scale, smoothing=smoothing)
-
-    @property
-    def _scored(self) -> tuple[dict[str, torch.Tensor], dict[str, Group]]:
-        """Parameters and groups that have scores: the student's, and its layers as long as these are not chosen."""
-        numbers, layers = ({}, {}) if self.gates is None else self.gates.scored
-        return {**dict(self.model.named_parameters()), **numbers}, {**self.groups, **layers}
+            parameters = dict(self.model.named_parameters())
+            self.scores.update(parameters, self.groups, gradient_scale=gradient_scale, smoothing=smoothing)
 
     def fade(self, step: int, schedule: PruningSchedule) -> None:
         """Between two steps, before `step` and `remove_layers`: set g of the layers that leave, 1 − p(t).
 
-        They are chosen, once and for all, when the schedule begins. A plan of all layers has none.
+        A plan of all layers has none.
 
         Args:
             step: completed optimizer steps.
             schedule: the run's.
         """
-        if self.gates is None or self.gates.are_removed:
-            return
-        self.gates.numbers.grad = None  # of the last step, which may have been skipped
-        progress = schedule.progress(step)
-        if self.gates.kept is None and progress:
-            kept = self.gates.choose(self.scores.state.pop(LAYERS))
-            self.choices_digest = hashlib.sha256(self.choices_digest + bytes(str(kept), "ascii")).digest()
-        if self.gates.kept is not None:
-            self.gates.move_to(1.0 - progress)
+        if self.gates is not None and not self.gates.are_removed:
+            self.gates.move_to(1.0 - schedule.progress(step))
 
-    def remove_layers(self, kept: tuple[int, ...], *, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Remove all layers but these, whatever the g of the others; the optimizer loses their parameters."""
-        remove_layers(self.model, kept, optimizer=optimizer)
-        if self.gates is not None:
-            self.gates.take(kept, 0.0)
-            self.gates.remove()
-            self.scores.state.pop(LAYERS, None)
+    def remove_layers(self, gates: LayerGates, *, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Remove the layers that leave by its gates, whatever their g; the optimizer loses their parameters."""
+        remove_layers(self.model, gates.kept, optimizer=optimizer)
+        gates.remove()
         # widths, groups and scores of the layers that are left; the target already has no others
-        self.full = chosen(self.full, kept)
+        self.full = chosen(self.full, gates.kept)
         self.target = of_architecture(self.target, self.kept)
         self.groups = encoder_groups(self.model)
-        self.scores.state = renumbered(self.scores.state, self.groups, kept)
+        self.scores.state = renumbered(self.scores.state, self.groups, gates.kept)
 
     def step(
         self, step: int, schedule: PruningSchedule, *, optimizer: torch.optim.Optimizer | None = None
@@ -139,8 +120,6 @@ class Pruner:
             return None
         progress, target = schedule.progress(step), self.target
         if self.gates is not None and not self.gates.are_removed:
-            if self.gates.kept is None:
-                return None  # nothing has begun
             # layers that are leaving have the widths of the one before them that stays: the last of the staying ones
             # up to them, or the first
             number_before = [sum(one <= layer for one in self.gates.kept) for layer in range(len(self.full.layers))]
@@ -177,7 +156,7 @@ class Pruner:
 
     def unit_scores(self) -> UnitTensors:
         """Return the importance of every unit now, float32."""
-        return self.scores.scores(*self._scored)
+        return self.scores.scores(dict(self.model.named_parameters()), self.groups)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return the scores for a checkpoint, on the CPU."""
@@ -193,30 +172,24 @@ class Pruner:
         """Continue from a checkpoint; the student's parameters must have its widths already.
 
         Args:
-            state: the result of `state_dict`, whose metric was checked.
+            state: the result of `state_dict`, checked by `check_state`.
             tensors: the result of `state_tensors`.
         """
         self.groups = encoder_groups(self.model)
-        # layers first, as chosen ones have no scores whose sizes would be checked
-        if self.gates is not None and not self.gates.are_removed and (kept := state["gates"]["kept"]) is not None:
-            self.gates.take(kept, state["gates"]["value"])
-            self.scores.state.pop(LAYERS, None)
+        if self.gates is not None and not self.gates.are_removed:
+            self.gates.move_to(state["gates"]["value"])
         self.plan_reached = state["plan_reached"]
         if self.floor is not None:
             self.innermost = of_architecture(WidthPlan.from_dict(state["innermost"], len(self.full.layers)), self.full)
         self.scores.state = {name: values.to(self.model.device) for name, values in tensors.items()}
 
-    def check_metric(self, state: Mapping[str, Any]) -> None:
-        """Refuse, with `ValueError` and without a change, a state whose scores are of another metric."""
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse, with `ValueError` and without a change, a state of another metric, or of other layers that stay."""
         own, metric = self.settings["metric"], state["settings"]["metric"]
         if metric != own:
             raise ValueError(f"importance_metric={own!r} differs from the checkpoint's {metric!r}; resume with it")
-
-
-def check_scores_layers(metric: str) -> None:
-    """Refuse, by a ValueError, a metric that can't choose the layers that stay."""
-    if not METRICS[metric].needs_gradients:
-        raise ValueError(
-            f"importance_metric={metric!r} scores weights, and whole layers have none of their own; ask for a student "
-            "of all layers, or set importance_metric='sensitivity'"
-        )
+        if self.gates is not None and (kept := state.get("gates", {}).get("kept")) != list(self.gates.kept):
+            raise ValueError(
+                f"the checkpoint keeps layers {kept}, this version {list(self.gates.kept)}; resume with the version "
+                "that wrote it"
+            )

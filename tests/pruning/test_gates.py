@@ -15,7 +15,7 @@ from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.gates import LAYERS, LayerGates
+from homodistil_hf.pruning.gates import LayerGates
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -51,8 +51,7 @@ def test_a_layer_at_0_is_as_if_it_was_removed(student, kept):
     if architecture.keeps_first_layer(student.config) and 0 not in kept:
         kept = (0, *kept)
     removed = copy.deepcopy(student)
-    gates = LayerGates(student, len(kept))
-    gates.take(kept, 0.0)
+    LayerGates(student, kept).move_to(0.0)
     masked_logits, masked_states = logits_of(student, make_batch()), states_of(student)
     remove_layers(removed, kept)
     assert len(encoder_layers(removed)) == removed.config.num_hidden_layers == len(widths_of(removed.config).layers)
@@ -66,58 +65,22 @@ def test_a_layer_at_0_is_as_if_it_was_removed(student, kept):
     torch.testing.assert_close(logits_of(stock, make_batch()).double(), masked_logits, rtol=0, atol=1e-4)
 
 
-def test_numbers_of_1_change_no_bit(student):
+def test_a_number_of_1_changes_no_bit(student):
     plain = logits_of(student, make_batch())
-    LayerGates(student, 2)
+    LayerGates(student, (0, 2))
     assert logits_of(student, make_batch()).equal(plain)
-
-
-def test_the_score_is_that_of_the_number(student):
-    gates = LayerGates(student, 2)
-    # RMSNorms compute in float32
-    tolerance = 5e-3 if hasattr(student.config, "rms_norm_eps") else 1e-3
-    logits_of_training = student(**unlabelled(make_batch()))[0]
-    logits_of_training.square().mean().backward()
-    step = 1e-3
-    for index in range(NUM_LAYERS):
-        ends = []
-        for number in (1 + step, 1 - step):
-            with torch.no_grad():
-                gates.numbers[index] = number
-                ends.append(student(**unlabelled(make_batch()))[0].square().mean().item())
-                gates.numbers[index] = 1.0
-        slope = (ends[0] - ends[1]) / (2 * step)
-        assert float(gates.numbers.grad[index]) == pytest.approx(slope, rel=tolerance, abs=tolerance**2)
 
 
 def test_in_between_it_is_the_mean_of_input_and_output(student):
     plain = states_of(student)
-    gates = LayerGates(student, 3)
-    gates.take((0, 2, 3), 0.25)
+    LayerGates(student, (0, 2, 3)).move_to(0.25)
     gated = states_of(student)
     assert gated[1].equal(plain[1])
     torch.testing.assert_close(gated[2], 0.75 * plain[1] + 0.25 * plain[2], rtol=0, atol=1e-12)
 
 
-def test_magnitudes_can_not_choose_layers():
-    with pytest.raises(ValueError, match="importance_metric='magnitude' scores weights, and whole layers have none"):
-        make_pruner(metric="magnitude")
-
-
-def test_the_best_layers_stay_and_a_first_one_that_must():
-    gates = LayerGates(make_student(num_hidden_layers=4), 2)
-    assert gates.choose(torch.tensor([0.1, 0.4, 0.3, 0.4])) == (1, 3)
-    assert gates.leaving == (0, 2)
-    bound = LayerGates(make_student(num_hidden_layers=4), 2)
-    bound.bound = (0,)
-    assert bound.choose(torch.tensor([0.1, 0.4, 0.3, 0.4])) == (0, 1)
-    tied = LayerGates(make_student(num_hidden_layers=4), 2)
-    assert tied.choose(torch.ones(4)) == (0, 1)
-
-
 def test_layers_of_less_than_half_count_as_gone():
-    gates = LayerGates(make_student(num_hidden_layers=3), 2)
-    gates.take((0, 2))
+    gates = LayerGates(make_student(num_hidden_layers=3), (0, 2))
     assert gates.nearest() == (0, 1, 2)
     gates.move_to(0.4)
     assert gates.nearest() == (0, 2)
@@ -146,7 +109,7 @@ def run(pruner: Pruner, num_steps: int, *, first: int = 0, optimizer: torch.opti
     for step in range(first, first + num_steps):
         pruner.fade(step, schedule)
         if not pruner.gates.are_removed and pruner.gates.value == 0:
-            pruner.remove_layers(pruner.gates.kept, optimizer=optimizer)
+            pruner.remove_layers(pruner.gates, optimizer=optimizer)
         pruner.step(step, schedule, optimizer=optimizer)
         backward(pruner, seed=step)
         pruner.score()
@@ -170,21 +133,22 @@ def test_layers_and_widths_reach_the_plan_together():
     assert pruner.scores.state.keys() == pruner.groups.keys()
 
 
-def test_layers_have_scores_until_they_are_chosen():
-    pruner = make_pruner()
-    backward(pruner)
-    pruner.score(smoothing=0.0)
-    products = (pruner.gates.numbers * pruner.gates.numbers.grad).abs().detach()
-    torch.testing.assert_close(pruner.scores.state[LAYERS], products / products.mean())
-    assert pruner.state_tensors()[LAYERS].shape == (4,)
-    best = tuple(sorted(products.topk(2).indices.tolist()))
-    run(pruner, 2)
-    assert pruner.gates.kept == best
-    assert LAYERS not in pruner.scores.state
+@pytest.mark.parametrize("metric", ["sensitivity", "magnitude"])
+def test_the_layers_that_stay_are_spread_evenly(metric):
+    pruner = make_pruner(metric=metric)
+    assert pruner.gates.kept == (0, 3)
+    deep = make_student(num_hidden_layers=6)
+    assert Pruner(deep, WidthPlan.uniform(16, 3, LayerWidths(2, 8, 32))).gates.kept == (0, 2, 5)
 
 
-def test_layers_that_leave_become_as_narrow_as_the_one_before_them(monkeypatch):
-    monkeypatch.setattr(LayerGates, "choose", lambda gates, _: gates.take((1, 3)) or (1, 3))
+def test_a_state_of_other_layers_is_refused():
+    state = make_pruner().state_dict()
+    state["gates"]["kept"] = [2, 3]
+    with pytest.raises(ValueError, match=r"the checkpoint keeps layers \[2, 3\], this version \[0, 3\]"):
+        make_pruner().check_state(state)
+
+
+def test_layers_that_leave_become_as_narrow_as_the_one_before_them():
     plan = WidthPlan(16, (LayerWidths(2, 8, 32), LayerWidths(1, 8, 16)))
     pruner = Pruner(make_student(num_hidden_layers=4), plan)
     run(pruner, 10)
@@ -201,7 +165,7 @@ def test_a_resumed_pruner_goes_on_alike(num_steps):
     state, tensors = pruners[0].state_dict(), pruners[0].state_tensors()
     other = pruners[1]
     if state["gates"]["value"] == 0:
-        other.remove_layers(tuple(state["gates"]["kept"]))
+        other.remove_layers(other.gates)
     if other.kept != pruners[0].kept:
         other.prune_to(pruners[0].kept)
     other.model.load_state_dict(pruners[0].model.state_dict())

@@ -139,4 +139,4 @@ def test_state_comes_back_exactly(metric, num_steps):
 
 def test_another_metric_is_refused():
     with pytest.raises(ValueError, match="importance_metric='magnitude' differs from the checkpoint's 'sensitivity'"):
-        make_pruner(metric="magnitude").check_metric(make_pruner().state_dict())
+        make_pruner(metric="magnitude").check_state(make_pruner().state_dict())
