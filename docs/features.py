@@ -30,7 +30,7 @@ FEATURES = {
     "`evaluate`, `finetune`": "evaluation cli/evaluate.py cli/finetune.py",
     "`trim`": "vocabulary runs/trim.py cli/trim.py",
     "`deploy`": "deploy cli/deploy.py",
-    "baselines, fewer layers": "methods/baselines methods/fewer_layers.py",
+    "baselines": "methods/baselines",
     "further pre-training": "methods/self_distillation runs/further_pretraining.py",
     "one bit a weight": "methods/binarization runs/bits.py runs/bit_embeddings.py models/packed.py "
     "models/architectures/modeling_binarybert.py",

@@ -75,8 +75,8 @@ def test_at_once_needs_scores_unless_it_takes_magnitudes():
 
 
 @each("name", [name for name in METHODS if hasattr(trainer_named(name).arguments_class, "student")])
-def test_homodistil_prunes_while_it_distils_on_fewer_layers_too(name):
+def test_only_homodistil_prunes_while_it_distils(name):
     kind = trainer_named(name).arguments_class
     assert issubclass(kind, DistillationArguments)
     prunes_later = getattr(kind, "pruning_end_fraction", 0.0) > 0
-    assert prunes_later == (name in ("homodistil", "shallow"))
+    assert prunes_later == (name == "homodistil")

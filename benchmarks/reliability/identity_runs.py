@@ -195,7 +195,6 @@ def runs() -> dict[str, list[Any]]:
     distill("one_shot", WORDS, AT_ONCE, method="one_shot")
     distill("pruned_first", WORDS, GUIDED, method="pruned_first", student=WIDTHS)
     distill("one_shot, fewer layers", WORDS, AT_ONCE, method="one_shot", teacher="deep", student="macs=0.1,layers=2")
-    distill("shallow", WORDS, GUIDED, method="shallow", student="macs=0.25")
     distill("scratch", WORDS, STEPS, method="scratch", student=WIDTHS)
     half = {"hidden_size": 32, "num_attention_heads": 4, "head_dim": 4, "intermediate_size": 32}
     distill("distilbert", WORDS, GUIDED, method="distilbert", student=half)

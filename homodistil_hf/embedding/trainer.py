@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import broadcast
@@ -32,10 +32,8 @@ from ..files.messages import short_repr
 from ..files.settings import ROW_LENGTH, refuse_without_part, setting
 from ..files.strict_json import parse_json
 from ..homodistil_args import AtOnceArguments
-from ..methods.fewer_layers import Layers, start_shallow
 from ..models.architectures import max_tokens
 from ..models.architectures.architecture import PROJECTIONS
-from ..models.conversion import to_student
 from ..models.tokenizers import padding_multiple
 from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
@@ -72,7 +70,7 @@ LEAST_SPREAD = 0.1
 
 @dataclass
 class EmbeddingDistilArguments(AtOnceArguments):
-    """Settings of an embedding model's run: factor of the vectors, the student's space, its layers."""
+    """Settings of an embedding model's run: factor of the vectors, the student's space."""
 
     no_part: ClassVar = AtOnceArguments.no_part | {
         "mlm_weight": "there are no masked words; use vector_weight",
@@ -91,27 +89,16 @@ class EmbeddingDistilArguments(AtOnceArguments):
         "principal axes.",
         also=int,
     )
-    layers: str | None = setting(
-        None,
-        "Layers that stay: how many, spread evenly, or which, such as [0, 1, 5]; as wide as student's MACs allow.",
-        also=(int, list),
-    )
 
     def __post_init__(self) -> None:
-        # In Python and JSON whole numbers and lists, as flags their text.
-        for name in ("output", "layers"):
-            value = getattr(self, name)
-            if isinstance(value, str) and value.lstrip()[:1] in set("[-0123456789"):
-                setattr(self, name, parse_json(value, name))
+        # in Python and JSON a whole number, as a flag its text
+        output: Any = self.output
+        if isinstance(output, str) and output.lstrip()[:1] in set("-0123456789"):
+            self.output = parse_json(output, "output")
         if self.plain and not isinstance(self.output, str):
             raise ValueError(
                 f"plain=True with output={short_repr(self.output)}: shorter vectors need a Dense, which plain "
                 "students have not; leave one of both out"
-            )
-        if self.nested and self.layers is not None:
-            raise ValueError(
-                f"layers={short_repr(self.layers)} with nested=True: the members of a nested student have all of the "
-                "teacher's layers; leave one of both out"
             )
         super().__post_init__()
 
@@ -378,10 +365,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     )
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
-        """Take the encoder out of the embedding model, and leave out layers if the settings do.
-
-        Arguments and return as [`DistillationTrainer.start_from`].
-        """
+        """Take the encoder out of the embedding model; arguments and return as [`DistillationTrainer.start_from`]."""
         args = self.args
         if isinstance(teacher_model, TeacherVectors):
             model, teacher_model = learner_of(model, teacher_model, token=args.hub_token), None
@@ -404,17 +388,9 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             args.hidden_weight = args.embedding_weight = 0.0
             args.remove_unused_columns = False  # the model's forward takes no vector
             self.card = dataclasses.replace(self.card, made=f"distilled from vectors of {self.target.name}", how=_HOW)
-            if args.student is None and args.layers is None:
+            if args.student is None:
                 plan = widths_of(encoder.config)
-        # three starts: an earlier student, the encoder with all layers, the encoder with some
-        if self.earlier_student is not None:
-            return self.earlier_student, encoder, plan
-        if args.layers is None:
-            return encoder, None, plan
-        layers, all_layers = Layers(cast(Any, args.layers)), to_student(encoder, needs_head=False)
-        student, plan, self.matched_layers = start_shallow(all_layers, args, layers=layers, plan=plan)
-        args.student = plan.to_json()
-        return student, all_layers, plan
+        return (encoder, None, plan) if self.earlier_student is None else (self.earlier_student, encoder, plan)
 
     def tokenizer_of(self, processing_class: Any) -> Any:
         """The embedding model's own, if no other is given."""
@@ -511,8 +487,8 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         return (axes_ND * signs_N1).float().to(self.args.device)
 
     def start_student(self) -> None:
-        """Score the units; a student of fewer layers, or of given vectors, needs another map from its start on."""
-        if self.matched_layers is not None or self.target is not None:
+        """Score the units; a student of given vectors needs a map from its start on."""
+        if self.target is not None:
             self.fit_map()
         super().start_student()
 

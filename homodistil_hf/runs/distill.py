@@ -157,15 +157,12 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
 
 
 def _check_settings(settings: RunConfig) -> None:
-    training, method, students = settings.training, settings.run.method, short_repr(settings.given["student"])
-    layers = getattr(training, "layers", None)
-    for is_refused, name, value, remedy in (
-        (method not in _FAMILY_METHODS, "method", method, "name one student, or use 'homodistil'"),
-        # a student that starts as another student has the other's layers
-        (layers is not None, "layers", layers, "name one student, or no layers"),
-    ):
-        if is_refused:
-            raise ValueError(f"{name}={value!r} is not supported for a family (student={students}); {remedy}")
+    method, students = settings.run.method, short_repr(settings.given["student"])
+    if method not in _FAMILY_METHODS:
+        raise ValueError(
+            f"method={method!r} is not supported for a family (student={students}); name one student, or use "
+            "'homodistil'"
+        )
     for member in settings.members:
         refuse_link_out(settings.folder, member.folder.name)
         check_output(member.folder / STUDENT_FOLDER, overwrite=True)

@@ -42,11 +42,9 @@ from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
 from ..files.run_names import STUDENT_FOLDER, TABLES
 from ..files.settings import refuse_without_part, setting
-from ..methods.fewer_layers import Layers
 from ..models.architectures import architecture_of
 from ..models.loading import refuse_architecture
 from ..models.widths import WidthPlan, widths_of
-from ..training.pair import resolve_student
 from ..training_args import with_settings
 from .kinds import Rows, RunInputs, StudentKind, method_plan
 from .masked_words import check_stream, set_length, summary_with
@@ -126,11 +124,8 @@ def check_inputs(settings: RunConfig) -> RunInputs:
 
 
 def plan_student(settings: RunConfig, inputs: RunInputs) -> WidthPlan:
-    """The widths of the method; those of the start where vectors are given and no size; those of named layers."""
+    """The widths of the method; those of the start where vectors are given and no size."""
     training, config = settings.training, inputs.config
-    if training.layers is not None:
-        Layers(training.layers).of(config.num_hidden_layers)
-        return resolve_student(training, config, starts_with_all_layers=False)
     if training.student is None and inputs.teacher.target is not None:
         return widths_of(config)
     return method_plan(settings, inputs)

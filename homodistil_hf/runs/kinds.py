@@ -28,7 +28,6 @@ from .settings import Log, RunArguments, RunConfig
 
 METHODS = {
     "homodistil": "homodistil_hf.trainer:HomoDistilTrainer",
-    "shallow": "homodistil_hf.methods.baselines.shallow:ShallowTrainer",
     "one_shot": "homodistil_hf.methods.baselines.one_shot:OneShotTrainer",
     "pruned_first": "homodistil_hf.methods.baselines.one_shot:PrunedFirstTrainer",
     "scratch": "homodistil_hf.methods.baselines.fresh:ScratchTrainer",

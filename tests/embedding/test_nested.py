@@ -259,11 +259,6 @@ def test_all_sizes_are_timed_side_by_side(make_nested, tmp_path):
         assert list(cell["latency"]) == [f"{folder} {name}" for name in SIZES]
 
 
-def test_fewer_layers_and_sizes_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="layers=1 with nested=True: the members of a nested student have all"):
-        EmbeddingDistilArguments(str(tmp_path), student=SIZES, nested=True, layers=1, report_to="none")
-
-
 def test_the_maps_are_a_small_part_of_the_bytes():
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
     args = EmbeddingDistilArguments("out", student=["1/2", "1/4", "1/8"], nested=True, report_to="none", use_cpu=True)

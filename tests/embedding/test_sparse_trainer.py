@@ -180,13 +180,6 @@ def test_layers_go_by_their_scores_at_once(make_sparse_trainer, tmp_path):
     assert_same_vectors(trainer, load_sparse_model(trainer.export(tmp_path / "student")))
 
 
-def test_a_student_of_fewer_layers(make_sparse_trainer, tmp_path):
-    trainer = make_sparse_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=1)
-    trainer.train()
-    assert trainer.matched_layers == (1,)
-    assert_same_vectors(trainer, load_sparse_model(trainer.export(tmp_path / "student")))
-
-
 @each(
     ("settings", "message"),
     [

@@ -136,7 +136,7 @@ def test_layers_of_a_callers_model_stay_where_they_are(make_embedding_trainer, t
 
 
 def test_few_texts_move_the_map_little(make_embedding_trainer):
-    trainer = make_embedding_trainer(layers=1, student="macs=0.5", width_multiple=1, max_steps=60)
+    trainer = make_embedding_trainer(student="1x32-4x8-64", max_steps=60)
     trainer.train()
     dense, held_out = trainer.distillation.dense, trainer.evaluate()["eval_cosine"]
     trainer.train_dataset = trainer.train_dataset.select(range(8))  # of fewer texts than channels
@@ -239,35 +239,18 @@ def test_sentence_transformers_reads_an_export_of_llamas_layout(
     assert_same_vectors(trainer, stock)
 
 
-@pytest.mark.parametrize("layers", [1, [1]])
-def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path, layers):
-    trainer = make_embedding_trainer(
-        layers=layers, student="macs=0.5", width_multiple=1, max_steps=1, learning_rate=1e-12
-    )
-    trainer.train()
-    assert len(trainer.model.encoder.layer) == 1
-    teacher = trainer.distillation.teacher.exact
-    assert len(teacher.encoder.layer) == 2
-    kept = 0 if layers == 1 else 1
-    assert torch.equal(
-        trainer.model.encoder.layer[0].intermediate.dense.weight, teacher.encoder.layer[kept].intermediate.dense.weight
-    )
-    assert trainer.matched_layers == (1,)
-    fitted = trainer.evaluate()["eval_cosine"]
-    exported = load_embedding_model(trainer.export(tmp_path / "student"))
-    assert_same_vectors(trainer, exported)
-    trainer.distillation.dense.weight.data.copy_(torch.eye(32))
-    assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
-
-
-def test_layers_go_by_their_scores_at_once(make_embedding_trainer, tmp_path):
+def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(student="1x16-2x8-32", max_steps=2, logging_steps=1)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert [entry["kept_fraction_layers"] for entry in logs] == [0.5, 0.5]
     assert logs[0]["kept_fraction_hidden"] == 0.5
-    assert len(trainer.model.encoder.layer) == len(trainer.matched_layers) == 1
+    assert len(trainer.model.encoder.layer) == 1
+    assert trainer.matched_layers == [1]
+    fitted = trainer.evaluate()["eval_cosine"]
     assert_same_vectors(trainer, load_embedding_model(trainer.export(tmp_path / "student")))
+    trainer.distillation.dense.weight.data.copy_(torch.eye(32, 16))
+    assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
 
 
 @pytest.mark.parametrize("dense", [None, 24])
@@ -330,7 +313,7 @@ def test_a_space_of_its_own_needs_no_map(make_embedding_trainer, tmp_path):
 
 
 def test_a_space_of_its_own_is_told_however_long_its_vectors_are(make_embedding_trainer, tmp_path, capsys):
-    trainer = make_embedding_trainer(output="student", layers=1, student="macs=0.5", width_multiple=1, max_steps=1)
+    trainer = make_embedding_trainer(output="student", student="1x32-4x8-64", max_steps=1)
     trainer.train()
     assert "eval_cosine" not in trainer.evaluate()
     folder = trainer.export(tmp_path / "student")
@@ -372,7 +355,7 @@ def test_a_plain_student_needs_no_map(make_embedding_trainer, tmp_path, dense):
 
 
 def test_a_plain_student_of_fewer_layers_has_no_map_either(make_embedding_trainer, tmp_path):
-    trainer = make_embedding_trainer(student="macs=0.45", layers=1, plain=True, max_steps=2, width_multiple=1)
+    trainer = make_embedding_trainer(student="macs=0.45,layers=1", plain=True, max_steps=2, width_multiple=1)
     assert (trainer.plan.hidden_size, len(trainer.plan.layers)) == (32, 1)
     trainer.train()
     assert load_embedding_model(trainer.export(tmp_path / "student")).dense == ()
@@ -396,19 +379,11 @@ OF_OUTPUT = "output=.*: expected 'teacher', 'student', or a length from 1 to 31"
             {"student": PLAIN, "plain": True, "output": 7},
             "plain=True with output=7: shorter vectors need a Dense, whi",
         ),
-        (
-            {"layers": 1, "student": "latency_ms=5"},
-            "student='latency_ms=5' is measured with all .*; ask for a share of",
-        ),
-        ({"layers": 2}, r"layers=2 is outside \[1, 1\], the layers of a shallower student"),
-        ({"layers": [1, 0]}, r"layers=\[1, 0\]: expected some, not all, of 0 … 1, rising, each once"),
-        ({"layers": [0, 1]}, "expected some, not all, of 0 … 1"),
-        ({"layers": [2]}, "expected some, not all, of 0 … 1"),
     ],
 )
 def test_settings_without_sense_are_refused(make_embedding_trainer, settings, message):
     with pytest.raises(ValueError, match=message):
-        make_embedding_trainer(**({"student": "macs=0.5"} if "layers" in settings else {}) | settings)
+        make_embedding_trainer(**settings)
 
 
 def test_one_collapsed_set_of_several_is_enough(make_embedding_trainer):

@@ -20,13 +20,12 @@ from homodistil_hf.embedding.reranker import RerankerDistilArguments
 from homodistil_hf.embedding.sparse_trainer import SparseDistilArguments
 from homodistil_hf.export.export_folder import load_nested_export
 from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
-from homodistil_hf.methods.baselines.shallow import ShallowArguments
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 OTHERS = [
-    *(OneShotArguments, PrunedFirstArguments, ShallowArguments),
+    *(OneShotArguments, PrunedFirstArguments),
     *(RerankerDistilArguments, SparseDistilArguments, MultiVectorDistilArguments),
 ]
 SIZES = ["24-3x8-48", "16-2x8-32", "8-2x4-16"]

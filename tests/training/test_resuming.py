@@ -143,7 +143,6 @@ RUNS: dict[str, Run] = {
     **{name: method(name, student_of(name)) for name in METHODS if name != "homodistil" and name not in KINDS},
     "one_shot": method("one_shot", student_dropout=0.1),
     "one_shot, fewer layers": method("one_shot", ONE_LAYER),
-    "shallow, budget": method("shallow", student="macs=0.25"),
     "distilbert, dropout": method("distilbert", HALF_THE_MACS, student_dropout=0.1),
     "minilm_v2, dropout": method("minilm_v2", student_dropout=0.1),
     "embedding": Run({"max_steps": 8, "learning_rate": 1e-2}, distilling_embeddings),

@@ -23,13 +23,14 @@ from ...distillation.vocabulary_loss import Decoder, decoded_terms, decoder_of
 from ...export.facts import MethodCard
 from ...files.settings import setting
 from ...models.conversion import to_student
+from ...models.cost import encoder_macs
 from ...models.loading import load_encoder
-from ...models.resizing import keep_layers
-from ...models.widths import WidthPlan, widths_of
+from ...models.resizing import keep_layers, spread_layers
+from ...models.widths import WidthPlan, chosen, widths_of
+from ...plans.budgets import TOLERANCE
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Origins
 from ...training_args import DistillationArguments
-from ..fewer_layers import shallow_plan
 from .fresh import check_masked_lm
 
 
@@ -154,3 +155,27 @@ class SoftDistillation(DistillationLoss):
         # (h Wᵀ + b) / T = (h / T) Wᵀ + b / T: the matrix, the largest of them, stays as it is
         bias = None if decoder.bias_V is None else decoder.bias_V / self.temperature
         return decoder._replace(states_MH=decoder.states_MH / self.temperature, bias_V=bias)
+
+
+def shallow_plan(plan: WidthPlan, teacher: WidthPlan) -> tuple[int, ...] | None:
+    """Return the layers of a teacher, rising indices, that cost the encoder MACs of a narrow plan.
+
+    None if no number of layers comes within `TOLERANCE`.
+
+    Example:
+    ```python
+    >>> from homodistil_hf.models.widths import LayerWidths
+    >>> teacher = WidthPlan.uniform(384, 6, LayerWidths(12, 32, 1536))
+    >>> shallow_plan(WidthPlan.uniform(264, 6, LayerWidths(12, 22, 1112)), teacher)
+    (0, 2, 5)
+    >>> shallow_plan(WidthPlan.uniform(192, 6, LayerWidths(12, 16, 704)), teacher) is None
+    True
+
+    ```
+    """
+    asked = encoder_macs(plan)
+    choices = [spread_layers(num_kept, len(teacher.layers)) for num_kept in range(1, len(teacher.layers) + 1)]
+    # the number of whole layers whose MACs are nearest, if they are near enough
+    best = min(choices, key=lambda layers: abs(encoder_macs(chosen(teacher, layers)) - asked))
+    fits = abs(encoder_macs(chosen(teacher, best)) - asked) <= TOLERANCE * asked
+    return best if fits else None

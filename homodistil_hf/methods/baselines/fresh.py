@@ -21,12 +21,11 @@ from ...files.settings import setting
 from ...models.architectures.architecture import PROJECTIONS
 from ...models.conversion import to_student
 from ...models.loading import load_encoder
-from ...models.resizing import replace_parameters, write_plan
-from ...models.widths import WidthPlan, widths_of
+from ...models.resizing import keep_layers, matched_layers, replace_parameters, spread_layers, write_plan
+from ...models.widths import WidthPlan, of_architecture, widths_of
 from ...training.distillation_trainer import DistillationTrainer
 from ...training.pair import Origins
 from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
-from ..fewer_layers import Layers, start_shallow
 
 FRESH = "The student began with random weights and kept none of the teacher's."
 
@@ -116,8 +115,10 @@ class ScratchTrainer(FreshTrainer):
         if len(plan.layers) == len(widths_of(model.config).layers):
             return model, teacher_model, plan
         whole = to_student(model, argument="model")
-        student, plan, self.matched_layers = start_shallow(whole, self.args, layers=Layers(), plan=plan)
-        return student, teacher_model or whole, plan
+        kept = spread_layers(len(plan.layers), len(widths_of(model.config).layers))
+        self.matched_layers = matched_layers(kept, len(widths_of(model.config).layers))
+        student = keep_layers(whole, kept)
+        return student, teacher_model or whole, of_architecture(plan, widths_of(student.config))
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """The masked-LM loss alone; arguments and return as [`DistillationTrainer.make_distillation`]."""
