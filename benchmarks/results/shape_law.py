@@ -16,16 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import least_squares
 
+from homodistil_hf.models.widths import DEPTH_KEY
 from homodistil_hf.plans.shape_law import ShapeLaw, Term
 
 from ..sweep.folder import read_records, trained
 from ..sweep.tables import seed_of
-from .students import GRADUAL, plan_of, shape_of
+from .students import GRADUAL, Record, plan_of, shape_of
 
 FOLDER = Path("docs/results")
 SHORT, PAPERS_WAY, LONG = range(3)
+BASE = "homodistil"
 SWEEPS = {"shapes": SHORT, "shapes_paper": PAPERS_WAY, "shapes_long": LONG, "sizes": LONG}
-"""Sweep → what its runs are; of the sizes those of the default count, with the seed of all others."""
+"""Sweep → what its runs are; the default's count."""
 _WIDTHS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
 _TEACHER = (6, 384, 12, 32, 1536)
 """Those of the teacher of all runs, which the records lack."""
@@ -57,11 +59,16 @@ def read_runs(folder: Path) -> list[Run]:
     found = []
     for sweep, kind in SWEEPS.items():
         for record in trained(read_records(folder / f"{sweep}.jsonl")):
-            if sweep != "sizes" or (record["variant"] in GRADUAL and seed_of(record) == 0):
+            if record["method"] == BASE and (sweep != "sizes" or _counts(record)):
                 plan = plan_of(record)
                 shares = tuple(plan.get(width, most) / most for width, most in zip(_WIDTHS, _TEACHER, strict=True))
                 found.append(Run(kind, shape_of(record), shares, record["evaluation"]["kl"]))
     return found
+
+
+def _counts(record: Record) -> bool:
+    """Of the sizes the default's, with the seed of all others; not where scores chose the layers that stay."""
+    return record["variant"] in GRADUAL and seed_of(record) == 0 and DEPTH_KEY not in record["plan"]
 
 
 def expected(logs: Any, runs: Sequence[Run]) -> Any:

@@ -42,7 +42,7 @@ NOT_RUN = "not run yet"
 SMALLEST = "1/16"
 BASELINES = "baselines"
 SHAPES = "shapes"
-LONGER_SHAPES = {"quarter": "gradual_quarter", "eighth": "gradual_eighth"}
+LONGER_SHAPES = {name: f"gradual_{name}" for name in ("quarter", "eighth", "sixteenth")}
 """Variant of the sweep `shapes_long` → that of the sweep `sizes` with as many MACs."""
 DEFAULT = "default"  # what a lever differs from
 BASE = "homodistil"  # what a variant of the ablations differs from
@@ -265,17 +265,18 @@ class Tables:
         return f"{math.sqrt(fmean(errors(fitted(runs)[1], runs) ** 2)):.1%}"
 
     def longer_shapes(self) -> list[str]:
-        """Shapes of the law after 1,000 steps, less those that were planned before, with the same seeds."""
+        """Shapes of the law after 1,000 steps, less those that were planned before, and less those pruned at once."""
         rows = []
         for variant, before in LONGER_SHAPES.items():
-            new, old = self.results.of("shapes_long"), self.of(DEFAULTS, before)
-            new = new[new["variant"] == variant]
+            new, old = self.of("shapes_long", variant), self.of(DEFAULTS, before)
             if new.empty or old.empty:
                 continue
             size, shapes = GRADUAL[before], (one["shape"].iloc[0] for one in (old, new))
-            gap = self.difference(new, old, SMALLEST if size == SMALLEST else "")
-            rows.append([size, *shapes, spread(new["kl"]), str(gap)])
-        return _table(["encoder MACs", "planned before", "by the law", "KL, nats", "less that before"], rows)
+            others = (old, self.of("shapes_long", f"{variant}_at_once"))
+            gaps = ("–" if one.empty else str(self.difference(new, one, size)) for one in others)
+            rows.append([size, *shapes, spread(new["kl"]), *gaps])
+        header = ["encoder MACs", "planned before", "by the law", "KL, nats", "less that before", "less that at once"]
+        return _table(header, rows)
 
     def on_all_text(self) -> list[str]:
         """Students of the sweep of sizes on all held-out text, by size and way."""

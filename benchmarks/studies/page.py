@@ -24,7 +24,7 @@ STUDIES = (
     ),
     *(f"embedding_students.{name}" for name in ("CASCADE", "GUIDE", "PLAIN", "SPEED", "VECTORS")),
     *("first_screen.STUDY", "further_pretraining.STUDY", "gradient_free.QUALITY", "gradient_free.SPEED"),
-    *("multi_vector.STUDY", "nested.STUDY"),
+    *("kept_layers.STUDY", "multi_vector.STUDY", "nested.STUDY"),
     *("other_teachers.DEPTH", "other_teachers.EMBEDDINGS", "other_teachers.WAYS", "reranker.STUDY"),
     *("retrieval.STUDY", "retrieval.SPACE", "retrieval.RIVALS", "sparse.STUDY"),
     *("tasks.STUDY", "vocabulary.MULTILINGUAL", "vocabulary.STUDY"),
