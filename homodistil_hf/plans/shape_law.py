@@ -41,9 +41,9 @@ class ShapeLaw(NamedTuple):
 
 SHAPE_LAW = ShapeLaw(
     least=0.07874,
-    layers=Term(0.3099, 0.8692),
+    layers=Term(0.3099, 0.8693),
     hidden_size=Term(0.03978, 1.8),
-    num_heads=Term(0.08622, 0.7174),
+    num_heads=Term(0.08622, 0.7175),
     head_dim=Term(0.01434, 2.582),
     ffn_size=Term(0.1216, 0.3173),
 )
