@@ -136,6 +136,7 @@ def test_so_many_tokens_are_counted_at_the_rows_of_the_run(values, tmp_path, cap
     [
         ({}, 1, True),
         ({"importance_metric": "magnitude"}, 1, True),
+        ({"num_scoring_batches": 0}, 1, True),
         ({"recipe": "paper"}, 1, True),
         ({"method": "one_shot"}, 1, True),
         ({"method": "pruned_first"}, 1, True),
