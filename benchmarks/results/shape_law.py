@@ -25,7 +25,6 @@ from .students import GRADUAL, Record, plan_of, shape_of
 
 FOLDER = Path("docs/results")
 SHORT, PAPERS_WAY, LONG = range(3)
-BASE = "homodistil"
 SWEEPS = {"shapes": SHORT, "shapes_paper": PAPERS_WAY, "shapes_long": LONG, "sizes": LONG}
 """Sweep → what its runs are; the default's count."""
 _WIDTHS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
@@ -59,7 +58,7 @@ def read_runs(folder: Path) -> list[Run]:
     found = []
     for sweep, kind in SWEEPS.items():
         for record in trained(read_records(folder / f"{sweep}.jsonl")):
-            if record["method"] == BASE and (sweep != "sizes" or _counts(record)):
+            if record["method"] == "homodistil" and (sweep != "sizes" or _counts(record)):
                 plan = plan_of(record)
                 shares = tuple(plan.get(width, most) / most for width, most in zip(_WIDTHS, _TEACHER, strict=True))
                 found.append(Run(kind, shape_of(record), shares, record["evaluation"]["kl"]))

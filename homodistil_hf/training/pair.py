@@ -69,7 +69,7 @@ def resolve_student(
     if args.student is None:
         raise ValueError("student=None names no widths; name a preset (homobert-tiny), a budget (macs=0.25) or a plan")
 
-    plain = args.plain and starts_with_all_layers  # of fewer layers, widths are planned when their share is known
+    plain = args.plain and starts_with_all_layers  # of whole layers a plan only says the MACs
 
     def measure(budget: "LatencyBudget") -> WidthPlan:
         from ..plans.latency import plan_within  # clocks, for this budget alone
