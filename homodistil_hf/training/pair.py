@@ -76,8 +76,8 @@ def resolve_student(
 
         if not starts_with_all_layers:
             raise ValueError(
-                f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer "
-                "and wider ones; ask for a share of the encoder MACs, such as macs=0.5"
+                f"student={args.student!r} is measured with all of the teacher's layers, but this student has fewer, "
+                "whole ones; ask for a share of the encoder MACs, such as macs=0.5"
             )
 
         def of_the_first_rank() -> WidthPlan | None:

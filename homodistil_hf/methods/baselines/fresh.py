@@ -112,11 +112,11 @@ class ScratchTrainer(FreshTrainer):
         if isinstance(model, str):
             model = load_encoder(model, token=self.args.hub_token, argument="model")
         plan = plan or self.plan_of(self.args, model.config)
-        if len(plan.layers) == len(widths_of(model.config).layers):
+        num_kept, num_layers = len(plan.layers), len(widths_of(model.config).layers)
+        if num_kept == num_layers:
             return model, teacher_model, plan
-        whole = to_student(model, argument="model")
-        kept = spread_layers(len(plan.layers), len(widths_of(model.config).layers))
-        self.matched_layers = matched_layers(kept, len(widths_of(model.config).layers))
+        whole, kept = to_student(model, argument="model"), spread_layers(num_kept, num_layers)
+        self.matched_layers = matched_layers(kept, num_layers)
         student = keep_layers(whole, kept)
         return student, teacher_model or whole, of_architecture(plan, widths_of(student.config))
 
