@@ -2,7 +2,7 @@
 
 A row of the record is a run. Those of masked words are of `python -m benchmarks.sweep examples/sweeps/sizes.json` with
 500 steps. Those of all-MiniLM-L6-v2, of 5x192-8x24-216 and 3x168-7x24-232, are as embedding_shapes.py beside this file
-makes them. Scores chose at commit a80376e1.
+makes them; the demo's of `python -m benchmarks.studies.demo`. Scores chose at commit a80376e1.
 """
 
 from collections.abc import Mapping, Sequence
