@@ -50,7 +50,7 @@ from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
-from .pruning.gates import LayerGates
+from .pruning.gates import LayerGates, choose_layers
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
@@ -61,7 +61,8 @@ from .training_args import DistillationArguments
 
 logger = logging.getLogger(__name__)
 
-_NUM_ROTATION_TOKENS = 8192
+_NUM_MEASURED_TOKENS = 8192
+"""Of the text by which heads are rotated, and layers chosen."""
 _FP16_SCORING_SCALE = 1024.0
 
 UNITS = "units (hidden channels, heads, channels of heads, FFN neurons)"
@@ -277,7 +278,7 @@ class HomoDistilTrainer(DistillationTrainer):
             self.nested.checkpoint_gradients()
 
     def start_student(self) -> None:
-        """Choose the bases inside heads, once, with `rotate_heads`; then score the units of the intact student.
+        """Choose the layers that stay, and the bases inside heads; then score the units of the intact student.
 
         Before that, fit the projections of a small start.
         """
@@ -293,11 +294,36 @@ class HomoDistilTrainer(DistillationTrainer):
                 has_fresh_head=self.has_fresh_head,
                 matched_layers=self.matched_layers,
             )
-        config = self.model.config
+        config, num_kept = self.model.config, len(self.plan.layers)
+        if num_kept < len(self.full.layers):
+            self._choose_layers(num_kept)
         if self.args.rotate_heads and architecture_of(config).rotates(config):
             self._rotate_heads(rotated_layers(self.kept, self.pruner.target))
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
+
+    def _choose_layers(self, num_kept: int) -> None:
+        """Let those layers leave that are missed least in the answers to the first training batches. Collective.
+
+        The term is `DistillationLoss.answer`: errors of hidden states stay small where the last layers are missing.
+        """
+        batches, distillation = list(self.first_batches(num_tokens=_NUM_MEASURED_TOKENS)), self.distillation
+        self.model.eval()
+        total = sum(range(num_kept + 1, len(self.full.layers) + 1))
+        with torch.no_grad(), distillation.alone(distillation.answer), self.bar("choosing layers", total=total) as bar:
+
+            def distance() -> float:
+                found = torch.zeros((), device=self.args.device)
+                for inputs, counts in batches:
+                    with self.accelerator.autocast():
+                        terms, _ = distillation.terms(self.model, dict(inputs), counts)
+                    found += distillation.total(terms)
+                bar.update()
+                # shares of the global batches, so the ranks' add up
+                return float(self.accelerator.reduce(found))
+
+            gates = self.pruner.leave(choose_layers(self.model, num_kept, distance))
+        logger.info("layers %s of %d stay: the others are missed least", list(gates.kept), len(self.full.layers))
 
     def _rotate_heads(self, layers: Sequence[int]) -> None:
         """Give heads that will lose channels bases in which channels are uncorrelated and ordered. Collective.
@@ -306,7 +332,7 @@ class HomoDistilTrainer(DistillationTrainer):
         """
         if not layers:
             return
-        batches = (inputs for inputs, _ in self.first_batches(num_tokens=_NUM_ROTATION_TOKENS))
+        batches = (inputs for inputs, _ in self.first_batches(num_tokens=_NUM_MEASURED_TOKENS))
         moments = head_moments(self.model, batches, layers)
         # moments are sums over tokens, so the ranks' add up
         if self.args.world_size > 1:
@@ -331,7 +357,7 @@ class HomoDistilTrainer(DistillationTrainer):
         num_seen = num_scored = 0
         for inputs, counts in itertools.islice(self.first_batches(), self.args.num_scoring_batches):
             num_seen += 1
-            with self.accelerator.autocast(), self.distillation.own_term_alone():
+            with self.accelerator.autocast(), self.distillation.alone(self.distillation.task.name):
                 loss = self.compute_loss(self.model, inputs, num_items_in_batch=counts)
             (loss * scale).backward()
             gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
@@ -405,10 +431,10 @@ class HomoDistilTrainer(DistillationTrainer):
 
     @override
     def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        gates = self.pruner.gates
+        gates, before = self.pruner.gates, state["pruner"].get("gates")
         # layers at 0 were removed, and don't come back
-        if gates is not None and not gates.are_removed and state["pruner"]["gates"]["value"] == 0:
-            self._leave_out(gates)
+        if before and before["value"] == 0 and (gates is None or not gates.are_removed):
+            self._leave_out(gates or self.pruner.leave(before["kept"]))
         super().take_state(state, folder)
         self.pruner.load_state(state["pruner"], load_tensors(folder / SCORES_FILE))
         if self.nested is not None:

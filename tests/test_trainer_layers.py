@@ -23,12 +23,23 @@ PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 8, "intermediat
 SETTINGS = GRADUAL | {"max_steps": 10, "student": PLAN | {"num_hidden_layers": 2}, "num_scoring_batches": 2}
 
 
+def idle_teacher(*idle: int) -> Any:
+    """A teacher of four layers, of which some only add nothing."""
+    teacher = make_teacher(num_hidden_layers=4)
+    with torch.no_grad():
+        for index in idle:
+            layer = teacher.bert.encoder.layer[index]
+            for dense in (layer.attention.output.dense, layer.output.dense):
+                dense.weight.zero_(), dense.bias.zero_()
+    return teacher
+
+
 @pytest.fixture
 def deep(make_trainer) -> Any:
-    """A trainer from a teacher of four layers to a student of two."""
+    """A trainer from a teacher of four layers, whose inner two do nothing, to a student of two."""
 
     def make(**settings: Any) -> HomoDistilTrainer:
-        return make_trainer(model=make_teacher(num_hidden_layers=4), **SETTINGS | settings)
+        return make_trainer(**{"model": idle_teacher(1, 2)} | SETTINGS | settings)
 
     return make
 
@@ -59,6 +70,28 @@ def test_layers_fade_and_go_while_the_student_is_distilled(deep, tmp_path):
     began = "It has 2 of the 4 layers that it began with (0, 3)"
     assert f"{began}; the others were phased out during the first 30% of training." in card
     assert verify_export(folder).problems == ()
+
+
+@pytest.mark.parametrize("idle", [(1, 2), (0, 2), (2, 3)], ids=str)
+def test_layers_leave_without_which_the_answers_are_nearest(deep, idle):
+    trainer = deep(model=idle_teacher(*idle), rotate_heads=False)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.start_student()
+    assert trainer.pruner.gates.kept == tuple(layer for layer in range(4) if layer not in idle)
+    assert trainer.pruner.gates.kept_fraction == 1
+    assert trainer.distillation.weights["kl"] == trainer.args.kl_weight
+    assert all(weight.equal(before[name]) for name, weight in trainer.model.state_dict().items())
+
+
+def test_layers_that_stay_are_those_of_the_checkpoint(deep, tmp_path):
+    trainer = deep(model=idle_teacher(0, 1), callbacks=[SaveAt(1, 5)])
+    trainer.train()
+    for step in (1, 5):
+        resumed = deep(model=idle_teacher(0, 1))
+        resumed.train(resume_from_checkpoint=str(tmp_path / f"run/checkpoint-{step}"))
+        assert resumed.pruner.gates.kept == (2, 3)
+        for name, weight in trainer.model.state_dict().items():
+            assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
 def test_until_layers_are_gone_the_loss_forgets_what_goes_with_them(deep):

@@ -1,8 +1,10 @@
-"""Layers that stay: spread evenly, or those with the best scores |g · ∂L/∂g|.
+"""Layers that stay: without the others answers are nearest, spread evenly, or with the best scores |g · ∂L/∂g|.
 
-A row of the record is a run. Those of masked words are of `python -m benchmarks.sweep examples/sweeps/sizes.json` with
-500 steps. Those of all-MiniLM-L6-v2, of 5x192-8x24-216 and 3x168-7x24-232, are as embedding_shapes.py beside this file
-makes them; the demo's of `python -m benchmarks.studies.demo`. Scores chose at commit a80376e1.
+A row of the record is a run; where ways choose the same layers it counts for both. Those of masked words are of
+`python -m benchmarks.sweep examples/sweeps/sizes.json` with 500 steps, of 4x160-4x24-280 of shapes.json beside it, of
+the demo of `python -m benchmarks.studies.demo`. Those of all-MiniLM-L6-v2, of 5x192-8x24-216 and 3x168-7x24-232, are as
+embedding_shapes.py beside this file makes them, that of STS-B of `homodistil distill` with the teacher that
+bit_diagnosis.py fine-tunes, 1,000 steps. Scores chose at commit a80376e1, even spreads at 4acae705.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,28 +15,28 @@ from benchmarks.spread import Spread
 from benchmarks.studies.study import Study
 from homodistil_hf.tables import markdown_table
 
-_METRICS = {"kl": "KL, nats", "neighbours": "neighbours"}
+_METRICS = {"kl": "KL, nats", "neighbours": "neighbours", "pearson": "Pearson"}
+_WAYS = ("missed least", "evenly", "by scores")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a teacher and share: the metric of either choice, and their difference seed by seed."""
+    """A row a teacher and share: layers and metric of each way, and how much that of the first is higher."""
     cells = []
     for teacher, share in dict.fromkeys((row["teacher"], row["share"]) for row in rows):
         found = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
         (metric,) = (name for name in _METRICS if name in found[0])
-        evenly, scored = (
-            {row["seed"]: row for row in found if row["chosen"] == way} for way in ("evenly", "by scores")
-        )
-        seeds = evenly.keys() & scored.keys()
-        kept = "; ".join(dict.fromkeys(" ".join(map(str, one["layers"])) for one in scored.values()))
-        values = [Spread.of(way[seed][metric] for seed in seeds) for way in (evenly, scored)]
-        gap = Spread.of(evenly[seed][metric] - scored[seed][metric] for seed in seeds)
-        even = " ".join(map(str, next(iter(evenly.values()))["layers"]))
-        shown = [f"{value:.3f}" for value in values]
-        cells.append(
-            [f"{teacher}: {_METRICS[metric]}", share, f"{even}: {shown[0]}", f"{kept}: {shown[1]}", f"{gap:+.3f}"]
-        )
-    return markdown_table(["", "MACs", "evenly", "by scores", "difference"], cells)
+        by_way = [{row["seed"]: row for row in found if way in row["chosen"]} for way in _WAYS]
+        first, *others = by_way
+        shown, gaps = [], []
+        for one in by_way:
+            layers = dict.fromkeys(" ".join(map(str, row["layers"])) for row in one.values())
+            shown.append(f"{'; '.join(layers)}: {Spread.of(row[metric] for row in one.values()):.3f}" if one else "–")
+        for one in others:
+            pairs = [(first[seed], one[seed]) for seed in first.keys() & one.keys()]
+            is_other = any(own["layers"] != row["layers"] for own, row in pairs)
+            gaps.append(f"{Spread.of(own[metric] - row[metric] for own, row in pairs):+.3f}" if is_other else "–")
+        cells.append([f"{teacher}: {_METRICS[metric]}", share, *shown, *gaps])
+    return markdown_table(["", "MACs", *_WAYS, *(f"less {way}" for way in _WAYS[1:])], cells)
 
 
 STUDY = Study(

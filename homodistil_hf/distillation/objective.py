@@ -58,6 +58,8 @@ class DistillationLoss:
 
     autocast: Callable[[], AbstractContextManager] = staticmethod(nullcontext)
     """Context of what the student computes outside its own forward pass; a trainer sets its own."""
+    answer = "kl"
+    """Name of the term that compares what the models answer."""
     guesses_labels = False
     """Whether unknown labels of a task are guessed."""
 
@@ -141,13 +143,13 @@ class DistillationLoss:
         return reduce(torch.add, weighted)
 
     @contextmanager
-    def own_term_alone(self) -> Iterator[None]:
-        """Inside the context, the loss is the task's own, unweighted: masked words, or a task model's labels.
+    def alone(self, name: str) -> Iterator[None]:
+        """Inside the context, the loss is one term, unweighted: `answer`, or the task's own, `task.name`.
 
-        Unknown labels are guessed from the teacher, see [`Task.guessed`].
+        For the latter unknown labels are guessed from the teacher, see [`Task.guessed`].
         """
-        weights, self.weights = self.weights, dict.fromkeys(self.weights, 0.0) | {self.task.name: 1.0}
-        self.guesses_labels = not self.task.is_pretraining
+        weights, self.weights = self.weights, dict.fromkeys(self.weights, 0.0) | {name: 1.0}
+        self.guesses_labels = name == self.task.name and not self.task.is_pretraining
         try:
             yield
         finally:

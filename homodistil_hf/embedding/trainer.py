@@ -123,6 +123,8 @@ class EmbeddingDistillation(DistillationLoss):
         kwargs: as in [`DistillationLoss`].
     """
 
+    answer = "vector"
+
     def __init__(
         self,
         student: Any,

@@ -4,12 +4,14 @@ At 0 the layer is the identity, so removing it changes nothing. pruner.py moves 
 layers at its end.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers
 from ..models.units import Group, UnitTensors
 
@@ -72,6 +74,32 @@ class LayerGates:
         # torch's lerp is exact at both ends.
         states = torch.lerp(before.to(after.dtype), after, self._number.to(after.dtype))
         return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def choose_layers(model: LayerwiseModel, num_kept: int, distance: Callable[[], float]) -> tuple[int, ...]:
+    """Choose the layers that stay: again and again the one that is missed least leaves; rising indices.
+
+    Of n layers k stay after at most (n·(n + 1) − k·(k + 1)) / 2 measurements.
+
+    Args:
+        model: the student; while `distance` measures it, layers that leave are the identity.
+        num_kept: k ≥ 1.
+        distance: how far the student's answers are from its teacher's now, ≥ 0.
+    """
+    kept = tuple(range(len(encoder_layers(model))))
+    bound = {0} if architecture_of(model.config).keeps_first_layer(model.config) else set()
+
+    def distance_of(rest: Sequence[int]) -> float:
+        gates = LayerGates(model, rest)
+        gates.move_to(0.0)
+        found = distance()
+        gates.remove()
+        return math.inf if math.isnan(found) else found
+
+    while len(kept) > num_kept:
+        rests = [tuple(layer for layer in kept if layer != left) for left in kept if left not in bound]
+        kept = min(rests, key=distance_of)
+    return kept
 
 
 def renumbered(tensors: UnitTensors, groups: Mapping[str, Group], kept: Sequence[int]) -> UnitTensors:

@@ -5,13 +5,13 @@ ranks: the trainer calls it at two moments of an optimizer step.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.resizing import remove_layers, spread_layers
+from ..models.resizing import remove_layers
 from ..models.units import UnitTensors, encoder_groups
 from ..models.widths import WidthPlan, chosen, of_architecture, widest_of, widths_of
 from .compaction import compact
@@ -26,8 +26,7 @@ class Pruner:
 
     Args:
         model: the student; changed in place.
-        target: the plan; of fewer layers than the student, those that stay are spread evenly, the others leave little
-            by little, see `fade`.
+        target: the plan; of fewer layers than the student, see `leave`.
         metric: how units are scored: `sensitivity` or `magnitude`.
         multiple: hidden and FFN widths in between are rounded to this, ≥ 1.
         sensitivity_smoothing: β1 in [0, 1).
@@ -55,8 +54,6 @@ class Pruner:
         self.groups = encoder_groups(model)
         self.scores: SensitivityScores = METRICS[metric](self.groups, sensitivity_smoothing=sensitivity_smoothing)
         self.gates: LayerGates | None = None
-        if (num_kept := len(target.layers)) < (num_layers := len(self.kept.layers)):
-            self.gates = LayerGates(model, spread_layers(num_kept, num_layers))
         self.plan_reached = self.full == target
         self.choices_digest = b""
 
@@ -81,10 +78,13 @@ class Pruner:
             parameters = dict(self.model.named_parameters())
             self.scores.update(parameters, self.groups, gradient_scale=gradient_scale, smoothing=smoothing)
 
+    def leave(self, kept: Sequence[int]) -> LayerGates:
+        """Say which layers stay, as many as the target has; the others leave little by little, see `fade`."""
+        self.gates = LayerGates(self.model, kept)
+        return self.gates
+
     def fade(self, step: int, schedule: PruningSchedule) -> None:
         """Between two steps, before `step` and `remove_layers`: set g of the layers that leave, 1 − p(t).
-
-        A plan of all layers has none.
 
         Args:
             step: completed optimizer steps.
@@ -176,8 +176,8 @@ class Pruner:
             tensors: the result of `state_tensors`.
         """
         self.groups = encoder_groups(self.model)
-        if self.gates is not None and not self.gates.are_removed:
-            self.gates.move_to(state["gates"]["value"])
+        if (gates := state.get("gates")) and (self.gates is None or not self.gates.are_removed):
+            (self.gates or self.leave(gates["kept"])).move_to(gates["value"])
         self.plan_reached = state["plan_reached"]
         if self.floor is not None:
             self.innermost = of_architecture(WidthPlan.from_dict(state["innermost"], len(self.full.layers)), self.full)
@@ -190,6 +190,6 @@ class Pruner:
             raise ValueError(f"importance_metric={own!r} differs from the checkpoint's {metric!r}; resume with it")
         if self.gates is not None and (kept := state.get("gates", {}).get("kept")) != list(self.gates.kept):
             raise ValueError(
-                f"the checkpoint keeps layers {kept}, this version {list(self.gates.kept)}; resume with the version "
-                "that wrote it"
+                f"the checkpoint keeps layers {kept}, the student of this trainer {list(self.gates.kept)}; resume "
+                "with a new trainer"
             )

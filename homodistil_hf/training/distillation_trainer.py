@@ -484,15 +484,19 @@ class DistillationTrainer(ExactTrainer):
             A micro-batch of this rank, and its counts summed over all ranks, as `count` has them.
         """
         batches, seen_tokens, seen_texts = iter(self.get_train_dataloader()), 0, 0
-        # where it isn't said, tqdm's own default holds, which the command line sets for logs
-        silent = {"disable": True} if self.args.disable_tqdm or not self.is_world_process_zero() else {}
-        with tqdm(desc="measuring the student", unit=" batches", leave=False, **silent) as bar:
+        with self.bar("measuring the student", unit=" batches") as bar:
             # all ranks stop after the same batch, because they compare counts of all ranks
             while seen_tokens < num_tokens and seen_texts < num_texts and (fetched := self.whole_step(batches, 1)):
                 counts = self.accelerator.reduce(self.count(fetched[0]).to(self.args.device))
                 seen_texts, seen_tokens = seen_texts + int(counts[0]), seen_tokens + int(counts[1])
                 yield self._prepare_inputs(fetched[0]), counts
                 bar.update()
+
+    def bar(self, desc: str, **given: Any) -> Any:
+        """A bar of progress that leaves no line, where the run shows bars."""
+        # where it isn't said, tqdm's own default holds, which the command line sets for logs
+        silent = {"disable": True} if self.args.disable_tqdm or not self.is_world_process_zero() else {}
+        return tqdm(desc=desc, leave=False, **given, **silent)
 
     def evaluation_collator(self) -> Any:
         """Like [`ExactTrainer.evaluation_collator`]; the default collator masks BERT's share of the tokens, 15 %."""

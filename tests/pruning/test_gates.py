@@ -1,6 +1,7 @@
 """A layer whose number is 0 is as good as removed, one whose number is 1 as if it had none, in every architecture."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.gates import LayerGates
+from homodistil_hf.pruning.gates import LayerGates, choose_layers
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -86,6 +87,30 @@ def test_layers_of_less_than_half_count_as_gone():
     assert gates.nearest() == (0, 2)
 
 
+def test_layers_leave_one_by_one_each_time_the_one_that_is_missed_least():
+    student = make_student(num_hidden_layers=4)
+    missed, asked = {0: 1.0, 1: 0.5, 2: 4.0, 3: math.nan}, []
+
+    def distance() -> float:
+        off = [index for index, layer in enumerate(encoder_layers(student)) if layer._forward_hooks]
+        asked.append(off)
+        # 0 and 1 can't both be missed
+        return sum(missed[index] for index in off) + 9.0 * ({0, 1} <= set(off))
+
+    plain = logits_of(student, make_batch())
+    assert choose_layers(student, 2, distance) == (0, 3)
+    assert asked == [[0], [1], [2], [3], [0, 1], [1, 2], [1, 3]]
+    assert logits_of(student, make_batch()).equal(plain)
+
+
+def test_a_first_layer_that_is_built_otherwise_stays():
+    architecture = ARCHITECTURES["modernbert"]
+    depth = {architecture.named("num_hidden_layers"): 3}
+    student = to_student(tiny_architecture_teacher(architecture, architecture.heads[0], **depth))
+    assert architecture.keeps_first_layer(student.config)
+    assert choose_layers(student, 1, lambda: 1.0) == (0,)
+
+
 # In the pruner
 
 TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
@@ -93,7 +118,9 @@ TARGET = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32))
 
 def make_pruner(student: LayerwiseModel | None = None, **settings: object) -> Pruner:
     student = make_student(num_hidden_layers=4) if student is None else student
-    return Pruner(student, TARGET, **settings)
+    pruner = Pruner(student, TARGET, **settings)
+    pruner.leave((0, 3))
+    return pruner
 
 
 def backward(pruner: Pruner, seed: int = 0) -> None:
@@ -133,24 +160,17 @@ def test_layers_and_widths_reach_the_plan_together():
     assert pruner.scores.state.keys() == pruner.groups.keys()
 
 
-@pytest.mark.parametrize("metric", ["sensitivity", "magnitude"])
-def test_the_layers_that_stay_are_spread_evenly(metric):
-    pruner = make_pruner(metric=metric)
-    assert pruner.gates.kept == (0, 3)
-    deep = make_student(num_hidden_layers=6)
-    assert Pruner(deep, WidthPlan.uniform(16, 3, LayerWidths(2, 8, 32))).gates.kept == (0, 2, 5)
-
-
 def test_a_state_of_other_layers_is_refused():
     state = make_pruner().state_dict()
     state["gates"]["kept"] = [2, 3]
-    with pytest.raises(ValueError, match=r"the checkpoint keeps layers \[2, 3\], this version \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"keeps layers \[2, 3\], the student of this trainer \[0, 3\]"):
         make_pruner().check_state(state)
 
 
 def test_layers_that_leave_become_as_narrow_as_the_one_before_them():
     plan = WidthPlan(16, (LayerWidths(2, 8, 32), LayerWidths(1, 8, 16)))
     pruner = Pruner(make_student(num_hidden_layers=4), plan)
+    pruner.leave((0, 3))
     run(pruner, 10)
     ffn = [layer.intermediate_size for layer in pruner.kept.layers]
     assert ffn[0] == ffn[1] == ffn[2] > ffn[3]
