@@ -1,10 +1,10 @@
 """Layers that stay: without the others answers are nearest, spread evenly, or with the best scores |g · ∂L/∂g|.
 
-A row of the record is a run; where ways choose the same layers it counts for both. Those of masked words are of
-`python -m benchmarks.sweep examples/sweeps/sizes.json` with 500 steps, of 4x160-4x24-280 of shapes.json beside it, of
-the demo of `python -m benchmarks.studies.demo`. Those of all-MiniLM-L6-v2, of 5x192-8x24-216 and 3x168-7x24-232, are as
-embedding_shapes.py beside this file makes them, that of STS-B of `homodistil distill` with the teacher that
-bit_diagnosis.py fine-tunes, 1,000 steps. Scores chose at commit a80376e1, even spreads at 4acae705.
+A row of the record is a run; where ways choose the same layers it counts for both. Rows of masked words are of
+`python -m benchmarks.sweep examples/sweeps/sizes.json` with 500 steps, those that name a student of shapes.json beside
+it, those of the demo of `python -m benchmarks.studies.demo`. Those of all-MiniLM-L6-v2, of 5x192-8x24-216 and
+3x168-7x24-232, are as embedding_shapes.py beside this file makes them, those of STS-B of `homodistil distill` with the
+teacher that bit_diagnosis.py fine-tunes. Scores chose at commit a80376e1, even spreads at 4acae705.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +25,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for teacher, share in dict.fromkeys((row["teacher"], row["share"]) for row in rows):
         found = [row for row in rows if (row["teacher"], row["share"]) == (teacher, share)]
         (metric,) = (name for name in _METRICS if name in found[0])
-        by_way = [{row["seed"]: row for row in found if way in row["chosen"]} for way in _WAYS]
+        by_way = [{(row["seed"], row.get("student")): row for row in found if way in row["chosen"]} for way in _WAYS]
         first, *others = by_way
         shown, gaps = [], []
         for one in by_way:
             layers = dict.fromkeys(" ".join(map(str, row["layers"])) for row in one.values())
             shown.append(f"{'; '.join(layers)}: {Spread.of(row[metric] for row in one.values()):.3f}" if one else "–")
         for one in others:
-            pairs = [(first[seed], one[seed]) for seed in first.keys() & one.keys()]
+            pairs = [(first[run], one[run]) for run in first.keys() & one.keys()]
             is_other = any(own["layers"] != row["layers"] for own, row in pairs)
             gaps.append(f"{Spread.of(own[metric] - row[metric] for own, row in pairs):+.3f}" if is_other else "–")
         cells.append([f"{teacher}: {_METRICS[metric]}", share, *shown, *gaps])
