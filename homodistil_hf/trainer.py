@@ -16,8 +16,9 @@ The paper (Liang et al., ICLR 2023, section 3) and where it stands; the steps of
 Masks are chosen as a step begins; then Trainer clips and steps the optimizer, and logs, evaluates and saves at the
 step's end. So a student is never measured before a step at its widths. pruning/pruner.py holds schedule, scores and
 masks. Beyond the paper: units are scored before the first step, too (`start_student`), each step's scores count as
-multiples of their group's mean; layers that the plan leaves out count a little less at every step, and are removed at
-the end (pruning/gates.py); heads start in bases of uncorrelated channels (pruning/rotation.py).
+multiples of their group's mean; where the plan has fewer layers, those leave that are missed least: they count a
+little less at every step, and are removed at the end (pruning/gates.py); heads start in bases of uncorrelated channels
+(pruning/rotation.py).
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, `compute_loss` among
 it, and `training/exact_trainer.py` the loop and the checkpoints. What to change for another term, score or baseline
@@ -50,7 +51,7 @@ from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
-from .pruning.gates import LayerGates, choose_layers
+from .pruning.gates import LayerGates, choose_layers, without_layers
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
@@ -72,10 +73,10 @@ class HomoDistilTrainer(DistillationTrainer):
     """Prunes and distils an encoder; everything else is `transformers.Trainer`.
 
     The student starts as a copy of its teacher and loses its least important units along a cubic, until
-    `pruning_end_fraction` of the run: hidden channels, heads and their channels, FFN neurons; layers where the plan
-    has fewer. Scores start as means over `num_scoring_batches` batches of the intact teacher, and are updated at every
-    step until the plan is reached. `HomoDistilTrainingArguments.paper` has the paper's settings, `OneShotTrainer`
-    prunes at once.
+    `pruning_end_fraction` of the run: hidden channels, heads and their channels, FFN neurons. Where the plan has fewer
+    layers, those leave that are missed least. Scores start as means over `num_scoring_batches` batches of the intact
+    teacher, and are updated at every step until the plan is reached. `HomoDistilTrainingArguments.paper` has the
+    paper's settings, `OneShotTrainer` prunes at once.
 
     Args:
         model: the model that the student starts as a copy of: Hub name, folder, or a loaded model.
@@ -309,20 +310,22 @@ class HomoDistilTrainer(DistillationTrainer):
         """
         batches, distillation = list(self.first_batches(num_tokens=_NUM_MEASURED_TOKENS)), self.distillation
         self.model.eval()
-        total = sum(range(num_kept + 1, len(self.full.layers) + 1))
-        with torch.no_grad(), distillation.alone(distillation.answer), self.bar("choosing layers", total=total) as bar:
+        bar = self.bar("choosing layers", total=len(self.full.layers) - num_kept)
+        with bar, torch.no_grad(), distillation.alone(distillation.answer):
 
-            def distance() -> float:
-                found = torch.zeros((), device=self.args.device)
+            def distances(rests: list[tuple[int, ...]]) -> list[float]:
+                found = torch.zeros(len(rests), device=self.args.device)
                 for inputs, counts in batches:
-                    with self.accelerator.autocast():
-                        terms, _ = distillation.terms(self.model, dict(inputs), counts)
-                    found += distillation.total(terms)
+                    with self.accelerator.autocast(), distillation.teacher.remembering():
+                        for place, rest in enumerate(rests):
+                            with without_layers(self.model, rest):
+                                terms, _ = distillation.terms(self.model, dict(inputs), counts)
+                            found[place] += terms[distillation.answer]
                 bar.update()
                 # shares of the global batches, so the ranks' add up
-                return float(self.accelerator.reduce(found))
+                return self.accelerator.reduce(found).tolist()
 
-            gates = self.pruner.leave(choose_layers(self.model, num_kept, distance))
+            gates = self.pruner.leave(choose_layers(self.model, num_kept, distances))
         logger.info("layers %s of %d stay: the others are missed least", list(gates.kept), len(self.full.layers))
 
     def _rotate_heads(self, layers: Sequence[int]) -> None:

@@ -182,7 +182,7 @@ class DistillationLoss:
         sums, mask_BT = {self.task.name: own_loss, "kl": kl}, inputs.get("attention_mask")
         if forward["output_hidden_states"]:
             sums |= self._state_errors(teacher.hidden_states, student.hidden_states, mask_BT)
-        if self.recorders:
+        if self.weights["attention"]:
             sums["attention"] = self._attention_error(teacher_heads, student_heads, mask_BT)
         # at least 1: a batch without predictions has a loss of 0, not 0 / 0
         counts = counts.clamp(min=1).float()
@@ -253,4 +253,4 @@ class DistillationLoss:
         return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
     def _recording(self, name: str) -> AbstractContextManager[list[Recorded]]:
-        return self.recorders[name].recording() if name in self.recorders else nullcontext([])
+        return self.recorders[name].recording() if self.weights["attention"] else nullcontext([])

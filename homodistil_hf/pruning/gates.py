@@ -5,7 +5,9 @@ layers at its end.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -76,29 +78,41 @@ class LayerGates:
         return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
-def choose_layers(model: LayerwiseModel, num_kept: int, distance: Callable[[], float]) -> tuple[int, ...]:
-    """Choose the layers that stay: again and again the one that is missed least leaves; rising indices.
+@contextmanager
+def without_layers(model: LayerwiseModel, kept: Sequence[int]) -> Iterator[None]:
+    """Within the block all layers but `kept` are the identity."""
+    gates = LayerGates(model, kept)
+    gates.move_to(0.0)
+    try:
+        yield
+    finally:
+        gates.remove()
 
-    Of n layers k stay after at most (n·(n + 1) − k·(k + 1)) / 2 measurements.
+
+def choose_layers(
+    model: LayerwiseModel, num_kept: int, distances: Callable[[list[tuple[int, ...]]], list[float]]
+) -> tuple[int, ...]:
+    """Choose the layers that stay: the one that is missed least leaves, again and again; rising indices.
 
     Args:
-        model: the student; while `distance` measures it, layers that leave are the identity.
-        num_kept: k ≥ 1.
-        distance: how far the student's answers are from its teacher's now, ≥ 0.
+        model: the student.
+        num_kept: layers that stay, ≥ 1.
+        distances: how far the student's answers are from its teacher's with these layers alone, for each choice.
+
+    Raises:
+        FloatingPointError: no distance is finite.
     """
     kept = tuple(range(len(encoder_layers(model))))
     bound = {0} if architecture_of(model.config).keeps_first_layer(model.config) else set()
-
-    def distance_of(rest: Sequence[int]) -> float:
-        gates = LayerGates(model, rest)
-        gates.move_to(0.0)
-        found = distance()
-        gates.remove()
-        return math.inf if math.isnan(found) else found
-
     while len(kept) > num_kept:
         rests = [tuple(layer for layer in kept if layer != left) for left in kept if left not in bound]
-        kept = min(rests, key=distance_of)
+        finite = [(found, rest) for found, rest in zip(distances(rests), rests, strict=True) if math.isfinite(found)]
+        if not finite:
+            raise FloatingPointError(
+                "without any layer the answers to the first batches are not finite, so layers can't be chosen; check "
+                "the data, or use bf16 or float32 instead of fp16"
+            )
+        _, kept = min(finite, key=itemgetter(0))
     return kept
 
 

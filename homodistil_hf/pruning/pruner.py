@@ -176,7 +176,8 @@ class Pruner:
             tensors: the result of `state_tensors`.
         """
         self.groups = encoder_groups(self.model)
-        if (gates := state.get("gates")) and (self.gates is None or not self.gates.are_removed):
+        # at 0 the layers are gone
+        if (gates := state.get("gates")) and gates["value"]:
             (self.gates or self.leave(gates["kept"])).move_to(gates["value"])
         self.plan_reached = state["plan_reached"]
         if self.floor is not None:

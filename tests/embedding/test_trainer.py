@@ -253,6 +253,18 @@ def test_a_student_of_fewer_layers(make_embedding_trainer, tmp_path):
     assert fitted > trainer.evaluate()["eval_cosine"]  # the map was fitted to the layers that are left
 
 
+@pytest.mark.parametrize("idle", [0, 1])
+def test_the_layer_leaves_without_which_vectors_are_nearest(make_embedding_trainer, tmp_path, idle):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model"))
+    layer = model.encoder.encoder.layer[idle]
+    for dense in (layer.attention.output.dense, layer.output.dense):
+        torch.nn.init.zeros_(dense.weight)
+        torch.nn.init.zeros_(dense.bias)
+    trainer = make_embedding_trainer(model, student="1x16-2x8-32")
+    trainer.start_student()
+    assert trainer.pruner.gates.kept == (1 - idle,)
+
+
 @pytest.mark.parametrize("dense", [None, 24])
 def test_vectors_along_principal_axes(make_embedding_trainer, tmp_path, dense):
     folder = make_sentence_folder(tmp_path / "model", dense=dense)

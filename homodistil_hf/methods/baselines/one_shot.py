@@ -4,7 +4,8 @@ One-shot pruning is the hard baseline. The student is cut to the plan before the
 spent on the final width. But it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
 With as many tokens gradual pruning ends level with it down to a quarter of the MACs, ahead at an eighth (one
 seed); at a sixteenth six narrow layers end ahead, the planned three wide ones level (one seed; docs/results.md).
-Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py).
+Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py) and
+choose the layers, where fewer stay (pruning/gates.py).
 """
 
 from dataclasses import dataclass, replace
@@ -69,7 +70,7 @@ class PrunedFirstTrainer(OneShotTrainer):
     card = replace(
         OneShotTrainer.card,
         student="Magnitude-pruned student",
-        made="made from {teacher} by pruning its width at once, without data, and distilling it afterwards",
+        made="made from {teacher} by pruning its width at once, by its weights alone, and distilling it afterwards",
         how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
         f"the smallest magnitudes were dropped all at once. {_THEN_DISTILLED}",
     )
