@@ -16,9 +16,9 @@ The paper (Liang et al., ICLR 2023, section 3) and where it stands; the steps of
 Masks are chosen as a step begins; then Trainer clips and steps the optimizer, and logs, evaluates and saves at the
 step's end. So a student is never measured before a step at its widths. pruning/pruner.py holds schedule, scores and
 masks. Beyond the paper: units are scored before the first step, too (`start_student`), each step's scores count as
-multiples of their group's mean; where the plan has fewer layers, those leave that are missed least: they count a
-little less at every step, and are removed at the end (pruning/gates.py); heads start in bases of uncorrelated channels
-(pruning/rotation.py).
+multiples of their group's mean; where the plan has fewer layers, those leave that are missed least
+(pruning/layers.py): they count a little less at every step, and are removed at the end (pruning/gates.py); heads start
+in bases of uncorrelated channels (pruning/rotation.py).
 
 `training/distillation_trainer.py` holds what all trainers of a student beside its teacher share, `compute_loss` among
 it, and `training/exact_trainer.py` the loop and the checkpoints. What to change for another term, score or baseline
@@ -51,7 +51,7 @@ from .models.units import UnitTensors
 from .models.widths import WidthPlan, widths_of
 from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
-from .pruning.gates import LayerGates, choose_layers, without_layers
+from .pruning.gates import LayerGates
 from .pruning.pruner import Pruner
 from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
@@ -308,6 +308,8 @@ class HomoDistilTrainer(DistillationTrainer):
 
         The term is `DistillationLoss.answer`: errors of hidden states stay small where the last layers are missing.
         """
+        from .pruning.layers import choose_layers, without_layers  # for a plan of fewer layers alone
+
         batches, distillation = list(self.first_batches(num_tokens=_NUM_MEASURED_TOKENS)), self.distillation
         self.model.eval()
         bar = self.bar("choosing layers", total=len(self.full.layers) - num_kept)

@@ -89,7 +89,7 @@ def test_layers_that_stay_are_those_of_the_checkpoint(deep, tmp_path, monkeypatc
     trainer.train()
     for step in (1, 5):
         resumed = deep(model=idle_teacher(0, 1))
-        monkeypatch.setattr("homodistil_hf.trainer.choose_layers", lambda *_: pytest.fail("chosen anew"))
+        monkeypatch.setattr("homodistil_hf.pruning.layers.choose_layers", lambda *_: pytest.fail("chosen anew"))
         resumed.train(resume_from_checkpoint=str(tmp_path / f"run/checkpoint-{step}"))
         assert resumed.pruner.gates.kept == (2, 3)
         for name, weight in trainer.model.state_dict().items():

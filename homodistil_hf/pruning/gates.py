@@ -4,16 +4,12 @@ At 0 the layer is the identity, so removing it changes nothing. pruner.py moves 
 layers at its end.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel, encoder_layers
 from ..models.units import Group, UnitTensors
 
@@ -76,44 +72,6 @@ class LayerGates:
         # torch's lerp is exact at both ends.
         states = torch.lerp(before.to(after.dtype), after, self._number.to(after.dtype))
         return (states, *output[1:]) if isinstance(output, tuple) else states
-
-
-@contextmanager
-def without_layers(model: LayerwiseModel, kept: Sequence[int]) -> Iterator[None]:
-    """Within the block all layers but `kept` are the identity."""
-    gates = LayerGates(model, kept)
-    gates.move_to(0.0)
-    try:
-        yield
-    finally:
-        gates.remove()
-
-
-def choose_layers(
-    model: LayerwiseModel, num_kept: int, distances: Callable[[list[tuple[int, ...]]], list[float]]
-) -> tuple[int, ...]:
-    """Choose the layers that stay: the one that is missed least leaves, again and again; rising indices.
-
-    Args:
-        model: the student.
-        num_kept: layers that stay, ≥ 1.
-        distances: how far the student's answers are from its teacher's with these layers alone, for each choice.
-
-    Raises:
-        FloatingPointError: no distance is finite.
-    """
-    kept = tuple(range(len(encoder_layers(model))))
-    bound = {0} if architecture_of(model.config).keeps_first_layer(model.config) else set()
-    while len(kept) > num_kept:
-        rests = [tuple(layer for layer in kept if layer != left) for left in kept if left not in bound]
-        finite = [(found, rest) for found, rest in zip(distances(rests), rests, strict=True) if math.isfinite(found)]
-        if not finite:
-            raise FloatingPointError(
-                "without any layer the answers to the first batches are not finite, so layers can't be chosen; check "
-                "the data, or use bf16 or float32 instead of fp16"
-            )
-        _, kept = min(finite, key=itemgetter(0))
-    return kept
 
 
 def renumbered(tensors: UnitTensors, groups: Mapping[str, Group], kept: Sequence[int]) -> UnitTensors:

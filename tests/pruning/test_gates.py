@@ -1,7 +1,6 @@
 """A layer whose number is 0 is as good as removed, one whose number is 1 as if it had none, in every architecture."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
 from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.resizing import matched_layers, remove_layers
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
-from homodistil_hf.pruning.gates import LayerGates, choose_layers, without_layers
+from homodistil_hf.pruning.gates import LayerGates
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.pruning.schedule import PruningSchedule
 
@@ -85,47 +84,6 @@ def test_layers_of_less_than_half_count_as_gone():
     assert gates.nearest() == (0, 1, 2)
     gates.move_to(0.4)
     assert gates.nearest() == (0, 2)
-
-
-def test_layers_leave_one_by_one_each_time_the_one_that_is_missed_least():
-    student = make_student(num_hidden_layers=4)
-    costs, asked = {0: 1.0, 1: 0.5, 2: 4.0, 3: math.nan}, []
-
-    def distances(rests: list[tuple[int, ...]]) -> list[float]:
-        asked.append(rests)
-        left = [set(range(4)) - set(rest) for rest in rests]
-        # without 0 and 1 both it is far away
-        return [sum(costs[layer] for layer in some) + 9.0 * ({0, 1} <= some) for some in left]
-
-    assert choose_layers(student, 2, distances) == (0, 3)
-    assert asked == [[(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)], [(2, 3), (0, 3), (0, 2)]]
-
-
-def test_layers_can_not_be_chosen_where_nothing_is_finite():
-    with pytest.raises(FloatingPointError, match="use bf16 or float32 instead of fp16"):
-        choose_layers(make_student(num_hidden_layers=3), 2, lambda rests: [math.nan] * len(rests))
-
-
-def test_layers_that_were_left_out_for_a_moment_are_back_whatever_happens():
-    student = make_student(num_hidden_layers=3)
-    plain = logits_of(student, make_batch())
-
-    def interrupted() -> None:
-        with without_layers(student, (0, 2)):
-            assert not logits_of(student, make_batch()).equal(plain)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert logits_of(student, make_batch()).equal(plain)
-
-
-def test_a_first_layer_that_is_built_otherwise_stays():
-    architecture = ARCHITECTURES["modernbert"]
-    depth = {architecture.named("num_hidden_layers"): 3}
-    student = to_student(tiny_architecture_teacher(architecture, architecture.heads[0], **depth))
-    assert architecture.keeps_first_layer(student.config)
-    assert choose_layers(student, 1, lambda rests: [1.0] * len(rests)) == (0,)
 
 
 # In the pruner

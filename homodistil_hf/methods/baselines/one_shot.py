@@ -5,7 +5,7 @@ spent on the final width. But it starts far away from the teacher (HomoDistil, s
 With as many tokens gradual pruning ends level with it down to a quarter of the MACs, ahead at an eighth (one
 seed); at a sixteenth six narrow layers end ahead, the planned three wide ones level (one seed; docs/results.md).
 Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py) and
-choose the layers, where fewer stay (pruning/gates.py).
+choose the layers, where fewer stay (pruning/layers.py).
 """
 
 from dataclasses import dataclass, replace
