@@ -26,7 +26,7 @@ _RENAMED = {
     "steps": ("max_steps", "max_train_steps"),
     "model_name_or_path": ("teacher", "model"),
     "max_length": ("max_seq_length",),
-    **dict.fromkeys(("macs", "compact_macs", "params", "latency_ms"), ("student",)),
+    **dict.fromkeys(("macs", "compact_macs", "params", "latency_ms", "layers", "num_layers"), ("student",)),
 }
 """Names of settings elsewhere, in older versions of transformers, and of budgets → what they are called here."""
 
