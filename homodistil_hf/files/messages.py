@@ -36,8 +36,10 @@ def near_name(name: object, valid: Iterable[str]) -> str | None:
 
     Example:
     ```python
-    >>> near_name("--lr", ["--start", "--learning_rate"]), near_name("distil", ["distill", "plan"])
-    ('--learning_rate', 'distill')
+    >>> near_name("--lr", ["--start", "--learning_rate"]), near_name("--layers", ["--verbose", "--student"])
+    ('--learning_rate', '--student')
+    >>> near_name("distil", ["distill", "plan"])
+    'distill'
 
     ```
     """
