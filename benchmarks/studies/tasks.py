@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.changes import SIZES
+from benchmarks.results import changes
 from benchmarks.results.students import GRADUAL
 from benchmarks.studies.study import Study, flags, record_cells
 from homodistil_hf.cli import main as homodistil
@@ -40,6 +40,8 @@ METRICS = {"stsb": "spearman", "squad": "f1", "punctuation": "macro_f1", "marks"
 _TITLES = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "qnli": "QNLI", "chemprot": "ChemProt"}
 _TITLES |= {"scierc": "SciERC", "twitter_emotion": "emotion", "punctuation": "punctuation", "squad": "SQuAD"}
 _TITLES |= {"marks": "marks"}
+SIZES = changes.SIZES | {"1/16": "macs=0.0625"}
+"""Share of the encoder's MACs → student; the smallest as it is planned today, with three of six layers."""
 WAYS = ("pruned", "general", "mended")
 """Way → start: the task's teacher; a general student; the teacher pruned without gradients (its FFNs alone)."""
 _USUAL = "1/4", 3000
