@@ -41,8 +41,8 @@ def choose_layers(
         finite = [(found, rest) for found, rest in zip(distances(rests), rests, strict=True) if math.isfinite(found)]
         if not finite:
             raise FloatingPointError(
-                "without any layer the answers to the first batches are not finite, so layers can't be chosen; check "
-                "the data, or use bf16 or float32 instead of fp16"
+                "whichever layer is left out, the answers to the first batches are not finite, so layers can't be "
+                "chosen; check the data, or use bf16 or float32 instead of fp16"
             )
         _, kept = min(finite, key=itemgetter(0))
     return kept
