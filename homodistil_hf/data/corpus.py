@@ -16,7 +16,7 @@ from datasets import Dataset, Features, IterableDataset, Value
 from ..files.messages import join_some, short_repr
 from .read_line import columns_words
 from .sources import concatenated, local_files, read_source
-from .triplets import Triplets, column_types, triplets_in
+from .triplets import Triplets, column_types, query_column_in, triplets_in
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ TextSource = str | os.PathLike[str]
 Documents: TypeAlias = Dataset | IterableDataset
 _STRING_TYPES = ("string", "large_string", "string_view", "str")
 _TEXT = Features({"text": Value("string")})
+QUERIES, DOCUMENTS = "queries", "documents"
+"""Sides of rows of a query and texts."""
 _REPLACED, _WRITTEN = "\ufffd", ("text", "json", "csv")
 _HELD_OUT_EVERY = 20  # one document in 20 …
 _MOST_HELD_OUT = 2000  # … but no more than this
@@ -37,6 +39,7 @@ def load_text(
     split: str = "train",
     streaming: bool = False,
     line_by_line: bool = False,
+    side: str | None = None,
     argument: str = "train_data",
 ) -> Documents:
     r"""Load documents from local files, without the network, or from the Hub.
@@ -59,6 +62,8 @@ def load_text(
         split (`str`, defaults to `"train"`): Split to take from a folder or a Hub data set.
         streaming (`bool`, defaults to `False`): Read while iterating, instead of converting everything first.
         line_by_line (`bool`, defaults to `False`): Text files hold a document a line.
+        side (`str`, *optional*): `"queries"` or `"documents"`: of rows of a query and texts these alone, a query a
+            row. By default all are documents.
         argument (`str`, defaults to `"train_data"`): Name of the setting in messages.
 
     Returns:
@@ -92,7 +97,7 @@ def load_text(
         label = f"{argument}={name!r}"
         origin = local_files(name, split, label) or name
         tables = read_source(origin, split=split, streaming=streaming, label=label, line_by_line=line_by_line)
-        parts += [only_text(table, text_column, label) for table in tables]
+        parts += [only_text(table, text_column, label, side) for table in tables]
     # count the documents with U+FFFD in written text; of a stream, which is read later, in its first ones
     written = [part for part in parts if part.info.builder_name in _WRITTEN]
     texts = [
@@ -116,20 +121,26 @@ def load_text(
     return joined
 
 
-def only_text(part: Any, text_column: str | None, label: str) -> Any:
-    """Keep the column with the documents, under the name `text`; its `info.description` names all columns."""
+def only_text(part: Any, text_column: str | None, label: str, side: str | None = None) -> Any:
+    """Keep the column with the documents, under the name `text`; its `info.description` names all columns.
+
+    `side`: as in [`load_text`].
+    """
     # a stream that does not declare its columns has a first row
     types = (
         {name: type(value).__name__ for name, value in next(iter(part)).items()}
         if part.features is None
         else column_types(part.features)
     )
+    if side == QUERIES and text_column is None:
+        text_column = query_column_in(types)
     triplets = triplets_in(types, with_pairs=True) if text_column is None else None
     if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:
         read = part.select_columns(triplets.read)
-        texts = partial(_each_text, triplets, label)
+        texts = partial(_each_text, triplets, label, slice(1 if side == DOCUMENTS else 0, 2))
         part = read.map(texts, batched=True, with_indices=True, remove_columns=triplets.read, features=_TEXT)
-        part.info.description = columns_words(triplets.read, types)
+        shown = [name for name in triplets.read if side != DOCUMENTS or name != triplets.query]
+        part.info.description = columns_words(shown, types)
         return part
     strings = [name for name, kind in types.items() if kind in _STRING_TYPES]
     lists = [name for name, feature in (part.features or {}).items() if name not in strings and _has_text(feature)]
@@ -159,11 +170,11 @@ def _has_text(feature: Any) -> bool:
 
 
 def _each_text(
-    triplets: Triplets, label: str, batch: Mapping[str, list[Any]], places: list[int]
+    triplets: Triplets, label: str, wanted: slice, batch: Mapping[str, list[Any]], places: list[int]
 ) -> dict[str, list[str]]:
-    """Queries and other texts of rows, each once."""
+    """Those of a query and a text that are `wanted`, of all pairs in rows, each once."""
     pairs = triplets.pairs_in(batch, places, label)
-    return {"text": list(dict.fromkeys(text for pair in pairs for text in pair[:2]))}
+    return {"text": list(dict.fromkeys(text for pair in pairs for text in pair[wanted]))}
 
 
 def is_running_text(documents: Dataset | IterableDataset) -> bool:

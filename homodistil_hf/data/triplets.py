@@ -70,6 +70,12 @@ def column_types(features: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def query_column_in(names: Iterable[str]) -> str | None:
+    """The column that holds a query, by its name; None where there is none."""
+    known = {name.lower(): name for name in names}
+    return next((known[name] for name in _QUERIES if name in known), None)
+
+
 def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triplets | None:
     """Find such columns by their names; None where rows are others, as those of one query and one text are.
 
@@ -87,7 +93,7 @@ def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triple
     ```
     """
     known = {name.lower(): name for name in types}
-    query = next((known[name] for name in _QUERIES if name in known), None)
+    query = query_column_in(types)
     positives, negatives = (
         [name for lower, name in known.items() if pattern.fullmatch(lower)] for pattern in (_POSITIVE, _NEGATIVE)
     )

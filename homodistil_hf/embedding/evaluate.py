@@ -105,8 +105,10 @@ class QuerySettings:
     data_dir: str | None = setting(None, "Folder with stsb/, qnli/ or qnli_part/, squad_v2/ …")
     queries: tuple[str, ...] = setting((), "Held-out questions of your own, for a guarantee: a row each, any files.")
     documents: tuple[str, ...] = setting((), "The texts that queries are looked up in.")
-    query_column: str | None = setting(None, "Column with the queries; default: text.")
-    document_column: str | None = setting(None, "Column with the documents; default: text.")
+    query_column: str | None = setting(None, "Column with the queries; default: query, anchor, question or text.")
+    document_column: str | None = setting(
+        None, "Column with the documents; default: text, or the texts beside a query."
+    )
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
     max_queries: int = setting(1000, "Pairs and questions of a task at most, ≥ 1.", least=1)
 
@@ -494,7 +496,9 @@ def load_queries(settings: QuerySettings) -> RetrievalTask:
     def read(argument: str, setting: str, column: str | None) -> Any:
         source, split = getattr(settings, argument), settings.eval_split
         try:
-            return load_text(source, text_column=column, split=split, line_by_line=True, argument=argument)
+            return load_text(
+                source, text_column=column, split=split, line_by_line=True, side=argument, argument=argument
+            )
         except ValueError as error:  # it calls the column of a text by the name that it has elsewhere
             raise ValueError(str(error).replace("text_column", setting)) from error
 

@@ -329,6 +329,25 @@ def test_queries_and_documents_may_be_tables_of_words(sources, tmp_path):
         load_queries(EmbeddingEvaluationSettings(**tables, query_column="no"))
 
 
+@pytest.mark.parametrize(
+    ("query", "document"), [("question", "context"), ("query", "passage"), ("anchor", "positive"), ("query", "text")]
+)
+def test_of_rows_of_a_query_and_a_text_each_side_is_read_alone(query, document, tmp_path):
+    count = 12
+    rows = {query: [f"w{place} w1" for place in range(count)], document: [f"w{place} w2" for place in range(count)]}
+    rows[query][5] = rows[query][4]  # asked twice, in two languages
+    rows["language"] = ["de" if place == 4 else "en" for place in range(count)]
+    Dataset.from_dict(rows).to_parquet(tmp_path / "pairs.parquet")
+    pairs = (str(tmp_path / "pairs.parquet"),)
+    given = {"queries": pairs, "documents": pairs, "group_columns": ("language",)}
+    task = load_queries(EmbeddingEvaluationSettings(**given))
+    assert task.queries == rows[query]
+    assert task.documents == rows[document]
+    assert task.groups == {"language": rows["language"]}
+    assert task.columns.startswith(f"queries read: {query}; not read: ")
+    assert f"; documents read: {document}; not read: " in task.columns
+
+
 def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
     teacher, student = near
     words = ["--queries", *sources["queries"], "--documents", *sources["documents"], "--query_column", "question"]
