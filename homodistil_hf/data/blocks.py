@@ -88,8 +88,10 @@ class TextPacker:
     def encode(self, texts: Iterable[str | None]) -> np.ndarray:
         """Tokenize texts into one stream, (number of tokens,) int32, a separator token after each that has any token.
 
-        None and blank texts are skipped; another type than a string is a ValueError.
+        None and blank texts are skipped; another type than a string is a ValueError. A tokenizer without a separator,
+        whose texts can't share blocks but may be counted, puts none.
         """
+        separator = [] if self.tokenizer.sep_token_id is None else [self.tokenizer.sep_token_id]
         # Pieces go to the tokenizer in groups that cut across texts, so a text may end in a later group than it began:
         # `has_tokens` remembers whether the open text has any token yet.
         stream, has_tokens = [np.empty(0, dtype=np.int32)], False
@@ -107,7 +109,7 @@ class TextPacker:
                 ids += piece_ids
                 has_tokens = has_tokens or len(piece_ids) > 0
                 if is_last and has_tokens:
-                    ids.append(self.tokenizer.sep_token_id)
+                    ids += separator
                     has_tokens = False
             stream.append(np.array(ids, dtype=np.int32))
         return np.concatenate(stream)

@@ -112,7 +112,8 @@ def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
     folder = str(training.output_dir)
     # It may have been interrupted before the distillation began.
     has_begun = bool(sorted_checkpoints(folder)) or Path(folder, FAMILY_FILE).is_file()
-    resume = training.resume_from_checkpoint if has_begun else None
+    resume = training.resume_from_checkpoint
+    resume = None if resume == "last" and not has_begun else resume  # a named checkpoint is another run's, or refused
 
     def changed(one: RunConfig, training: Any) -> RunConfig:
         given = {name: value for name, value in one.given.items() if name not in dropped} | {"teacher": teacher}

@@ -132,14 +132,16 @@ def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) ->
     config, tokenizer, whole = _opened(source)
     check_tokenizer(tokenizer, config)
     ids, required, needs = candidates(tokenizer, config)
+    of_prompts: set[int] = set()
     if whole is not None and whole.settings.prompts:  # they stand before every text
         prompts = whole.settings.prompts.values()
         lowered = [prompt.lower() if whole.settings.lowers else prompt for prompt in prompts]
-        required |= {token for row in tokenizer(lowered)["input_ids"] for token in row}
+        of_prompts = {token for row in tokenizer(lowered)["input_ids"] for token in row}
+    required |= of_prompts
     content = tokenizer_content(tokenizer)
-    # before any text is read all single characters may be spare: the least that has to stay
+    # before any text is read all single characters but those of prompts may be spare: the least that has to stay
     unread = np.zeros(max(ids.values()) + 1, dtype=np.int64)
-    always = required - spare_characters(content, ())
+    always = required - spare_characters(content, of_prompts)
     select(wanted, ids, always, needs, unread)  # refuses an impossible size before any text is read
     keep_datasets_here()
     documents = _documents(source, config)
@@ -147,8 +149,8 @@ def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) ->
     if whole is not None and whole.settings.lowers:
         documents = documents.map(lambda row: {"text": (row["text"] or "").lower()})
     counts = count_tokens(documents, tokenizer)
-    # characters that the text has none of need not stay
-    spare = spare_characters(content, np.flatnonzero(counts).tolist())
+    # characters that neither the text nor a prompt has need not stay
+    spare = spare_characters(content, of_prompts.union(np.flatnonzero(counts).tolist()))
     required -= spare
 
     def described(vocabulary: Vocabulary) -> tuple[list[int], dict[str, Any]]:

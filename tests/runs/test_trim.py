@@ -3,17 +3,21 @@
 import json
 
 import huggingface_hub
+import numpy as np
 import pytest
-from tiny_files import write_config, write_teacher, write_text
-from tiny_models import make_teacher
+from datasets import Dataset
+from tiny_embeddings import make_sentence_folder
+from tiny_files import assert_same_weights, write_config, write_teacher, write_text
+from tiny_models import make_teacher, randomized, tiny_config
 from tiny_tokenizers import paragraphs, trained_tokenizer
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
 from homodistil_hf.cli import main
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
 from homodistil_hf.runs.student import make_trainer
 from homodistil_hf.runs.trim import TrimSource, plan_trimming
+from homodistil_hf.vocabulary.selection import count_tokens
 
 
 def trimmed(tmp_path, *words):
@@ -163,6 +167,19 @@ def test_an_interrupted_run_goes_on_with_the_teacher_that_it_trimmed(tmp_path):
         distill_settings(parse_run([str(path), "--resume_from_checkpoint", "last"]), print)
 
 
+@pytest.mark.slow
+def test_a_run_with_a_trimmed_teacher_goes_on_at_a_checkpoint_that_is_elsewhere(tmp_path):
+    path = write_config(tmp_path, vocabulary="keep=40")
+    assert distill(path) == 0
+    checkpoint, there = str(tmp_path / "run" / "checkpoint-8"), tmp_path / "elsewhere"
+    assert distill(path, "--output_dir", str(there), "--resume_from_checkpoint", checkpoint) == 0
+    assert not (there / "checkpoint-4").exists()
+    assert_same_weights(there / "student", tmp_path / "run" / "student")
+    words = ["--output_dir", str(tmp_path / "new"), "--resume_from_checkpoint", str(tmp_path / "nothing")]
+    with pytest.raises(ValueError, match="resume_from_checkpoint=.*nothing' can't be used: there is no such folder"):
+        distill_settings(parse_run([str(path), *words]), print)
+
+
 def test_streams_and_single_trainers_do_not_pass_over_it_in_silence(tmp_path):
     values = json.loads(write_config(tmp_path, vocabulary="keep=40").read_text())
     with pytest.raises(ValueError, match="vocabulary='keep=40' goes before a run of `homodistil distill` alone"):
@@ -183,6 +200,32 @@ def write_unigram_teacher(folder):
     make_teacher(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_characters_of_prompts_stay_whatever_the_text_has(tmp_path):
+    folder = make_sentence_folder(tmp_path / "teacher", prompts={"query": "q%: "})
+    tokenizer = trained_tokenizer("Unigram")
+    encoder = randomized(BertModel(tiny_config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)))
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (tmp_path / "text.txt").write_text("\n\n".join(["the teacher of a layer and the student of a layer"] * 20))
+    source = TrimSource(str(folder), "coverage=0.99", [str(tmp_path / "text.txt")])
+    of_prompt = set(tokenizer("q%: ", add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}
+    assert of_prompt <= set((plan := plan_trimming(source, print)).kept)
+    assert not of_prompt & plan.spare
+
+
+def test_tokens_of_a_vocabulary_without_a_separator_are_counted():
+    tokenizer = trained_tokenizer("BPE")
+    alone = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>", pad_token="<pad>", model_max_length=512
+    )
+    assert alone.sep_token_id is None
+    documents = Dataset.from_dict({"text": paragraphs()[:20]})
+    with_separator, without = (count_tokens(documents, one) for one in (tokenizer, alone))
+    changed = np.flatnonzero(with_separator != without)
+    assert changed.tolist() == [tokenizer.sep_token_id]
+    assert without[tokenizer.sep_token_id] == 0
 
 
 def test_a_unigram_vocabulary_is_trimmed_by_coverage_without_characters_of_other_text(tmp_path, capsys):
