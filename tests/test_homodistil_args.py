@@ -6,6 +6,7 @@ from rows import each
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.homodistil_args import PAPER, AtOnceArguments
 from homodistil_hf.runs.config import run_of
+from homodistil_hf.runs.further_pretraining import further_pretraining_of
 from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training_args import DistillationArguments
 
@@ -46,6 +47,13 @@ def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():
     assert {name: getattr(again.training, name) for name in PAPER} == {
         name: getattr(run.training, name) for name in PAPER
     }
+
+
+def test_a_value_of_the_recipe_may_be_set_back_to_the_packages_default():
+    run = run_of(RUN | {"recipe": "paper", "mlm_probability": 0.3}, "config")
+    assert run.training.mlm_probability == run_of(RUN | run.given, "config").training.mlm_probability == 0.3
+    more = run_of(RUN | {"recipe": "paper", "further_pretraining": {"max_steps": 3}}, "config")
+    assert further_pretraining_of(more).training.max_steps == 3
 
 
 def test_pruned_at_once_the_papers_losses_are_left():

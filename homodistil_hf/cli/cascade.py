@@ -1,5 +1,6 @@
 """`homodistil cascade`: which queries of a small student its teacher should encode, by held-out queries."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ class CascadeCommand(SettingsCommand):
         *("model", "teacher", "agreement", "queries", "documents", "data_dir", "output_dir"),
     )
 
-    def run_with(self, settings: Any) -> int:
+    def run_with(self, settings: Any, given: Mapping[str, Any]) -> int:
         """Measure, and print the curves."""
         from ..embedding.cascade import format_cascade, measure_cascade
 

@@ -3,7 +3,7 @@
 import gc
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from pkgutil import resolve_name
@@ -57,10 +57,10 @@ class SettingsCommand(Command):
         values, flags, label = split_config(words)
         given = parser.given(flags, checked_values(values, setting_types(kind), label), label)
         show_logs()
-        return build(cls, given).run_with(build(kind, given))
+        return build(cls, given).run_with(build(kind, given), given)
 
-    def run_with(self, settings: Any) -> int:
-        """Do it, and return the exit status."""
+    def run_with(self, settings: Any, given: Mapping[str, Any]) -> int:
+        """Do it, and return the exit status; `given` are the values that were named, also those that are defaults."""
         raise NotImplementedError
 
 

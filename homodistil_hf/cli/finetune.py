@@ -3,11 +3,11 @@
 `evaluation/fine_tuning.py` trains without a teacher, `runs/task.py` beside one.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..files.messages import short_repr
-from ..files.settings import differing
 from ..tables import figures_line
 from .command import SettingsCommand, log_progress
 
@@ -29,7 +29,7 @@ class Finetune(SettingsCommand):
         *("model", "teacher", "train_data", "eval_data", "text_columns", "label_column", "output_dir"),
     )
 
-    def run_with(self, settings: Any) -> int:
+    def run_with(self, settings: Any, given: Mapping[str, Any]) -> int:
         """Fine-tune, print what was measured, and write the report."""
         from ..export.report import closing_line, try_report
 
@@ -46,27 +46,26 @@ class Finetune(SettingsCommand):
             from ..runs.distill import run
             from ..runs.kinds import run_kind_of
 
-            beside = run_of(run_beside_teacher(asdict(settings), type(settings)), "finetune")
+            named = {name: value for name, value in vars(settings).items() if name in given and value is not None}
+            beside = run_of(run_beside_teacher(named), "finetune")
             print(run_kind_of(beside).summary(run(beside, log_progress), beside.output_dir))
         print(closing_line(settings.output_dir))
         return 0
 
 
-def run_beside_teacher(values: dict[str, Any], kind: Any) -> dict[str, Any]:
+def run_beside_teacher(named: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of `homodistil distill --start` that are those of a fine-tuning beside a teacher.
 
     Args:
-        values: of the fine-tuning, by name; those that are defaults are left to the run.
-        kind: dataclass of the fine-tuning's settings.
+        named: settings of the fine-tuning that were given, by name; all others are left to the run.
 
     Raises:
         ValueError: a setting that a run beside a teacher hasn't.
     """
-    named = differing(values, kind)
     for name in _PLAIN_ONLY:
         if name in named:
             raise ValueError(
-                f"{name}={short_repr(named[name])} has no place beside teacher={values['teacher']!r}: this is the run "
+                f"{name}={short_repr(named[name])} has no place beside teacher={named['teacher']!r}: this is the run "
                 "of homodistil distill --start, which has one learning_rate and all rows; leave it out"
             )
     run = {_OF_A_RUN.get(name, name): value for name, value in named.items() if name not in ("dtype", "resume")}

@@ -1,5 +1,6 @@
 """`homodistil prune`: a smaller model without training; `methods/gradient_free` makes it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ class Prune(SettingsCommand):
     )
     overwrite: bool = flag("replace an earlier export in --output_dir", default=False)
 
-    def run_with(self, settings: Any) -> int:
+    def run_with(self, settings: Any, given: Mapping[str, Any]) -> int:
         """Prune, and print what is left."""
         from ..export.outcome import outcome_line
         from ..methods.gradient_free.pruned_folder import prune_to_folder

@@ -57,7 +57,7 @@ from ..models.heads import PREDICTION_BATCH_SIZE, collator_of, fastest_device, s
 from ..models.loading import MODULES_FILE
 from ..models.tokenizers import fitted_length, save_tokenizer
 from ..tables import figures_line
-from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, what_is_read
+from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, listed_columns, what_is_read
 from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
@@ -516,6 +516,8 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         )
     check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     refuse_ranks()
+    if settings.label_column:  # as results have it
+        settings = replace(settings, label_column=",".join(listed_columns(settings.label_column)))
     with folder_claimed(settings.output_dir, is_main=True):
         return _fine_tune(settings, say)
 

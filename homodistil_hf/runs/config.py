@@ -54,18 +54,19 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
         values = {**values, "student": json.dumps(student)}
     # flags override the object, both override a recipe
     named = _parser(method, kind).given(flags, values, label)
-    merged = named
+    merged, recipe_values = named, dict[str, Any]()
     if (recipe := named.get("recipe")) is not None:
         recipes = getattr(trainer_named(method).arguments_class, "recipes", {})
         if recipe not in recipes:
             choices = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
             raise ValueError(f"recipe={short_repr(recipe)} is no recipe of method={method!r}; {choices}")
-        merged = recipes[recipe] | named
+        recipe_values = recipes[recipe]
+        merged = recipe_values | named
     if not merged.get("output_dir"):
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
-    # what makes this run: values that are no defaults, or whose default another kind of run changes
+    # what makes this run: values that are no defaults, or whose default another kind of run or the recipe changes
     given = differing(merged, *kind.settings_classes(method))
-    given |= {name: named[name] for name in _COUNT_WHEN_NAMED if name in named}
+    given |= {name: named[name] for name in (*_COUNT_WHEN_NAMED, *recipe_values) if name in named}
     # none of how it is started, and no access token, which is a secret
     given = {name: given[name] for name in given if name not in SETTINGS_OF_ONE_CALL and not name.endswith("token")}
     if "method" in merged:  # also where it is the default: another method may be found for the same teacher

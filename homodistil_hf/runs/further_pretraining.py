@@ -24,7 +24,7 @@ from .settings import Log, RunArguments, RunConfig
 
 METHOD = "self_distillation"
 FURTHER_FOLDER = "further_pretraining"
-_UNUSED = ("further_pretraining", "vocabulary", "train_prompts", "train_weights", "start", "streaming")
+_UNUSED = ("recipe", "further_pretraining", "vocabulary", "train_prompts", "train_weights", "start", "streaming")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),

@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
-from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, OwnTaskSettings, settings_from
+from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
@@ -165,6 +164,8 @@ def test_a_finished_run_that_is_resumed_ends_as_it_ended(given, tmp_path, capsys
     capsys.readouterr()
     assert status_of("finetune", tmp_path / "config.json", "--resume", "true") == 0
     assert re.search(rf"accuracy .* on 16 rows: {tmp_path}/out/model", capsys.readouterr().out)
+    blank = {"label_column": f" {again['settings']['label_column']} "}
+    assert run(once | blank, resume=True)[0] == again
     with pytest.raises(ValueError, match="^seed=7 is not what the run in output_dir=.* began with, 0; resume with"):
         run(once, resume=True, seed=7)
     with pytest.raises(ValueError, match="holds model/ already; name another folder"):
@@ -269,13 +270,28 @@ def test_beside_a_teacher_both_commands_are_one_run(given, tmp_path, capsys):
         ({"warmup_fraction": 0.2, "batch_size": 4}, {"warmup_steps": 0.2, "per_device_train_batch_size": 4}),
         ({"dtype": "bfloat16", "resume": True}, {"bf16": True, "resume_from_checkpoint": "last"}),
         ({"text_columns": ["a", "b"], "max_length": 16}, {"text_columns": ["a", "b"], "max_seq_length": 16}),
+        # defaults of a fine-tuning, which are none of a run
+        ({"seed": 0, "batch_size": 32}, {"seed": 0, "per_device_train_batch_size": 32}),
     ],
 )
 def test_settings_of_a_fine_tuning_are_those_of_a_run(changes, run_of_both):
     paths = {"model": "m", "teacher": "t", "train_data": "rows.csv", "output_dir": "out"}
-    settings = settings_from(OwnTaskSettings, paths | changes)
     expected = {"start": "m", "teacher": "t", "train_data": ["rows.csv"], "output_dir": "out"} | run_of_both
-    assert run_beside_teacher(asdict(settings), OwnTaskSettings) == expected
+    assert run_beside_teacher(paths | changes) == expected
+
+
+def test_a_default_that_is_named_beside_a_teacher_counts(given, tmp_path, capsys):
+    run(given, output_dir=str(tmp_path / "teacher"))
+    given |= {"max_train_steps": 2, "num_train_epochs": None}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    words = ["finetune", str(tmp_path / "config.json"), "--teacher", str(tmp_path / "teacher" / "model")]
+    for name, flags in {"default": [], "named": ["--seed", "0", "--dropout_fraction", "0.1"]}.items():
+        assert main([*words, "--output_dir", str(tmp_path / name), *flags]) == 0
+    default, named = (
+        json.loads((tmp_path / name / "results.json").read_text())["settings"] for name in ("default", "named")
+    )
+    assert "seed" not in default
+    assert (named["seed"], named["student_dropout"]) == (0, 0.1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("learning_rates", [1e-3, 3e-3]), ("max_train_samples", 8)])
