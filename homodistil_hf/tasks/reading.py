@@ -212,7 +212,8 @@ def _is_mark(cells: Sequence[str]) -> bool:
 def grouped(rows: Dataset) -> Dataset:
     """Join rows of a word each to rows of sentences, where columns of a sentence, a word and a tag have usual names.
 
-    A sentence goes on where its cell is that of the row before or empty, as spreadsheets have it.
+    A sentence goes on where its cell is that of the row before or empty, as spreadsheets have it. Its cell is a
+    number, a name, or the sentence, of which each word has a row.
     """
     known = {name.lower(): name for name in rows.column_names}
     columns = [
@@ -222,11 +223,15 @@ def grouped(rows: Dataset) -> Dataset:
         return rows
     sentence, word, tag = (rows[name][:] for name in columns)
     starts = list(_numbered(sentence))
-    if len(set(starts)) == len(starts):
+    sentences = [list(places) for _, places in groupby(range(len(starts)), starts.__getitem__)]
+    if len(sentences) == len(starts):
         return rows  # a row a sentence
+    # sentences of more words than rows: the rows are of single words in their context
+    num_longer = sum(len(str(sentence[members[0]]).split()) > len(members) for members in sentences)
+    if 2 * num_longer > len(sentences):
+        return rows
     table: dict[str, list[Any]] = {WORDS: [], TAGS: []}
-    for _, places in groupby(range(len(starts)), starts.__getitem__):
-        members = list(places)
+    for members in sentences:
         table[WORDS].append([str(word[place]) for place in members])
         table[TAGS].append([str(tag[place]) for place in members])
     return Dataset.from_dict(table)

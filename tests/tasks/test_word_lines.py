@@ -60,3 +60,12 @@ def test_texts_are_no_words_with_tags(tmp_path):
 def test_a_sentence_a_row_stays():
     rows = Dataset.from_dict({"sentence": ["Ada wrote", "Rome"], "word": ["Ada", "Rome"], "label": ["x", "y"]})
     assert grouped(rows) is rows
+
+
+def test_words_in_the_context_of_a_sentence_are_rows_of_their_own():
+    sentence = "the river bank was steep and muddy"
+    rows = {"sentence": [sentence] * 3, "word": ["river", "bank", "steep"], "label": ["x", "y", "x"]}
+    assert (table := Dataset.from_dict(rows)) is grouped(table)
+    words = sentence.split()  # all of them: one sentence
+    table = grouped(Dataset.from_dict({"sentence": [sentence] * 7, "word": words, "tag": ["O"] * 7}))
+    assert table[:] == {"tokens": [words], "ner_tags": [["O"] * 7]}
