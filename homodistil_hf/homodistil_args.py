@@ -37,6 +37,13 @@ the paper whatever the settings:
 - Widths on the way are multiples of `width_multiple`, and what is dropped is removed, not masked.
 """
 
+
+def with_recipe(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's values and those that are given, which override them; passes over the rows override its steps."""
+    has_passes = given.get("num_train_epochs") is not None
+    return {name: value for name, value in recipe.items() if not (has_passes and name == "max_steps")} | {**given}
+
+
 _weight = partial(setting, range="[0, inf)")
 _Arguments = TypeVar("_Arguments", bound="HomoDistilTrainingArguments")
 
@@ -107,7 +114,7 @@ class HomoDistilTrainingArguments(DistillationArguments):
     @classmethod
     def paper(cls: type[_Arguments], output_dir: str | None = None, **settings: Any) -> _Arguments:
         """Make settings of the paper's values, [`PAPER`]; `settings` override them."""
-        return cls(output_dir=output_dir, **{**PAPER, **settings})
+        return cls(output_dir=output_dir, **with_recipe(PAPER, settings))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,6 +35,12 @@ def test_the_papers_settings_are_one_call():
     assert args.pruning_schedule(100).window == (0.0, 0.7)
     assert not args.follows_pruning
     assert HomoDistilTrainingArguments.paper("out", max_steps=5, **QUIET).max_steps == 5
+    assert HomoDistilTrainingArguments.paper("out", num_train_epochs=2, **QUIET).max_steps == -1
+    assert run_of(RUN | {"recipe": "paper", "num_train_epochs": 2}, "config").training.max_steps == -1
+    with pytest.raises(
+        ValueError, match="num_scoring_batches=0 has no .*; beside a recipe set num_scoring_batches=16"
+    ):
+        HomoDistilTrainingArguments.paper("out", importance_metric="magnitude", **QUIET)
 
 
 def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():

@@ -152,7 +152,10 @@ def refuse_without_part(settings: Any, remedies: Mapping[str, str], *, run: str 
     entries = type(settings).__dataclass_fields__
     for name, remedy in remedies.items():
         if name in entries and (value := getattr(settings, name)) != entries[name].default:
-            raise ValueError(f"{name}={short_repr(value)} has no part in {run}: {remedy}")
+            recipes = getattr(type(settings), "recipes", {}).values()
+            is_a_recipes = any(name in recipe and recipe[name] == value for recipe in recipes)
+            back = f"; beside a recipe set {name}={entries[name].default!r}" if is_a_recipes else ""
+            raise ValueError(f"{name}={short_repr(value)} has no part in {run}: {remedy}{back}")
 
 
 def check_fields(settings: Any, inherited: Mapping[str, Mapping[str, Any]] = _NO_LIMITS) -> None:

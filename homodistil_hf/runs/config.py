@@ -13,6 +13,7 @@ from typing import Any
 
 from ..files.messages import short_repr
 from ..files.settings import SettingsParser, build, differing, setting_types, split_config
+from ..homodistil_args import with_recipe
 from ..plans.budgets import listed_students
 from ..plans.resolve import member_folder
 from ..training_args import UNSUPPORTED
@@ -61,7 +62,7 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
             choices = f"its recipes: {', '.join(recipes)}" if recipes else "it has none; leave it out"
             raise ValueError(f"recipe={short_repr(recipe)} is no recipe of method={method!r}; {choices}")
         recipe_values = recipes[recipe]
-        merged = recipe_values | named
+        merged = with_recipe(recipe_values, named)
     if not merged.get("output_dir"):
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
     # what makes this run: values that are no defaults, or whose default another kind of run or the recipe changes

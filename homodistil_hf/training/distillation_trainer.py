@@ -108,6 +108,12 @@ class DistillationTrainer(ExactTrainer):
     """What a run understood of the rows of a task, for its results."""
     gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
     """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
+    own_evaluation: tuple[int | None, dict[str, float]] = None, {}
+    """Step and metrics of the last evaluation of `eval_dataset`."""
+    measures_own = False
+    """Whether the evaluation in hand is of `eval_dataset`, or one of its sets."""
+    step_of_weights: int | None = None
+    """Where the best model was loaded, the step that its weights are of."""
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
     started_as: str | None = None
@@ -401,6 +407,8 @@ class DistillationTrainer(ExactTrainer):
     def begin_training(self) -> None:
         """Also have the layers of teacher and student compiled, with `torch_compile`."""
         super().begin_training()
+        # what a resumed run has measured, if anything
+        self.step_of_weights, self.own_evaluation = None, next(reversed(self.evaluations.items()), (None, {}))
         if self.compiled_with is not None:
             from ..models.compiling import compile_layers, compiling_seconds
 
@@ -519,6 +527,7 @@ class DistillationTrainer(ExactTrainer):
             **state,
             "card": dataclasses.asdict(self.card),
             "student": self.args.student,
+            "plain": self.args.plain,
             "plan": self.plan.to_dict(of_layers=num_layers),
             "full": self.full.to_dict(of_layers=len(self.plan.layers)),
             "is_finished": self.is_finished,
@@ -540,8 +549,9 @@ class DistillationTrainer(ExactTrainer):
 
     @property
     def held_out_metrics(self) -> dict[str, float]:
-        """Held-out metrics of the last evaluation, over all evaluation sets."""
-        return next(reversed(self.evaluations.values()), {})
+        """Metrics of the last evaluation of `eval_dataset`, all its sets; of the best model's where that is loaded."""
+        _, metrics = self.own_evaluation
+        return metrics
 
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
@@ -560,16 +570,25 @@ class DistillationTrainer(ExactTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Like Trainer's, but tokenizes raw rows; the evaluation that follows grades these rows."""
+        return super().get_eval_dataloader(self._to_measure(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As [`DistillationTrainer.get_eval_dataloader`], of the rows of `predict`."""
+        return super().get_test_dataloader(self._to_measure(test_dataset))
+
+    def _to_measure(self, given: Any) -> Any:
+        """Rows that are measured next, tokenized if they are raw; None and names of evaluation sets stay."""
         gradings = self.gradings
-        if raw_rows.is_raw(eval_dataset):
-            raw = {"eval_dataset": eval_dataset}
-            encoded, gradings = self._tokenized(raw, self.processing_class, self.model)
-            eval_dataset = encoded["eval_dataset"]
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if raw_rows.is_raw(given):
+            encoded, gradings = self._tokenized({"eval_dataset": given}, self.processing_class, self.model)
+            given = encoded["eval_dataset"]
+        rows = self.eval_dataset if given is None else given
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
+        own = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         # by identity: a grading belongs to the very rows that it was made for
+        self.measures_own = any(rows is held_out for held_out in own)
         self.held_out.whole_row_scores = next((grade for graded, grade in gradings if graded is rows), None)
-        return super().get_eval_dataloader(eval_dataset)
+        return given
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """Trainer's loop, adding `kl`, `mlm_loss`, `mlm_accuracy` (or `task_…`) and kept fractions to the metrics.
@@ -590,7 +609,16 @@ class DistillationTrainer(ExactTrainer):
                 logger.warning("%s: no label counts, so nothing was measured; check the rows", metric_key_prefix)
         for name, value in (measured | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
+        step, (last, earlier) = self.state.global_step, self.own_evaluation
+        if self.measures_own and (found := evaluations_in([output.metrics | {"step": step}])):
+            # several sets are measured one by one
+            self.own_evaluation = step, (earlier if last == step else {}) | found[step]
         return output
+
+    def has_loaded_best(self) -> None:
+        """Have exports tell the metrics and the step of the weights that they have."""
+        step = self.step_of_weights = self.state.best_global_step
+        self.own_evaluation = step, self.evaluations.get(step, {})
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -675,7 +703,7 @@ class DistillationTrainer(ExactTrainer):
             CHANGED: changed_settings(self.args),
             "training": {
                 "method": self.method,
-                "num_steps": self.state.global_step,
+                "num_steps": self.state.global_step if self.step_of_weights is None else self.step_of_weights,
                 "num_epochs": self.state.epoch,
                 "num_bad_steps": self.step_log.num_bad_steps,
                 **self.status(),

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
@@ -94,6 +95,7 @@ class ExactTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
         self._lowered: LoweredMatrices | None = None
+        self._length_samplers = weakref.WeakSet[LengthSampler]()
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
         if not args.verbose:
@@ -111,6 +113,9 @@ class ExactTrainer(Trainer):
     def size_in_words(self) -> str:
         """How much smaller the model has become, for lines of progress; empty where it doesn't shrink."""
         return ""
+
+    def has_loaded_best(self) -> None:
+        """Called when the run has ended and its best model is loaded in place of its last."""
 
     def start_student(self) -> None:
         """Make the model of a new run ready for its first step; a resumed run gets it from the checkpoint."""
@@ -280,6 +285,8 @@ class ExactTrainer(Trainer):
             if folder is None:
                 self.run_folder.claim()
                 if not self.has_started:
+                    if isinstance(self.data_collator, SeededMasks):
+                        self.data_collator.set_epoch(0)  # it may have masked another run's batches
                     self.start_student()
                     self.has_started = True
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
@@ -346,7 +353,10 @@ class ExactTrainer(Trainer):
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def begin_epoch(self) -> None:
-        """Called before each pass over the data: it gets masks of its own."""
+        """Called before each pass over the data: it gets masks, and an order by length, of its own."""
+        # a loader of several ranks that skips batches, in a resumed pass, hands no number of the pass in so deep
+        for sampler in self._length_samplers:
+            sampler.set_epoch(self.epoch_number)
         if isinstance(self.data_collator, SeededMasks):
             self.data_collator.set_epoch(self.epoch_number)
         self.epoch_number += 1
@@ -434,7 +444,9 @@ class ExactTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(rows)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LengthSampler(rows, batch_size=self.args.rows_per_step, seed=seed)
+        sampler = LengthSampler(rows, batch_size=self.args.rows_per_step, seed=seed)
+        self._length_samplers.add(sampler)
+        return sampler
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
@@ -628,6 +640,7 @@ class ExactTrainer(Trainer):
         # The best model may have other widths than the last one, and its files may have been damaged since.
         check_manifest(self.state.best_model_checkpoint)
         self.read_state(Path(self.state.best_model_checkpoint))
+        self.has_loaded_best()
 
 
 class _Moments(TrainerCallback):

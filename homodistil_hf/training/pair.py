@@ -35,7 +35,9 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
+from .publishing import fetch_checkpoint
 from .ranks import check_whole_model, on_every_rank
+from .run_folder import is_hub_address
 
 if TYPE_CHECKING:
     from ..plans.latency import LatencyBudget
@@ -104,15 +106,20 @@ def resolve_student(
 
 
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
-    """The plan that a checkpoint holds for the same `student` and the same start widths, or None."""
+    """The plan that a checkpoint holds for the same budget, limits of widths and start widths, or None."""
     requested = args.resume_from_checkpoint
     # a checkpoint that is named counts alone, else the newest one that fits
     named = requested if isinstance(requested, str) and requested != "last" else None
+    if named is not None and is_hub_address(named):
+        named = str(fetch_checkpoint(named, args.output_dir, token=args.hub_token))
+    limits = {"width_multiple": args.width_multiple, "plain": args.plain}
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):
         if not (folder / STATE_FILE).is_file():
             continue
         state = read_state(folder)
-        if state["student"] == args.student and state["full"] == widths_of(config).to_dict():
+        recorded = limits | state["settings"] | {"plain": state.get("plain", args.plain)}
+        is_of_these = limits.items() <= recorded.items()
+        if is_of_these and state["student"] == args.student and state["full"] == widths_of(config).to_dict():
             logger.info("student=%r: the widths of %s are taken, nothing is measured", args.student, folder)
             return WidthPlan.from_dict(state["plan"], config.num_hidden_layers)
     return None

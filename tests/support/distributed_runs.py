@@ -30,7 +30,7 @@ from homodistil_hf.methods.baselines.minilm import MiniLMv2Trainer
 from homodistil_hf.pruning.pruner import Pruner
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
 
-GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SAVED = 8, 70, 12, 5
+GLOBAL_BATCH, NUM_ROWS, NUM_STEPS = 8, 70, 12
 WORLD_SIZES = (1, 4, 2)
 DEVICE = os.environ.get("HOMODISTIL_TEST_DEVICE", "cpu")
 
@@ -74,13 +74,14 @@ SHARED |= ARCHITECTURES
 """Runs of the same global batch on any number of ranks. A pass has 8 steps; 6 of its 70 rows are left over."""
 
 
-RESUMED = ("plain", "accumulation", "stream")
-"""Those of them that others resume."""
+BY_LENGTH = "scored first, by length"
+SAVED = {"plain": 5, "accumulation": 5, "stream": 5, BY_LENGTH: 10}
+"""Those of them that others resume → the step; the last is one of the second pass."""
 
 
 def shared_on(num_ranks: int) -> list[str]:
     """Names of `SHARED` that a world runs; four ranks differ from two by who gets which rows alone."""
-    return [*SHARED] if num_ranks <= 2 else [*RESUMED, "scored first, by length"]
+    return [*SHARED] if num_ranks <= 2 else [*SAVED]
 
 
 class RecordingCollator(MaskedLMCollator):
@@ -116,7 +117,7 @@ def make_trainer(folder: Path, num_ranks: int, **settings: Any) -> HomoDistilTra
 def shared(name: str, folder: Path, num_ranks: int) -> dict[str, Any]:
     """Evaluate, train and evaluate; what a run on another number of ranks is compared with."""
     collator = RecordingCollator()
-    settings = SHARED[name] | ({"callbacks": [SaveAt(SAVED)]} if name in RESUMED else {})
+    settings = SHARED[name] | ({"callbacks": [SaveAt(SAVED[name])]} if name in SAVED else {})
     trainer = make_trainer(folder / f"{name} on {num_ranks}", num_ranks, data_collator=collator, **settings)
     before = trainer.evaluate()
     collator.rows.clear()
@@ -155,7 +156,7 @@ def record_choices(trainer: DistillationTrainer) -> list[dict[str, Any]]:
 
 def resumed(name: str, saved_on: int, folder: Path, num_ranks: int) -> dict[str, Any]:
     """Go on with a checkpoint that so many ranks have saved."""
-    checkpoint = folder / f"{name} on {saved_on}" / f"checkpoint-{SAVED}"
+    checkpoint = folder / f"{name} on {saved_on}" / f"checkpoint-{SAVED[name]}"
     trainer = make_trainer(
         folder / f"{name} {saved_on} to {num_ranks}", num_ranks, data_collator=RecordingCollator(), **SHARED[name]
     )
@@ -305,6 +306,7 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     **{name: partial(shared, name) for name in SHARED},
     "resume: 4 ranks": partial(resumed, "plain", 4),
     "resume: 2 ranks": partial(resumed, "plain", 2),
+    "resume by length: 2 ranks": partial(resumed, BY_LENGTH, 2),
     "resume: 4 → 2": partial(resumed, "plain", 4),
     "resume: 2 → 1": partial(resumed, "accumulation", 2),
     "resume: 1 → 2": partial(resumed, "accumulation", 1),
@@ -342,7 +344,17 @@ GROUPS = (
     (
         World("4 more", 4, ("resume: 4 ranks",)),
         World(
-            "2 more", 2, ("resume: 2 ranks", "resume: 4 → 2", "resume: 1 → 2", "stream: 4 → 2", "resume", "best model")
+            "2 more",
+            2,
+            (
+                "resume: 2 ranks",
+                "resume by length: 2 ranks",
+                "resume: 4 → 2",
+                "resume: 1 → 2",
+                "stream: 4 → 2",
+                "resume",
+                "best model",
+            ),
         ),
         World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
         World("2 alive", 2, ("reducers",)),

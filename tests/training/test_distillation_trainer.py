@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from tiny_models import make_blocks
+from run_traces import logs_of
+from tiny_models import make_blocks, tiny_tokenizer
+from tiny_trainers import QUARTER, tiny_trainer
 from transformers import Trainer
 
-from homodistil_hf import HomoDistilTrainer
+from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.runs.kinds import METHODS, trainer_named
 from homodistil_hf.training.distillation_trainer import DistillationTrainer
@@ -86,3 +88,14 @@ def test_a_subclass_needs_a_name_and_its_losses(make_trainer, tmp_path):
     input_ids = torch.tensor(make_blocks(2)["input_ids"])
     assert torch.equal(exported(input_ids).logits, trainer.model.eval()(input_ids).logits)
     assert trainer.export(tmp_path / "student").joinpath("model.safetensors").is_file()
+
+
+def test_a_collator_that_another_run_had_makes_the_same_run(tmp_path):
+    collator, logs = MaskedLMCollator(tiny_tokenizer()), []
+    for name in ("first", "second"):
+        settings = {"max_steps": 12, "num_scoring_batches": 2, "student": QUARTER}
+        trainer = tiny_trainer(tmp_path / name, data_collator=collator, **settings)
+        trainer.train()
+        logs.append([entry["loss"] for entry in logs_of(trainer) if "loss" in entry])
+    assert collator.epoch > 0
+    assert logs[0] == logs[1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed_runs import GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, shared_on
+from distributed_runs import BY_LENGTH, GLOBAL_BATCH, NUM_ROWS, NUM_STEPS, SHARED, WORLD_SIZES, shared_on
 from ranks import Ranks
 from run_traces import TIMINGS
 
@@ -179,10 +179,13 @@ def test_ddp_keeps_one_reducer_and_frees_the_parameters_before_slicing(folder):
 # Resuming
 
 
-@pytest.mark.parametrize("num_ranks", MANY)
-def test_the_same_number_of_ranks_resumes_to_the_last_bit(folder, num_ranks):
-    whole = results(folder, str(num_ranks), "plain")
-    for found, expected in zip(results(folder, f"{num_ranks} more", f"resume: {num_ranks} ranks"), whole, strict=True):
+@pytest.mark.parametrize(
+    ("num_ranks", "name", "run"),
+    [*((size, "plain", f"resume: {size} ranks") for size in MANY), (2, BY_LENGTH, "resume by length: 2 ranks")],
+)
+def test_the_same_number_of_ranks_resumes_to_the_last_bit(folder, num_ranks, name, run):
+    whole = results(folder, str(num_ranks), name)
+    for found, expected in zip(results(folder, f"{num_ranks} more", run), whole, strict=True):
         differing = [k for k, tensor in expected["tensors"].items() if not torch.equal(found["tensors"][k], tensor)]
         assert differing == []
         assert found["logs"] == expected["logs"]

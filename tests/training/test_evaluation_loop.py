@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from run_traces import differences, logs_of, state_of
+from run_traces import EVERY_SECOND_STEP, differences, logs_of, state_of
 from tiny_models import GRADUAL, make_blocks, make_teacher
 from transformers import EarlyStoppingCallback, EvalPrediction
 
@@ -198,3 +198,33 @@ def test_a_run_that_gets_nearer_is_not_stopped(make_trainer):
     assert first < values[0]  # only students of the plan are compared
     assert values == sorted(values, reverse=True)
     assert trainer.state.global_step == 5
+
+
+def test_an_export_has_the_metrics_of_its_own_weights_and_of_held_out_rows(make_trainer, tmp_path):
+    settings = EVERY_SECOND_STEP | {"metric_for_best_model": "mlm_accuracy", "greater_is_better": False}
+    trainer = trained(make_trainer, max_steps=12, **settings)
+    step = trainer.state.best_global_step
+    assert step < trainer.state.global_step
+    facts = read_facts(trainer.export(tmp_path / "best"))
+    assert facts["evaluation"] == trainer.evaluations[step]
+    assert facts["training"]["num_steps"] == step
+    own = trainer.evaluate()
+    assert own["eval_kl"] == trainer.evaluations[step]["kl"]
+    assert trainer.evaluate(make_blocks(16, seed=5))["eval_kl"] != own["eval_kl"]
+    assert read_facts(trainer.export(tmp_path / "again"))["evaluation"]["kl"] == own["eval_kl"]
+
+
+def test_a_resumed_run_is_stopped_as_early_as_the_whole_one(make_trainer, tmp_path):
+    settings = {"max_steps": 30, "metric_for_best_model": "mlm_accuracy", "greater_is_better": False}
+    settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+    def make():
+        return make_trainer(callbacks=[EarlyStoppingCallback(3)], pruning_end_fraction=0.1, **settings)
+
+    whole = make()
+    whole.train()
+    last = whole.state.global_step
+    assert last < 30
+    resumed = make()
+    resumed.train(str(tmp_path / "run" / f"checkpoint-{last - 1}"))
+    assert resumed.state.global_step == last

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import IterableDataset
+from datasets import Dataset, IterableDataset
 from rows import each
 from run_traces import logs_of
 from tiny_models import make_blocks
@@ -45,6 +45,15 @@ def test_the_learning_rate_follows_from_the_tokens_of_a_step(make_trainer, setti
         assert make_trainer(**settings).args.learning_rate == rate
     reason = "as none is given: the measured rule for 128 tokens a step and a teacher of 32 channels"
     assert (f"learning_rate=0.0016, {reason}" in caplog.text) == (rate == 1.6e-3)
+
+
+def test_the_rate_of_rows_of_all_lengths_does_not_depend_on_the_first(make_trainer):
+    ids = make_blocks(16)["input_ids"]
+    rates = []
+    for short in (0, 15):
+        rows = Dataset.from_dict({"input_ids": [row[:3] if place == short else row for place, row in enumerate(ids)]})
+        rates.append(make_trainer(train_dataset=rows).args.learning_rate)
+    assert rates[0] == rates[1]
 
 
 @pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])

@@ -95,4 +95,9 @@ def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer
         name: same[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")
     }
     rows, reader = others.select(range(8)), trainer.row_reader
-    assert "eval_f1" not in trainer.evaluate(reader.encoded(rows, "eval", reader.found(rows, "eval")))
+    encoded = reader.encoded(rows, "eval", reader.found(rows, "eval"))
+    assert "eval_f1" not in trainer.evaluate(encoded)
+    # nor do test rows get the grades of those that were evaluated before
+    again.evaluate()
+    assert "test_f1" not in again.predict(encoded).metrics
+    assert trainer.predict(others.select(range(8))).metrics["test_f1"] == same["eval_f1"]

@@ -89,6 +89,8 @@ def test_only_the_same_student_of_the_same_widths_is_reused(machine, make_traine
     make_trainer(student=BUDGET, max_steps=2, callbacks=[SaveAt(1)]).train()
     assert recorded_plan(arguments(tmp_path / "run", student=BUDGET), tiny_config()) == FAST
     assert recorded_plan(arguments(tmp_path / "run", student=student), config) is None
+    for limit in ({"width_multiple": 4}, {"plain": True}):
+        assert recorded_plan(arguments(tmp_path / "run", student=BUDGET, **limit), tiny_config()) is None
 
 
 def test_other_students_ask_no_machine(machine, tmp_path):
