@@ -159,7 +159,7 @@ class ExactArguments(TrainingArguments):
         "Processes that make batches ahead, ≥ 0; default: 1 with a GPU, else 0.",
         least=0,
     )
-    dataloader_drop_last: bool = setting(True, "Trainer's; a step always has its whole global batch.")
+    dataloader_drop_last: bool = setting(True, "Trainer's; if true, a step always has its whole global batch.")
     ddp_find_unused_parameters: bool | None = setting(
         False, "DDP's search for unused parameters; every parameter is used here."
     )

@@ -451,6 +451,11 @@ def _awkwardness(head_dim: int) -> float:
 
 def parse_budget(budget: str) -> Budget:
     """Read a budget of parameters or MACs, as [`plan_for_budget`] takes it; a ValueError of any other text."""
+    if listed_students(budget):
+        raise ValueError(
+            f"student={short_repr(budget)} names several sizes; nested=True has all in one set of weights, else train "
+            "one after the other, each from the one before"
+        )
     named = named_widths(budget)
     # with a malformed name behind it the whole text has to match, and is refused
     cost = budget.partition(",")[0] if named else budget

@@ -283,6 +283,7 @@ def test_an_uneven_teacher_gets_a_uniform_student_within_its_narrowest_layer():
     [
         ("param=14M", "student='param=14M' limits no known cost; nearest valid: 'params=14M'"),
         ("mac=1", "limits no known cost; nearest valid: 'macs=0.25'"),
+        ('["macs=0.5", "macs=0.25"]', "names several sizes; nested=True has all in one set of weights, else"),
         ("=14M", "limits no known cost; expected one of params=14M, macs="),
         ("params=", "is no number of params; .* for example 'params=14M'"),
         ("params=14MB", "is no number of params; .* for example 'params=14M'"),
