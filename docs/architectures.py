@@ -56,10 +56,10 @@ def _absent(architecture: Architecture) -> list[str]:
     absent = []
     if architecture.scores_have_positions:
         absent.append("`attention_weight`")
-    if _is_fused(architecture) or _is_grouped(architecture):
+    if _is_fused(architecture) or _is_grouped(architecture) or architecture.is_rotary:
         absent.append("`rotate_heads`, TinyBERT, MiniLM")
-    elif architecture.is_rotary:
-        absent.append("`rotate_heads`, TinyBERT")
+    elif architecture.scores_have_positions:
+        absent.append("TinyBERT, MiniLM")
     known = {head.kind for head in architecture.heads}
     absent += [
         words for kind, words in ((MASKED_LM, "masked words"), (QUESTION_ANSWERING, "answers")) if kind not in known

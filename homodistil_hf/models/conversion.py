@@ -150,6 +150,11 @@ def _refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, 
         "of that class, or train one to it first"
     )
     label = f"{argument}={type(model).__qualname__}"
+    if config.pad_token_id is None and architecture_of(config).reads_before_padding and hasattr(model, "score"):
+        raise ValueError(
+            f"{label} has pad_token_id=null in config.json, but reads a text's class in front of its padding; set it "
+            "to the tokenizer's pad_token_id"
+        )
     try:
         expected = _answers(model, inputs)
     except Exception as error:  # the user's code may raise anything

@@ -138,7 +138,12 @@ def as_heads_read(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
     """Prepare a tokenizer for a model with a head: padding stands behind texts, segments as above; returns it.
 
     Heads read the first token, and most architectures count positions from it: padding there would change results.
+
+    Raises:
+        ValueError: a head that reads the last token before padding, which the tokenizer has another id for.
     """
+    if architecture_of(config).reads_before_padding:
+        _check_padding_ids(tokenizer, config, "use the tokenizer that was saved with the model")
     if tokenizer.padding_side == "left":
         logger.warning("tokenizer=%r pads on the left; texts are padded on the right here", tokenizer.name_or_path)
         tokenizer.padding_side = "right"
@@ -314,14 +319,9 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
             f"tokenizer has {num_tokens} tokens, but the teacher's vocab_size={config.vocab_size}; {remedy}, "
             f"or enlarge the teacher first: teacher.resize_token_embeddings({num_tokens})"
         )
-    padding_ids = (tokenizer.pad_token_id, config.pad_token_id)
-    # padding is masked everywhere, so its id matters where positions begin behind it
-    begins_behind = bool(architecture_of(config).first_position(config))
-    if begins_behind and None not in padding_ids and padding_ids[0] != padding_ids[1]:
-        raise ValueError(
-            f"tokenizer has pad_token_id={padding_ids[0]}, but the teacher's pad_token_id={padding_ids[1]}; {remedy}, "
-            "or make them equal in the teacher's configuration"
-        )
+    # padding is masked, so its id matters where positions begin behind it, or a head reads before it (`as_heads_read`)
+    if architecture_of(config).first_position(config):
+        _check_padding_ids(tokenizer, config, remedy)
     check_vocabulary(tokenizer)
     check_words_of_model(tokenizer, config)
     if config.vocab_size - num_tokens >= _VOCABULARY_PADDING:
@@ -330,6 +330,15 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
             num_tokens,
             config.vocab_size,
             remedy,
+        )
+
+
+def _check_padding_ids(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, remedy: str) -> None:
+    of_tokenizer, of_model = tokenizer.pad_token_id, config.pad_token_id
+    if None not in (of_tokenizer, of_model) and of_tokenizer != of_model:
+        raise ValueError(
+            f"tokenizer has pad_token_id={of_tokenizer}, but the teacher's pad_token_id={of_model}; {remedy}, "
+            "or make them equal in the teacher's configuration"
         )
 
 

@@ -123,9 +123,16 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         word = str(value).strip().casefold()
         otherwise = (names[way] for way in (word, _POINT.sub("", word), str(_whole(value))) if way in names)
         by_name[value] = exact.get(str(value), exact.get(str(value).strip(), next(otherwise, None)))
-    if None not in by_name.values():
-        return [cast(int, by_name[value]) for value in values]
     by_number = {value: _whole(value) for value in found}
+    if None not in by_name.values():
+        if by_number != by_name and all(number in range(config.num_labels) for number in by_number.values()):
+            logger.warning(
+                "%s: labels such as %s name one class and number another; they are read as names here, and as numbers "
+                "where one of them is no name; write words in place of numbers",
+                where,
+                short_repr(next(iter(found))),
+            )
+        return [cast(int, by_name[value]) for value in values]
     wrong = [value for value, number in by_number.items() if number is None or not 0 <= number < config.num_labels]
     if wrong:
         # Among names, what is no name is wrong.

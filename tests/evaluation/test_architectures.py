@@ -3,13 +3,16 @@
 import pytest
 import torch
 from students import logits_of, make_batch
-from tiny_architectures import of_every_architecture, tiny_architecture_teacher
-from tiny_models import make_teacher
+from tiny_architectures import of_every_architecture, tiny_architecture_config, tiny_architecture_teacher
+from tiny_models import make_teacher, tiny_tokenizer
 from torch import nn
 
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.models.architectures.architecture import QUESTION_ANSWERING
+from homodistil_hf.models.architectures.modeling_layerwise import LayerwiseModel
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.heads import forward, head_linears, start_at_mean, with_fresh_head
+from homodistil_hf.models.tokenizers import as_heads_read
 from homodistil_hf.training.small_start import BESIDE_A_TEACHER
 
 ROWS = [{name: tensor[row] for name, tensor in make_batch("sequence_classification").items()} for row in range(4)]
@@ -17,6 +20,24 @@ ROWS = [{name: tensor[row] for name, tensor in make_batch("sequence_classificati
 
 def encoder_of(architecture):
     return tiny_architecture_teacher(architecture, architecture.heads[0]).base_model
+
+
+@of_every_architecture
+def test_padding_that_a_head_reads_in_front_of_has_one_id(architecture):
+    reads = architecture.model_type in ("llama", "mistral", "qwen3", "gemma3_text")
+    config, other = tiny_architecture_config(architecture, pad_token_id=0), tiny_tokenizer()
+    other.pad_token = "[UNK]"
+    if not reads:
+        as_heads_read(other, config)
+        return
+    with pytest.raises(ValueError, match="tokenizer has pad_token_id=1, but the teacher's pad_token_id=0; use the"):
+        as_heads_read(other, config)
+    as_heads_read(tiny_tokenizer(), config)
+    model = with_fresh_head(encoder_of(architecture), 2, dropout=0.0, seed=0)
+    stock = to_stock(model) if isinstance(model, LayerwiseModel) else model
+    stock.config.pad_token_id = None
+    with pytest.raises(ValueError, match="has pad_token_id=null in config.json, but reads a text's class in front of"):
+        to_student(stock)
 
 
 @pytest.mark.slow

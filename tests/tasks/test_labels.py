@@ -46,6 +46,12 @@ def test_classes(labels, config, expected):
     assert numbers(CLASSES, labels, config) == expected
 
 
+@each(("labels", "is_told"), [([1, 2], True), (["1", "2"], True), ([1, 3], False), ([0, 1, 2], False)])
+def test_labels_that_could_be_other_classes_are_told(labels, is_told, caplog):
+    numbers(CLASSES, labels, STARS)
+    assert ("such as" in caplog.text and "name one class and number another" in caplog.text) == is_told
+
+
 def test_a_features_own_names_are_brought_into_the_models_order():
     rows = Dataset.from_dict({"label": [0, 2, -1]}).cast_column("label", ClassLabel(names=["good", "fair", "bad"]))
     part = ReadRows(rows, Columns(CLASSES, ("text",), ("label",)))

@@ -27,6 +27,7 @@ from ...export.facts import MethodCard
 from ...files.messages import short_repr
 from ...files.settings import setting
 from ...files.strict_json import is_int
+from ...models.architectures import architecture_of
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.chunks import slices
 from ...models.widths import WidthPlan, chosen
@@ -98,6 +99,12 @@ class MiniLMTrainer(RelationTrainer):
     @override
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         self.check_possible(self.plan, self.full)
+        architecture = architecture_of(teacher.exact.config)
+        if architecture.scores_have_positions:
+            raise ValueError(
+                f"method={self.method!r} compares products of queries and keys, but a {architecture.model_type} adds "
+                "positions to them; use method='minilm_v2', which relates queries and keys each to themselves"
+            )
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
         return self.related(teacher, sides, num_heads=self.plan.layers[-1].num_attention_heads)
 

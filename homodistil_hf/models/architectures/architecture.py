@@ -231,6 +231,7 @@ class Architecture:
         takes_added_masks: whether attention masks may be floats to add to scores, `(batch, 1, 1, tokens)`.
         scores_have_positions: whether attention scores depend on positions by a term of their own or a rotation, so
             that `attention_weight` can't compare them.
+        reads_before_padding: whether the class of a text is read at the last token that isn't padding by its id.
         dropouts: names of the configuration's dropout rates.
         keeps_first_layer: configuration → whether the first layer is built unlike the others, so that it must stay.
     """
@@ -265,6 +266,7 @@ class Architecture:
     is_pre_norm: bool = False
     takes_added_masks: bool = True
     scores_have_positions: bool = False
+    reads_before_padding: bool = False
     dropouts: tuple[str, ...] = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     keeps_first_layer: Callable[[PreTrainedConfig], bool] = lambda config: False
 

@@ -53,6 +53,7 @@ _architecture: Callable[..., Architecture] = partial(
     absent=_absent,
     queries_per_key=lambda config: config.num_attention_heads // config.num_key_value_heads,
     is_pre_norm=True,
+    reads_before_padding=True,
     dropouts=("attention_dropout",),
     **FREE_HEADS,
 )
@@ -66,6 +67,7 @@ EUROBERT = _architecture(
     untied={"lm_head.weight": ("vocab_size", HIDDEN)},
     classifier=linear("dense", HIDDEN, HIDDEN) | LABELS,
     labels=LABELS,
+    reads_before_padding=False,
     heads_divide=True,
 )
 LLAMA = _architecture("Llama", "llama", "Llama", heads_divide=True)
