@@ -152,7 +152,10 @@ def deploy_folder(
                     raise
                 graphs = [graph for graph in graphs if graph != name]
                 logger.warning("to=%r can't be made, the other targets are: %s", name, first_line(error))
-        section: dict[str, Any] = {"machine": machine_facts(), "note": student.note}
+        machine = machine_facts()
+        for row in found:
+            row["machine"] = machine
+        section: dict[str, Any] = {"note": student.note}
         # others may have written into the facts since they were read
         with facts_held(folder, facts) as facts:
             section["rows"] = _merged(runtime_rows(facts), found)

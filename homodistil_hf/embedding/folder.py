@@ -370,19 +370,20 @@ def export_embedding_from(
     *,
     format: str = "standard",
     teacher: str | None = None,
+    teacher_of_run: str | None = None,
     overwrite: bool = False,
     member: str | None = None,
 ) -> Path:
     """Write an export again: `standard`, or as `pair` beside its teacher, or beside another student of it.
 
-    Of a nested student one `member`, by default the largest.
+    Of a nested student one `member`, by default the largest. A `teacher` that is named is the one of the card, too.
 
     Raises:
         ValueError: another format, a pair without a teacher, or a teacher of another space.
     """
     if format not in ("standard", "pair"):
         raise ValueError(f"format={format!r}: an embedding model is written as one of standard, pair; use standard")
-    if format == "pair" and teacher is None:
+    if format == "pair" and teacher is None and teacher_of_run is None:
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
     facts, axes = read_embedding_facts(folder), axes_in(folder / AXES_FILE)
     is_apart = has_own_space(facts)
@@ -400,16 +401,12 @@ def export_embedding_from(
     else:
         student, found = load_nested_embedding(folder, member)
         run = of_member(run, found)
-    if format == "standard":
+    of_card: dict[str, Any] | None = facts.get(TEACHER)
+    if format == "standard" and teacher is None:
         return export_embedding_model(
-            student,
-            output,
-            teacher=facts.get(TEACHER),
-            facts=run,
-            has_own_space=is_apart,
-            axes=axes,
-            overwrite=overwrite,
+            student, output, teacher=of_card, facts=run, has_own_space=is_apart, axes=axes, overwrite=overwrite
         )
+    teacher = teacher or teacher_of_run
     beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
     document = load_embedding_model(beside)
     # beside another student of the same teacher, or beside the teacher, whose digest the facts may hold
@@ -419,8 +416,16 @@ def export_embedding_from(
                 f"teacher={short_repr(str(teacher))} is another model than {folder}'s teacher, so its vectors are of "
                 "another space; name the folder or repository that the run began with, or another student of it"
             )
+        if format == "standard":
+            return export_embedding_model(
+                student, output, teacher=document, facts=run, has_own_space=is_apart, axes=axes, overwrite=overwrite
+            )
         # along axes the student's vectors are shorter, so the teacher's are made as short
         document = document if axes is None else reduced(document, axes)
+    elif format == "standard":
+        raise ValueError(
+            f"teacher={short_repr(str(teacher))} is another student of {folder}'s teacher; name the teacher itself"
+        )
     return export_pair(student, document, output, overwrite=overwrite)
 
 
@@ -477,7 +482,7 @@ def export_pair(
         write_json(aside / ROUTER_FILE, {"types": types, "structure": routes, "parameters": parameters})
         write_index({"": MODULE_TYPE.format("Router")}, aside)
         write_json(aside / SETTINGS_FILE, shared_file(query))
-        sections = {STUDENT: facts_of(query), TEACHER: facts_of(document)}
+        sections = {STUDENT: facts_of(query), TEACHER: facts_of(document) | teacher_card(document.name)}
         write_vectors(aside, target.name, sections, PAIR, query=query, document=document)
     return target
 

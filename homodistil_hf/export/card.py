@@ -396,8 +396,8 @@ def runtimes_text(facts: Mapping[str, Any]) -> str:
     header, cells = runtime_cells(rows)
     section = facts[RUNTIMES]
     words = [
-        "For other runtimes, each file run beside this model on the same texts; times on one machine, in turns with "
-        "the model that it was made from:",
+        "For other runtimes, each file run beside this model; times in turns with the model that it was made from, so "
+        "they compare within a row:",
         card_table(header, cells),
     ]
     if isinstance(note := section.get("note"), str) and note:

@@ -23,7 +23,7 @@ from ..files.inside import files_inside, links_out, refuse_link_out
 from ..files.locks import claimed, lock_beside
 from ..files.messages import join_some, nearest_valid, short_repr
 from ..files.provenance import version_facts
-from ..files.run_names import SETTINGS_FILE, STUDENT_FOLDER
+from ..files.run_names import MODEL_FOLDERS, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures import HEADS, architecture_of
@@ -385,9 +385,9 @@ def student_in(folder: str | Path) -> StudentIn:
         ValueError: it has a link to an export outside.
     """
     folder = Path(folder)
-    inner = folder / STUDENT_FOLDER
-    refuse_link_out(folder, STUDENT_FOLDER)
-    for export in (folder, inner):
+    for name in MODEL_FOLDERS:
+        refuse_link_out(folder, name)
+    for export in (folder, *(folder / name for name in MODEL_FOLDERS)):
         if (export / FACTS_FILE).is_file():
             return StudentIn("export", export)
     if (folder / STATE_FILE).is_file():

@@ -107,7 +107,9 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     # held-out metrics, those with a share that is kept first
     measured = section_of(facts, "teacher_evaluation")
     of_teacher = held_out_metrics(measured)
-    of_student = held_out_metrics(section_of(facts, BENCHMARKS).get("agreement") or section_of(facts, "evaluation"))
+    # a benchmark may be of other texts, and beside another teacher: here it stands only where no run has measured
+    of_run, benchmarks = section_of(facts, "evaluation"), section_of(facts, BENCHMARKS)
+    of_student = held_out_metrics(of_run or benchmarks.get("agreement") or {})
     # a teacher that answers nothing is right in places, too: words without a tag, rows without a label
     first = min((name for name in of_teacher if is_share(name) and not _is_of_teacher(name)), key=_rank, default=None)
     answers = first is None or (of_teacher[first] > 0 and not any(name.endswith(IS_CONSTANT) for name in measured))
@@ -178,12 +180,12 @@ def metric_label(name: str) -> str:
 
 
 def shown(value: Any, name: str = "") -> str:
-    """A figure of four digits; a metric in [0, 1] as percent, a size in MB; empty for None."""
+    """A figure of four digits; a metric in [0, 1] as percent, but `exact_match`, which is one; a size in MB."""
     if value is None or not is_number(value):
         return "" if value is None else str(value)
     if name == "size_bytes":
         return f"{value / 1e6:,.4g} MB"
-    if is_share(name) and not is_int(value) and -1 <= value <= 1:
+    if is_share(name) and not name.endswith("exact_match") and not is_int(value) and -1 <= value <= 1:
         return f"{100 * value:.1f} %"
     return f"{value:,}" if is_int(value) else f"{value:.4g}"
 

@@ -232,7 +232,7 @@ def _next(records: RunRecords) -> str:
     if "format" in records.facts:
         commands = [
             f"homodistil verify {folder}",
-            f"homodistil deploy {folder} --to onnx onnx-int8",
+            *([f"homodistil deploy {folder} --to onnx onnx-int8"] * (not str(format).endswith("packed"))),
             f"homodistil push {folder} USER/NAME --dry_run",
             *([f"homodistil export {folder} --format compact --output {folder}-compact"] * (format == "standard")),
         ]

@@ -36,8 +36,9 @@ from ..models.loading import MODULES_FILE
 from ..plans.budgets import LATENCY_BUDGET
 from ..plans.resolve import member_folder
 
+_PACKED = "packed"
 _OTHERS: dict[str, tuple[str, str | None]] = {
-    "packed": ("homodistil_hf.methods.binarization.folder:verify_packed", None),
+    _PACKED: ("homodistil_hf.methods.binarization.folder:verify_packed", None),
     "sentence-transformers": (
         "homodistil_hf.embedding.folder:verify_embedding",
         "homodistil_hf.embedding.deployable:EMBEDDING",
@@ -215,10 +216,13 @@ def export_from(folder: str | Path, output: str | Path, *, teacher: str | None =
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(folder)
     check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
+    if found.kind == "export" and read_facts(found.folder).get("format") == _PACKED:
+        raise ValueError(f"folder={str(folder)!r} is a model of bits, which has one form alone: copy {found.folder}")
     if (found.folder / MODULES_FILE).is_file():
         settings.pop("allow_partial", None)
         export: Any = resolve_name("homodistil_hf.embedding.folder:export_embedding_from")
-        exported: Path = export(found.folder, output, teacher=teacher or found.settings.get("teacher"), **settings)
+        of_run = found.settings.get("teacher")
+        exported: Path = export(found.folder, output, teacher=teacher, teacher_of_run=of_run, **settings)
         return exported
     return export_model_from(folder, output, teacher=teacher, **settings)
 

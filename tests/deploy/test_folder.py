@@ -81,6 +81,7 @@ def test_a_graph_has_named_axes_and_a_row_of_facts(deployed):
     assert axes.keys() == {"input_ids", "attention_mask", "token_type_ids"}
     assert all(names == ["batch", "sequence"] for names in axes.values())
     assert set(rows[0]["latency_ms"]["student"]) == {"1", "32"}
+    assert rows[0]["machine"]["num_threads"] >= 1
     assert rows[1]["size_bytes"] == (folder / "onnx" / "model_quantized.onnx").stat().st_size
 
 

@@ -171,8 +171,10 @@ def test_a_pair_has_queries_by_the_student_and_documents_by_the_teacher(teacher,
     torch.nn.init.normal_(other.encoder.embeddings.word_embeddings.weight)
     student = export_embedding_model(other, tmp_path / "run" / "student", overwrite=True)
     write(tmp_path / "run" / "settings.json", {"teacher": str(teacher)})
+    (teacher / "README.md").write_text("---\nlicense: mit\n---\n")
     words = ["export", str(tmp_path / "run"), "--output", str(tmp_path / "pair"), "--format", "pair"]
     assert main(words) == 0
+    assert json.loads((tmp_path / "pair" / "facts.json").read_text())["teacher"]["licence"] == "mit"
     pair = SentenceTransformer(str(tmp_path / "pair"))
     texts = ["w7 w8", "w9 w10 w11"]
     found = {task: torch.from_numpy(getattr(pair, f"encode_{task}")(texts)) for task in ("query", "document")}
@@ -209,6 +211,12 @@ def test_an_export_can_be_written_once_more(export, teacher, tmp_path, capsys):
     assert told[0] == told[1]
     both = [load_embedding_model(folder).encode(["w7"]) for folder in (export, tmp_path / "copy")]
     assert torch.equal(*both)
+    # a teacher that is named is read for the card
+    (teacher / "README.md").write_text("---\nlicense: mit\n---\n")
+    words = ["export", str(export), "--output", str(tmp_path / "named"), "--teacher"]
+    assert "no/such-teacher" in error_of(capsys, *words, "no/such-teacher")
+    assert main([*words, str(teacher)]) == 0
+    assert json.loads((tmp_path / "named" / "facts.json").read_text())["teacher"]["licence"] == "mit"
     assert "format='pair' needs the teacher, which no run has recorded" in error_of(
         capsys, "export", str(export), "--output", str(tmp_path / "p"), "--format", "pair"
     )

@@ -138,6 +138,13 @@ def test_what_it_was_measured_on(facts, words):
     assert measured_on(facts) == words
 
 
+def test_a_benchmark_is_no_measurement_of_the_run():
+    facts = {"evaluation": {"cosine": 0.5}, "benchmarks": {"agreement": {"cosine": 1.0}}}
+    assert [row.student for row in outcome_rows(facts)] == ["50.0 %"]
+    del facts["evaluation"]
+    assert [row.student for row in outcome_rows(facts)] == ["100.0 %"]
+
+
 @each(
     ("value", "name", "text"),
     [
@@ -146,6 +153,7 @@ def test_what_it_was_measured_on(facts, words):
         (0.123456, "kl", "0.1235"),
         (0.5, "eval_f1", "50.0 %"),
         (55.5, "f1", "55.5"),
+        (0.6944, "exact_match", "0.6944"),  # a percentage, however small
         (1, "accuracy", "1"),
         (123_456_789, "size_bytes", "123.5 MB"),
         ("ok", "", "ok"),

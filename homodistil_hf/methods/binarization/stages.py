@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from ...distillation.losses import hidden_error, prediction_terms, vector_error
 from ...distillation.tasks import sequence_task
-from ...evaluation.evaluated_model import load_model
+from ...evaluation.evaluated_model import load_model, model_in
 from ...evaluation.fine_tuning import (
     OwnTaskSettings,
     check_start,
@@ -171,7 +171,9 @@ def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
     def export(last: PreTrainedModel, folder: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
-        facts = {"teacher": teacher_card(settings.model) | costs, "metrics": results, **run}
+        place = model_in(settings.model)
+        stated = teacher_card(settings.model if place is None else str(place.folder))
+        facts = {"teacher": stated | costs, "metrics": results, **run}
         return export_packed(last, folder, tokenizer=tokenizer, facts=facts, overwrite=True)
 
     measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)

@@ -55,7 +55,7 @@ def chain_of(folder, rows):
     return binarize_chain(BinarizationSettings(output_dir=str(folder / "run"), **rows), lambda line: None)
 
 
-def test_a_chain_ends_in_bits(rows, tmp_path):
+def test_a_chain_ends_in_bits(rows, tmp_path, capsys):
     said = []
     results = binarize_chain(BinarizationSettings(output_dir=str(tmp_path / "run"), **rows), said.append)
     assert [results[f"stage-{number}"]["activation_bits"] for number in (1, 2)] == [2, 1]
@@ -63,8 +63,12 @@ def test_a_chain_ends_in_bits(rows, tmp_path):
     assert json.loads((tmp_path / "run" / "results.json").read_text())["size_bytes"] == results["size_bytes"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "| 1-bit activations | " in card
+    assert main(["push", str(tmp_path / "run"), "me/bits", "--dry_run"]) == 0
+    assert main(["export", str(tmp_path / "run"), "--output", str(tmp_path / "copy")]) == 2
+    assert "is a model of bits, which has one form alone: copy" in capsys.readouterr().err
     assert "Binarized beside `float`" in card
     write_report(tmp_path / "run")
+    assert "homodistil deploy" not in (tmp_path / "run" / "report.html").read_text()
     smaller, kept, page = re.split("[,;] ", closing_line(tmp_path / "run"))
     float_bytes = 4 * sum(tensor.numel() for tensor in load_file(f"{rows['model']}/model.safetensors").values())
     assert smaller == f"{float_bytes / results['size_bytes']:.2g}× smaller"
