@@ -15,6 +15,8 @@ STUDIES = (
         "binarization.STUDY",
         "bit_diagnosis.STUDY",
         "bit_embeddings.STUDY",
+        "choosers.STUDY",
+        "contrastive.STUDY",
         "corpus.STUDY",
         "demo.STUDY",
         "deploy.STUDY",
