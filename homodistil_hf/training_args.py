@@ -166,9 +166,6 @@ class ExactArguments(TrainingArguments):
     logging_nan_inf_filter: bool = setting(
         False, "Trainer's filter; it synchronises every micro-step and isn't needed here."
     )
-    restore_callback_states_from_checkpoint: bool = setting(
-        True, "Trainer's; a resumed run's callbacks go on where they were, such as the patience of early stopping."
-    )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Have the docstring tell the settings, so that `help` and the reference say what `--help_all` says."""

@@ -401,7 +401,6 @@ def test_defaults_are_the_documented_ones():
         "dataloader_drop_last": True,
         "ddp_find_unused_parameters": False,
         "logging_nan_inf_filter": False,
-        "restore_callback_states_from_checkpoint": True,
     }
     assert args.get_warmup_steps(1000) == 50
 

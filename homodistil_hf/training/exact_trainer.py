@@ -350,7 +350,17 @@ class ExactTrainer(Trainer):
                 num_ranks=self.args.world_size,
                 device=self.args.device,
             )
+            self._restore_counters()
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
+
+    def _restore_counters(self) -> None:
+        # Of callbacks, such as the patience that is left of early stopping. Trainer's own way, off by default, makes
+        # callbacks anew with the settings that they had.
+        for name, saved in self.state.stateful_callbacks.items():
+            known = [callback for callback in self.callback_handler.callbacks if type(callback).__name__ == name]
+            for callback, of_callback in zip(known, saved if isinstance(saved, list) else [saved], strict=False):
+                for attribute, value in of_callback.get("attributes", {}).items():
+                    setattr(callback, attribute, value)
 
     def begin_epoch(self) -> None:
         """Called before each pass over the data: it gets masks, and an order by length, of its own."""
