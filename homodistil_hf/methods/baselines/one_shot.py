@@ -2,8 +2,8 @@
 
 One-shot pruning is the hard baseline. The student is cut to the plan before the first step, so all its tokens are
 spent on the final width. But it starts far away from the teacher (HomoDistil, section 4.3: "one-shot pruning").
-With as many tokens gradual pruning ends level with it down to a quarter of the MACs, ahead at an eighth (one
-seed); at a sixteenth six narrow layers end ahead, the planned three wide ones level (three seeds; docs/results.md).
+With as many tokens gradual pruning ends level with it in the planned shapes, ahead where many narrow layers stay: six
+at a sixteenth of the MACs (three seeds; docs/results.md).
 Cutting by weight magnitudes needs no data but the first batches, which rotate the heads (pruning/rotation.py) and
 choose the layers, where fewer stay (pruning/layers.py).
 """
