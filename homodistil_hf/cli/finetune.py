@@ -63,12 +63,16 @@ def run_beside_teacher(named: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a setting that a run beside a teacher hasn't.
     """
     for name in _PLAIN_ONLY:
-        if name in named:
+        if named.get(name):
             raise ValueError(
                 f"{name}={short_repr(named[name])} has no place beside teacher={named['teacher']!r}: this is the run "
                 "of homodistil distill --start, which has one learning_rate and all rows; leave it out"
             )
-    run = {_OF_A_RUN.get(name, name): value for name, value in named.items() if name not in ("dtype", "resume")}
+    run = {
+        _OF_A_RUN.get(name, name): value
+        for name, value in named.items()
+        if name not in ("dtype", "resume", *_PLAIN_ONLY)
+    }
     run |= {name: [run[name]] for name in ("train_data", "eval_data") if name in run}
     run |= {"text_columns": list(run["text_columns"])} if "text_columns" in run else {}
     run |= {"bf16": named["dtype"] == "bfloat16"} if "dtype" in named else {}

@@ -133,7 +133,7 @@ def only_text(part: Any, text_column: str | None, label: str, side: str | None =
         else column_types(part.features)
     )
     if side == QUERIES and text_column is None:
-        text_column = query_column_in(types)
+        text_column = query_column_in(name for name, kind in types.items() if kind in _STRING_TYPES)
     triplets = triplets_in(types, with_pairs=True) if text_column is None else None
     if triplets is not None and not {"text"} & types.keys() - {*triplets.read}:
         read = part.select_columns(triplets.read)

@@ -158,7 +158,10 @@ def deploy_folder(
         section: dict[str, Any] = {"note": student.note}
         # others may have written into the facts since they were read
         with facts_held(folder, facts) as facts:
-            section["rows"] = _merged(runtime_rows(facts), found)
+            before = runtime_rows(facts)
+            for row in before:  # earlier versions had one machine for all
+                row.setdefault("machine", facts[RUNTIMES].get("machine"))
+            section["rows"] = _merged(before, found)
             _publish(target, facts | {RUNTIMES: section}, made, deployment)
     for row in found:
         if not row["is_written"] and (fidelity := row["figures"].get("fidelity")) is not None:

@@ -27,12 +27,12 @@ from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
 from ..export.export_folder import StudentIn, checkpoint_student, facts_held, members_hint, student_in
-from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, run_facts
+from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, read_facts, run_facts
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, remove_folder, write_text
 from ..files.inside import refuse_link_out
 from ..files.provenance import version_facts
-from ..files.run_names import STUDENT_FOLDER
+from ..files.run_names import MODEL_FOLDERS, STUDENT_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
@@ -197,6 +197,8 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
         return evaluated(student, tokenizer)
     export, facts = None, {}
     if found.kind == "export" and not (folder / MODULES_FILE).is_file():  # else its facts and its card are of vectors
+        if read_facts(folder).get("format") == "packed":
+            raise ValueError(f"model={source!r} is a model of bits, measured when it was made; name the float model")
         export, facts = folder, read_export_facts(folder)  # a damaged file is found before hours of fine-tuning
     elif found.kind == "export" and needs_head:
         raise ValueError(f"model={source!r} is an embedding model without a head; expected task=embedding")
@@ -259,7 +261,7 @@ def model_name(source: str | Path) -> str:
     if found is None:
         return str(source)
     folder = found.folder.resolve()
-    is_of_run = folder.name == STUDENT_FOLDER or found.kind == "checkpoint"
+    is_of_run = folder.name in MODEL_FOLDERS or found.kind == "checkpoint"
     return f"{folder.parent.name}/{folder.name}" if is_of_run else folder.name
 
 

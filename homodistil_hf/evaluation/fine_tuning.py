@@ -672,6 +672,8 @@ def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
     now = _as_json(settings)
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
+        if isinstance(labels := before.get("label_column"), str):
+            before["label_column"] = ",".join(listed_columns(labels))
         check_same_identity(settings.output_dir, before, now)
     return now
 

@@ -109,7 +109,7 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     of_teacher = held_out_metrics(measured)
     # a benchmark may be of other texts, and beside another teacher: here it stands only where no run has measured
     of_run, benchmarks = section_of(facts, "evaluation"), section_of(facts, BENCHMARKS)
-    of_student = held_out_metrics(of_run or benchmarks.get("agreement") or {})
+    of_student = held_out_metrics(of_run) or held_out_metrics(benchmarks.get("agreement") or {})
     # a teacher that answers nothing is right in places, too: words without a tag, rows without a label
     first = min((name for name in of_teacher if is_share(name) and not _is_of_teacher(name)), key=_rank, default=None)
     answers = first is None or (of_teacher[first] > 0 and not any(name.endswith(IS_CONSTANT) for name in measured))

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files.messages import first_line
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, max_tokens
-from .architectures.architecture import PROJECTIONS, QUERY_KEY_VALUE
+from .architectures.architecture import PROJECTIONS, QUERY_KEY_VALUE, SEQUENCE_CLASSIFICATION
 from .architectures.modeling_layerwise import LayerwiseModel, each_rope, layer_head_dim, whole_head_dim
 from .cost import check_shapes, parts_of
 from .equality import evaluation_mode, relative_difference
@@ -150,7 +150,10 @@ def _refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, 
         "of that class, or train one to it first"
     )
     label = f"{argument}={type(model).__qualname__}"
-    if config.pad_token_id is None and architecture_of(config).reads_before_padding and hasattr(model, "score"):
+    reads_before_padding = (
+        architecture_of(config).reads_before_padding and HEADS[type(student).__name__].kind is SEQUENCE_CLASSIFICATION
+    )
+    if reads_before_padding and config.pad_token_id is None:
         raise ValueError(
             f"{label} has pad_token_id=null in config.json, but reads a text's class in front of its padding; set it "
             "to the tokenizer's pad_token_id"

@@ -142,7 +142,8 @@ def as_heads_read(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
     Raises:
         ValueError: a head that reads the last token before padding, which the tokenizer has another id for.
     """
-    if architecture_of(config).reads_before_padding:
+    has_tags = any(name.endswith("ForTokenClassification") for name in config.architectures or ())
+    if architecture_of(config).reads_before_padding and not has_tags:
         _check_padding_ids(tokenizer, config, "use the tokenizer that was saved with the model")
     if tokenizer.padding_side == "left":
         logger.warning("tokenizer=%r pads on the left; texts are padded on the right here", tokenizer.name_or_path)
@@ -337,8 +338,8 @@ def _check_padding_ids(tokenizer: PreTrainedTokenizerBase, config: PreTrainedCon
     of_tokenizer, of_model = tokenizer.pad_token_id, config.pad_token_id
     if None not in (of_tokenizer, of_model) and of_tokenizer != of_model:
         raise ValueError(
-            f"tokenizer has pad_token_id={of_tokenizer}, but the teacher's pad_token_id={of_model}; {remedy}, "
-            "or make them equal in the teacher's configuration"
+            f"tokenizer has pad_token_id={of_tokenizer}, but the model's pad_token_id={of_model}; {remedy}, "
+            "or make them equal in the model's configuration"
         )
 
 

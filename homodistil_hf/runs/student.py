@@ -205,7 +205,7 @@ def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any
         "evaluation": metrics,
         "plan": trainer.plan.to_dict(of_layers=len(trainer.full.layers)),
         **({NESTED: [{"name": one.name, "plan": one.plan.to_dict()} for one in members]} if members else {}),
-        "num_steps": trainer.state.global_step,
+        "num_steps": trainer.num_steps,
         "versions": version_facts(),
         "settings": settings.given,
     } | ({"rows": dict(trainer.rows_facts)} if trainer.rows_facts else {})

@@ -130,7 +130,7 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
                 "%s: labels such as %s name one class and number another; they are read as names here, and as numbers "
                 "where one of them is no name; write words in place of numbers",
                 where,
-                short_repr(next(iter(found))),
+                short_repr(next(value for value in found if by_number[value] != by_name[value])),
             )
         return [cast(int, by_name[value]) for value in values]
     wrong = [value for value, number in by_number.items() if number is None or not 0 <= number < config.num_labels]

@@ -226,8 +226,12 @@ def grouped(rows: Dataset) -> Dataset:
     sentences = [list(places) for _, places in groupby(range(len(starts)), starts.__getitem__)]
     if len(sentences) == len(starts):
         return rows  # a row a sentence
-    # sentences of more words than rows: the rows are of single words in their context
-    num_longer = sum(len(str(sentence[members[0]]).split()) > len(members) for members in sentences)
+    # sentences that hold more words than those of their rows: the rows are of single words in their context
+    cells = [str(sentence[members[0]]) for members in sentences]
+    num_longer = sum(
+        len(cell.split()) > len(members) and all(str(word[place]) in cell for place in members)
+        for cell, members in zip(cells, sentences, strict=True)
+    )
     if 2 * num_longer > len(sentences):
         return rows
     table: dict[str, list[Any]] = {WORDS: [], TAGS: []}

@@ -108,10 +108,12 @@ class DistillationTrainer(ExactTrainer):
     """What a run understood of the rows of a task, for its results."""
     gradings: Sequence[tuple[Any, raw_rows.Grading]] = ()
     """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
-    own_evaluation: tuple[int | None, dict[str, float]] = None, {}
-    """Step and metrics of the last evaluation of `eval_dataset`."""
-    measures_own = False
-    """Whether the evaluation in hand is of `eval_dataset`, or one of its sets."""
+    own_evaluations: dict[int, dict[str, float]]
+    """Step → metrics of `eval_dataset`, without those of other rows."""
+    step_measured: int | None = None
+    """The last of them, or that of the best model."""
+    measures_own = True
+    """Whether the evaluation in hand may be of `eval_dataset`: not where it is known to be of other rows."""
     step_of_weights: int | None = None
     """Where the best model was loaded, the step that its weights are of."""
     teacher_evaluation: Mapping[str, float] = {}
@@ -245,6 +247,7 @@ class DistillationTrainer(ExactTrainer):
         plan: WidthPlan | None = None,
     ):
         self.made_with = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.own_evaluations = {}
         if compute_loss_func is not None:
             raise ValueError(
                 f"compute_loss_func={compute_loss_func!r} would replace the distillation loss; leave it out, "
@@ -408,7 +411,8 @@ class DistillationTrainer(ExactTrainer):
         """Also have the layers of teacher and student compiled, with `torch_compile`."""
         super().begin_training()
         # what a resumed run has measured, if anything
-        self.step_of_weights, self.own_evaluation = None, next(reversed(self.evaluations.items()), (None, {}))
+        self.own_evaluations = self.evaluations
+        self.step_of_weights, self.step_measured = None, next(reversed(self.own_evaluations), None)
         if self.compiled_with is not None:
             from ..models.compiling import compile_layers, compiling_seconds
 
@@ -550,8 +554,12 @@ class DistillationTrainer(ExactTrainer):
     @property
     def held_out_metrics(self) -> dict[str, float]:
         """Metrics of the last evaluation of `eval_dataset`, all its sets; of the best model's where that is loaded."""
-        _, metrics = self.own_evaluation
-        return metrics
+        return {} if self.step_measured is None else self.own_evaluations.get(self.step_measured, {})
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the weights have had: fewer than the run's where its best model is loaded."""
+        return self.state.global_step if self.step_of_weights is None else self.step_of_weights
 
     def evaluate_teacher(self) -> Mapping[str, float]:
         """Evaluate the teacher on the held-out rows, in float32, for later exports to report; collective.
@@ -584,9 +592,9 @@ class DistillationTrainer(ExactTrainer):
             given = encoded["eval_dataset"]
         rows = self.eval_dataset if given is None else given
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
-        own = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        # by identity: a grading belongs to the very rows that it was made for
-        self.measures_own = any(rows is held_out for held_out in own)
+        # by identity: figures and gradings belong to the very rows that they were made for
+        own = [one for sets in (self.eval_dataset, self.made_with.get("eval_dataset")) for one in sets_of(sets)]
+        self.measures_own = not own or any(one is held_out for one in (given, rows) for held_out in own)
         self.held_out.whole_row_scores = next((grade for graded, grade in gradings if graded is rows), None)
         return given
 
@@ -609,16 +617,16 @@ class DistillationTrainer(ExactTrainer):
                 logger.warning("%s: no label counts, so nothing was measured; check the rows", metric_key_prefix)
         for name, value in (measured | self.status()).items():
             output.metrics[f"{metric_key_prefix}_{name}"] = value
-        step, (last, earlier) = self.state.global_step, self.own_evaluation
-        if self.measures_own and (found := evaluations_in([output.metrics | {"step": step}])):
+        step, measures_own, self.measures_own = self.state.global_step, self.measures_own, True
+        if measures_own and (found := evaluations_in([output.metrics | {"step": step}])):
             # several sets are measured one by one
-            self.own_evaluation = step, (earlier if last == step else {}) | found[step]
+            self.own_evaluations[step] = self.own_evaluations.get(step, {}) | found[step]
+            self.step_measured = step
         return output
 
     def has_loaded_best(self) -> None:
         """Have exports tell the metrics and the step of the weights that they have."""
-        step = self.step_of_weights = self.state.best_global_step
-        self.own_evaluation = step, self.evaluations.get(step, {})
+        self.step_measured = self.step_of_weights = self.state.best_global_step
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -703,8 +711,8 @@ class DistillationTrainer(ExactTrainer):
             CHANGED: changed_settings(self.args),
             "training": {
                 "method": self.method,
-                "num_steps": self.state.global_step if self.step_of_weights is None else self.step_of_weights,
-                "num_epochs": self.state.epoch,
+                "num_steps": self.num_steps,
+                "num_epochs": self.state.epoch and self.state.epoch * self.num_steps / max(1, self.state.global_step),
                 "num_bad_steps": self.step_log.num_bad_steps,
                 **self.status(),
             },
@@ -798,3 +806,8 @@ class DistillationTrainer(ExactTrainer):
 
         if strategy != HubStrategy.END and self.is_world_process_zero():
             self.push_in_progress = push_aside(make_pushes, self.push_in_progress, waits=self.args.hub_always_push)
+
+
+def sets_of(data: Any) -> list[Any]:
+    """Several evaluation sets, one, or none."""
+    return list(data.values()) if isinstance(data, dict) else [] if data is None else [data]

@@ -358,7 +358,9 @@ class ExactTrainer(Trainer):
         # callbacks anew with the settings that they had.
         for name, saved in self.state.stateful_callbacks.items():
             known = [callback for callback in self.callback_handler.callbacks if type(callback).__name__ == name]
-            for callback, of_callback in zip(known, saved if isinstance(saved, list) else [saved], strict=False):
+            # of several callbacks of a class Trainer appends at each save: the last are those of this checkpoint
+            last = saved[-len(known) :] if isinstance(saved, list) and known else [saved]
+            for callback, of_callback in zip(known, last, strict=False):
                 for attribute, value in of_callback.get("attributes", {}).items():
                     setattr(callback, attribute, value)
 

@@ -7,7 +7,7 @@ curve and the share of the run for which the rate is held, homodistil_args.py th
 import itertools
 import logging
 import math
-from collections.abc import Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -103,7 +103,9 @@ def default_task_rate(hidden_size: int) -> float:
 
 def row_length_of(dataset: Any) -> int:
     """Tokens of a row of a data set, the mean of its first rows; the measurements' 128 where there are none."""
-    rows = [] if dataset is None else itertools.islice(iter(dataset), _ROWS_LOOKED_AT)
+    rows: Iterable[Any] = () if dataset is None else itertools.islice(iter(dataset), _ROWS_LOOKED_AT)
+    if isinstance(dataset, Sized) and hasattr(dataset, "__getitem__"):
+        rows = (dataset[index] for index in range(min(len(dataset), _ROWS_LOOKED_AT)))
     found = [row.get("input_ids") for row in rows if isinstance(row, Mapping)]
     lengths = [len(tokens) for tokens in found if isinstance(tokens, Sized)]
     return round(fmean(lengths)) if lengths else USUAL_ROW_LENGTH

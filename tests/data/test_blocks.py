@@ -351,7 +351,7 @@ def test_tokenizers_of_other_models_are_refused(tokenizer):
     ):
         with pytest.raises(ValueError, match=message):
             check_tokenizer(one, BertConfig(**config))
-    with pytest.raises(ValueError, match="pad_token_id=0, but the teacher's pad_token_id=1; use"):
+    with pytest.raises(ValueError, match="pad_token_id=0, but the model's pad_token_id=1; use"):
         check_tokenizer(tokenizer, RobertaConfig(vocab_size=num, pad_token_id=1))
 
 

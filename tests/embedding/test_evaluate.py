@@ -348,6 +348,13 @@ def test_of_rows_of_a_query_and_a_text_each_side_is_read_alone(query, document, 
     assert f"; documents read: {document}; not read: " in task.columns
 
 
+def test_a_query_that_is_no_text_is_none(tmp_path):
+    rows = {"query": list(range(4)), "text": [f"w{place}" for place in range(4)]}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "rows.parquet")
+    both = (str(tmp_path / "rows.parquet"),)
+    assert load_queries(EmbeddingEvaluationSettings(queries=both, documents=both)).queries == rows["text"]
+
+
 def test_a_guarantee_is_measured_recorded_and_asked_for(near, sources, capsys):
     teacher, student = near
     words = ["--queries", *sources["queries"], "--documents", *sources["documents"], "--query_column", "question"]

@@ -30,9 +30,11 @@ def test_padding_that_a_head_reads_in_front_of_has_one_id(architecture):
     if not reads:
         as_heads_read(other, config)
         return
-    with pytest.raises(ValueError, match="tokenizer has pad_token_id=1, but the teacher's pad_token_id=0; use the"):
+    with pytest.raises(ValueError, match="tokenizer has pad_token_id=1, but the model's pad_token_id=0; use the"):
         as_heads_read(other, config)
     as_heads_read(tiny_tokenizer(), config)
+    config.architectures = [f"{architecture.stock}ForTokenClassification"]  # it reads all tokens
+    as_heads_read(other, config)
     model = with_fresh_head(encoder_of(architecture), 2, dropout=0.0, seed=0)
     stock = to_stock(model) if isinstance(model, LayerwiseModel) else model
     stock.config.pad_token_id = None

@@ -66,6 +66,12 @@ def test_words_in_the_context_of_a_sentence_are_rows_of_their_own():
     sentence = "the river bank was steep and muddy"
     rows = {"sentence": [sentence] * 3, "word": ["river", "bank", "steep"], "label": ["x", "y", "x"]}
     assert (table := Dataset.from_dict(rows)) is grouped(table)
+    named = {
+        "sentence": ["Sentence number 1 of page 4"] * 2 + ["Sentence number 2 of page 4"],
+        "word": ["Ada", "wrote", "Rome"],
+    }
+    table = grouped(Dataset.from_dict(named | {"tag": ["B-PER", "O", "B-LOC"]}))
+    assert table[:] == TWO
     words = sentence.split()  # all of them: one sentence
     table = grouped(Dataset.from_dict({"sentence": [sentence] * 7, "word": words, "tag": ["O"] * 7}))
     assert table[:] == {"tokens": [words], "ner_tags": [["O"] * 7]}

@@ -208,10 +208,18 @@ def test_an_export_has_the_metrics_of_its_own_weights_and_of_held_out_rows(make_
     facts = read_facts(trainer.export(tmp_path / "best"))
     assert facts["evaluation"] == trainer.evaluations[step]
     assert facts["training"]["num_steps"] == step
+    assert facts["training"]["num_epochs"] == trainer.state.epoch * step / trainer.state.global_step
     own = trainer.evaluate()
     assert own["eval_kl"] == trainer.evaluations[step]["kl"]
     assert trainer.evaluate(make_blocks(16, seed=5))["eval_kl"] != own["eval_kl"]
     assert read_facts(trainer.export(tmp_path / "again"))["evaluation"]["kl"] == own["eval_kl"]
+
+
+def test_rows_that_come_with_the_evaluation_alone_are_those_that_exports_tell(make_trainer):
+    trainer = trained(make_trainer, eval_dataset=None)
+    assert trainer.held_out_metrics == {}
+    found = trainer.evaluate(make_blocks(9, seed=1))
+    assert trainer.held_out_metrics["kl"] == found["eval_kl"]
 
 
 def test_a_resumed_run_is_stopped_as_early_as_the_whole_one(make_trainer, tmp_path):
@@ -219,7 +227,8 @@ def test_a_resumed_run_is_stopped_as_early_as_the_whole_one(make_trainer, tmp_pa
     settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 
     def make():
-        return make_trainer(callbacks=[EarlyStoppingCallback(3)], pruning_end_fraction=0.1, **settings)
+        patience = [EarlyStoppingCallback(3), EarlyStoppingCallback(4)]
+        return make_trainer(callbacks=patience, pruning_end_fraction=0.1, **settings)
 
     whole = make()
     whole.train()

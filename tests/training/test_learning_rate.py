@@ -55,6 +55,17 @@ def test_the_rate_of_rows_of_all_lengths_does_not_depend_on_the_first(make_train
         rates.append(make_trainer(train_dataset=rows).args.learning_rate)
     assert rates[0] == rates[1]
 
+    class Rows(torch.utils.data.Dataset):  # it ends by no IndexError
+        by_place = dict(enumerate(rows))
+
+        def __len__(self):
+            return len(self.by_place)
+
+        def __getitem__(self, index):
+            return self.by_place[index]
+
+    assert make_trainer(train_dataset=Rows()).args.learning_rate == rates[1]
+
 
 @pytest.mark.parametrize(("settings", "num_opened"), [({}, 1), ({"learning_rate": 1e-3}, 0)])
 def test_a_stream_is_looked_into_for_the_learning_rate_only(make_trainer, settings, num_opened):

@@ -120,7 +120,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(tokenizer):
     )
     check_data({}, other, BertConfig(vocab_size=6))  # masked, whatever its id
     for kind in (RobertaConfig, MPNetConfig):  # positions begin behind it
-        with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the teacher's pad_token_id=1"):
+        with pytest.raises(ValueError, match="tokenizer has pad_token_id=4, but the model's pad_token_id=1"):
             check_data({}, other, kind(vocab_size=6, pad_token_id=1))
 
 
