@@ -60,8 +60,8 @@ from ..tables import figures_line
 from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, listed_columns, what_is_read
 from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
-from ..tasks.kinds import ANSWERS, CLASSES, TAGS, VALUES, names_of
-from ..tasks.metrics import IS_CONSTANT, accuracy
+from ..tasks.kinds import ANSWERS, CLASSES, IS_CONSTANT, TAGS, VALUES, names_of
+from ..tasks.metrics import accuracy
 from ..tasks.questions import WINDOW_LENGTH
 from ..tasks.reading import load_rows
 from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows

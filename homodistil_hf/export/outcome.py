@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..files.strict_json import fits, is_int, is_number
 from ..tables import FIGURE_NAMES, table_cells
-from ..tasks.metrics import IS_CONSTANT
+from ..tasks.kinds import IS_CONSTANT
 from .facts import BENCHMARKS, DATA, LATENCY, SIZES, section_of
 
 # The first that a run has is named: an answerer's accuracy counts its first and last tokens one by one.

@@ -150,10 +150,9 @@ def _refuse_other_function(model: PreTrainedModel, student: PreTrainedModel, *, 
         "of that class, or train one to it first"
     )
     label = f"{argument}={type(model).__qualname__}"
-    reads_before_padding = (
-        architecture_of(config).reads_before_padding and HEADS[type(student).__name__].kind is SEQUENCE_CLASSIFICATION
-    )
-    if reads_before_padding and config.pad_token_id is None:
+    head = HEADS.get(type(student).__name__)
+    has_class = head is not None and head.kind is SEQUENCE_CLASSIFICATION
+    if has_class and architecture_of(config).reads_before_padding and config.pad_token_id is None:
         raise ValueError(
             f"{label} has pad_token_id=null in config.json, but reads a text's class in front of its padding; set it "
             "to the tokenizer's pad_token_id"

@@ -8,6 +8,8 @@ from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLA
 MASKED_WORDS, CLASSES, LABELS = "masked words", "classes", "several labels"
 VALUES, TAGS, ANSWERS = "values", "tags", "answers"
 """What a model predicts: of a text one class, several labels or values; tags of its words; answers to questions."""
+IS_CONSTANT = "is_constant"
+"""Stands, true, beside metrics of a teacher that answers all rows alike, or of rows whose labels are all alike."""
 
 
 def task_kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str:

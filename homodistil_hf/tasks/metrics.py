@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-IS_CONSTANT = "is_constant"
-"""Stands, true, beside metrics of a teacher that answers all rows alike, or of rows whose labels are all alike."""
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 

@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..files.messages import short_repr
 from ..files.strict_json import fits
 from ..models.heads import logits_of_rows
-from .metrics import IS_CONSTANT, exact_match, normalize_answer, token_f1
+from .kinds import IS_CONSTANT
+from .metrics import exact_match, normalize_answer, token_f1
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from ..tasks.metrics import IS_CONSTANT
+from ..tasks.kinds import IS_CONSTANT
 from .raw_rows import Grading
 
 _PREFIX = "eval_"

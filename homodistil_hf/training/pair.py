@@ -35,7 +35,6 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
 from ..training_args import DistillationArguments
-from .publishing import fetch_checkpoint
 from .ranks import check_whole_model, on_every_rank
 from .run_folder import is_hub_address
 
@@ -111,6 +110,8 @@ def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> Widt
     # a checkpoint that is named counts alone, else the newest one that fits
     named = requested if isinstance(requested, str) and requested != "last" else None
     if named is not None and is_hub_address(named):
+        from .publishing import fetch_checkpoint  # for this alone
+
         named = str(fetch_checkpoint(named, args.output_dir, token=args.hub_token))
     limits = {"width_multiple": args.width_multiple, "plain": args.plain}
     for folder in map(Path, [named] if named else sorted_checkpoints(args.output_dir)):

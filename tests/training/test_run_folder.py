@@ -227,7 +227,8 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     folder = Path(checkpoint(tmp_path, NARROWER))
     state = read_state(folder)
     assert state.keys() == {
-        *("method", "student", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs", "pruner")
+        *("method", "student", "plain", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs"),
+        "pruner",
     }
     assert state["pruner"].keys() == {"settings", "plan_reached"}
     weights, projections, scores = (
