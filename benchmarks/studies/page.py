@@ -17,6 +17,7 @@ STUDIES = (
         "bit_embeddings.STUDY",
         "choosers.STUDY",
         "contrastive.STUDY",
+        "depth.STUDY",
         "corpus.STUDY",
         "demo.STUDY",
         "deploy.STUDY",
