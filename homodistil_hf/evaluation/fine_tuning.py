@@ -492,6 +492,11 @@ class OwnTaskSettings(FineTuningSettings):
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
     resume: bool = setting(False, "Go on with the run in output_dir; one that has ended gives its results again.")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.label_column, str):  # a resumed run compares it, and blanks between names say nothing
+            object.__setattr__(self, "label_column", ",".join(listed_columns(self.label_column)))
+        super().__post_init__()
+
 
 def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[str, Any]:
     """Choose a rate on held-out training rows, fine-tune, measure, and write the model to `output_dir`.
@@ -516,8 +521,6 @@ def fine_tune_own(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict
         )
     check_writable(settings.output_dir, f"output_dir={settings.output_dir!r}")
     refuse_ranks()
-    if settings.label_column:  # as results have it
-        settings = replace(settings, label_column=",".join(listed_columns(settings.label_column)))
     with folder_claimed(settings.output_dir, is_main=True):
         return _fine_tune(settings, say)
 
@@ -672,7 +675,7 @@ def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
     now = _as_json(settings)
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
-        if isinstance(labels := before.get("label_column"), str):
+        if isinstance(labels := before.get("label_column"), str):  # earlier versions kept the blanks
             before["label_column"] = ",".join(listed_columns(labels))
         check_same_identity(settings.output_dir, before, now)
     return now

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
-from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer
+from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, OwnTaskSettings, check_start
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
+from homodistil_hf.methods.binarization.stages import BinarizationSettings
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 
 pytestmark = pytest.mark.slow
@@ -278,6 +279,19 @@ def test_settings_of_a_fine_tuning_are_those_of_a_run(changes, run_of_both):
     paths = {"model": "m", "teacher": "t", "train_data": "rows.csv", "output_dir": "out"}
     expected = {"start": "m", "teacher": "t", "train_data": ["rows.csv"], "output_dir": "out"} | run_of_both
     assert run_beside_teacher(paths | changes) == expected
+
+
+@pytest.mark.parametrize("kind", [OwnTaskSettings, BinarizationSettings])
+def test_blanks_between_columns_are_no_other_settings(kind, tmp_path):
+    given = {"model": "m", "train_data": "rows.csv", "output_dir": "out"}
+    settings, record = kind(**given, label_column="joy, fear"), tmp_path / "settings.json"
+    assert settings.label_column == "joy,fear"
+    record.write_text(json.dumps(start := check_start(record, settings)))
+    assert check_start(record, settings) == start
+    change_json(record, label_column="joy, fear")  # as earlier versions wrote it
+    assert check_start(record, settings) == start
+    with pytest.raises(ValueError, match="^label_column='joy' is not what the run in output_dir='out' began with"):
+        check_start(record, kind(**given, label_column="joy"))
 
 
 def test_a_default_that_is_named_beside_a_teacher_counts(given, tmp_path, capsys):
