@@ -3,7 +3,7 @@
 `card.py` and `report.py` show the rows, the command line ends with the line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..files.strict_json import fits, is_int, is_number
@@ -113,12 +113,14 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     # a teacher that answers nothing is right in places, too: words without a tag, rows without a label
     first = min((name for name in of_teacher if is_share(name) and not _is_of_teacher(name)), key=_rank, default=None)
     answers = first is None or (of_teacher[first] > 0 and not any(name.endswith(IS_CONSTANT) for name in measured))
-    for name in sorted(dict.fromkeys([*of_student, *of_teacher]), key=lambda name: not is_share(name)):
+    names = dict.fromkeys([*of_student, *of_teacher])
+    for name in sorted(names, key=lambda name: not is_share(name)):
         own, full = of_student.get(name), of_teacher.get(name, 1.0 if _is_of_teacher(name) else None)
         kept = ""
         if own is not None and own >= 0 and full is not None and full > 0 and is_share(name):
             kept = f"{100 * own / full:.0f} %" if answers or _is_of_teacher(name) else ""
-        rows.append(Row(name, metric_label(name), shown(full, name), shown(own, name), kept))
+        teachers, students = (shown(value, name, beside=names) for value in (full, own))
+        rows.append(Row(name, metric_label(name), teachers, students, kept))
     return rows
 
 
@@ -179,13 +181,17 @@ def metric_label(name: str) -> str:
     return known.get(name, name.replace("eval_", "held-out ").replace("_", " "))
 
 
-def shown(value: Any, name: str = "") -> str:
-    """A figure of four digits; a metric in [0, 1] as percent, but `exact_match`, which is one; a size in MB."""
+def shown(value: Any, name: str = "", *, beside: Container[str] = ()) -> str:
+    """A figure of four digits; a metric in [0, 1] as percent, a size in MB; empty for None.
+
+    Answers' `exact_match` is a percentage already, and so is the `f1` that has it `beside` it.
+    """
     if value is None or not is_number(value):
         return "" if value is None else str(value)
     if name == "size_bytes":
         return f"{value / 1e6:,.4g} MB"
-    if is_share(name) and not name.endswith("exact_match") and not is_int(value) and -1 <= value <= 1:
+    of_answers = name.removesuffix("f1") + "exact_match" in beside or name.endswith("exact_match")
+    if is_share(name) and not of_answers and not is_int(value) and -1 <= value <= 1:
         return f"{100 * value:.1f} %"
     return f"{value:,}" if is_int(value) else f"{value:.4g}"
 

@@ -160,7 +160,9 @@ def _parts_table(records: RunRecords) -> str:
     models = records.results.get("models", ()) if "members" in records.results else ()
     metrics = {str(model.get("name")): held_out_metrics(model) for model in models}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = [[part, *(shown(values.get(name), name) for name in names)] for part, values in metrics.items()]
+    rows = [
+        [part, *(shown(of_part.get(name), name, beside=names) for name in names)] for part, of_part in metrics.items()
+    ]
     return _section("Step by step", _html_table(["", *map(metric_label, names)], rows) if names else "")
 
 

@@ -138,6 +138,12 @@ def test_what_it_was_measured_on(facts, words):
     assert measured_on(facts) == words
 
 
+def test_answers_have_percentages_however_small():
+    answers = {"f1": 0.8, "exact_match": 0.0, "accuracy": 0.25}
+    assert [row.student for row in outcome_rows({"evaluation": answers})] == ["0.8", "0", "25.0 %"]
+    assert [row.student for row in outcome_rows({"evaluation": {"f1": 0.8}})] == ["80.0 %"]  # a user's own
+
+
 def test_a_benchmark_is_no_measurement_of_the_run():
     facts = {"evaluation": {"cosine": 0.5}, "benchmarks": {"agreement": {"cosine": 1.0}}}
     assert [row.student for row in outcome_rows(facts)] == ["50.0 %"]
