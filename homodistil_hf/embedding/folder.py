@@ -401,11 +401,10 @@ def export_embedding_from(
     else:
         student, found = load_nested_embedding(folder, member)
         run = of_member(run, found)
-    of_card: dict[str, Any] | None = facts.get(TEACHER)
+    how: dict[str, Any] = {"facts": run, "has_own_space": is_apart, "axes": axes, "overwrite": overwrite}
+    write = partial(export_embedding_model, student, output, **how)
     if format == "standard" and teacher is None:
-        return export_embedding_model(
-            student, output, teacher=of_card, facts=run, has_own_space=is_apart, axes=axes, overwrite=overwrite
-        )
+        return write(teacher=facts.get(TEACHER))
     teacher = teacher or teacher_of_run
     beside = student_in(str(teacher)).folder if Path(str(teacher)).is_dir() else str(teacher)
     document = load_embedding_model(beside)
@@ -417,9 +416,7 @@ def export_embedding_from(
                 "another space; name the folder or repository that the run began with, or another student of it"
             )
         if format == "standard":
-            return export_embedding_model(
-                student, output, teacher=document, facts=run, has_own_space=is_apart, axes=axes, overwrite=overwrite
-            )
+            return write(teacher=document)
         # along axes the student's vectors are shorter, so the teacher's are made as short
         document = document if axes is None else reduced(document, axes)
     elif format == "standard":
