@@ -155,7 +155,8 @@ def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
     Raises:
         ValueError: unreadable rows, or a model of another task or architecture.
     """
-    evaluated = load_model(settings.model)
+    evaluated, place = load_model(settings.model), model_in(settings.model)
+    source = settings.model if place is None else str(place.folder)
     settings = with_length(settings, evaluated)
     model, tokenizer, max_length = evaluated.model, evaluated.tokenizer, settings.row_length
     if not type(model).__name__.endswith(_HEADS):
@@ -171,9 +172,7 @@ def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
     def export(last: PreTrainedModel, folder: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> Path:
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         costs = {"num_parameters": num_parameters, "size_bytes": 4 * num_parameters}
-        place = model_in(settings.model)
-        stated = teacher_card(settings.model if place is None else str(place.folder))
-        facts = {"teacher": stated | costs, "metrics": results, **run}
+        facts = {"teacher": teacher_card(source) | costs, "metrics": results, **run}
         return export_packed(last, folder, tokenizer=tokenizer, facts=facts, overwrite=True)
 
     measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
