@@ -71,8 +71,8 @@ def load_text(
 
     Raises:
         FileNotFoundError: a local source does not exist.
-        ValueError: an empty or unreadable source, an unknown extension, a folder without files of `split`, or a
-            missing or ambiguous text column.
+        ValueError: an empty or unreadable source, an unknown extension, a folder without files of `split`, a missing
+            or ambiguous text column, or another `side`.
 
     Example:
     ```python
@@ -85,6 +85,8 @@ def load_text(
 
     ```
     """
+    if side not in (None, QUERIES, DOCUMENTS):
+        raise ValueError(f"side={short_repr(side)}: expected {QUERIES!r}, {DOCUMENTS!r} or None")
     sources = source if isinstance(source, list | tuple) else [source]
     if not sources or not all(isinstance(name, str | os.PathLike) for name in sources):
         raise ValueError(

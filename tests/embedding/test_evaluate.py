@@ -15,6 +15,7 @@ from tiny_embeddings import make_sentence_folder, near_models
 from tiny_glue import write_task
 
 from homodistil_hf.cli import main
+from homodistil_hf.data.corpus import load_text
 from homodistil_hf.embedding.card import space_tables
 from homodistil_hf.embedding.evaluate import (
     EmbeddingEvaluationSettings,
@@ -346,6 +347,11 @@ def test_of_rows_of_a_query_and_a_text_each_side_is_read_alone(query, document, 
     assert task.groups == {"language": rows["language"]}
     assert task.columns.startswith(f"queries read: {query}; not read: ")
     assert f"; documents read: {document}; not read: " in task.columns
+
+
+def test_another_side_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="^side='query': expected 'queries', 'documents' or None$"):
+        load_text(tmp_path / "rows.txt", side="query")
 
 
 def test_a_query_that_is_no_text_is_none(tmp_path):
