@@ -27,7 +27,16 @@ from transformers.utils import CONFIG_NAME
 
 from ..export.card import render_card
 from ..export.export_folder import StudentIn, checkpoint_student, facts_held, members_hint, student_in
-from ..export.facts import BENCHMARKS, CARD_FILE, FACTS_FILE, GUARANTEE, read_export_facts, read_facts, run_facts
+from ..export.facts import (
+    BENCHMARKS,
+    CARD_FILE,
+    FACTS_FILE,
+    GUARANTEE,
+    PACKED,
+    read_export_facts,
+    read_facts,
+    run_facts,
+)
 from ..files.checkpoints import check_manifest
 from ..files.folders import check_writable, is_path, remove_folder, write_text
 from ..files.inside import refuse_link_out
@@ -197,7 +206,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
         return evaluated(student, tokenizer)
     export, facts = None, {}
     if found.kind == "export" and not (folder / MODULES_FILE).is_file():  # else its facts and its card are of vectors
-        if read_facts(folder).get("format") == "packed":
+        if read_facts(folder).get("format") == PACKED:
             raise ValueError(f"model={source!r} is a model of bits, measured when it was made; name the float model")
         export, facts = folder, read_export_facts(folder)  # a damaged file is found before hours of fine-tuning
     elif found.kind == "export" and needs_head:

@@ -36,6 +36,10 @@ BENCHMARKS = "benchmarks"
 GUARANTEE = "guarantee"
 """Of the benchmarks: source of held-out rows → how often the student answers as its teacher, with a bound."""
 
+PACKED = "packed"
+"""Format of exports of models of bits with a head."""
+NOT_DEPLOYED = (PACKED, *(f"sentence-transformers {kind}" for kind in ("packed", "pair", "sparse", "multi-vector")))
+"""Formats that no other runtime reads, see `methods/formats.py`."""
 CARD_SECTION = "card"
 SIZES = "sizes"
 """Of a nested student: name of each size → its costs and held-out metrics, the largest first."""

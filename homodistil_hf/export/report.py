@@ -34,7 +34,7 @@ from ..files.run_names import (
     run_of_model,
 )
 from ..files.strict_json import fits, is_int, is_number, read_json
-from .facts import CARD_FILE, DATA, FACTS_FILE, section_of
+from .facts import CARD_FILE, DATA, FACTS_FILE, NOT_DEPLOYED, section_of
 from .outcome import (
     WIDTHS,
     held_out_metrics,
@@ -234,7 +234,7 @@ def _next(records: RunRecords) -> str:
     if "format" in records.facts:
         commands = [
             f"homodistil verify {folder}",
-            *([f"homodistil deploy {folder} --to onnx onnx-int8"] * (not str(format).endswith("packed"))),
+            *([f"homodistil deploy {folder} --to onnx onnx-int8"] * (format not in NOT_DEPLOYED)),
             f"homodistil push {folder} USER/NAME --dry_run",
             *([f"homodistil export {folder} --format compact --output {folder}-compact"] * (format == "standard")),
         ]

@@ -26,7 +26,7 @@ from ..export.export_folder import (
     load_nested_export,
     student_in,
 )
-from ..export.facts import read_facts
+from ..export.facts import PACKED, read_facts
 from ..export.nested import NESTED_FILE, member_names, member_probes, probe_states
 from ..export.outcome import runtime_rows
 from ..export.verify import RELATIVE_TOLERANCE, VerifyReport, difference_problems, verify_model
@@ -36,9 +36,8 @@ from ..models.loading import MODULES_FILE
 from ..plans.budgets import LATENCY_BUDGET
 from ..plans.resolve import member_folder
 
-_PACKED = "packed"
 _OTHERS: dict[str, tuple[str, str | None]] = {
-    _PACKED: ("homodistil_hf.methods.binarization.folder:verify_packed", None),
+    PACKED: ("homodistil_hf.methods.binarization.folder:verify_packed", None),
     "sentence-transformers": (
         "homodistil_hf.embedding.folder:verify_embedding",
         "homodistil_hf.embedding.deployable:EMBEDDING",
@@ -216,7 +215,7 @@ def export_from(folder: str | Path, output: str | Path, *, teacher: str | None =
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(folder)
     check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
-    if found.kind == "export" and read_facts(found.folder).get("format") == _PACKED:
+    if found.kind == "export" and read_facts(found.folder).get("format") == PACKED:
         raise ValueError(f"folder={str(folder)!r} is a model of bits, which has one form alone: copy {found.folder}")
     if (found.folder / MODULES_FILE).is_file():
         settings.pop("allow_partial", None)

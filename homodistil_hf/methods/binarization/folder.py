@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...export.card import CODE_NOTE, card_table, code_span, fill_card, loading_lines, result_title, run_texts
 from ...export.export_folder import check_target, save_model, write_record, written_aside
-from ...export.facts import FACTS_FILE, probe_facts, probe_inputs
+from ...export.facts import FACTS_FILE, PACKED, probe_facts, probe_inputs
 from ...export.verify import (
     VerifyReport,
     code_problems,
@@ -32,7 +32,6 @@ from ...models.equality import relative_difference
 from ...models.packed import CODE, auto_map_of, packed_config
 from .binarizing import to_packed
 
-PACKED = "packed"
 BITS = "activation_bits"
 """The entry of a stage's metrics that is a setting."""
 AS_IN = "as in BiT: Robustly Binarized Multi-distilled Transformer (Liu et al., NeurIPS 2022, arXiv 2205.13016)"
