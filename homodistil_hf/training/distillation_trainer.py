@@ -408,9 +408,8 @@ class DistillationTrainer(ExactTrainer):
     # One optimizer step
 
     def begin_training(self) -> None:
-        """Also have the layers of teacher and student compiled, with `torch_compile`."""
+        """Also take over what a resumed run has measured, and compile all layers, with `torch_compile`."""
         super().begin_training()
-        # what a resumed run has measured, if anything
         self.own_evaluations = self.evaluations
         self.step_of_weights, self.step_measured = None, next(reversed(self.own_evaluations), None)
         if self.compiled_with is not None:
@@ -586,15 +585,17 @@ class DistillationTrainer(ExactTrainer):
 
     def _to_measure(self, given: Any) -> Any:
         """Rows that are measured next, tokenized if they are raw; None and names of evaluation sets stay."""
-        gradings = self.gradings
+        gradings, asked = self.gradings, given
         if raw_rows.is_raw(given):
             encoded, gradings = self._tokenized({"eval_dataset": given}, self.processing_class, self.model)
             given = encoded["eval_dataset"]
         rows = self.eval_dataset if given is None else given
         rows = self.eval_dataset[rows] if isinstance(rows, str) else rows
         # by identity: figures and gradings belong to the very rows that they were made for
-        own = [one for sets in (self.eval_dataset, self.made_with.get("eval_dataset")) for one in sets_of(sets)]
-        self.measures_own = not own or any(one is held_out for one in (given, rows) for held_out in own)
+        own: list[Any] = []
+        for data in (self.eval_dataset, self.made_with.get("eval_dataset")):
+            own += data.values() if isinstance(data, dict) else [data]
+        self.measures_own = self.eval_dataset is None or any(one is rows or one is asked for one in own)
         self.held_out.whole_row_scores = next((grade for graded, grade in gradings if graded is rows), None)
         return given
 
@@ -806,8 +807,3 @@ class DistillationTrainer(ExactTrainer):
 
         if strategy != HubStrategy.END and self.is_world_process_zero():
             self.push_in_progress = push_aside(make_pushes, self.push_in_progress, waits=self.args.hub_always_push)
-
-
-def sets_of(data: Any) -> list[Any]:
-    """Several evaluation sets, one, or none."""
-    return list(data.values()) if isinstance(data, dict) else [] if data is None else [data]

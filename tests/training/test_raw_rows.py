@@ -95,6 +95,9 @@ def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer
         name: same[name] for name in ("eval_f1", "eval_exact_match", "eval_kl")
     }
     rows, reader = others.select(range(8)), trainer.row_reader
+    # the rows that were given are held out as they are; others are none
+    assert trainer.held_out_metrics["known_kl"] == found["eval_known_kl"]
+    assert trainer.evaluate(sets["known"])["eval_kl"] == trainer.held_out_metrics["kl"]
     encoded = reader.encoded(rows, "eval", reader.found(rows, "eval"))
     assert "eval_f1" not in trainer.evaluate(encoded)
     # nor do test rows get the grades of those that were evaluated before
