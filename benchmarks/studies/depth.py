@@ -8,20 +8,17 @@ rows that are there are not run again.
 """
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from benchmarks.spread import Spread
+from benchmarks.studies.layout_embeddings import shape_of
 from benchmarks.studies.sparse import distil, training_texts
 from benchmarks.studies.study import Study, record_cells
 from homodistil_hf.embedding.evaluate import evaluate_embedding
 from homodistil_hf.files.strict_json import read_json_object
-from homodistil_hf.models.widths import widths_of
 from homodistil_hf.tables import markdown_table
 
 RECORD = Path("docs/results/studies/depth.jsonl")
@@ -62,10 +59,8 @@ def measured(folder: Path, tasks: Path) -> dict[str, Any]:
     """Widths and cost of a run's student, its nearness on held-out texts, and its scores beside its teacher's."""
     found = evaluate_embedding(folder, settings={"data_dir": str(tasks)})
     results = read_json_object(folder / "results.json", "results.json")
-    plan = widths_of(AutoConfig.from_pretrained(folder / "student"))
-    heads, channels, neurons = dataclasses.astuple(plan.widest)
     return {
-        "shape": f"{len(plan.layers)}x{plan.hidden_size}-{heads}x{channels}-{neurons}",
+        "shape": shape_of(folder / "student"),
         "models": found["models"],
         "evaluation": results["evaluation"],
         "scores": {task: found["scores"][task][metric] for task, metric, _ in SIDES.values()},

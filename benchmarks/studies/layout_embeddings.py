@@ -78,10 +78,14 @@ def scores(folder: Path, options: Any) -> dict[str, Any]:
     """Widths of a run's student, and scores on STS-B and QNLI, its questions in its teacher's index among them."""
     others: dict[str, Any] = {TEACHER: options.vectors_of} if folder.name == TEACHER else {}
     found = evaluate_embedding(folder, **others, settings={"data_dir": str(options.data / "glue")})
-    plan = widths_of(AutoConfig.from_pretrained(folder / "student"))
+    return {"shape": shape_of(folder / "student"), "scores": found["scores"]}
+
+
+def shape_of(student: Path) -> str:
+    """Widths of an exported encoder as a short plan."""
+    plan = widths_of(AutoConfig.from_pretrained(student))
     heads, channels, neurons = dataclasses.astuple(plan.widest)
-    shape = f"{len(plan.layers)}x{plan.hidden_size}-{heads}x{channels}-{neurons}"
-    return {"shape": shape, "scores": found["scores"]}
+    return f"{len(plan.layers)}x{plan.hidden_size}-{heads}x{channels}-{neurons}"
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

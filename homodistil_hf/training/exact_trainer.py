@@ -354,8 +354,10 @@ class ExactTrainer(Trainer):
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def _restore_counters(self) -> None:
-        # Of callbacks, such as the patience that is left of early stopping. Trainer's own way, off by default, makes
-        # callbacks anew with the settings that they had.
+        """Give callbacks what they had exported, such as the patience that is left of early stopping.
+
+        Trainer's own way, off by default, makes callbacks anew, with the settings that they had.
+        """
         for name, saved in self.state.stateful_callbacks.items():
             known = [callback for callback in self.callback_handler.callbacks if type(callback).__name__ == name]
             # of several callbacks of a class Trainer appends at each save: the last are those of this checkpoint
