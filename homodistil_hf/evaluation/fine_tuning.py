@@ -53,6 +53,7 @@ from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLA
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
+from ..models.equality import tensors_digest
 from ..models.heads import PREDICTION_BATCH_SIZE, collator_of, fastest_device, start_at_mean, with_fresh_head
 from ..models.loading import MODULES_FILE
 from ..models.tokenizers import fitted_length, save_tokenizer
@@ -82,6 +83,7 @@ _LOGGING_STEPS = 100
 _TRAINING_FOLDER = "training"
 _SAVE_STEPS = 500
 _OF_A_START = ("resume", "output_dir")  # settings that a resumed run may have otherwise
+_MODEL_SHA256 = "model_sha256"
 _MAKE_ROOM = "Make room, then go on with resume=true"
 LEAST_STEPS = 600
 """Optimizer steps of a fine-tuning on few rows, unless epochs are given, and of the search for a learning rate."""
@@ -670,15 +672,25 @@ def own_rows(
     return task, train.rows, held_out.rows
 
 
-def check_start(record: Path, settings: OwnTaskSettings) -> dict[str, Any]:
-    """Refuse, by a ValueError, to go on with other settings than those in `record`; those of this run, as JSON."""
+def check_start(record: Path, settings: OwnTaskSettings, *, model: nn.Module | None = None) -> dict[str, Any]:
+    """Refuse, by a ValueError, to go on otherwise than `record` says: its settings, and a digest of a given model.
+
+    Returns:
+        `dict`: what this run's record has to say, as JSON.
+    """
     now = _as_json(settings)
+    digest = {} if model is None else {_MODEL_SHA256: tensors_digest(model)}
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
         if isinstance(labels := before.get("label_column"), str):  # earlier versions kept the blanks
             before["label_column"] = ",".join(listed_columns(labels))
         check_same_identity(settings.output_dir, before, now)
-    return now
+        if not before.items() >= digest.items() and _MODEL_SHA256 in before:  # earlier versions wrote none
+            raise ValueError(
+                f"model={settings.model!r} has other weights than when the run in output_dir={settings.output_dir!r} "
+                "began; resume with those, or name another folder"
+            )
+    return now | digest
 
 
 def _as_json(settings: OwnTaskSettings) -> dict[str, Any]:

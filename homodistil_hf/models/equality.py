@@ -16,12 +16,18 @@ def weights_digest(model: PreTrainedModel, *behind: nn.Module) -> str:
     """
     ignored = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "dtype")
     config = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
-    digest = hashlib.sha256(repr(sorted(config.items())).encode("utf-8"))
+    return tensors_digest(model, *behind, start=repr(sorted(config.items())))
+
+
+def tensors_digest(*modules: nn.Module, start: str = "") -> str:
+    """Return the SHA-256 of the parameters and buffers of modules, with their names, behind a text."""
+    digest = hashlib.sha256(start.encode("utf-8"))
     # names go in with the bytes, so that tensors that change places change the digest
-    for module in (model, *behind):
+    for module in modules:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode("utf-8"))
-            digest.update(memoryview(tensor.detach().contiguous().cpu().numpy()).cast("B"))
+            # as bytes: numpy has no bfloat16
+            digest.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
 
 

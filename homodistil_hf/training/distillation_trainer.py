@@ -523,6 +523,11 @@ class DistillationTrainer(ExactTrainer):
         save_projections(folder, self.model)
         super().write_state(folder, logs)
 
+    @property
+    def frozen_teacher(self) -> nn.Module:
+        """The teacher in float32."""
+        return self.distillation.teacher.exact
+
     def state_to_save(self) -> dict[str, Any]:
         """The base's values, and the student's: card, plan, widths at the start, heads."""
         state, num_layers = super().state_to_save(), len(self.full.layers)

@@ -17,7 +17,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,14 +41,16 @@ from ..files.folders import naming_the_file
 from ..files.messages import nearest_valid, short_repr
 from ..files.strict_json import read_json_object, write_json
 from ..models.conversion import as_stock_reads_it
+from ..models.equality import tensors_digest
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments
 from .evaluation_loop import default_objective, evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
 from .ranks import DealtShards, WholeBatches, lay_out_buckets
-from .row_checks import check_kind, checked_batch
+from .row_checks import check_kind, checked_batch, rows_digest
 from .run_folder import (
+    TEACHER_SHA256,
     Requested,
     RunFolder,
     check_same_run,
@@ -113,6 +115,11 @@ class ExactTrainer(Trainer):
     def size_in_words(self) -> str:
         """How much smaller the model has become, for lines of progress; empty where it doesn't shrink."""
         return ""
+
+    @property
+    def frozen_teacher(self) -> nn.Module | None:
+        """What the model learns from, if it is another one; a run is resumed with its weights alone."""
+        return None
 
     def has_loaded_best(self) -> None:
         """Called when the run has ended and its best model is loaded in place of its last."""
@@ -611,7 +618,17 @@ class ExactTrainer(Trainer):
     def state_to_save(self) -> dict[str, Any]:
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
         settings = self.args.settings_that_matter(is_stream=not has_length(self.train_dataset))
-        return {"method": self.method, "settings": settings | {"rows_per_step": self.args.rows_per_step}}
+        settings |= {"rows_per_step": self.args.rows_per_step} | self._digests["settings"]
+        return {"method": self.method, "settings": settings} | self._digests["run"]
+
+    @cached_property
+    def _digests(self) -> dict[str, dict[str, str]]:
+        # of what no setting tells; neither changes during a run
+        rows, teacher = rows_digest(self.train_dataset), self.frozen_teacher
+        return {
+            "settings": {} if rows is None else {"train_dataset": rows},
+            "run": {} if teacher is None else {TEACHER_SHA256: tensors_digest(teacher)},
+        }
 
     def read_state(self, folder: Path) -> dict[str, Any]:
         """Bring the model back to a verified checkpoint.

@@ -1,5 +1,6 @@
 """Rows, labels and batches of a trainer: looked at before training as far as that is fast, the rest batch by batch."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
@@ -41,6 +42,8 @@ _REMEDIES = {
     "PurePath": "homodistil_hf.tokenize_to_blocks(homodistil_hf.load_text([str({name})]), tokenizer)",
 }
 """Class, or parent class, of something that has rows, but gives none of them → the remedy."""
+
+_NUM_DIGESTED_ROWS = 64
 
 
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
@@ -213,6 +216,18 @@ def _check_label_column(where: str, labels: pa.ChunkedArray, num_tokens: pa.Chun
         counts = counts or bool((numbers != IGNORED_LABEL).any())
     if task.has_classes and not counts:
         raise ValueError(f"{where} has no label but {IGNORED_LABEL}, which counts for none; check how labels are made")
+
+
+def rows_digest(rows: Any) -> str | None:
+    """Tell a `Dataset`'s rows from others: their number, and a digest of some, evenly spread.
+
+    None of a stream, or of rows of any other kind, which may be other ones whenever they are read.
+    """
+    if not isinstance(rows, datasets.Dataset):
+        return None
+    places = np.linspace(0, len(rows) - 1, num=min(_NUM_DIGESTED_ROWS, len(rows)), dtype=int)
+    read = rows.with_format("arrow")[places].to_pylist()  # so images are not decoded
+    return f"{len(rows):,} rows, digest {hashlib.sha256(repr(read).encode('utf-8')).hexdigest()[:8]}"
 
 
 def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:

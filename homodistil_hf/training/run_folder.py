@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 Requested: TypeAlias = str | Path | bool | None
 """Values of `resume_from_checkpoint`."""
+TEACHER_SHA256 = "teacher_sha256"
+"""Key of a checkpoint's state: digest of the weights that the run learns from."""
 
 
 @contextmanager
@@ -272,7 +274,7 @@ def verified_checkpoint(requested: Requested, output_dir: str) -> Path:
 
 
 def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
-    """Refuse a checkpoint of another run: of another `method`, `plan`, `members` or `full`, where the run has these.
+    """Refuse a checkpoint of another run: of other `method`, `plan`, `members`, `full` or teacher, where it has these.
 
     Args:
         state: of the checkpoint.
@@ -288,3 +290,9 @@ def check_same_run(state: Mapping[str, Any], expected: Mapping[str, Any], folder
         if name in expected and state.get(name) != expected[name]:
             here, there = short_repr(expected[name]), short_repr(state.get(name))
             raise ValueError(f"checkpoint {folder} is of {what}={there}, this run of {what}={here}; {remedy}")
+    teacher = expected.get(TEACHER_SHA256)
+    if state.get(TEACHER_SHA256, teacher) != teacher:  # earlier versions wrote none
+        raise ValueError(
+            f"checkpoint {folder} is of a teacher with other weights than this run's; resume with the teacher "
+            "that the run began with, or name another output_dir"
+        )

@@ -186,3 +186,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(make_trainer, tmp_path, name):
 def test_every_method_and_architecture_has_a_run():
     assert METHODS.keys() - {"homodistil"} <= RUNS.keys()
     assert {architecture.model_type for architecture in MASKED_LMS} <= RUNS.keys()
+
+
+def test_resuming_with_another_teacher_is_refused_and_with_other_rows_told(make_trainer, tmp_path, caplog):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path / "run")}
+    make_trainer(**settings).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-1")
+    others = {"output_dir": str(tmp_path / "other"), "max_steps": 2}
+    with pytest.raises(ValueError, match="checkpoint-1 is of a teacher with other weights than this run's; resume"):
+        make_trainer(model=randomized(make_teacher(), seed=7), **others).train(resume_from_checkpoint=checkpoint)
+    make_trainer(**others).train(resume_from_checkpoint=checkpoint)
+    assert "the run will differ" not in caplog.text
+    make_trainer(
+        **others | {"output_dir": str(tmp_path / "third")}, train_dataset=make_blocks(40).select(range(8, 40))
+    ).train(resume_from_checkpoint=checkpoint)
+    assert "resumed with train_dataset='32 rows, digest " in caplog.text

@@ -211,7 +211,7 @@ def binarize_chain(
         keep_datasets_here()
         inputs = read(settings, log)
         settings, teacher = inputs.settings, inputs.model
-        recorded = check_start(record, settings)
+        recorded = check_start(record, settings, model=teacher)
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": inputs.measure(teacher)}
         log(f"float: {figures_line(results['float'])}")
@@ -359,6 +359,11 @@ class BinarizationTrainer(ExactTrainer):
         check_alike(teacher_model, model, ("num_hidden_layers", "hidden_size", "num_labels"))
         if teacher_model.config.problem_type == "multi_label_classification":
             raise ValueError("teacher has problem_type='multi_label_classification', which has no loss here")
+
+    @property
+    def frozen_teacher(self) -> nn.Module:
+        """The model before."""
+        return self.teacher
 
     def start_student(self) -> None:
         """Take the scales of activations from the first batch."""

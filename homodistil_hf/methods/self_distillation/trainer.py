@@ -145,6 +145,11 @@ class SelfDistillTrainer(ExactTrainer):
             self.teacher = teacher_model.eval().requires_grad_(False).to(args.device)
         super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **data, **kwargs)
 
+    @property
+    def frozen_teacher(self) -> torch.nn.Module | None:
+        """The model of the round before."""
+        return self.teacher
+
     def count(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predictions and rows of a batch, int64 `(2,)`."""
         num_predictions = self.modality.num_predictions(inputs)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,12 @@ from rows import each
 from safetensors.torch import load_file
 from task_rows import rows_of_kind
 from tiny_files import own_cache, write_teacher
-from tiny_models import make_teacher
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from tiny_models import make_teacher, randomized
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+)
 
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings, fine_tune_own
@@ -383,3 +388,16 @@ def test_tokens_of_one_class_are_compared_without_padding(tmp_path):
     logits = torch.randn(2, 3, 1)
     kl = trainer._kl(logits, logits + 10, torch.tensor([[1, 1, 0], [1, 0, 0]]), "logits")
     assert float(kl) == 0  # one class has the probability 1
+
+
+def test_a_chain_goes_on_with_the_model_that_it_began_with(killed_chain, tmp_path):
+    _, again = killed_chain
+    shutil.copytree(again.model, tmp_path / "model")
+    other = BertForSequenceClassification.from_pretrained(tmp_path / "model")
+    file = tmp_path / "run" / "settings.json"
+    # a folder of the same name, with other weights now
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model": str(tmp_path / "model")}))
+    again = replace(again, model=str(tmp_path / "model"))
+    randomized(other, seed=9).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="has other weights than when the run in output_dir=.* began; resume with"):
+        binarize_chain(again, lambda line: None)
