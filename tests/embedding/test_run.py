@@ -21,6 +21,7 @@ from homodistil_hf.embedding import trainer
 from homodistil_hf.embedding.evaluate import QUERIES
 from homodistil_hf.embedding.model import load_embedding_model, pooled
 from homodistil_hf.embedding.trainer import EmbeddingDistilArguments, EmbeddingDistilTrainer
+from homodistil_hf.export.facts import read_facts
 from homodistil_hf.files import model_files
 from homodistil_hf.models import loading
 from homodistil_hf.models.cost import model_facts
@@ -72,6 +73,14 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
     assert main(["export", str(tmp_path / "run" / "checkpoint-6"), "--output", str(tmp_path / "early")]) == 2
     told = capsys.readouterr().err
     assert "is of an encoder without a head: resume the run, which exports its student at its end" in told
+
+
+@pytest.mark.slow
+def test_facts_have_the_length_that_the_model_reads(config, tmp_path):
+    path = config(max_seq_length=30, max_steps=2)
+    change_json(tmp_path / "embeddings" / "sentence_bert_config.json", max_seq_length=10)
+    assert main(["distill", path]) == 0
+    assert read_facts(tmp_path / "run" / "student")["data"]["max_tokens"] == 10
 
 
 @pytest.mark.slow
