@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..export.export_folder import load_export
-from ..export.facts import FACTS_FILE
+from ..export.facts import DATA, FACTS_FILE, read_facts, section_of
 from ..models.architectures import HEADS, has_segments, max_tokens
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
 from ..models.equality import relative_difference
@@ -32,6 +32,12 @@ Fidelity = dict[str, float]
 
 _LONGEST_EXAMPLE = 1024
 _ANSWERS = ("start_logits", "end_logits")
+FIDELITY_NAMES = {
+    "first": "first answers equal",
+    "each": "texts with all labels equal",
+    "order": "pairs of texts in the same order",
+}
+"""Rule of [`compare_answers`] → words for its `fidelity`."""
 _MANY_CLASSES = 1000
 _MOST_POSITIONS = 8
 
@@ -51,6 +57,7 @@ class Deployable:
         compare: expected and found results of all rows → figures.
         fidelity_name: words for `fidelity` in a table.
         takes_pairs: whether a row is a pair of texts.
+        can_take_pairs: whether it may be one, if a user's texts are pairs.
         javascript: what the script of transformers.js needs to run it; None: that runtime has no class for it.
         prepare: a text → as the tokenizer gets it.
         note: a sentence on what a graph leaves out, for the card; empty where it leaves out nothing.
@@ -65,6 +72,7 @@ class Deployable:
     compare: Callable[[Sequence[Outputs], Sequence[Outputs]], Fidelity]
     fidelity_name: str = "first answers equal"
     takes_pairs: bool = False
+    can_take_pairs: bool = False
     javascript: Mapping[str, Any] | None = None
     prepare: Callable[[str], str] = str
     note: str = ""
@@ -143,10 +151,13 @@ def model_with_head(folder: str | Path) -> Deployable:
     kind = HEADS[type(model).__name__].kind
     is_about_text = kind is SEQUENCE_CLASSIFICATION
     names = _ANSWERS if kind is QUESTION_ANSWERING else ("logits",)
-    limit = max_tokens(model.config)
-    is_ordered = is_about_text and model.config.num_labels == 1
-    has_many = is_about_text and model.config.problem_type == "multi_label_classification"
-    rule = "order" if is_ordered else "each" if has_many else "first"
+    config = model.config
+    has_values = is_about_text and (config.num_labels == 1 or config.problem_type == "regression")
+    has_many = is_about_text and config.problem_type == "multi_label_classification"
+    rule = "order" if has_values else "each" if has_many else "first"
+    # what the student was trained on; else values of one output are most often of pairs
+    texts = section_of(read_facts(Path(folder)), DATA).get("text_columns") if is_export else None
+    are_pairs = len(texts) == 2 if isinstance(texts, list) else config.num_labels == 1 and has_segments(config)
     # masks and unknown words stand for text, other special tokens don't
     skipped = sorted(set(tokenizer.all_special_ids) - {tokenizer.mask_token_id, tokenizer.unk_token_id})
 
@@ -168,12 +179,13 @@ def model_with_head(folder: str | Path) -> Deployable:
         NamedOutputs(model.float().eval(), names),
         load_encoder_config(str(folder), argument="folder") if is_export else model.config,
         tokenizer,
-        min(limit, tokenizer.model_max_length),
+        min(max_tokens(config), tokenizer.model_max_length),
         names,
         read,
         lambda expected, found: compare_answers(expected, found, rule),
-        fidelity_name="pairs of texts in the same order" if is_ordered else "first answers equal",
-        takes_pairs=kind is QUESTION_ANSWERING or (is_ordered and has_segments(model.config)),
+        fidelity_name=FIDELITY_NAMES[rule],
+        takes_pairs=kind is QUESTION_ANSWERING or (is_about_text and are_pairs),
+        can_take_pairs=is_about_text,
         javascript={
             "auto_class": kind.auto_class,
             "outputs": names,
@@ -211,7 +223,7 @@ def compare_answers(
         expected: the model's own, of each row: name → `(…, classes)`.
         found: the runtime's.
         rule: how answers are equal. `first`: the highest logit is that of the same class, token or position; `each`:
-            every logit has the same sign; `order`: two rows of one logit are in the same order.
+            all logits of a row have the same signs; `order`: two rows are in the same order by an output.
 
     Returns:
         `fidelity`: share of equal answers. `largest_difference`: of logits, as a share of the largest one or of 1.
@@ -231,13 +243,13 @@ def compare_answers(
         (one[name].float(), other[name].float()) for one, other in zip(expected, found, strict=True) for name in names
     ]
     if rule == "order":
-        # the one logit of each row: (R,) of the model and of the runtime
-        first, second = (torch.stack([pair[side].flatten()[0] for pair in pairs]) for side in (0, 1))
+        # the values of each row: (R, C) of the model and of the runtime
+        first, second = (torch.stack([pair[side].flatten() for pair in pairs]) for side in (0, 1))
         # each pair of rows once
         rows = torch.triu_indices(len(first), len(first), 1)
         equal = (first[rows[0]] < first[rows[1]]) == (second[rows[0]] < second[rows[1]])
     elif rule == "each":
-        equal = torch.cat([((one > 0) == (other > 0)).flatten() for one, other in pairs])
+        equal = torch.stack([((one > 0) == (other > 0)).all() for one, other in pairs])
     else:
         equal = torch.cat([(one.argmax(-1) == other.argmax(-1)).flatten() for one, other in pairs])
     return {"fidelity": float(equal.double().mean()), **differences(pairs)}

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..export.card import render_card
 from ..export.export_folder import check_target, facts_held, write_record, written_aside
@@ -85,6 +86,8 @@ _NUM_PROBE_ROWS = 12
 _PACKAGES = {"ONNX Runtime": "onnxruntime", "OpenVINO": "openvino"}
 _SLACK = 2.0
 """How far the distance of an int8 graph may be above the stated one: processors round otherwise."""
+_NO_NUMBERS: Fidelity = {"fidelity": 0.0}
+"""Of results that are not finite."""
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -120,7 +123,7 @@ def deploy_folder(
         A row a file and runtime, as in `facts.json`.
     """
     folder = Path(folder)
-    names, rows = check_settings(to, least=least, texts=texts, num_rounds=num_rounds)
+    names, given = check_settings(to, least=least, texts=texts, num_rounds=num_rounds)
     facts = read_facts(folder)
     refuse_links_out(folder)
     target = check_target(folder, overwrite=True)
@@ -128,16 +131,17 @@ def deploy_folder(
     if problems := list(row_problems(earlier)):
         raise ValueError(f"folder={str(folder)!r} can't be deployed: {problems[0]}; export again")
     student = deployment.ready(folder)
+    as_given: dict[str, Any] = {"rows": given.rows, "takes_pairs": _takes_pairs(student, given, texts)}
     # transformers.js runs a graph, so one is made where the export has none
     if "transformers.js" in names and not any(row["target"] == "onnx" and row["is_written"] for row in earlier):
         names = list(dict.fromkeys(["onnx", *names]))
     # all is made and tried aside; at the end the export changes as a whole
     with TemporaryDirectory() as scratch:
-        made = Workshop(student, Path(scratch, "student"), rows)
+        made = Workshop(student, Path(scratch, "student"), **as_given)
         beside = None
         if num_rounds and teacher is not None:
             try:
-                beside = Workshop(deployment.ready(teacher), Path(scratch, "teacher"), [])
+                beside = Workshop(deployment.ready(teacher), Path(scratch, "teacher"), **as_given)
             except (OSError, ValueError) as error:
                 problem = first_line(error)
                 logger.warning("teacher=%r can't be loaded, so its times are not measured: %s", str(teacher), problem)
@@ -163,25 +167,40 @@ def deploy_folder(
                 row.setdefault("machine", facts[RUNTIMES].get("machine"))
             section["rows"] = _merged(before, found)
             _publish(target, facts | {RUNTIMES: section}, made, deployment)
-    for row in found:
-        if not row["is_written"] and (fidelity := row["figures"].get("fidelity")) is not None:
+    _tell_what_is_not_written(found, least)
+    return found
+
+
+def _takes_pairs(student: Deployable, given: Texts, file: str | Path | None) -> bool:
+    if given.has_pairs and not (student.takes_pairs or student.can_take_pairs):
+        raise ValueError(
+            f"texts={str(file)!r} has pairs, divided by a tabulator, but this model reads one text alone; give a "
+            "line each, and no tabulators"
+        )
+    return student.takes_pairs or given.has_pairs
+
+
+def _tell_what_is_not_written(rows: Iterable[Mapping[str, Any]], least: float) -> None:
+    for row in rows:
+        if not row["is_written"] and row["figures"] == _NO_NUMBERS:
+            logger.warning("%s is not written: it gives results that are no numbers; keep another target", row["file"])
+        elif not row["is_written"] and (fidelity := row["figures"].get("fidelity")) is not None:
             logger.warning(
                 "%s is not written: %s %.4f is below least=%s; lower the bar with --least, or keep another target",
                 *(row["file"], row["fidelity_name"], fidelity, least),
             )
-    return found
 
 
 def check_settings(
     to: str | Iterable[str], *, least: float = LEAST, texts: str | Path | None = None, num_rounds: int = NUM_ROUNDS
-) -> tuple[list[str], list[Row]]:
-    """The targets, see [`check_targets`], and the rows to compare; a ValueError for what can't be deployed so."""
+) -> tuple[list[str], Texts]:
+    """The targets, see [`check_targets`], and the texts to compare; a ValueError for what can't be deployed so."""
     names = check_targets(to)
     if not 0 <= least <= 1:
         raise ValueError(f"least={least} is no share; expected 0 to 1, e.g. {LEAST}")
     if num_rounds < 0:
         raise ValueError(f"num_rounds={num_rounds} is below 0; expected 0, for no times, or more")
-    return names, own_rows() if texts is None else rows_of_file(texts)
+    return names, Texts(own_rows()) if texts is None else texts_of_file(texts)
 
 
 def _graphs_for_javascript(names: list[str], earlier: list[dict[str, Any]], folder: Path, made: Workshop) -> list[str]:
@@ -274,10 +293,12 @@ class Workshop:
         deployable: the model.
         folder: where to; transformers.js loads it.
         rows: what the files are compared on.
+        takes_pairs: whether they are pairs; default: as the model takes the package's own.
     """
 
-    def __init__(self, deployable: Deployable, folder: Path, rows: Sequence[Row]):
-        self.deployable, self.folder, self.rows = deployable, folder, rows
+    def __init__(self, deployable: Deployable, folder: Path, rows: Sequence[Row], *, takes_pairs: bool | None = None):
+        self.usual, self.folder, self.rows = deployable, folder, rows
+        self.deployable = deployable if takes_pairs is None else replace(deployable, takes_pairs=takes_pairs)
         self.ways: list[Quantized] = []
         folder.mkdir(parents=True)
 
@@ -289,6 +310,8 @@ class Workshop:
     def compare(self, running: Runtime, *, only: Callable[[Row], bool] = lambda row: True) -> Fidelity:
         """Compare a runtime's results with the model's own, on the rows that `only` lets through.
 
+        Results that are not finite, such as those of a float16 graph that overflows, have a fidelity of 0 alone.
+
         Raises:
             RuntimeProblem: those are fewer than two.
         """
@@ -296,7 +319,8 @@ class Workshop:
         if len(kept) < 2:
             raise RuntimeProblem(f"{len(kept)} of {len(self.rows)} texts fit in whole; expected at least 2 to compare")
         found = running.results([self.rows[index] for index in kept])
-        return self.deployable.compare([self.expected[index] for index in kept], found)
+        figures = self.deployable.compare([self.expected[index] for index in kept], found)
+        return figures if all(map(math.isfinite, figures.values())) else dict(_NO_NUMBERS)
 
     def path(self, target: str) -> Path:
         """Place of a target's file."""
@@ -374,9 +398,10 @@ def prove(
     kind = runtime_of(target)
     running = kind(student.deployable, student.make(target, least=least))
     found = student.compare(running)
-    if target == "onnx" and not found["distance"] <= EXACT:
+    distance = found.get("distance", math.inf)
+    if target == "onnx" and not distance <= EXACT:
         raise ValueError(
-            f"the graph of to={target!r} gives other results than the model, by {found['distance']:.1e} of their "
+            f"the graph of to={target!r} gives other results than the model, by {distance:.1e} of their "
             f"size; expected at most {EXACT:.0e}; export to another target, and report this"
         )
     ways = student.ways if target == "onnx-int8" else []
@@ -384,8 +409,9 @@ def prove(
     if teacher is not None and num_rounds:
         beside = kind(teacher.deployable, teacher.make(target))
     row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
-    row["is_written"] = found["fidelity"] >= least
-    row["probe_distance"] = probe_distance(student.deployable, running)
+    # on the package's own rows, which `verify` has too
+    row["probe_distance"] = probe_distance(student.usual, kind(student.usual, student.path(target)))
+    row["is_written"] = found["fidelity"] >= least and math.isfinite(max(distance, row["probe_distance"]))
     # Another package may bring the runtime, such as onnxruntime-gpu.
     row["runtime"] = f"{row['runtime']} {version_of(_PACKAGES[row['runtime']]) or ''}".strip()
     if ways:
@@ -534,7 +560,14 @@ def own_rows() -> list[Row]:
     return _paired([*sentences, *joined, "", *others, *paragraphs, _LONG])
 
 
-def rows_of_file(file: str | Path) -> list[Row]:
+class Texts(NamedTuple):
+    """What files are compared on; without pairs of a user's own the second text of a row is its neighbour."""
+
+    rows: list[Row]
+    has_pairs: bool = False
+
+
+def texts_of_file(file: str | Path) -> Texts:
     """Lines of a text file as rows; a tabulator divides a pair.
 
     Raises:
@@ -547,12 +580,14 @@ def rows_of_file(file: str | Path) -> list[Row]:
         text = Path(file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{label} is no UTF-8 text ({error.reason}); save it as UTF-8") from error
-    lines = [line for line in text.splitlines() if line.strip()]
+    # not by splitlines, which also ends lines at marks inside a text
+    lines = [line for line in text.split("\n") if line.strip()]
     if len(lines) < 2:
         raise ValueError(f"{label} has {len(lines)} texts; expected at least 2, one a line")
     pairs = [line.partition("\t") for line in lines]
     neighbours = _paired([first for first, _, _ in pairs])
-    return [(first, second) if tab else row for (first, tab, second), row in zip(pairs, neighbours, strict=True)]
+    rows = [(first, second) if tab else row for (first, tab, second), row in zip(pairs, neighbours, strict=True)]
+    return Texts(rows, any(tab for _, tab, _ in pairs))
 
 
 def _paired(texts: list[str]) -> list[Row]:

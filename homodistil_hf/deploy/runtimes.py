@@ -11,6 +11,7 @@ results of rows, which are compared with the model's own, and passes to be timed
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 import warnings
@@ -155,7 +156,7 @@ def quantize(source: Path, path: Path, compare: Callable[[Path], Fidelity], *, l
     chosen = max(tried, key=lambda one: one.figures["fidelity"])
     if good:
         # a part stays float if the distance falls by more than the bytes grow
-        chosen = min(good, key=lambda one: one.size_bytes * one.figures["distance"])
+        chosen = min(good, key=lambda one: one.size_bytes * one.figures.get("distance", math.inf))
     # the file holds the last attempt, so the chosen one is written again
     _write(graph, path, parts[chosen.kept_float])
     return [chosen, *(one for one in tried if one is not chosen)]

@@ -159,7 +159,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         held_out.append(_tokenized(teacher, run, documents, None, f"eval_data={short_repr(run.eval_data)}"))
     parts = in_batches(settings, train, held_out)
     log(read_line(parts, documents.info.description, tokenizer=teacher.tokenizer))
-    return Rows(*parts.values(), facts={"max_seq_length": length})
+    rows, evaluated = parts.values()
+    return Rows(rows, evaluated, {"max_seq_length": length})
 
 
 def in_batches(settings: RunConfig, train: list[Any], held_out: list[Any]) -> dict[str, Any]:

@@ -24,10 +24,15 @@ def test_first_answers_are_counted_over_all_tokens():
 
 
 def test_rules_of_labels_and_of_order():
-    assert compare_answers(rows([1.0, -1.0]), rows([2.0, 1.0]), "each")["fidelity"] == 0.5
+    # an answer is all labels of a text
+    some = rows([1.0, -1.0, -1.0], [-1.0, -1.0, -1.0])
+    assert compare_answers(some, rows([2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]), "each")["fidelity"] == 0.5
     assert compare_answers(rows([1.0], [2.0], [3.0]), rows([1.0], [5.0], [4.0]), "order")["fidelity"] == pytest.approx(
         2 / 3
     )
+    # several values a text: by each, although the largest stays the largest
+    several = rows([9.0, 1.0], [9.5, 2.0]), rows([9.0, 4.0], [9.5, 3.0])
+    assert compare_answers(*several, "order")["fidelity"] == 0.5
 
 
 def test_rows_without_tokens_change_nothing():

@@ -6,17 +6,20 @@ from dataclasses import replace
 
 import onnx
 import pytest
+import torch
 from deployed import needs_node, needs_onnx, needs_openvino, write_texts
 from tiny_architectures import OTHERS, tiny_architecture_teacher
-from tiny_files import write_teacher
+from tiny_files import change_json, write_teacher
 from tiny_models import random_student
 
 from homodistil_hf import deploy_export, export_student, verify_export
 from homodistil_hf.cli import main
 from homodistil_hf.deploy import folder as deploy
 from homodistil_hf.deploy import runtimes
-from homodistil_hf.deploy.deployable import model_with_head
+from homodistil_hf.deploy.deployable import Deployable, model_with_head
 from homodistil_hf.deploy.folder import WITH_HEAD, deploy_folder
+from homodistil_hf.export.facts import read_facts
+from homodistil_hf.export.outcome import runtime_rows
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM, HomoBertForSequenceClassification
 from homodistil_hf.models.widths import LayerWidths, WidthPlan
@@ -129,6 +132,45 @@ def test_a_file_below_the_bar_is_not_written_but_its_figures_are(copy, texts, ca
     assert len(row["tried"]) == 3
     assert (copy / "onnx" / "model.onnx").exists()
     assert verify_export(copy).ok
+
+
+def test_results_that_are_no_numbers_are_no_answers(tokenizer, texts, tmp_path, caplog):
+    student = random_student(HomoBertForSequenceClassification, num_labels=3)
+    # states beyond float16, and a first class that is ahead in either type
+    student.bert.encoder.layer[0].output.LayerNorm.weight.data *= 1e5
+    student.classifier.bias.data = torch.tensor([5.0, -5.0, -5.0])
+    folder = export_student(student, tmp_path / "student", tokenizer=tokenizer)
+    (row,) = deploy_export(folder, "onnx-fp16", texts=texts, num_rounds=0)
+    assert (row["is_written"], row["figures"]) == (False, {"fidelity": 0.0})
+    assert "model_fp16.onnx is not written: it gives results that are no numbers; keep another target" in caplog.text
+    assert not (folder / "onnx" / "model_fp16.onnx").exists()
+    assert runtime_rows(read_facts(folder))[0]["figures"] == {"fidelity": 0.0}
+    assert verify_export(folder).ok
+
+
+def test_pairs_of_a_file_are_read_as_pairs(copy, tmp_path, monkeypatch):
+    (tmp_path / "pairs.txt").write_text("w5 w6\tw7 w8\nw9\tw10 w11 w12\n")
+    seen, results = [], Deployable.results
+    monkeypatch.setattr(Deployable, "results", lambda one, rows: seen.append(one.inputs(rows)) or results(one, rows))
+    (row,) = deploy_export(copy, "onnx", texts=tmp_path / "pairs.txt", num_rounds=0)
+    assert [int(mask.sum()) for mask in seen[0]["attention_mask"]] == [2 + 2 + 3, 1 + 3 + 3]
+    assert row["is_written"]
+    assert verify_export(copy).ok  # on the package's own rows, which are no pairs for it
+
+
+def test_a_student_of_pairs_is_compared_on_pairs(copy):
+    assert not model_with_head(copy).takes_pairs
+    change_json(copy / "facts.json", data={"text_columns": ["premise", "hypothesis"]})
+    assert model_with_head(copy).takes_pairs
+
+
+def test_pairs_for_a_model_of_single_texts_are_refused(tokenizer, tmp_path):
+    folder = export_student(random_student(HomoBertForMaskedLM), tmp_path / "student", tokenizer=tokenizer)
+    (tmp_path / "pairs.txt").write_text("w5 w6\tw7 w8\nw9\tw10 w11 w12\n")
+    with pytest.raises(
+        ValueError, match=r"texts='.*pairs.txt' has pairs, divided by a tabulator, but this model reads"
+    ):
+        deploy_export(folder, "onnx", texts=tmp_path / "pairs.txt", num_rounds=0)
 
 
 def test_a_file_that_is_made_again_is_judged_anew(copy, texts, monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from homodistil_hf.deploy.folder import own_rows, rows_of_file
+from homodistil_hf.deploy.folder import own_rows, texts_of_file
 
 
 def test_own_rows_are_pairs_of_neighbours():
@@ -14,7 +14,10 @@ def test_own_rows_are_pairs_of_neighbours():
 def test_a_tabulator_divides_a_pair_and_other_lines_get_their_neighbours(tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("one\ttwo\n\nthree\nfour\n", encoding="utf-8-sig")
-    assert rows_of_file(file) == [("one", "two"), ("three", "four"), ("four", "one")]
+    assert texts_of_file(file) == ([("one", "two"), ("three", "four"), ("four", "one")], True)
+    # a line ends at its end alone
+    file.write_text("one\u2028more\x0c\nthree\r\n", encoding="utf-8")
+    assert texts_of_file(file) == ([("one\u2028more\x0c", "three"), ("three", "one\u2028more\x0c")], False)
 
 
 @pytest.mark.parametrize(
@@ -28,4 +31,4 @@ def test_files_without_two_texts_are_refused(content, message, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        rows_of_file(file)
+        texts_of_file(file)
