@@ -30,6 +30,7 @@ from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.settings import check_fields, make_tuples, setting
 from ..files.strict_json import write_json
+from ..models.architectures import max_tokens
 from ..models.equality import weights_digest
 from ..models.heads import logits_of_rows
 from ..models.loading import load_encoder
@@ -225,7 +226,7 @@ class ClassesSettings:
     text_columns: tuple[str, ...] = setting((), "One, or two for pairs; default: found by their usual names.")
     group_columns: tuple[str, ...] = setting((), "Columns to bound by: language, source …")
     eval_split: str = setting("validation", "Split of a Hub data set or folder.")
-    max_seq_length: int | None = setting(None, "Tokens a row (default: 128, or the positions).", least=8)
+    max_seq_length: int | None = setting(None, "Tokens a row; the rest is cut off (default: all positions).", least=8)
     max_rows: int = setting(10_000, "Rows at most, ≥ 1.", least=1)
 
     def __post_init__(self) -> None:
@@ -281,15 +282,22 @@ def evaluate_classes(
             (evaluated.model, evaluated.tokenizer),
             (beside, as_heads_read(load_tokenizer(name, remedy=COPY), beside.config)),
         ]
-        length = fitted_length(
-            settings.max_seq_length, evaluated.model.config, argument="max_seq_length", tokenizer=evaluated.tokenizer
-        )
+        config = evaluated.model.config
+        most = min(max_tokens(config), evaluated.tokenizer.model_max_length)
+        length = fitted_length(settings.max_seq_length, config, argument="max_seq_length", default=most)
+        if num_cut := sum(len(ids) > length for ids in evaluated.tokenizer(*columns, verbose=False)["input_ids"]):
+            logger.warning(
+                "%d of %d rows are longer than %d tokens: answers are bounded to the first %d of each; %s",
+                *(num_cut, len(columns[0]), length, length),
+                f"--max_seq_length takes up to {most}" if length < most else "the model reads no more",
+            )
         pairs = zip(*(answers(*one, columns, max_length=length) for one in models), strict=True)
         words = length_groups([" ".join(texts) for texts in zip(*columns, strict=True)])
         found = guarantee([answer != other for answer, other in pairs], {WORDS: words} | groups)
         source = ", ".join(map(public_name, settings.eval_data))
-        bound_to = {"sha256": evaluated.sha256, "teacher_sha256": weights_digest(beside)}
-        results = {"teacher": public_name(name), GUARANTEE: {source: found}, "versions": version_facts()}
+        bound_to = {"sha256": evaluated.sha256, "teacher_sha256": weights_digest(beside), "max_seq_length": length}
+        results = {"teacher": public_name(name), GUARANTEE: {source: found}, "max_seq_length": length}
+        results |= {"num_cut_rows": num_cut, "versions": version_facts()}
         write_json(folder / RESULTS_FILE, results)
         evaluated.publish({GUARANTEE: results[GUARANTEE], BOUND_TO: bound_to, "tasks": {}})
         return results

@@ -249,3 +249,23 @@ def test_a_guarantee_ends_with_its_teacher(folder, tmp_path):
     assert sources(other) >= {"rows.parquet", "others.parquet"}
     randomized(BertForSequenceClassification.from_pretrained(teacher), std=0.01).save_pretrained(teacher)
     assert sources(other) == {"others.parquet"}
+
+
+def test_bounds_are_of_whole_rows_unless_a_length_is_given(folder, tmp_path, caplog):
+    student = shutil.copytree(folder / "student", tmp_path / "student")
+    longer = [{"text": " ".join(f"w{10 + (row + place) % 60}" for place in range(10 + row % 4))} for row in range(20)]
+    Dataset.from_list(longer).to_parquet(tmp_path / "longer.parquet")
+
+    def found(**length):
+        caplog.clear()
+        settings = {"eval_data": [str(tmp_path / "longer.parquet")], **length}
+        results = evaluate_classes(student, teacher=folder / "teacher", settings=settings)
+        facts = json.loads((student / "facts.json").read_text())["benchmarks"]
+        assert facts["guarantee_of"]["max_seq_length"] == results["max_seq_length"]
+        return results["max_seq_length"], results["num_cut_rows"], facts["guarantee"]["longer.parquet"]["num_changed"]
+
+    length, num_cut, _ = found()
+    assert (length, num_cut) == (make_teacher().config.max_position_embeddings, 0)
+    assert "are longer than" not in caplog.text
+    assert found(max_seq_length=14)[:2] == (14, 5)  # 13 words and two special tokens
+    assert "5 of 20 rows are longer than 14 tokens: answers are bounded to the first 14 of each; --max" in caplog.text
