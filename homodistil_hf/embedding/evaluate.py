@@ -206,8 +206,11 @@ def evaluate_embedding(
             models[TEACHER] = load_teacher(named, similarity=student.similarity)
         places: dict[str, Any] = {"data_dir": settings.data_dir and public_name(settings.data_dir)}
         places |= {name: [public_name(place) for place in getattr(settings, name)] for name in _PLACES}
+        costs = costs_of(models, model_name(model))
+        if named:  # two teachers may have one name and costs
+            costs[TEACHER]["sha256"] = models[TEACHER].sha256
         results: dict[str, Any] = {
-            "models": costs_of(models, model_name(model)),
+            "models": costs,
             "settings": asdict(settings) | places,
         }
         is_apart = has_own_space(facts)
@@ -517,5 +520,8 @@ def load_queries(settings: QuerySettings) -> RetrievalTask:
     names = getattr(settings, "group_columns", ())
     groups = {name: read("queries", "group_columns", name)["text"][:] for name in names}
     groups = {name: [values[row] or "none" for row in rows] for name, values in groups.items()}
-    columns = f"queries {queries.info.description}; documents {documents.info.description}"
+    shown, _, left = queries.info.description.partition("; not read: ")
+    others = ", ".join(name for name in left.split(", ") if name not in names)
+    shown = "; not read: ".join(filter(None, [", ".join(dict.fromkeys([shown, *names])), others]))
+    columns = f"queries {shown}; documents {documents.info.description}"
     return RetrievalTask("queries", [texts[row] for row in rows], index, None, groups, columns)

@@ -215,14 +215,16 @@ def test_tasks_of_mteb_need_its_library(folders, monkeypatch, capsys):
     )
 
 
-def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path):
+@each("name", ["another", None])
+def test_scores_beside_another_teacher_are_not_mixed(folders, data_dir, tmp_path, name):
     settings = {"data_dir": str(data_dir), "max_queries": 4}
     evaluate_embedding(folders[1], teacher=folders[0], settings=settings)
-    other = make_sentence_folder(tmp_path / "another", pooling="max")
+    name = name or folders[0].name  # another one of that name
+    other = make_sentence_folder(tmp_path / "others" / name, pooling="max")
     write_task(tmp_path / "alone", "stsb")
     evaluate_embedding(folders[1], teacher=other, settings={"data_dir": str(tmp_path / "alone")})
     told = json.loads((folders[1] / "facts.json").read_text())["benchmarks"]
-    assert told["models"]["teacher"]["name"] == "another"
+    assert told["models"]["teacher"]["name"] == name
     assert set(told["scores"]) == {"stsb"}
 
 
@@ -345,7 +347,7 @@ def test_of_rows_of_a_query_and_a_text_each_side_is_read_alone(query, document, 
     assert task.queries == rows[query]
     assert task.documents == rows[document]
     assert task.groups == {"language": rows["language"]}
-    assert task.columns.startswith(f"queries read: {query}; not read: ")
+    assert task.columns.startswith(f"queries read: {query}, language; not read: {document}; documents read: ")
     assert f"; documents read: {document}; not read: " in task.columns
 
 
