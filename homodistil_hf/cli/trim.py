@@ -23,7 +23,7 @@ class Trim(Command):
         default="min_count=5",
     )
     output: str | None = flag("folder to write; without it, what would stay is printed", default=None, metavar="DIR")
-    text_column: str | None = flag("column with the text (default: text)", default=None)
+    text_column: str | None = flag("column with the text, or two with a comma between", default=None)
     teacher_revision: str | None = flag("branch, tag or commit on the Hub", default=None)
     tokenizer: str | None = flag("Hub name or folder; default: the teacher's own", default=None)
     overwrite: bool = flag("replace an earlier export in DIR", default=False)

@@ -36,7 +36,7 @@ from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import found_rows, listed_columns
 from ..tasks.encoding import texts_of
-from ..tasks.kinds import task_kind_of
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, VALUES, task_kind_of
 from ..tasks.reading import load_rows
 from ..training.run_folder import check_free, check_same_identity, existing_files
 from ..vocabulary.selection import Vocabulary, count_tokens, select
@@ -176,7 +176,7 @@ def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) ->
 
 
 def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
-    if not source.is_task:
+    if not (source.is_task or _are_rows(source, config)):
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
     rows = load_rows(source.text, split=source.split)
     texts = listed_columns(source.text_column or None)
@@ -184,6 +184,16 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     documents = texts_of(part)
     documents.info.description = columns_words(part.columns.texts, rows.column_names)
     return documents
+
+
+def _are_rows(source: TrimSource, config: PreTrainedConfig) -> bool:
+    """Whether a model reads more than a column of text: several are named, or a classifier is given tables."""
+    if source.text_column is not None:
+        return len(listed_columns(source.text_column)) > 1
+    if task_kind_of(config) not in (CLASSES, LABELS, VALUES, ANSWERS):
+        return False
+    files = (file for name in source.text for file in local_files(name, source.split, f"text={name!r}"))
+    return all(file.suffix != ".txt" for file in files)
 
 
 _UNTRIMMED = {

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 from tiny_embeddings import make_sentence_folder
 from tiny_files import assert_same_weights, write_config, write_teacher, write_text
-from tiny_models import make_teacher, randomized, tiny_config
+from tiny_models import make_teacher, randomized, tiny_config, tiny_tokenizer
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
@@ -263,3 +263,22 @@ def test_a_plan_compares_several_sizes(tmp_path, capsys):
     assert sizes["coverage=1"]["growth"] == 0 < sizes["coverage=0.98"]["growth"]
     assert main([*words, "--vocabulary", "keep=500"]) == 0
     assert "vocabulary      tokens  of the text's tokens  longer text  parameters   MB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), ("--text_column", "sentence1,sentence2")])
+def test_both_texts_of_a_pair_are_counted(tmp_path, words, capsys):
+    make_teacher("sequence_classification", num_labels=2).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    rows = [{"sentence1": "w5 w6", "sentence2": "w70 w71", "label": 1, "id": row} for row in range(8)]
+    Dataset.from_list(rows).to_csv(tmp_path / "pairs.csv")
+    asked = ["trim", str(tmp_path / "teacher"), "--text", str(tmp_path / "pairs.csv"), *words]
+    assert main([*asked, "--output", str(tmp_path / "small")]) == 0
+    assert "read: sentence1, sentence2; not read: label, id" in capsys.readouterr().err
+    assert {"w5", "w70"} <= AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab().keys()
+
+
+def test_text_of_lines_is_read_beside_a_classifier_too(tmp_path, capsys):
+    make_teacher("sequence_classification", num_labels=2).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    assert main(["trim", str(tmp_path / "teacher"), "--text", str(write_text(tmp_path / "train.txt"))]) == 0
+    assert "read: text" in capsys.readouterr().err
