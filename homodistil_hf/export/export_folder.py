@@ -26,7 +26,7 @@ from ..files.provenance import version_facts
 from ..files.run_names import MODEL_FOLDERS, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
-from ..models.architectures import HEADS, architecture_of
+from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import as_stock_reads_it, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts, planned_facts
@@ -66,6 +66,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("standard", "compact")
 _RECORDS = (FACTS_FILE, TRIMMING_FILE)
 """Files that list all others of a folder that is written whole."""
+_OF_VECTORS = ("embedding", "sparse", "multi_vector")  # methods
 _WAIT_S = 60.0  # for another process that writes the folder
 Teacher: TypeAlias = str | Path | PreTrainedModel | Mapping[str, Any] | None
 
@@ -536,8 +537,7 @@ def checkpoint_student(folder: Path, *, format: str, allow_partial: bool) -> tup
     """
     label = f"checkpoint {str(folder)!r}"
     state = read_state(folder)
-    classes = read_json_object(folder / CONFIG_NAME, f"{label}: {CONFIG_NAME}").get("architectures")
-    if isinstance(classes, list) and not HEADS.keys() & set(map(str, classes)):
+    if state["method"] in _OF_VECTORS:  # a checkpoint has no pooling
         raise ValueError(
             f"{label} is of an encoder without a head: resume the run, which exports its student at its end"
         )

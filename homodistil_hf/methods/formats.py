@@ -50,6 +50,13 @@ _OTHERS: dict[str, tuple[str, str | None]] = {
 """Format in `facts.json` → what verifies the folder, and how it is deployed, None where no runtime could read it; the
 core verifies and deploys all others."""
 
+_ONE_FORM = {
+    PACKED: "model of bits",
+    "sentence-transformers sparse": "sparse encoder",
+    "sentence-transformers multi-vector": "multi-vector encoder",
+}
+"""Format of exports that are written no other way → what they are."""
+
 
 def verify_export(folder: str | Path) -> VerifyReport:
     """Check an export against its own facts, and load it without this package.
@@ -215,8 +222,8 @@ def export_from(folder: str | Path, output: str | Path, *, teacher: str | None =
     """Export the student of a finished run, of a checkpoint, or of another export; see [`export_model_from`]."""
     found = student_in(folder)
     check_output(output, overwrite=bool(settings.get("overwrite")), argument="output")
-    if found.kind == "export" and read_facts(found.folder).get("format") == PACKED:
-        raise ValueError(f"folder={str(folder)!r} is a model of bits, which has one form alone: copy {found.folder}")
+    if found.kind == "export" and (kind := _ONE_FORM.get(read_facts(found.folder).get("format", ""))):
+        raise ValueError(f"folder={str(folder)!r} is a {kind}, which has one form alone: copy {found.folder}")
     if (found.folder / MODULES_FILE).is_file():
         settings.pop("allow_partial", None)
         export: Any = resolve_name("homodistil_hf.embedding.folder:export_embedding_from")

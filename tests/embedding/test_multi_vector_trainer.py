@@ -289,7 +289,7 @@ def test_a_plan_is_what_is_distilled(tmp_path, text, capsys, how):
     folder = make_multi_vector_folder(tmp_path / "model", **how)
     assert main(["plan", "--teacher", str(folder), "--student", "macs=0.5", "--width_multiple", "1", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert main(words_of(folder, text, tmp_path / "run")) == 0
+    assert main(words_of(folder, text, tmp_path / "run", save_steps=2)) == 0
     printed = capsys.readouterr().out
     assert "is a multi-vector encoder of 16 channels" in printed
     assert "MultiVectorEncoder(" in printed
@@ -300,6 +300,13 @@ def test_a_plan_is_what_is_distilled(tmp_path, text, capsys, how):
         assert {name: facts[side][name] for name in names} == {name: plan[planned][name] for name in names}
     assert {"cosine", "neighbours", "neighbours_in_index"} <= results["models"][1].keys()
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+    for place, message in {
+        "run": "is a multi-vector encoder, which has one form alone: copy",
+        "run/checkpoint-2": "resume the",
+    }.items():
+        capsys.readouterr()
+        assert main(["export", str(tmp_path / place), "--allow_partial", "--output", str(tmp_path / "again")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_what_is_distilled_can_be_named_a_query(tmp_path, text, capsys):

@@ -224,7 +224,7 @@ def test_a_plan_is_what_is_distilled(tmp_path, text, capsys, has_router):
     folder = make_sparse_folder(tmp_path / "model", has_router=has_router)
     assert main(["plan", "--teacher", str(folder), "--student", "macs=0.5", "--width_multiple", "1", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert main(words_of(folder, text, tmp_path / "run")) == 0
+    assert main(words_of(folder, text, tmp_path / "run", save_steps=2)) == 0
     assert "SparseEncoder(" in capsys.readouterr().out
     facts = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -234,6 +234,13 @@ def test_a_plan_is_what_is_distilled(tmp_path, text, capsys, has_router):
     assert {"cosine", "neighbours_in_index", "active_dims"} <= results["models"][1].keys()
     assert results["models"][0]["active_dims"] > 0
     assert main(["verify", str(tmp_path / "run" / "student")]) == 0
+    for place, message in {
+        "run": "is a sparse encoder, which has one form alone: copy",
+        "run/checkpoint-2": "resume the",
+    }.items():
+        capsys.readouterr()
+        assert main(["export", str(tmp_path / place), "--allow_partial", "--output", str(tmp_path / "again")]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.distributed
