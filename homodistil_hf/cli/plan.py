@@ -41,6 +41,10 @@ class Plan(Command):
     def __post_init__(self) -> None:
         if self.student is None and self.config is None:
             raise ValueError("the argument --student is required; see homodistil plan --help")
+        if self.width_multiple is not None and self.width_multiple < 1:
+            raise ValueError(
+                f"width_multiple={self.width_multiple} is not a whole number of at least 1; the default is 8"
+            )
         if bool(self.text) != (self.vocabulary is not None):
             raise ValueError("--vocabulary is chosen by the tokens of a text; give --text with it, or neither")
         if self.time != bool(self.train_data or self.config):

@@ -428,6 +428,15 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
 
+    def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
+        """As the base; also refuse another `plain`, by which the map of vectors is trained or not."""
+        super().check_state(state, folder)
+        if (saved := state["plain"]) != self.args.plain:
+            raise ValueError(
+                f"checkpoint {folder} is of a run with plain={saved}, this one has plain={self.args.plain}; set it as "
+                "it was, or name another output_dir"
+            )
+
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""
         return VectorEvaluation(self.distillation, student=self.model, accelerator=self.accelerator)

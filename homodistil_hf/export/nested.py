@@ -257,9 +257,11 @@ def _of_macs(members: Sequence[NestedMember], wanted: Any, whole_macs: int) -> N
     ranges = []
     for larger, smaller in pairwise(members):
         least, most = (encoder_macs(_between(larger, smaller, share).plan) / whole_macs for share in (0, 1))
+        if given == most:
+            return larger
         if given is not None and least <= given < most:
             return _between(larger, smaller, (given - least) / (most - least))
-        ranges.append(f"a share from macs={math.ceil(1e3 * least) / 1e3:g} to {most:.3g}")
+        ranges.append(f"a share from macs={math.ceil(1e3 * least) / 1e3:g} to {math.floor(1e3 * most) / 1e3:g}")
     raise ValueError(
         f"member={short_repr(wanted)} is none of the nested student's: {', '.join(one.name for one in members)}; "
         f"nearest valid: one of these, {''.join(f'{one}, ' for one in ranges)}or "

@@ -9,6 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
@@ -102,9 +103,10 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
     for warning in doubts(plan, widths):
         log(f"warning: {warning}")
     reason = depth_reason(question.student or "", plan, widths)
-    # other methods and settings may leave layers out as well
-    if reason and plan == _plan_of(question, config, fewer_layers_below):
-        lines.append(reason)
+    # other methods and settings may leave layers out as well, in a budget that is out of reach here
+    with suppress(ValueError):
+        if reason and plan == _plan_of(question, config, fewer_layers_below):
+            lines.append(reason)
 
     if trimming:
         costs["vocabulary"] = trimming.facts

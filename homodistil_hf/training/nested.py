@@ -139,16 +139,20 @@ class NestedStudent:
 
     def members(self, largest: str, plan: WidthPlan, metrics: Mapping[str, float]) -> list[NestedMember]:
         """All members for an export, with the name and the plan of the largest; `metrics` are those of all members."""
-        rest, members = dict(metrics), []
-        for member in (part.member for part in self.parts):
-            evaluation = {}
+        rest, found_of = dict(metrics), dict[str, dict[str, float]]()
+        # long names first: one may end with another
+        for member in sorted((part.member for part in self.parts), key=lambda one: len(one.name), reverse=True):
+            evaluation = found_of[member.name] = {}
             for name in [*rest]:
                 # the name of one of several evaluation sets comes before the member's
                 of_set, found, metric = name.partition(f"{member.name}_")
                 if found and (not of_set or of_set.endswith("_")):
                     evaluation[of_set + metric] = rest.pop(name)
-            members.append(NestedMember(member.name, member.plan, evaluation))
-        return [NestedMember(largest, plan, rest), *members]
+        members = (part.member for part in self.parts)
+        return [
+            NestedMember(largest, plan, rest),
+            *(NestedMember(one.name, one.plan, found_of[one.name]) for one in members),
+        ]
 
     @torch.no_grad()
     def probes(self) -> list[list[float]]:

@@ -107,6 +107,8 @@ def resolve_student(
 def recorded_plan(args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan | None:
     """The plan that a checkpoint holds for the same budget, limits of widths and start widths, or None."""
     requested = args.resume_from_checkpoint
+    if args.overwrite_output_dir and not requested:
+        return None  # what is there belongs to another run
     # a checkpoint that is named counts alone, else the newest one that fits
     named = requested if isinstance(requested, str) and requested != "last" else None
     if named is not None and is_hub_address(named):

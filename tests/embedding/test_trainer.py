@@ -366,6 +366,15 @@ def test_a_plain_student_needs_no_map(make_embedding_trainer, tmp_path, dense):
     assert student.encode(TEXTS).shape == teacher.encode(TEXTS).shape
 
 
+def test_a_run_is_resumed_with_the_map_that_it_had(make_embedding_trainer, tmp_path):
+    settings = {"student": PLAIN, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_embedding_trainer(**settings, plain=True).train()
+    (checkpoint,) = tmp_path.glob("**/checkpoint-1")
+    other = make_embedding_trainer(**settings, output_dir=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="checkpoint-1 is of a run with plain=True, this one has plain=False; set it"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+
+
 def test_a_plain_student_of_fewer_layers_has_no_map_either(make_embedding_trainer, tmp_path):
     trainer = make_embedding_trainer(student="macs=0.45,layers=1", plain=True, max_steps=2, width_multiple=1)
     assert (trainer.plan.hidden_size, len(trainer.plan.layers)) == (32, 1)

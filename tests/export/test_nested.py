@@ -1,5 +1,7 @@
 """Sizes of a nested student by name, share and milliseconds; times are made by formula."""
 
+from dataclasses import replace
+
 import pytest
 from students import make_student
 
@@ -68,6 +70,8 @@ def test_a_share_between_two_members(caplog):
     assert between.plan == size(32, 4, 40)
     assert not between.evaluation
     assert f"{between.name} was not trained" in caplog.text
+    renamed = [replace(MEMBERS[0], name="a"), MEMBERS[1]]
+    assert find_member(make_student(), renamed, 0.5, whole_macs=2 * LARGEST) is renamed[0]  # the upper end
     for wanted in (0.26, 0.6, 0.1, "macs=1.5", "nonsense", None):
         with pytest.raises(ValueError, match=r"is none of the nested student's: macs=0.5, macs=0.25; nearest valid"):
             found(wanted)

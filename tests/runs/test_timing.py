@@ -170,6 +170,7 @@ def test_of_an_embedding_model_no_advice_is_given(values, tmp_path, capsys):
 @each(
     ("words", "message"),
     [
+        (["--width_multiple", "0"], "width_multiple=0 is not a whole number of at least 1; the default is 8"),
         (["--time"], "give --time with --train_data or --config"),
         (["--time", "--train_data", "x", "--student", "latency_ms=5"], "name it by --student, without latency_ms"),
         (["--train_data", "x"], "give --time with --train_data or --config"),

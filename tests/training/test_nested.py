@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFir
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
+from homodistil_hf.training.nested import NestedStudent
 
 OTHERS = [
     *(OneShotArguments, PrunedFirstArguments),
@@ -374,3 +376,15 @@ def test_a_size_between_two_is_the_larger_one_with_narrower_ffns(make_trainer, t
     told = error_of(capsys, "export", str(student), "--member", "0.1", "--output", str(tmp_path / "other"))
     assert "member='macs=0.1' is none of the nested student's: 24-3x8-48, 16-2x8-16" in told
     assert f"a share from macs={math.ceil(1000 * least) / 1000:g} to {most:.3g}" in told
+
+
+def test_metrics_are_of_the_size_whose_whole_name_they_have():
+    plan = WidthPlan(16, (LayerWidths(2, 8, 16),))
+    parts = [SimpleNamespace(member=SimpleNamespace(name=name, plan=plan)) for name in ("small", "very_small")]
+    metrics = {"kl": 1.0, "small_kl": 2.0, "very_small_kl": 3.0, "wiki_very_small_kl": 4.0, "wiki_kl": 5.0}
+    found = NestedStudent.members(SimpleNamespace(parts=parts), "base", plan, metrics)
+    assert [(one.name, one.evaluation) for one in found] == [
+        ("base", {"kl": 1.0, "wiki_kl": 5.0}),
+        ("small", {"kl": 2.0}),
+        ("very_small", {"kl": 3.0, "wiki_kl": 4.0}),
+    ]

@@ -91,6 +91,11 @@ def test_only_the_same_student_of_the_same_widths_is_reused(machine, make_traine
     assert recorded_plan(arguments(tmp_path / "run", student=student), config) is None
     for limit in ({"width_multiple": 4}, {"plain": True}):
         assert recorded_plan(arguments(tmp_path / "run", student=BUDGET, **limit), tiny_config()) is None
+    # a run that is to be overwritten is another one, unless it is resumed
+    over = {"student": BUDGET, "overwrite_output_dir": True}
+    assert recorded_plan(arguments(tmp_path / "run", **over), tiny_config()) is None
+    resumed = arguments(tmp_path / "run", **over, resume_from_checkpoint="last")
+    assert recorded_plan(resumed, tiny_config()) == FAST
 
 
 def test_other_students_ask_no_machine(machine, tmp_path):
