@@ -224,7 +224,7 @@ def plan_for_latency(
         teacher_config: configuration of a teacher of any supported architecture.
         measure: plan → its milliseconds; called for about ten plans, for the smallest of all and for the teacher.
         multiple: see `plan_for_budget`.
-        plain: keep the teacher's hidden size; FFNs alone narrow.
+        plain: keep the teacher's hidden size; FFNs narrow, and heads where the class leaves them free.
 
     Raises:
         ValueError: no plan is that fast, or the teacher itself is; the message names the range.
