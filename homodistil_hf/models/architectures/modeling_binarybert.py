@@ -106,9 +106,10 @@ class ElasticQuantizer(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, values: torch.Tensor) -> None:
-        """Set α from a batch: the one of least squared error, which is mean |x| where only the sign counts.
+        """Set α from a batch: the one of least squared error, which is mean |x| where only the sign counts; β is 0.
 
-        An empty batch says nothing, and changes nothing.
+        Any other threshold has a larger error, also one that other bits have learnt. An empty batch says nothing,
+        and changes nothing.
         """
         if not values.numel():
             return
@@ -124,6 +125,7 @@ class ElasticQuantizer(nn.Module):
             errors = [(one * self.quantized(sample / one) - sample).square().sum() for one in scales.clamp(min=1e-8)]
             scale = scales[torch.stack(errors).argmin()]
         self.log_scale.copy_(scale.clamp(min=1e-8).log())
+        self.offset.zero_()
 
 
 class FloatActivations(nn.Module):

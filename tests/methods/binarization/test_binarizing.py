@@ -95,3 +95,16 @@ def test_scales_stay_positive_and_learn_as_fast_as_weights():
 def test_dropout_is_what_was_asked_for_whatever_the_teacher_had(dropout):
     student = to_binary(classifier(), activation_bits=1, dropout=dropout)
     assert {module.p for module in student.modules() if isinstance(module, torch.nn.Dropout)} == {dropout}
+
+
+def test_fewer_bits_start_without_the_thresholds_that_others_have_learnt():
+    """x_q = α · q((x − β) / α) has the least squared error where β is 0, whatever α is."""
+    values = torch.randn(4096, generator=torch.Generator().manual_seed(0)).abs()
+    fresh, used = (ElasticQuantizer(1, is_signed=False, is_elastic=True) for _ in range(2))
+    used.offset.data.fill_(-0.4)
+    errors = []
+    for quantizer in (fresh, used):
+        quantizer.calibrate(values)
+        codes, scale = quantizer(values)
+        errors.append(float((codes * scale - values).square().sum() / values.square().sum()))
+    assert errors[1] == errors[0] < 0.3
