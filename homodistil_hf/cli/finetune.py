@@ -68,6 +68,11 @@ def run_beside_teacher(named: Mapping[str, Any]) -> dict[str, Any]:
                 f"{name}={short_repr(named[name])} has no place beside teacher={named['teacher']!r}: this is the run "
                 "of homodistil distill --start, which has one learning_rate and all rows; leave it out"
             )
+    if "num_train_epochs" in named and "max_train_steps" in named:
+        raise ValueError(
+            f"num_train_epochs={named['num_train_epochs']} with max_train_steps={named['max_train_steps']} has no "
+            f"place beside teacher={named['teacher']!r}, where so many steps are taken; give one of them"
+        )
     run = {
         _OF_A_RUN.get(name, name): value
         for name, value in named.items()

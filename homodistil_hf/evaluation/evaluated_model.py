@@ -55,7 +55,7 @@ SUMMARY_FILE = "summary.json"
 DISCREPANCY = "discrepancy"
 DISCREPANCY_METRICS = ("kl", "agreement", "mlm_loss", "mlm_accuracy", "pseudo_perplexity")
 Record: TypeAlias = dict[str, Any]
-_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "versions", "train_loss", "model", "sha256")
+_PER_SEED = ("seed", "metrics", "score", "time_s", "finished", "asked", "versions", "train_loss", "model", "sha256")
 BOUND_TO = "guarantee_of"
 """Key of the digests of the model and the teacher that guarantees are of."""
 
@@ -110,6 +110,8 @@ class EvaluatedModel:
         sha256 = hashlib.sha256(digested.encode("utf-8")).hexdigest()
         path = self.results / f"{name}.json"
         if (earlier := _read_record(path)) and earlier.get("sha256") == sha256:
+            earlier["asked"] = _now()  # a summary is of what was asked for last
+            write_json(path, earlier)
             return earlier, True
         # the digest in its name: only the same measurement goes on there
         going_on = self.results / f".{name}-{sha256[:16]}"
@@ -121,7 +123,7 @@ class EvaluatedModel:
             **measure(going_on),
             "sha256": sha256,
             "versions": version_facts(),
-            "finished": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "finished": _now(),
         }
         self.results.mkdir(parents=True, exist_ok=True)
         # the record first, or a kill in between would lose the work
@@ -148,7 +150,7 @@ class EvaluatedModel:
             if "seed" in record:
                 tasks.setdefault(record["data"], []).append(record)
             elif path.stem == DISCREPANCY:
-                left_out = ("model", "sha256", "versions", "finished")
+                left_out = ("model", "sha256", "versions", "finished", "asked")
                 summary[DISCREPANCY] = {key: value for key, value in record.items() if key not in left_out}
         summary["tasks"] = {name: _summary(records) for name, records in tasks.items()}
         self.results.mkdir(parents=True, exist_ok=True)
@@ -288,8 +290,12 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     return summary
 
 
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
 def _summary(records: list[Record]) -> dict[str, Any]:
-    newest = max(records, key=lambda record: record["finished"])
+    newest = max(records, key=lambda record: str(record.get("asked", record["finished"])))
     # Seeds of one result share its settings; records of other settings are an earlier run's.
     same = [record for record in records if record["conditions"] == newest["conditions"]]
     same.sort(key=lambda record: record["seed"])

@@ -58,8 +58,17 @@ from ..models.heads import PREDICTION_BATCH_SIZE, collator_of, fastest_device, s
 from ..models.loading import MODULES_FILE
 from ..models.tokenizers import fitted_length, save_tokenizer
 from ..tables import figures_line
-from ..tasks.columns import LEAST_ROWS, Columns, ReadRows, check_rows, found_rows, listed_columns, what_is_read
-from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens
+from ..tasks.columns import (
+    LEAST_ROWS,
+    Columns,
+    ReadRows,
+    check_rows,
+    found_rows,
+    listed_columns,
+    refuse_missing_labels,
+    what_is_read,
+)
+from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens, what_fits
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, IS_CONSTANT, TAGS, VALUES, names_of
 from ..tasks.metrics import accuracy
@@ -69,6 +78,7 @@ from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_r
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
 from ..training.ranks import refuse_ranks
+from ..training.row_checks import rows_digest
 from ..training.run_folder import check_same_identity, existing_files, folder_claimed
 from ..training_args import ExactArguments
 from .evaluated_model import EvaluatedModel, load_model
@@ -397,6 +407,16 @@ def with_length(settings: _FineTuning, evaluated: EvaluatedModel) -> _FineTuning
     return replace(settings, max_length=length)
 
 
+def as_rows_need(
+    settings: _FineTuning, part: ReadRows, evaluated: EvaluatedModel, say: Callable[[str], None]
+) -> _FineTuning:
+    """The settings with the tokens a row that rows of a user's own need; see [`length_of_rows`]."""
+    read = evaluated.model.config, evaluated.tokenizer
+    length = length_of_rows(part, *read)
+    say(f"max_length={length}: {what_fits(length, part.columns, *read)}")
+    return replace(settings, max_length=length)
+
+
 def training_rows(rows: Dataset, max_rows: int | None) -> Dataset:
     """Training rows: all, or always the same `max_rows` of them."""
     return rows if max_rows is None else drawn(rows, max_rows, seed=0)
@@ -490,6 +510,9 @@ class OwnTaskSettings(FineTuningSettings):
         "Names or whole numbers, 1.0 too: classes; fractions: a regression; default: found by usual names, as label.",
         text="a name",
     )
+    max_length: int | None = setting(
+        None, "Tokens a row, longer ones are cut; 8 … the positions (default: 99 of 100 rows fit).", least=8
+    )
     output_dir: str = setting("", f"Gets {MODEL_FOLDER}/ and results.json.", text="a name")
     seed: int = setting(0, "Of head, order of rows and dropout.", least=0, most=2**32 - 1)
     resume: bool = setting(False, "Go on with the run in output_dir; one that has ended gives its results again.")
@@ -552,15 +575,17 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     if (name := type(evaluated.model).__name__) not in HEADS:
         left = "; its pooling and prompts are left out" if model_file(evaluated.source, MODULES_FILE) else ""
         say(f"{settings.model} is a {name}, an encoder without a head: it gets a fresh one for the labels{left}")
-    has_length = settings.max_length is not None
-    settings = with_length(settings, evaluated)
+    if has_length := settings.max_length is not None:
+        settings = with_length(settings, evaluated)
     given = check_start(training / SETTINGS_FILE, settings)
     task, train, dev = own_rows(settings, evaluated.tokenizer, say)
     columns = task.columns
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
-    if task.kind not in (CLASSES, VALUES) and not has_length:
-        length = length_of_rows(ReadRows(train, columns), evaluated.model.config, evaluated.tokenizer)
-        settings = replace(settings, max_length=length)
+    if not has_length:
+        settings = as_rows_need(settings, ReadRows(train, columns), evaluated, say)
+    if task.kind in (TAGS, ANSWERS):  # whose labels are checked with their tokens
+        for part in (train, dev):
+            encoded_rows(task, part, evaluated.tokenizer, settings.row_length)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
@@ -582,7 +607,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         columns,
         measured,
         lambda metrics: next(iter(metrics.values())),
-        depends_on=given,
+        depends_on=given | {"rows": rows_digest(train, num_rows=None)},
         seed=settings.seed,
         say=say,
     )
@@ -656,6 +681,7 @@ def own_rows(
     if model is None:
         task = task_of_rows({part.argument: part.rows for part in parts}, columns)
         parts = [part._replace(columns=task.columns) for part in parts]
+        refuse_missing_labels(parts)  # which the loss of a stock class would take for labels
     else:
         task = RowsTask(columns, tuple(names_of(model.config)))
     train, *others = parts

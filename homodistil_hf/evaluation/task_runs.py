@@ -265,7 +265,8 @@ def _evaluate_task(
     )
     conditions |= {"learning_rate": rate}
     if len(rates) > 1:
-        conditions |= {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": LEAST_STEPS}
+        steps = min(LEAST_STEPS, settings.max_train_steps or LEAST_STEPS)
+        conditions |= {"learning_rates": rates, "chosen_with_seed": seeds[0], "chosen_in_steps": steps}
 
     def seed_record(seed: int, folder: Path) -> dict[str, Any]:
         start = time.perf_counter()

@@ -15,6 +15,7 @@ from ..models.loading import load_encoder
 from ..models.tokenizers import COPY, as_heads_read, load_tokenizer
 from ..tasks.columns import (
     LEAST_ROWS,
+    RANKED_PAIRS,
     ReadRows,
     described_rows,
     has_values,
@@ -39,7 +40,9 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
     named = given.get("text_column") or given.get("text_columns") or ()
     texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
     # by the columns that are named, where rows can't be read as well; else by the names of the rows' columns
-    return len(texts) == 2 and not has_values(columns) if texts or not columns else ranks_pairs(columns)
+    if texts or not columns:
+        return len(texts) == 2 and (tuple(map(str.lower, texts)) in RANKED_PAIRS or not has_values(columns))
+    return ranks_pairs(columns)
 
 
 def check_inputs(settings: RunConfig) -> RunInputs:

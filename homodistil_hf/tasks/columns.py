@@ -78,8 +78,7 @@ class Columns:
         texts = f"{'words' if self.are_words else 'text'}{'s' * (len(self.texts) > 1)} in {names}"
         if not self.labels:
             return f"{texts}, no labels"
-        shown = join_some(map(repr, self.labels)) if len(self.labels) > 1 else repr(self.labels[0])
-        return f"{texts}, labels in {shown}"
+        return f"{texts}, labels in {first_of(map(repr, self.labels))}"
 
     @property
     def are_words(self) -> bool:
@@ -172,7 +171,7 @@ def find_columns(
         for name in labels:
             if name in texts:
                 raise ValueError(f"label_column={name!r} holds the text; name the column with labels, or leave it out")
-        return Columns(kind, texts, labels)
+        return Columns(kind, texts, _in_order_of_model(labels, config, argument))
     found = _labels(rows, config, kind, texts, argument)
     has_labels = any(value not in (None, []) for name in found for value in known_labels(rows, name))
     return Columns(kind, texts, found if has_labels else ())
@@ -220,6 +219,10 @@ def cells_of_several(part: ReadRows) -> list[list[Any]]:
     if part.columns.kind != LABELS:
         return cells
     # numbers stay as they are: there are shares, too
+    for column, name in zip(cells, part.columns.labels, strict=True):
+        names = class_names(part.rows.features[name])
+        if {one.strip().casefold() for one in names} <= MARKS.keys():  # of a feature not its numbers, but their names
+            column[:] = [names[cell] if names and isinstance(cell, int) else cell for cell in column]
     cells = [[MARKS.get(str(cell).strip().casefold(), cell) for cell in column] for column in cells]
     are_all_marks = any(1 in column for column in cells) and not any(0 in column for column in cells)
     return [
@@ -250,6 +253,18 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
                     f"{', '.join(short_repr(rows[0][name]) for name in columns.labels)}"
                 )
     return sum(counts) if counts else None
+
+
+def refuse_missing_labels(parts: Iterable[ReadRows]) -> None:
+    """Refuse, by a ValueError, rows without one of their labels."""
+    for part in parts:
+        rows = list(zip(*cells_of_several(part), strict=True))
+        if missing := [place for place, row in enumerate(rows, 1) if None in row]:
+            names = first_of(map(repr, part.columns.labels))
+            raise ValueError(
+                f"{part.argument} has {len(missing):,} of {len(rows):,} rows without a label in {names}, the first is "
+                f"row {missing[0]:,}; drop them, or label them"
+            )
 
 
 def _counts(cell: Any, columns: Columns) -> bool:
@@ -292,6 +307,20 @@ def check_named(rows: Dataset, name: str, argument: str, setting: str) -> None:
         raise ValueError(
             f"{argument} lacks the column {setting}={short_repr(name)}; {nearest_valid(name, rows.column_names)}"
         )
+
+
+def _in_order_of_model(labels: tuple[str, ...], config: PreTrainedConfig, argument: str) -> tuple[str, ...]:
+    """Several columns of labels in the order of the model's names; as they are given if none has such a name."""
+    names = [name.casefold() for name in names_of(config)]
+    places = {name: names.index(name.casefold()) for name in labels if name.casefold() in names}
+    if len(labels) == len(names) == len({*places.values()}):
+        return tuple(sorted(labels, key=places.__getitem__))
+    if len(labels) > 1 and any(labels[place : place + 1] != (name,) for name, place in places.items()):
+        raise ValueError(
+            f"label_column={short_repr(','.join(labels))} of {argument}: {first_of(places)} are names of the model's "
+            f"labels, {first_of(names_of(config))}, at other places; name the columns in that order"
+        )
+    return labels
 
 
 def _texts(rows: Dataset, kind: str, labels: Sequence[str]) -> tuple[str, ...]:

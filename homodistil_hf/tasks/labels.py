@@ -195,8 +195,9 @@ def _several(
     lists = lists_of(values)
     numbers = [[finite_number(part) for part in parts] for parts in lists]
     are_shares = (all(part is not None and 0 <= part <= 1 for part in parts) for parts in numbers)
-    # a share of each class in every row
-    if all(len(parts) == num_labels for parts in numbers) and all(are_shares):
+    # a share of each class in every row; a feature with names numbers classes
+    are_numbered = len(columns.labels) == 1 and bool(own_names)
+    if not are_numbered and all(len(parts) == num_labels for parts in numbers) and all(are_shares):
         return numbers
     if len(columns.labels) > 1:
         raise ValueError(f"{where} and others hold no 0 or 1 in all rows; correct or drop such rows")

@@ -146,7 +146,8 @@ def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
     has_words = is_of_words(texts) if texts else words_column(rows) is not None
     spans = (span for cell in column(SPAN_COLUMNS) if cell for span in as_list(cell))
     are_spans = (isinstance(span, list) or read_span(span).start is not None for span in spans)
-    if (has_words and column(TAG_COLUMNS)) or any(are_spans):
+    # a number is no row of tags, but the label of a text that has its words beside it
+    if (has_words and any(not isinstance(cell, int | float) for cell in column(TAG_COLUMNS))) or any(are_spans):
         return TAGS
     return LABELS if len(labels) > 1 or are_several(column(CLASS_COLUMNS)) else CLASSES
 
@@ -183,7 +184,7 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     if columns.kind == TAGS and not columns.are_words:
         types = {str(span.kind) for span in map(read_span, flat) if span.kind is not None}
         names = names or [_OUTSIDE, *(f"{mark}-{kind}" for kind in sorted(types) for mark in "BI")]
-    elif columns.kind == LABELS and len({*map(len, lists)}) == 1 and all(isinstance(one, int | float) for one in flat):
+    elif columns.kind == LABELS and not names and _are_cells_a_class(lists):
         # equally many numbers a row: one-hot, or values where some are fractions
         is_hot = {float(entry) for entry in flat} <= {0.0, 1.0}
         if is_hot or any(isinstance(entry, float) for entry in flat):
@@ -205,6 +206,12 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     if len(names) < 2:
         raise ValueError(f"train_data has the labels {short_repr(names)}; expected two or more")
     return RowsTask(columns, tuple(names))
+
+
+def _are_cells_a_class(lists: Sequence[Sequence[Any]]) -> bool:
+    """Whether rows have equally many numbers, one for each class, and not the numbers of their classes."""
+    numbers = all(isinstance(entry, int | float) for row in lists for entry in row)
+    return numbers and len({*map(len, lists)}) == 1 and len(lists[0]) > 1
 
 
 def _of_one_label(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:

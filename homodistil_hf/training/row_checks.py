@@ -43,8 +43,6 @@ _REMEDIES = {
 }
 """Class, or parent class, of something that has rows, but gives none of them → the remedy."""
 
-_NUM_DIGESTED_ROWS = 64
-
 
 def check_data(data: Mapping[str, Any], tokenizer: Any, config: Any) -> None:
     """Check the data before training starts.
@@ -218,14 +216,14 @@ def _check_label_column(where: str, labels: pa.ChunkedArray, num_tokens: pa.Chun
         raise ValueError(f"{where} has no label but {IGNORED_LABEL}, which counts for none; check how labels are made")
 
 
-def rows_digest(rows: Any) -> str | None:
-    """Tell a `Dataset`'s rows from others: their number, and a digest of some, evenly spread.
+def rows_digest(rows: Any, *, num_rows: int | None = 64) -> str | None:
+    """Tell a `Dataset`'s rows from others: their number, and a digest of so many, evenly spread; None: of all.
 
     None of a stream, or of rows of any other kind, which may be other ones whenever they are read.
     """
     if not isinstance(rows, datasets.Dataset):
         return None
-    places = np.linspace(0, len(rows) - 1, num=min(_NUM_DIGESTED_ROWS, len(rows)), dtype=int)
+    places = np.linspace(0, len(rows) - 1, num=min(num_rows or len(rows), len(rows)), dtype=int)
     read = rows.with_format("arrow")[places].to_pylist()  # so images are not decoded
     return f"{len(rows):,} rows, digest {hashlib.sha256(repr(read).encode('utf-8')).hexdigest()[:8]}"
 

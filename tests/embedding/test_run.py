@@ -195,6 +195,7 @@ def pairs_config(tmp_path):
         (("q", "d"), {"text_column": "q,d"}, True),
         (("q", "d", "score"), {"text_columns": ["q", "d"]}, False),
         (("q", "d"), {"text_column": "q,"}, False),
+        (("question", "passage", "label"), {"text_columns": ["question", "passage"]}, True),
         (("query", "passage", "clicks"), {"label_column": "clicks"}, False),
         (("query", "passage"), {"method": "homodistil"}, False),
     ],

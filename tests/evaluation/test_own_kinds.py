@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from own_rows import run
 from rows import each
 from task_rows import FEELINGS, KINDS, MARKS, rows_of_kind
@@ -391,3 +391,47 @@ def test_labels_that_one_file_has_alone_are_refused(given, tmp_path):
 def test_one_label_a_row_is_no_list_in_the_other_file(given, tmp_path):
     with pytest.raises(ValueError, match="eval_data has lists in 'label'; expected one label a row"):
         rows_from(given, tmp_path, {"label": ["a", "b"] * 4}, {"label": [["a", "b"]] * 8}, ".parquet")
+
+
+@each("name", OWN)
+def test_rows_without_a_label_are_no_rows_to_fine_tune_on(tmp_path, name):
+    given = write(tmp_path, name)
+    rows = [*Dataset.from_json(given["train_data"])]
+    column = next(key for key in rows[0] if "label" in key or "tag" in key or key in ("answers", "joy"))
+    rows[3][column] = None
+    Dataset.from_list(rows).to_json(given["train_data"])
+    several = {"label_column": "joy, fear"} if name == "two values" else {}
+    with pytest.raises(
+        ValueError, match=r"train_data has 1 of \d+ rows without a label in .*, the first is row 4; drop"
+    ):
+        run(given, **several)
+
+
+def test_numbers_of_a_features_classes_are_never_one_hot(tmp_path):
+    feature = List(ClassLabel(names=["a", "b", "c"]))
+    labels = [[0, 1], [1, 0], [0, 1]]
+    rows = Dataset.from_dict(
+        {"text": ["x", "y", "z"], "labels": labels}, features=Features({"text": Value("string"), "labels": feature})
+    )
+    columns = Columns(LABELS, ("text",), ("labels",))
+    task = task_of_rows({"train_data": rows}, columns)
+    assert task.names == ("a", "b", "c")
+    assert label_numbers(ReadRows(rows, columns), task.config) == [[1.0, 1.0, 0.0]] * 3
+    two = AutoConfig.for_model("bert", id2label={0: "a", 1: "b"}, problem_type="multi_label_classification")
+    assert label_numbers(ReadRows(rows, columns), two) == [[1.0, 1.0]] * 3
+
+
+def test_a_class_beside_words_is_no_tag():
+    rows = Dataset.from_dict({"sentence": ["a b", "c d"], "tokens": [["a", "b"], ["c", "d"]], "label": [0, 1]})
+    assert columns_of_rows(rows).kind == CLASSES
+
+
+def test_a_wrong_label_leaves_no_run_that_was_stopped(tmp_path):
+    given = write(tmp_path, "tags")
+    rows = [*Dataset.from_json(given["train_data"])]
+    column = next(key for key in rows[0] if "tag" in key)
+    Dataset.from_list([*rows[:-1], rows[-1] | {column: rows[-1][column][:-1]}]).to_json(given["train_data"])
+    with pytest.raises(ValueError, match="correct or drop the row"):
+        run(given)
+    Dataset.from_list(rows).to_json(given["train_data"])
+    assert run(given)[0]["num_train_rows"] == len(rows)

@@ -50,15 +50,17 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert modes["model.safetensors"] == modes["config.json"]
 
 
-def test_a_default_length_is_lowered_to_the_positions(given, tmp_path, caplog):
-    caplog.set_level("INFO", logger="homodistil_hf")
+def test_by_default_rows_are_not_cut(given, tmp_path):
     del given["max_length"]
+    longest = max(len(row["text"].split()) for row in rows(40)) + 2
     with sigterm_at(FineTuningTrainer, 2), pytest.raises(SystemExit, match="143"):
         run(given)
-    assert json.loads((tmp_path / "out" / "training" / "settings.json").read_text())["max_length"] == 32
-    assert "max_length=32, as the model reads no longer rows; the default is 128" in caplog.text
-    results, _ = run(given, resume=True)
-    assert results["settings"]["max_length"] == 32
+    results, lines = run(given, resume=True)
+    assert results["settings"]["max_length"] == max(16, -(-longest // 8) * 8)
+    assert (
+        f"max_length={results['settings']['max_length']}: 99 of 100 rows fit, longer ones are cut; 32 are possible"
+        in lines
+    )
 
 
 @each("is_of_sentences", [False, True])
@@ -279,6 +281,13 @@ def test_settings_of_a_fine_tuning_are_those_of_a_run(changes, run_of_both):
     paths = {"model": "m", "teacher": "t", "train_data": "rows.csv", "output_dir": "out"}
     expected = {"start": "m", "teacher": "t", "train_data": ["rows.csv"], "output_dir": "out"} | run_of_both
     assert run_beside_teacher(paths | changes) == expected
+
+
+def test_passes_and_steps_exclude_each_other_beside_a_teacher():
+    with pytest.raises(
+        ValueError, match="num_train_epochs=1.0 with max_train_steps=50 has no place beside teacher='t'"
+    ):
+        run_beside_teacher({"teacher": "t", "num_train_epochs": 1.0, "max_train_steps": 50})
 
 
 @pytest.mark.parametrize("kind", [OwnTaskSettings, BinarizationSettings])

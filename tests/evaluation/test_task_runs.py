@@ -62,6 +62,13 @@ def test_a_finished_seed_is_not_run_again(evaluate, tmp_path):
     assert [call["seed"] for call in measure.calls] == [2]
 
 
+def test_the_result_is_of_the_settings_that_were_asked_for_last(evaluate):
+    wanted = {"seeds": (0,), "learning_rate": 1e-4}
+    first = evaluate(**wanted)
+    evaluate(FakeMeasure(), seeds=(1,), learning_rate=3e-3)
+    assert evaluate(FakeMeasure(), **wanted)["tasks"] == first["tasks"]
+
+
 @pytest.mark.parametrize("damage", ("", "{", '{"sha256": "other"}', "[1]"))
 def test_a_damaged_record_is_measured_again(evaluate, tmp_path, damage):
     evaluate()

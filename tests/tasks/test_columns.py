@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from rows import each
 from tiny_models import tiny_config
 
-from homodistil_hf.tasks.columns import Columns, ReadRows, find_columns, num_labelled
+from homodistil_hf.tasks.columns import Columns, ReadRows, cells_of_several, find_columns, num_labelled
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, task_kind_of
 
 SEQUENCES = "BertForSequenceClassification"
@@ -170,3 +170,34 @@ def test_columns_of_labels_that_differ_in_case_alone_are_told_apart():
     assert find_columns(rows, config, LABELS).labels == ("US", "us")
     with pytest.raises(ValueError, match="has columns of some of the model's labels, but lacks 'US'; add"):
         find_columns(rows.remove_columns("US"), config, LABELS)
+
+
+@each("given", ["joy,fear", "fear, joy", "Joy,FEAR"])
+def test_named_columns_of_labels_are_in_the_models_order(given):
+    config = tiny_config(id2label={0: "fear", 1: "joy"}, problem_type="multi_label_classification")
+    names = [name.strip() for name in given.split(",")]
+    rows = Dataset.from_dict({"text": ["a"], **{name: [0] for name in names}})
+    found = find_columns(rows, config, LABELS, label_column=given)
+    assert [name.lower() for name in found.labels] == ["fear", "joy"]
+    assert found.describe() == f"text in 'text', labels in {found.labels[0]!r}, {found.labels[1]!r}"
+
+
+def test_named_columns_of_labels_are_in_their_own_order_where_the_model_has_no_such_names():
+    rows = Dataset.from_dict({"text": ["a"], "joy": [0], "fear": [0], "envy": [0]})
+    config = tiny_config(num_labels=2, problem_type="multi_label_classification")
+    assert find_columns(rows, config, LABELS, label_column="joy,fear").labels == ("joy", "fear")
+    some = tiny_config(id2label={0: "fear", 1: "anger"}, problem_type="multi_label_classification")
+    assert find_columns(rows, some, LABELS, label_column="fear,envy").labels == ("fear", "envy")
+    with pytest.raises(
+        ValueError, match="fear are names of the model's labels, fear, anger, at other places; name the"
+    ):
+        find_columns(rows, some, LABELS, label_column="envy,fear")
+
+
+def test_marks_of_a_feature_are_its_names_and_not_its_numbers():
+    features = Features(
+        {"text": Value("string"), "fear": ClassLabel(names=["yes", "no"]), "joy": ClassLabel(names=["x", "y"])}
+    )
+    rows = Dataset.from_dict({"text": ["a", "b"], "fear": [0, 1], "joy": [0, 1]}, features=features)
+    part = ReadRows(rows, Columns(LABELS, ("text",), ("fear", "joy")), "train_data")
+    assert cells_of_several(part) == [[1, 0], [0, 1]]

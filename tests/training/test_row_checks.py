@@ -15,7 +15,7 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, MPNetConfig, RobertaConfig, default_data_collator
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.training.row_checks import check_data, checked_batch
+from homodistil_hf.training.row_checks import check_data, checked_batch, rows_digest
 
 # The data
 
@@ -225,3 +225,12 @@ def test_paths_name_models(make_trainer, tmp_path):
 def test_what_is_no_model_is_called_what_it_is(make_trainer, model):
     with pytest.raises(ValueError, match=f"^model is a {type(model).__name__}; expected a folder, a name on the H"):
         make_trainer(model=model)
+
+
+def test_a_digest_of_all_rows_knows_each_of_them():
+    rows = Dataset.from_dict({"text": [f"w{row}" for row in range(500)], "label": [row % 2 for row in range(500)]})
+    other = Dataset.from_dict({**rows[:], "label": [*rows["label"][:-2], 1, 1]})
+    assert rows_digest(rows, num_rows=None) == rows_digest(Dataset.from_dict(rows[:]), num_rows=None)
+    assert rows_digest(rows, num_rows=None) != rows_digest(other, num_rows=None)
+    assert rows_digest(rows).startswith("500 rows, digest ")
+    assert rows_digest(rows.to_iterable_dataset()) is None

@@ -26,6 +26,7 @@ from ...distillation.tasks import sequence_task
 from ...evaluation.evaluated_model import load_model, model_in
 from ...evaluation.fine_tuning import (
     OwnTaskSettings,
+    as_rows_need,
     check_start,
     encoded_rows,
     own_rows,
@@ -48,6 +49,7 @@ from ...files.tensors import WEIGHTS_FILE
 from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryBertModel, ElasticQuantizer
 from ...models.heads import collator_of, fastest_device
 from ...tables import figures_line
+from ...tasks.columns import ReadRows
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
@@ -108,6 +110,11 @@ class BinarizationSettings(OwnTaskSettings):
         None, f"Passes over the rows, a stage (default: 3, but {least_steps:,} steps at least).", range="(0, inf)"
     )
     learning_rate: float = setting(1e-3, "Peak learning rate of each stage, > 0.", range="(0, inf)")
+    max_length: int | None = setting(
+        None,
+        "Tokens a row, longer ones are cut; 8 … the positions (default: 99 of 100 rows fit; of vectors 128).",
+        least=8,
+    )
     dropout_fraction: float = setting(0.0, "Dropout of the student, in [0, 1).", range="[0, 1)")
 
     def check_together(self) -> None:
@@ -157,14 +164,20 @@ def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
     """
     evaluated, place = load_model(settings.model), model_in(settings.model)
     source = settings.model if place is None else str(place.folder)
-    settings = with_length(settings, evaluated)
-    model, tokenizer, max_length = evaluated.model, evaluated.tokenizer, settings.row_length
+    if has_length := settings.max_length is not None:
+        settings = with_length(settings, evaluated)
+    model, tokenizer = evaluated.model, evaluated.tokenizer
     if not type(model).__name__.endswith(_HEADS):
         raise ValueError(
             f"model={type(model).__name__} is for no task that is measured here; expected …{' or …'.join(_HEADS)}"
         )
+    if model.config.problem_type == "multi_label_classification":
+        raise ValueError(f"model={settings.model!r} gives several labels a row, which has no loss here")
     to_binary(model, activation_bits=settings.stages[0])  # what can't be binarized is refused before rows are read
     task, train, dev = own_rows(settings, tokenizer, log, model)
+    if not has_length:
+        settings = as_rows_need(settings, ReadRows(train, task.columns), evaluated, log)
+    max_length = settings.row_length
     # labels have no part in the loss, and rows to train on may have none
     without_labels = replace(task, columns=replace(task.columns, labels=()))
     rows = encoded_rows(without_labels, training_rows(train, settings.max_train_samples), tokenizer, max_length)
