@@ -114,7 +114,9 @@ class HomoDistilTrainingArguments(DistillationArguments):
     @classmethod
     def paper(cls: type[_Arguments], output_dir: str | None = None, **settings: Any) -> _Arguments:
         """Make settings of the paper's values, [`PAPER`]; `settings` override them."""
-        return cls(output_dir=output_dir, **with_recipe(PAPER, settings))
+        if "paper" not in cls.recipes:
+            raise ValueError(f"{cls.__name__} has no values of a paper; make it with settings of your own")
+        return cls(output_dir=output_dir, **with_recipe(cls.recipes["paper"], settings))
 
     def __post_init__(self) -> None:
         super().__post_init__()

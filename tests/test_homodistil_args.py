@@ -5,6 +5,7 @@ from rows import each
 
 from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.homodistil_args import PAPER, AtOnceArguments
+from homodistil_hf.methods.baselines.one_shot import OneShotArguments, PrunedFirstArguments
 from homodistil_hf.runs.config import run_of
 from homodistil_hf.runs.further_pretraining import further_pretraining_of
 from homodistil_hf.runs.kinds import METHODS, trainer_named
@@ -41,6 +42,13 @@ def test_the_papers_settings_are_one_call():
         ValueError, match="num_scoring_batches=0 has no .*; beside a recipe set num_scoring_batches=16"
     ):
         HomoDistilTrainingArguments.paper("out", importance_metric="magnitude", **QUIET)
+
+
+def test_a_method_without_a_schedule_has_what_is_left_of_the_papers_values():
+    args = OneShotArguments.paper("out", student="macs=0.5", **QUIET)
+    assert (args.hidden_weight, args.pruning_end_fraction) == (PAPER["hidden_weight"], 0.0)
+    with pytest.raises(ValueError, match="PrunedFirstArguments has no values of a paper; make it with"):
+        PrunedFirstArguments.paper("out", student="macs=0.5", **QUIET)
 
 
 def test_the_recipe_of_a_run_is_the_call_and_settings_override_it():

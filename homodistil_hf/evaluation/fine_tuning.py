@@ -290,9 +290,17 @@ def fine_tuned(
 
 @torch.inference_mode()
 def task_metrics(
-    model: PreTrainedModel, rows: Dataset, task: RowsTask, tokenizer: PreTrainedTokenizerBase, max_length: int
+    model: PreTrainedModel,
+    rows: Dataset,
+    task: RowsTask,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    tells_constant: bool = False,
 ) -> dict[str, float]:
     """The task's metrics of a model on rows, in float32; rates are compared by the first one.
+
+    With `tells_constant` there is `is_constant` among them where all answers or all labels are alike.
 
     Raises:
         FloatingPointError: logits are not finite.
@@ -300,7 +308,7 @@ def task_metrics(
     if task.kind == ANSWERS:
         grading = grading_of(ReadRows(rows, task.columns, "rows"), tokenizer, max_length)
         grades = grading(model) if grading else {}
-        return {name: value for name, value in grades.items() if name != IS_CONSTANT}
+        return {name: value for name, value in grades.items() if tells_constant or name != IS_CONSTANT}
     model.eval()
     prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
     meter = TaskMeter(prediction, task.names)
@@ -314,7 +322,9 @@ def task_metrics(
         if not bool(outputs["logits"].isfinite().all()):
             raise FloatingPointError("logits are not finite: fine-tuning diverged; lower learning_rate")
         meter.keep(prediction.rows(outputs, inputs), prediction.labels(inputs), inputs)
-    scores = meter.scores()
+    scores: dict[str, Any] = meter.scores()
+    if tells_constant and meter.is_constant:
+        scores |= {IS_CONSTANT: True}
     if not scores or not prediction.has_classes:
         return scores
     right = {"accuracy": accuracy(*meter.known_classes(meter.kept)[:2])}

@@ -107,7 +107,7 @@ def embedding_inputs(settings: BinarizationSettings, log: Log, *, folder: str) -
         packed = replace(with_map(last), name="", encoder=to_packed(last.cpu()))
         return export_embedding_model(packed, folder, teacher=model, facts=facts, overwrite=True)
 
-    return ChainInputs(settings, model.encoder, model.tokenizer, rows, measure, export, vectors_of)
+    return ChainInputs(settings, model.encoder, model.tokenizer, rows, measure, export, len(texts), vectors_of)
 
 
 @torch.no_grad()

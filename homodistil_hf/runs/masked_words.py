@@ -18,7 +18,7 @@ from ..models.architectures import max_tokens
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, fitted_length, tokenizer_of_run
 from ..tables import aligned_lines, format_table
-from ..training.learning_rate import measured_learning_rate
+from ..training.learning_rate import measured_learning_rate, row_length_of
 from ..training_args import with_settings
 from .kinds import Rows, RunInputs, StudentKind, trainer_named
 from .settings import Log, RunConfig
@@ -71,13 +71,13 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
 
 
 def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
-    """Set the learning rate from settings alone: looking at the first row of a stream would fill its buffer."""
-    training = settings.training
+    """Set the learning rate: of blocks from settings alone, as the first row of a stream would fill its buffer."""
+    training, run = settings.training, settings.run
     if training.learning_rate is not None:
         return training
     rate = measured_learning_rate(
         training,
-        row_length=settings.run.row_length,
+        row_length=run.row_length if run.packing or run.streaming else row_length_of(train),
         hidden_size=inputs.config.hidden_size,
         share=trainer_named(settings.run.method).learning_rate_share,
     )

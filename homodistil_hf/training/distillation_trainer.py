@@ -8,6 +8,7 @@ Hub, clocks) is imported where a run writes one, so that training loads none of 
 import dataclasses
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
+from ..files.provenance import public_name
 from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.conversion import to_stock
@@ -55,6 +57,8 @@ from .row_checks import check_data, check_label_rows, check_labels, checked_batc
 from .run_folder import check_output_dir
 
 logger = logging.getLogger(__name__)
+
+_COPY = re.compile("an? (?:exact )?copy of its teacher")
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
@@ -119,7 +123,7 @@ class DistillationTrainer(ExactTrainer):
     teacher_evaluation: Mapping[str, float] = {}
     """Held-out metrics of the teacher, once `evaluate_teacher` has measured them."""
     started_as: str | None = None
-    """Folder name of the student that this one started as, in a family; for the card."""
+    """Name of the model that the student started as a copy of, if it isn't the teacher; for the card."""
     about: Mapping[str, Mapping[str, Any]] = {}
     """Sections of facts that its caller knows better: names of data, settings as they were given."""
     latency: tuple[Any, dict[str, Any]] | None = None
@@ -273,6 +277,8 @@ class DistillationTrainer(ExactTrainer):
             needs_head=self.needs_head,
             projection_init=self.projection_init,
         )
+        if teacher_model is not None and self.started_as is None and _COPY.search(self.card.how):
+            self.started_as = public_name(student.name_or_path) or "a model in memory"
         self.full = widths_of(student.config)
         if len(self.plan.layers) < len(self.full.layers):
             self.check_possible(self.plan, self.full)
@@ -533,7 +539,7 @@ class DistillationTrainer(ExactTrainer):
         state, num_layers = super().state_to_save(), len(self.full.layers)
         return {
             **state,
-            "card": dataclasses.asdict(self.card),
+            "card": dataclasses.asdict(self.card_of_run),
             "student": self.args.student,
             "plain": self.args.plain,
             "plan": self.plan.to_dict(of_layers=num_layers),
@@ -726,9 +732,17 @@ class DistillationTrainer(ExactTrainer):
             "evaluation": self.held_out_metrics,
             "teacher_evaluation": dict(self.teacher_evaluation),
             LATENCY: self.latency[1],
-            CARD_SECTION: dataclasses.asdict(self.card),
+            CARD_SECTION: dataclasses.asdict(self.card_of_run),
             **self.about,
         }
+
+    @property
+    def card_of_run(self) -> MethodCard:
+        """The card's words on the method, of this run: what the student started as may be another model."""
+        if self.started_as is None:
+            return self.card
+        how = _COPY.sub(f"a copy of {self.started_as}, another model than its teacher", self.card.how)
+        return dataclasses.replace(self.card, how=how)
 
     def data_facts(self) -> dict[str, Any]:
         """Names and numbers of rows, as far as data sets have them; of a task's, kind and columns of text."""

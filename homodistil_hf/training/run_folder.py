@@ -24,7 +24,7 @@ from ..files.checkpoints import (
 from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
-from ..files.run_names import LOG_FILES
+from ..files.run_names import LOG_FILES, RESULTS_FILE
 from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
 from .ranks import on_every_rank
@@ -88,7 +88,7 @@ class RunFolder:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
         if self.args.should_save:
-            for name in LOG_FILES:
+            for name in (*LOG_FILES, RESULTS_FILE):
                 Path(self.args.output_dir, name).unlink(missing_ok=True)
         # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
         is_remover = self.args.should_save and self.earlier_files

@@ -97,12 +97,13 @@ def test_text_is_held_out_where_none_is_given(folder, tmp_path, capsys):
     assert second == "eval_data is not set: 6 of 120 documents of train_data are held out"
 
 
-def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys):
+def test_documents_may_be_rows_of_their_own(folder, tmp_path, capsys, caplog):
     words = ["--packing", "false", "--max_seq_length", "32"]
     run = tmp_path / "run"
     assert main(["distill", str(folder / "config.json"), "--output_dir", str(run), "--max_steps", "3", *words]) == 0
     told = capsys.readouterr().out.splitlines()[0]
     assert told.endswith("predicts masked words; the text becomes a row a document, of at most 32 tokens")
+    assert f"the measured rule for {8 * 22} tokens a step" in caplog.text  # 20 words and two special tokens a row
     held_out = ["--task", "discrepancy", "--eval_data", str(folder / "eval.txt"), *words[2:]]  # packed as in the run
     assert main(["evaluate", str(run), *held_out, "--output_dir", str(tmp_path / "evaluation")]) == 0
     found = json.loads((tmp_path / "evaluation" / "discrepancy.json").read_text())

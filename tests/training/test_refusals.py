@@ -25,6 +25,7 @@ def test_overwriting_removes_an_earlier_runs_checkpoints_and_nothing_else(make_t
         ValueError, match=r"is not empty \(.*, notes.txt\); go on with .*, set overwrite_output_dir, or name"
     ):
         make_trainer(max_steps=2).train()
+    (tmp_path / "run" / "results.json").write_text('{"time_s": 7777}', encoding="utf-8")  # of the command
     make_trainer(max_steps=2, callbacks=[SaveAt(1)], overwrite_output_dir=True).train()
     left = ["checkpoint-1", "notes.txt", "trainer_state.json"]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == left

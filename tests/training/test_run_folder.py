@@ -228,6 +228,7 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     state = read_state(folder)
     assert state.keys() == {
         *("method", "student", "plain", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs"),
+        "teacher_sha256",
         "pruner",
     }
     assert state["pruner"].keys() == {"settings", "plan_reached"}

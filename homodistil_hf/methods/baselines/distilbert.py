@@ -29,7 +29,7 @@ from ...models.resizing import keep_layers, spread_layers
 from ...models.widths import WidthPlan, chosen, widths_of
 from ...plans.budgets import TOLERANCE
 from ...training.distillation_trainer import DistillationTrainer
-from ...training.pair import Origins
+from ...training.pair import Origins, check_alike
 from ...training_args import DistillationArguments
 from .fresh import check_masked_lm
 
@@ -65,7 +65,7 @@ class DistilBertTrainer(DistillationTrainer):
         how="The student began as a copy of its teacher without some of the layers; those that stayed are spread "
         "evenly over its depth and have their full width. It was then distilled after the recipe of DistilBERT (Sanh "
         "et al. 2019, arXiv 1910.01108): masked words, the teacher's softened predictions and the direction of its "
-        "last hidden states, each with its weight in the settings below.",
+        "last hidden states, each with its weight in `facts.json`.",
     )
 
     def start_from(
@@ -107,6 +107,7 @@ class DistilBertTrainer(DistillationTrainer):
 
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
         """DistilBERT's three terms; arguments and return as [`DistillationTrainer.make_distillation`]."""
+        check_alike(teacher.exact, self.model, ("hidden_size",))
         distillation = SoftDistillation(
             self.model, teacher, weights=self.args.loss_weights(), kept_heads=self.matched_heads
         )

@@ -42,7 +42,11 @@ class FreshArguments(DistillationArguments):
 
 
 class FreshTrainer(DistillationTrainer):
-    """A trainer whose student has the plan's widths and a stock model's random weights; arguments as in its base."""
+    """A trainer whose student has the plan's widths and random weights; arguments as in its base.
+
+    Weights are drawn as BERT's are, with the deviation `initializer_range` of the configuration. Stock ModernBERT
+    draws the outputs of its blocks with √(2 · layers) times less.
+    """
 
     learning_rate_share = 0.5  # what is best for pruned students is too much for random weights (docs/results.md)
     arguments_class: ClassVar[type[DistillationArguments]] = FreshArguments
@@ -62,7 +66,7 @@ class FreshTrainer(DistillationTrainer):
 
     def start_student(self) -> None:
         """Give the student the plan's widths and weights drawn from the run's seed."""
-        # a new model of these widths draws all weights as its stock class does, whatever was drawn before
+        # a new model of these widths, whatever was drawn before
         config = copy.deepcopy(self.model.config)
         write_plan(config, self.plan)
         torch.manual_seed(self.args.seed)
@@ -178,7 +182,7 @@ class TinyBertTrainer(FreshTrainer):
         made="started from random weights and distilled from {teacher}",
         how=f"{FRESH} It was distilled after the recipe of TinyBERT's general distillation (Jiao et al. 2020, arXiv "
         "1909.10351): the teacher's embeddings, hidden states and attention scores, and masked words beside, "
-        "each with its weight in the settings below.",
+        "each with its weight in `facts.json`.",
     )
 
     @override

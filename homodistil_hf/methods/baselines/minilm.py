@@ -30,7 +30,7 @@ from ...files.strict_json import is_int
 from ...models.architectures import architecture_of
 from ...models.architectures.modeling_layerwise import LayerwiseModel
 from ...models.chunks import slices
-from ...models.widths import WidthPlan, chosen
+from ...models.widths import WidthPlan, chosen, widths_of
 from ...training_args import DistillationArguments, refuse_reentrant_checkpointing
 from .fresh import FRESH, FreshArguments, FreshTrainer, other_heads
 
@@ -87,18 +87,19 @@ class MiniLMTrainer(RelationTrainer):
         made="started from random weights and distilled from {teacher}",
         how=f"{FRESH} It was distilled after the recipe of MiniLM (Wang et al. 2020, arXiv 2002.10957): attention "
         "distributions and value relations of the teacher's last layer, and masked words beside, "
-        "each with its weight in the settings below.",
+        "each with its weight in `facts.json`.",
     )
 
     @classmethod
     def impossible_reason(cls, plan: WidthPlan, teacher: WidthPlan) -> str | None:
         """The last layers are compared head by head."""
-        heads = (chosen(one, [-1]) for one in (plan, teacher))
-        return super().impossible_reason(plan, teacher) or other_heads(*heads)
+        return super().impossible_reason(plan, teacher) or _other_last_heads(plan, teacher)
 
     @override
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        self.check_possible(self.plan, self.full)
+        # the teacher may be another model than the one that the student's form is of
+        if (reason := _other_last_heads(self.plan, widths_of(teacher.exact.config))) is not None:
+            raise ValueError(f"method={self.method!r} is impossible for this student: {reason}")
         architecture = architecture_of(teacher.exact.config)
         if architecture.scores_have_positions:
             raise ValueError(
@@ -107,6 +108,10 @@ class MiniLMTrainer(RelationTrainer):
             )
         sides = {"attention_relation": ("query", "key"), "value_relation": ("value", "value")}
         return self.related(teacher, sides, num_heads=self.plan.layers[-1].num_attention_heads)
+
+
+def _other_last_heads(plan: WidthPlan, teacher: WidthPlan) -> str | None:
+    return other_heads(*(chosen(one, [-1]) for one in (plan, teacher)))
 
 
 @dataclass
@@ -134,18 +139,19 @@ class MiniLMv2Trainer(RelationTrainer):
         made="started from random weights and distilled from {teacher}",
         how=f"{FRESH} It was distilled after the recipe of MiniLMv2 (Wang et al. 2021, arXiv 2012.15828): relations "
         "of queries, of keys and of values in one of the teacher's layers, and masked words beside, "
-        "each with its weight in the settings below.",
+        "each with its weight in `facts.json`.",
     )
 
     @override
     def make_distillation(self, teacher: FrozenTeacher) -> DistillationLoss:
-        num_layers = len(self.full.layers)
+        full = widths_of(teacher.exact.config)
+        num_layers = len(full.layers)
         layer = self.args.teacher_layer
         if not is_int(layer) or not -num_layers <= layer < num_layers:
             raise ValueError(
                 f"teacher_layer={short_repr(layer)} is no index into the teacher's {num_layers} layers; -1 is the last"
             )
-        sizes = self.plan.layers[-1].attention_size, self.full.layers[layer].attention_size
+        sizes = self.plan.layers[-1].attention_size, full.layers[layer].attention_size
         sides = {f"{name}_relation": (name, name) for name in _PROJECTIONS}
         # a number of heads that divides both sizes divides their greatest common divisor
         common = math.gcd(*sizes)

@@ -11,6 +11,8 @@ choose the layers, where fewer stay (pruning/layers.py).
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from typing_extensions import override
+
 from ...export.facts import LOSSES_ALONE, MethodCard
 from ...files.settings import setting
 from ...homodistil_args import PAPER, AtOnceArguments
@@ -50,6 +52,16 @@ class OneShotTrainer(HomoDistilTrainer):
         tags=("pruning", "distillation"),
     )
 
+    @override
+    def set_up_student(self) -> None:
+        super().set_up_student()
+        if self.args.importance_metric == "magnitude":
+            self.card = replace(
+                self.card,
+                how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights "
+                f"have the smallest magnitudes were dropped all at once. {_THEN_DISTILLED}",
+            )
+
 
 @dataclass
 class PrunedFirstArguments(AtOnceArguments):
@@ -71,6 +83,4 @@ class PrunedFirstTrainer(OneShotTrainer):
         OneShotTrainer.card,
         student="Magnitude-pruned student",
         made="made from {teacher} by pruning its width at once, by its weights alone, and distilling it afterwards",
-        how=f"The student began as a copy of its teacher. Before training, those of its {UNITS} whose weights have "
-        f"the smallest magnitudes were dropped all at once. {_THEN_DISTILLED}",
     )

@@ -50,6 +50,7 @@ from ...models.architectures.modeling_binarybert import ACTIVATION_BITS, BinaryB
 from ...models.heads import collator_of, fastest_device
 from ...tables import figures_line
 from ...tasks.columns import ReadRows
+from ...tasks.kinds import IS_CONSTANT
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import refuse_ranks
@@ -144,6 +145,7 @@ class ChainInputs:
         rows: to train on, tokenized, with `length`.
         measure: model → its metrics on held-out rows.
         export: last stage, folder, results and the sections of the run → writes the model of bits.
+        num_held_out: rows that are measured on.
         vectors_of: of an encoder without a head.
     """
 
@@ -153,6 +155,7 @@ class ChainInputs:
     rows: Dataset
     measure: Callable[[PreTrainedModel], dict[str, float]]
     export: Callable[[PreTrainedModel, Path, Mapping[str, Any], Mapping[str, Any]], Path]
+    num_held_out: int
     vectors_of: VectorsOf | None = None
 
 
@@ -188,8 +191,9 @@ def task_inputs(settings: BinarizationSettings, log: Log) -> ChainInputs:
         facts = {"teacher": teacher_card(source) | costs, "metrics": results, **run}
         return export_packed(last, folder, tokenizer=tokenizer, facts=facts, overwrite=True)
 
-    measure = partial(task_metrics, rows=dev, task=task, tokenizer=tokenizer, max_length=max_length)
-    return ChainInputs(settings, model, tokenizer, rows, measure, export)
+    how: dict[str, Any] = {"rows": dev, "task": task, "tokenizer": tokenizer, "max_length": max_length}
+    measure = partial(task_metrics, **how, tells_constant=True)
+    return ChainInputs(settings, model, tokenizer, rows, measure, export, len(dev))
 
 
 def binarize_chain(
@@ -227,15 +231,16 @@ def binarize_chain(
         recorded = check_start(record, settings, model=teacher)
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": inputs.measure(teacher)}
-        log(f"float: {figures_line(results['float'])}")
+        log(f"float: {_figures(results['float'])}")
         for number, bits in enumerate(settings.stages, start=1):
             student = _stage(folder / f"stage-{number}", teacher, bits, inputs)
             metrics = inputs.measure(student)
             results[f"stage-{number}"] = {BITS: bits, **metrics}
-            log(f"stage {number}, {bits} bits of activations: {figures_line(metrics)}")
+            log(f"stage {number}, {bits} bits of activations: {_figures(metrics)}")
             # each stage teaches the next one, and is what it starts from
             teacher = student
-        run = _run_facts(settings, results, num_train_rows=len(inputs.rows))
+        numbers = {"num_train_rows": len(inputs.rows), "num_held_out_rows": inputs.num_held_out}
+        run = _run_facts(settings, results, numbers)
         export = inputs.export(teacher, folder / MODEL_FOLDER, results, run)
         size_bytes = sum(file.stat().st_size for file in export.rglob(WEIGHTS_FILE))
         results |= {"size_bytes": size_bytes, "settings": asdict(settings)}
@@ -244,14 +249,20 @@ def binarize_chain(
         return results
 
 
-def _run_facts(settings: BinarizationSettings, results: Mapping[str, Any], *, num_train_rows: int) -> dict[str, Any]:
+def _figures(metrics: Mapping[str, float]) -> str:
+    return figures_line({name: value for name, value in metrics.items() if name != IS_CONSTANT})
+
+
+def _run_facts(
+    settings: BinarizationSettings, results: Mapping[str, Any], numbers: Mapping[str, int]
+) -> dict[str, Any]:
     # results are in the order of the stages, so the last one is of the model that is exported
     last = {name: value for name, value in list(results.values())[-1].items() if name != BITS}
     data = {
         "train": [public_name(settings.train_data)],
         "held_out": [public_name(settings.eval_data or settings.train_data)],
     }
-    lengths = {"num_train_rows": num_train_rows, "max_tokens": settings.row_length}
+    lengths = {**numbers, "max_tokens": settings.row_length}
     return run_facts(
         {
             "settings": asdict(settings),

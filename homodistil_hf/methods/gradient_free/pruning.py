@@ -40,18 +40,6 @@ from .representatives import convex_masking, gaussian_kernel, least_squares_scal
 logger = logging.getLogger(__name__)
 METHOD = "gradient_free"
 Batch: TypeAlias = Mapping[str, torch.Tensor]
-CARD = MethodCard(
-    student="Pruned copy",
-    made="made from {teacher} by leaving out FFN neurons, chosen on unlabeled text",
-    how="The student is its teacher without those FFN neurons that represent the others least and are least active on "
-    "unlabeled text (R2D2); those that stayed may have been scaled by a least-squares fit of each layer's output. No "
-    "gradients, no labels, no training: Gradient-Free Structured Pruning with Unlabeled Data (ICML 2023, arXiv "
-    "2303.04185).",
-    paper="The student was made by the method of another paper, arXiv 2303.04185; HomoDistil, which `homodistil_hf` "
-    "is named after, is the method of",
-    tags=("pruning",),
-)
-
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
 MAX_FITTED_TOKENS = 16_384
 """Tokens of the least-squares fit at most, evenly spread over the text."""
@@ -166,7 +154,26 @@ def export_facts(settings: GradientFreeSettings, unlabeled: Iterable[Batch]) -> 
         "num_samples": sum(len(batch["input_ids"]) for batch in batches),
         "num_tokens": sum(num_tokens(batch) for batch in batches),
     }
-    return {"settings": asdict(settings), "training": {"method": METHOD, **samples}, CARD_SECTION: asdict(CARD)}
+    card = _card(settings)
+    return {"settings": asdict(settings), "training": {"method": METHOD, **samples}, CARD_SECTION: asdict(card)}
+
+
+def _card(settings: GradientFreeSettings) -> MethodCard:
+    text = "represent the others least", "are least active on unlabeled text"
+    least = {"r2d2": f"{text[0]} and {text[1]} (R2D2)", "r2": f"{text[0]} (R2)", "d2": f"{text[1]} (D2)"}
+    is_scaled = settings.rescaling == "least_squares"
+    chosen = "their weights" if settings.ranking == "r2" else "unlabeled text"
+    return MethodCard(
+        student="Pruned copy",
+        made=f"made from {{teacher}} by leaving out FFN neurons, chosen by {chosen}",
+        how=f"The student is its teacher without those FFN neurons that {least[settings.ranking]}. "
+        + "Those that stayed were scaled by a least-squares fit of each layer's output on unlabeled text. " * is_scaled
+        + "No gradients, no labels, no training: Gradient-Free Structured Pruning with Unlabeled Data (ICML 2023, "
+        "arXiv 2303.04185).",
+        paper="The student was made by the method of another paper, arXiv 2303.04185; HomoDistil, which "
+        "`homodistil_hf` is named after, is the method of",
+        tags=("pruning",),
+    )
 
 
 def num_kept_filters(plan: WidthPlan, macs: float) -> int:

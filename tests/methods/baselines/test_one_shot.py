@@ -131,3 +131,19 @@ def test_training_starts_without_left_over_gradients(one_shot):
         norms.append(logs_of(trainer)[0]["grad_norm"])
     # One batch holds all rows, so scores and choices are the same however often it is seen.
     assert norms[0] == norms[1]
+
+
+def test_the_card_tells_how_units_were_chosen(one_shot, make_trainer):
+    by_scores, by_weights = one_shot(), one_shot(importance_metric="magnitude")
+    assert "were scored on a few batches" in by_scores.card_of_run.how
+    for trainer in (by_weights, make_trainer(trainer_class=PrunedFirstTrainer)):
+        assert "whose weights have the smallest magnitudes" in trainer.card_of_run.how
+
+
+def test_the_card_tells_what_a_student_started_as(make_trainer):
+    assert "an exact copy of its teacher" in make_trainer().card_of_run.how
+    start, teacher = make_teacher(), make_teacher(hidden_size=64)
+    start.name_or_path = "me/small"
+    trainer = make_trainer(model=start, teacher_model=teacher)
+    assert "began as a copy of me/small, another model than its teacher. While" in trainer.card_of_run.how
+    assert trainer.run_facts()["settings"]["started_as"] == "me/small"

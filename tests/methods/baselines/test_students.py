@@ -168,3 +168,17 @@ def test_an_impossible_student_is_refused_before_any_text_is_read(tmp_path):
     (tmp_path / "train.txt").unlink()
     with pytest.raises(ValueError, match="method='minilm' is impossible for this student: the student's heads"):
         distill(parse_run([str(config)]), lambda line: None)
+
+
+def test_relations_are_of_the_teacher_that_is_named(trainer_of):
+    """Whose heads, layers and sizes may be other ones than those of the model that lends the student its form."""
+    start = make_teacher(num_attention_heads=2, num_hidden_layers=2)
+    wide = make_teacher(hidden_size=48, num_attention_heads=4, num_hidden_layers=4)
+    plan = WidthPlan.uniform(16, 2, LayerWidths(2, 8, 32)).to_json()
+    with pytest.raises(ValueError, match=r"the student's heads \[2\] are not as many as the teacher's \[4\]"):
+        trainer_of("minilm", model=start, teacher_model=wide, student=plan)
+    trainer = trainer_of("minilm_v2", model=start, teacher_model=wide, student=plan, teacher_layer=3)
+    assert trainer.args.num_relation_heads == 16  # divides 2 × 8 and 4 × 12
+    whole = WidthPlan.uniform(32, 1, LayerWidths(2, 16, 64)).to_json()
+    with pytest.raises(ValueError, match="teacher has hidden_size=48, the student 32; both must agree"):
+        trainer_of("distilbert", model=start, teacher_model=wide, student=whole)

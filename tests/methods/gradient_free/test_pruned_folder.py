@@ -103,7 +103,10 @@ def test_weights_alone_need_no_text_and_no_positions(folder, capsys):
     told = error_of(capsys, *words, "--unlabeled_data", str(folder / "text.txt"))
     assert "no text is read, name neither" in told
     assert main(words) == 0
-    assert json.loads((folder / "out" / "facts.json").read_text())["training"]["num_samples"] == 0
+    facts, card = json.loads((folder / "out" / "facts.json").read_text()), (folder / "out" / "README.md").read_text()
+    assert facts["training"]["num_samples"] == 0
+    assert "by leaving out FFN neurons, chosen by their weights" in card
+    assert "unlabeled text" not in card
 
 
 @each(
