@@ -15,8 +15,17 @@ from ..files.hub_errors import HTTP_ERROR, hub_errors, persistently
 from ..files.inside import is_inside
 from ..files.messages import join_some, short_repr
 from ..files.provenance import public_name
-from ..files.strict_json import read_json
-from .facts import CARD_FILE, FACTS_FILE, THIS_FOLDER, UNKNOWN_LICENCE, is_hub_id, read_facts
+from ..files.strict_json import read_json, read_json_object
+from .facts import (
+    CARD_FILE,
+    FACTS_FILE,
+    THIS_FOLDER,
+    TRIMMING_FILE,
+    UNKNOWN_LICENCE,
+    is_hub_id,
+    read_facts,
+    section_of,
+)
 
 logger = logging.getLogger(__name__)
 _HUB_TIMEOUT_S = 5.0
@@ -40,10 +49,14 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         header = None
     licence, stated = (header.get(name) if header else None for name in ("license", "language"))
+    name, hub_id = public_name(name_or_path), name_or_path if not is_folder and is_hub_id(name_or_path) else None
+    if is_folder and (trimming := Path(name_or_path, TRIMMING_FILE)).is_file():  # its folder's name says nothing
+        made_from = section_of(read_json_object(trimming, TRIMMING_FILE), "source").get("model")
+        name = f"{made_from}, of a smaller vocabulary" if made_from else name
     languages = [stated] if isinstance(stated, str) else list(map(str, stated or []))
     return {
-        "name": public_name(name_or_path) or "an unnamed teacher",
-        "hub_id": name_or_path if not is_folder and is_hub_id(name_or_path) else None,
+        "name": name or "an unnamed teacher",
+        "hub_id": hub_id,
         "licence": licence or UNKNOWN_LICENCE,
         **({"language": languages} if languages else {}),
     }

@@ -25,6 +25,7 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, is_int, read_json_object
 from ..files.tensors import check_weights
 from .architectures import ARCHITECTURES, HEADS, MODEL_TYPES, architecture_of, config_class, max_tokens
+from .architectures.architecture import SEQUENCE_CLASSIFICATION
 from .cost import count_parameters
 from .widths import WidthPlan, widths_of
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODULES_FILE = "modules.json"
+SENTENCE_FILE = "config_sentence_transformers.json"
 """Lists the modules of a model of which an encoder is one; sentence-transformers writes it."""
 OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
 """Keys of a configuration that change what a model returns; losses ask for what they need."""
@@ -237,7 +239,21 @@ def load_encoder(
     how: dict[str, Any] = {"label": label, "revision": revision, "token": token}
     if class_name not in HEADS:
         return load_weights(architecture_of(config).encoder.stock, name_or_path, config, optional="pooler.", **how)
-    return load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
+    model = load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
+    if HEADS[class_name].kind is SEQUENCE_CLASSIFICATION and config.num_labels == 1:
+        _keep_activation(model, name_or_path, token)
+    return model
+
+
+def _keep_activation(model: PreTrainedModel, name_or_path: str, token: str | None) -> None:
+    """Name what sentence-transformers puts behind a reranker's logit where every export has it: in its configuration.
+
+    Newer versions of the library have it in a file beside, which no export copies; without either it is a sigmoid.
+    """
+    file = model_file(name_or_path, SENTENCE_FILE, token=token)
+    found = read_json_object(file, str(file)).get("activation_fn") if file else None
+    if isinstance(found, str) and not getattr(model.config, "sentence_transformers", None):
+        model.config.sentence_transformers = {"activation_fn": found}
 
 
 def load_weights(

@@ -39,7 +39,7 @@ from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
-from ..training.run_folder import check_free, existing_files, folder_claimed, recorded_start
+from ..training.run_folder import check_free, existing_files, folder_claimed, forget_earlier_run, recorded_start
 from ..training_args import with_settings
 from .kinds import RunInputs, method_of_model, run_kind_of, student_kind_of, trainer_named
 from .settings import Log, RunConfig
@@ -92,6 +92,8 @@ def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
         # refuse what can't work before hours are spent on the teacher, whose shape stays as it is
         kind = student_kind_of(settings)
         kind.plan(settings, kind.inputs(settings))
+        if not training.resume_from_checkpoint and settings.is_main:
+            forget_earlier_run(str(training.output_dir))
         log(f"\nfurther pretraining of {settings.run.teacher}")
         run(first, log)
         folder = Path(str(first.training.output_dir), STUDENT_FOLDER)

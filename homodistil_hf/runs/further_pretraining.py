@@ -30,7 +30,12 @@ _SHARED = (
     *("seed", "bf16", "fp16", "use_cpu", "report_to", "disable_tqdm", "logging_steps"),
     "streaming",  # refused here as in a run of its own
 )
-_DECIDED = ("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir")
+_DECIDED = (
+    *("method", "teacher", "teacher_revision", "output_dir", "resume_from_checkpoint", "overwrite_output_dir"),
+    "hub_token",
+)
+
+_OF_COLUMNS = {"text_column", "text_columns"}
 
 
 def run(settings: RunConfig, log: Log) -> dict[str, Any]:
@@ -106,6 +111,8 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
             )
     # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
+    if _OF_COLUMNS & values.keys():  # both name the columns of the text
+        shared = {name: value for name, value in shared.items() if name not in _OF_COLUMNS}
     decided = {
         "method": METHOD,
         "output_dir": str(Path(str(training.output_dir), FURTHER_FOLDER)),

@@ -5,13 +5,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from huggingface_hub import ModelCardData
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -20,25 +22,28 @@ from ..data.blocks import TextPacker
 from ..data.corpus import load_text
 from ..data.read_line import columns_words, read_line
 from ..data.sources import local_files
+from ..data.triplets import as_pairs
 from ..embedding.folder import write_model
 from ..embedding.model import EmbeddingModel, load_embedding_model
 from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, save_model, written_aside
 from ..export.facts import CARD_FILE, TRIMMING_FILE, file_facts, section_of
 from ..export.hub import teacher_card
+from ..export.nested import NESTED_FILE
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
+from ..models.architectures import architecture_of
 from ..models.cost import planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import found_rows, listed_columns
 from ..tasks.encoding import texts_of
-from ..tasks.kinds import ANSWERS, CLASSES, LABELS, VALUES, task_kind_of
+from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
 from ..tasks.reading import load_rows
-from ..training.run_folder import check_free, check_same_identity, existing_files
+from ..training.run_folder import check_free, check_same_identity, existing_files, forget_earlier_run
 from ..vocabulary.selection import Vocabulary, count_tokens, select
 from ..vocabulary.tokenizer_file import fallback_of, spare_characters
 from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer, trim_vocabulary, trimmed_config
@@ -77,10 +82,15 @@ class TrimSource:
 
     def identity(self) -> dict[str, Any]:
         """What decides on the result, for its record: names without this machine's paths, and a digest of all."""
-        values = asdict(self) | {"token": None}
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        settings = {"text_column": self.text_column, "split": self.split, "revision": self.revision}
+        # a path may be written in several ways
+        places = [str(Path(name).absolute()) if Path(name).exists() else name for name in self._sources()]
+        digest = hashlib.sha256(json.dumps([places, settings, self.is_task]).encode()).hexdigest()
         names = {"model": public_name(self.model), "vocabulary": public_name(self.vocabulary)}
-        return names | {"text": [public_name(source) for source in self.text], "sha256": digest}
+        return names | {"text": [public_name(source) for source in self.text], **settings, "sha256": digest}
+
+    def _sources(self) -> list[str]:
+        return [self.model, self.vocabulary, self.tokenizer or "", *self.text]
 
 
 @dataclass(frozen=True)
@@ -178,9 +188,11 @@ def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) ->
 def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     if not (source.is_task or _are_rows(source, config)):
         return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
-    rows = load_rows(source.text, split=source.split)
+    rows, kind = load_rows(source.text, split=source.split, argument="text"), task_kind_of(config)
     texts = listed_columns(source.text_column or None)
-    part = found_rows(rows, config, task_kind_of(config), text_columns=texts)
+    if kind == VALUES and config.num_labels == 1 and not texts:  # a reranker's queries have several texts
+        rows, _ = as_pairs(rows, "text")
+    part = found_rows(rows, config, kind, text_columns=texts, argument="text")
     documents = texts_of(part)
     documents.info.description = columns_words(part.columns.texts, rows.column_names)
     return documents
@@ -190,7 +202,7 @@ def _are_rows(source: TrimSource, config: PreTrainedConfig) -> bool:
     """Whether a model reads more than a column of text: several are named, or a classifier is given tables."""
     if source.text_column is not None:
         return len(listed_columns(source.text_column)) > 1
-    if task_kind_of(config) not in (CLASSES, LABELS, VALUES, ANSWERS):
+    if task_kind_of(config) not in (CLASSES, LABELS, VALUES, TAGS, ANSWERS):
         return False
     files = (file for name in source.text for file in local_files(name, source.split, f"text={name!r}"))
     return all(file.suffix != ".txt" for file in files)
@@ -204,6 +216,11 @@ _UNTRIMMED = {
 
 
 def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, EmbeddingModel | None]:
+    if (Path(source.model) / NESTED_FILE).is_file():
+        raise ValueError(
+            f"model={source.model!r} is a nested student, whose smaller sizes would be lost: write one of its sizes "
+            "by homodistil export --member first, and trim that"
+        )
     method = method_of_model(source.model, token=source.token)
     if method in _UNTRIMMED:
         raise ValueError(f"model={source.model!r} is {_UNTRIMMED[method]}; distil it with all of its words")
@@ -220,11 +237,24 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
 
 
 def _costs(config: PreTrainedConfig, class_name: str) -> dict[str, Any]:
-    facts = planned_facts(config, class_name)
-    return {name: facts[name] for name in ("num_parameters", "size_bytes")}
+    num_parameters = planned_facts(config, class_name)["num_parameters"]
+    return {"num_parameters": num_parameters, "size_bytes": _saved_dtype(config).itemsize * num_parameters}
 
 
-def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrite: bool = False) -> dict[str, Any]:
+def _saved_dtype(config: PreTrainedConfig) -> torch.dtype:
+    """The type of a model's files; float32 where its configuration has none."""
+    dtype = config.dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def trim_to_folder(
+    source: TrimSource,
+    output: str | Path,
+    log: Log,
+    *,
+    overwrite: bool = False,
+    begin: Callable[[], None] | None = None,
+) -> dict[str, Any]:
     """Write a model with fewer tokens, its tokenizer and a card.
 
     Args:
@@ -232,6 +262,7 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
         output: folder to write, which `from_pretrained` reads.
         log: takes lines for the user.
         overwrite: replace an earlier export there.
+        begin: called when nothing can be refused any more.
 
     Returns:
         The content of its `trimming.json`.
@@ -248,13 +279,18 @@ def trim_to_folder(source: TrimSource, output: str | Path, log: Log, *, overwrit
     else:
         revision, token = source.revision, source.token
         model = load_encoder(source.model, config=plan.config, revision=revision, token=token, argument="model")
+    dtype = _saved_dtype(plan.config)
     trimmed, tokenizer = trim_vocabulary(model, plan.tokenizer, plan.kept, spare=plan.spare)
+    if begin is not None:
+        begin()
+    trimmed.to(dtype)  # computed in float32, and written as it was
     facts = {"trimming": plan.facts, "source": source.identity(), "versions": version_facts()}
     with written_aside(target, overwrite=overwrite) as aside:
         if plan.whole:
             write_model(replace(plan.whole, encoder=trimmed, tokenizer=tokenizer), aside)
         else:
-            save_model(trimmed, aside, tokenizer)
+            code = architecture_of(trimmed.config).modeling_files if getattr(trimmed.config, "auto_map", None) else ()
+            save_model(trimmed, aside, tokenizer, code=code)
         (aside / CARD_FILE).write_text(_card(source.model, type(trimmed).__name__, plan.facts), encoding="utf-8")
         facts["files"] = file_facts(aside)
         write_json(aside / TRIMMING_FILE, facts)
@@ -351,5 +387,7 @@ def trimmed_teacher(settings: RunConfig, log: Log) -> str:
             made = section_of(read_json_object(folder / TRIMMING_FILE, TRIMMING_FILE), "source")
             check_same_identity(str(training.output_dir), made, source.identity())
         elif training.process_index == 0:
-            trim_to_folder(source, folder, log, overwrite=True)
+            is_new = not training.resume_from_checkpoint
+            begin = partial(forget_earlier_run, str(training.output_dir)) if is_new else None
+            trim_to_folder(source, folder, log, overwrite=True, begin=begin)
     return str(folder)

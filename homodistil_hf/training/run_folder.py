@@ -24,7 +24,7 @@ from ..files.checkpoints import (
 from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
-from ..files.run_names import LOG_FILES, RESULTS_FILE
+from ..files.run_names import FAMILY_FILE, LOG_FILES, RESULTS_FILE
 from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
 from .ranks import on_every_rank
@@ -67,6 +67,14 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
                 folder.rmdir()
 
 
+def forget_earlier_run(output_dir: str) -> None:
+    """Remove what a run that is overwritten could be resumed by: its checkpoints, and say so, and a family's file."""
+    Path(output_dir, FAMILY_FILE).unlink(missing_ok=True)
+    for checkpoint in sorted_checkpoints(output_dir):
+        logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
+        remove_folder(checkpoint)
+
+
 class RunFolder:
     """`output_dir` of one run; every rank has an object of its own for the same folder, and can write there."""
 
@@ -91,10 +99,8 @@ class RunFolder:
             for name in (*LOG_FILES, RESULTS_FILE):
                 Path(self.args.output_dir, name).unlink(missing_ok=True)
         # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
-        is_remover = self.args.should_save and self.earlier_files
-        for checkpoint in sorted_checkpoints(self.args.output_dir) if is_remover else ():
-            logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
-            remove_folder(checkpoint)
+        if self.args.should_save and self.earlier_files:
+            forget_earlier_run(str(self.args.output_dir))
 
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step followed.
@@ -224,7 +230,7 @@ def check_free(args: ExactArguments, earlier_files: Sequence[str], *, has_begun:
 def check_same_identity(output_dir: str, recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse, by a ValueError, to go on with a run that began with other values; both are name → JSON value."""
     for name, value in now.items():
-        if recorded.get(name) != value:
+        if name in recorded and recorded[name] != value:  # earlier versions recorded less
             raise ValueError(
                 f"{name}={short_repr(value)} is not what the run in output_dir={output_dir!r} began with, "
                 f"{short_repr(recorded.get(name))}; resume with that, or name another folder"

@@ -6,12 +6,13 @@ import huggingface_hub
 import numpy as np
 import pytest
 from datasets import Dataset
-from tiny_embeddings import make_sentence_folder
+from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import assert_same_weights, write_config, write_teacher, write_text
 from tiny_models import make_teacher, randomized, tiny_config, tiny_tokenizer
 from tiny_tokenizers import paragraphs, trained_tokenizer
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertModel, PreTrainedTokenizerFast
 
+from homodistil_hf import export_student
 from homodistil_hf.cli import main
 from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.distill import distill as distill_settings
@@ -113,6 +114,25 @@ def test_one_json_trims_a_teacher_and_distils_it(tmp_path, capsys):
     ours, theirs = ((folder / "student" / "model.safetensors").read_bytes() for folder in (run, tmp_path / "alone"))
     assert ours == theirs
     assert main(["verify", str(run / "student")]) == 0
+    # whose folder's name says nothing
+    assert "was made from `teacher, of a smaller vocabulary`" in (run / "student" / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_overwritten_is_not_gone_on_with(tmp_path, monkeypatch):
+    """It may be stopped while its teacher is made, and then has no checkpoints but those of the run before."""
+    assert distill(write_config(tmp_path, vocabulary="keep=40", save_steps=4)) == 0
+    path = write_config(tmp_path, vocabulary="keep=40", overwrite_output_dir=True, hidden_weight=1.0)
+    monkeypatch.setattr("homodistil_hf.runs.trim.save_model", raising(KeyboardInterrupt))
+    assert distill(path) == 130
+    assert not [*(tmp_path / "run").glob("checkpoint-*")]
+
+
+def raising(error):
+    def fail(*words, **settings):
+        raise error
+
+    return fail
 
 
 @pytest.mark.slow
@@ -282,3 +302,65 @@ def test_text_of_lines_is_read_beside_a_classifier_too(tmp_path, capsys):
     tiny_tokenizer().save_pretrained(tmp_path / "teacher")
     assert main(["trim", str(tmp_path / "teacher"), "--text", str(write_text(tmp_path / "train.txt"))]) == 0
     assert "read: text" in capsys.readouterr().err
+
+
+def trimmed_alone(tmp_path, folder, text, *words):
+    return main(["trim", str(folder), "--text", str(text), "--output", str(tmp_path / "small"), *words])
+
+
+def test_a_reranker_keeps_what_stands_behind_its_score(tmp_path, capsys):
+    folder = make_reranker(tmp_path / "reranker")
+    (folder / "config_sentence_transformers.json").write_text('{"activation_fn": "torch.nn.modules.linear.Identity"}')
+    triplets = [{"query": "w5 w6", "positive": "w70", "negative": "w8", "id": row} for row in range(8)]
+    Dataset.from_list(triplets).to_json(tmp_path / "triplets.jsonl")
+    assert trimmed_alone(tmp_path, folder, tmp_path / "triplets.jsonl") == 0
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["sentence_transformers"] == {"activation_fn": "torch.nn.modules.linear.Identity"}
+    assert {"w5", "w70", "w8"} <= AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab().keys()
+
+
+def test_words_of_tags_are_counted(tmp_path):
+    folder = write_teacher(tmp_path / "tagger", task="token_classification")
+    Dataset.from_list([{"tokens": ["w5", "w70"], "tags": [0, 1]}] * 8).to_json(tmp_path / "tags.jsonl")
+    assert trimmed_alone(tmp_path, folder, tmp_path / "tags.jsonl") == 0
+    assert "w70" in AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab()
+
+
+def test_a_file_of_half_precision_stays_one(tmp_path, capsys):
+    folder, text = tmp_path / "half", write_text(tmp_path / "train.txt")
+    make_teacher().half().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    assert trimmed_alone(tmp_path, folder, text, "--vocabulary", "keep=40") == 0
+    before, after = ((place / "model.safetensors").stat().st_size for place in (folder, tmp_path / "small"))
+    trimming = json.loads((tmp_path / "small" / "trimming.json").read_text())["trimming"]
+    saved = trimming["before"]["size_bytes"] - trimming["after"]["size_bytes"]
+    assert saved == 2 * (96 - 40) * (32 + 1)
+    assert before - after == pytest.approx(saved, abs=600)  # beside the files' headers
+
+
+def test_a_compact_export_stays_one_that_loads_alone(tmp_path):
+    compact = export_student(make_teacher(), tmp_path / "compact", "compact", tokenizer=tiny_tokenizer())
+    assert trimmed_alone(tmp_path, compact, write_text(tmp_path / "train.txt"), "--vocabulary", "keep=40") == 0
+    assert (
+        {file.name for file in compact.glob("*.py")}
+        == {file.name for file in (tmp_path / "small").glob("*.py")}
+        != set()
+    )
+
+
+def test_a_nested_students_sizes_are_not_lost(tmp_path, capsys):
+    folder = write_teacher(tmp_path / "nested")
+    (folder / "nested.json").write_text("{}")
+    assert trimmed_alone(tmp_path, folder, write_text(tmp_path / "train.txt")) == 2
+    assert "is a nested student, whose smaller sizes would be lost: write one" in capsys.readouterr().err
+
+
+def test_a_path_may_be_written_in_several_ways(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_teacher(tmp_path / "teacher")
+    found = [
+        TrimSource(name, "keep=40", ["train.txt"]).identity()
+        for name in ("teacher", "./teacher", str(tmp_path / "teacher"))
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0] != TrimSource("teacher", "keep=40", ["train.txt"], "content").identity()

@@ -5,6 +5,7 @@ trains one round. `runs/further_pretraining.py` reads the corpus of such a run, 
 """
 
 import gc
+import json
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -34,6 +35,7 @@ from ...models.loading import (
     plain_name,
 )
 from ...training.ranks import on_every_rank
+from ...training.row_checks import rows_digest
 from ...training.run_folder import folder_claimed, recorded_start
 from ...training_args import with_settings
 from .trainer import IMAGE_CLASS, SelfDistillationArguments, SelfDistillTrainer, check_class, check_corpus
@@ -79,18 +81,21 @@ def self_distill(
     """
     name: str = plain_name(model)
     identity = {"model": name, "revision": revision}
+    # what finished rounds were trained with; more rounds may follow
+    settings = {name: value for name, value in args.settings_that_matter().items() if name != "num_rounds"}
+    begun_with = identity | json.loads(json.dumps(settings | {"rows": rows_digest(kwargs.get("train_dataset"))}))
     config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
         folder = Path(args.output_dir or "")
         # refused on all ranks, before the main process removes what an earlier run has left
-        on_every_rank(lambda: recorded_start(args, RUN_FILE, identity))
+        on_every_rank(lambda: recorded_start(args, RUN_FILE, begun_with))
         if args.should_save and not args.resume_from_checkpoint:
             # in this order: what an earlier run has left must never pass for this one's
             (folder / RUN_FILE).unlink(missing_ok=True)
             for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
                 remove_folder(earlier)
-            write_json(folder / RUN_FILE, identity)
+            write_json(folder / RUN_FILE, begun_with)
         load = partial(load_initial, name, revision=revision, token=args.hub_token)
         rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
         if args.should_save:

@@ -188,3 +188,16 @@ def test_weights_that_are_not_finite_are_not_saved(initial, arguments, tmp_path)
     with pytest.raises(FloatingPointError, match=r"is not finite at the end of step 3; lower learning_rate"):
         self_distill(initial, arguments(learning_rate=1e30, optim="sgd", max_steps=3), **data_of(TEXT))
     assert not (tmp_path / "run" / "round-0" / "model").exists()
+
+
+def test_finished_rounds_go_on_with_the_settings_and_rows_that_they_had(initial, arguments):
+    self_distill(initial, arguments(num_rounds=1), **data_of(TEXT))
+    again = {"num_rounds": 1, "resume_from_checkpoint": "last"}
+    with pytest.raises(
+        ValueError, match=r"learning_rate=0.5 is not what the run in .* began with, .*; resume with that"
+    ):
+        self_distill(initial, arguments(**again, learning_rate=0.5), **data_of(TEXT))
+    others = data_of(TEXT) | {"train_dataset": data_of(TEXT)["train_dataset"].select(range(1, 20))}
+    with pytest.raises(ValueError, match="rows='19 rows, digest .* is not what the run"):
+        self_distill(initial, arguments(**again), **others)
+    assert len(self_distill(initial, arguments(**again | {"num_rounds": 2}), **data_of(TEXT))["rounds"]) == 3
