@@ -411,7 +411,9 @@ def prove(
     row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
     # on the package's own rows, which `verify` has too
     row["probe_distance"] = probe_distance(student.usual, kind(student.usual, student.path(target)))
-    row["is_written"] = found["fidelity"] >= least and math.isfinite(max(distance, row["probe_distance"]))
+    if not (math.isfinite(distance) and math.isfinite(row["probe_distance"])):
+        row["figures"] = dict(_NO_NUMBERS)
+    row["is_written"] = found["fidelity"] >= least and row["figures"] != _NO_NUMBERS
     # Another package may bring the runtime, such as onnxruntime-gpu.
     row["runtime"] = f"{row['runtime']} {version_of(_PACKAGES[row['runtime']]) or ''}".strip()
     if ways:

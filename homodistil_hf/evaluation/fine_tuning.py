@@ -691,7 +691,7 @@ def own_rows(
     if model is None:
         task = task_of_rows({part.argument: part.rows for part in parts}, columns)
         parts = [part._replace(columns=task.columns) for part in parts]
-        refuse_missing_labels(parts)  # which the loss of a stock class would take for labels
+        refuse_missing_labels(parts[0])  # which the loss of a stock class would take for labels
     else:
         task = RowsTask(columns, tuple(names_of(model.config)))
     train, *others = parts
@@ -708,14 +708,18 @@ def own_rows(
     return task, train.rows, held_out.rows
 
 
-def check_start(record: Path, settings: OwnTaskSettings, *, model: nn.Module | None = None) -> dict[str, Any]:
-    """Refuse, by a ValueError, to go on otherwise than `record` says: its settings, and a digest of a given model.
+def check_start(
+    record: Path, settings: OwnTaskSettings, *, model: nn.Module | None = None, rows: Dataset | None = None
+) -> dict[str, Any]:
+    """Refuse, by a ValueError, to go on otherwise than `record` says: its settings, and digests of model and rows.
 
     Returns:
         `dict`: what this run's record has to say, as JSON.
     """
     now = _as_json(settings)
     digest = {} if model is None else {_MODEL_SHA256: tensors_digest(model)}
+    if rows is not None:
+        now |= {"rows": rows_digest(rows)}
     if record.is_file():
         before = read_json_object(record, f"{record.name} in output_dir={settings.output_dir!r}")
         if isinstance(labels := before.get("label_column"), str):  # earlier versions kept the blanks

@@ -283,8 +283,10 @@ def evaluate_classes(
             (beside, as_heads_read(load_tokenizer(name, remedy=COPY), beside.config)),
         ]
         config = evaluated.model.config
-        most = min(max_tokens(config), evaluated.tokenizer.model_max_length)
-        length = fitted_length(settings.max_seq_length, config, argument="max_seq_length", default=most)
+        lengths = [(max_tokens(model.config), tokenizer.model_max_length) for model, tokenizer in models]
+        most = min(min(pair) for pair in lengths)  # of both, as both read the same rows
+        for one in (config, beside.config):
+            length = fitted_length(settings.max_seq_length, one, argument="max_seq_length", default=most)
         if num_cut := sum(len(ids) > length for ids in evaluated.tokenizer(*columns, verbose=False)["input_ids"]):
             logger.warning(
                 "%d of %d rows are longer than %d tokens: answers are bounded to the first %d of each; %s",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RemoteEntryNotFoundError
 from torch import nn
@@ -241,19 +242,21 @@ def load_encoder(
         return load_weights(architecture_of(config).encoder.stock, name_or_path, config, optional="pooler.", **how)
     model = load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
     if HEADS[class_name].kind is SEQUENCE_CLASSIFICATION and config.num_labels == 1:
-        _keep_activation(model, name_or_path, token)
+        _keep_activation(model, name_or_path, revision, token)
     return model
 
 
-def _keep_activation(model: PreTrainedModel, name_or_path: str, token: str | None) -> None:
+def _keep_activation(model: PreTrainedModel, name_or_path: str, revision: str | None, token: str | None) -> None:
     """Name what sentence-transformers puts behind a reranker's logit where every export has it: in its configuration.
 
     Newer versions of the library have it in a file beside, which no export copies; without either it is a sigmoid.
     """
-    file = model_file(name_or_path, SENTENCE_FILE, token=token)
+    file = model_file(name_or_path, SENTENCE_FILE, token=token, revision=revision)
     found = read_json_object(file, str(file)).get("activation_fn") if file else None
-    if isinstance(found, str) and not getattr(model.config, "sentence_transformers", None):
-        model.config.sentence_transformers = {"activation_fn": found}
+    own = getattr(model.config, "sentence_transformers", None)
+    own = own if isinstance(own, dict) else {}
+    if isinstance(found, str) and "activation_fn" not in own:
+        model.config.sentence_transformers = own | {"activation_fn": found}
 
 
 def load_weights(
@@ -305,6 +308,9 @@ def load_weights(
     finally:
         transformers_logging.set_verbosity(verbosity)
     _refuse_misfits(info, model, label, optional, remedy)
+    with torch.no_grad():  # what no file has would be drawn anew in each process, and make another model of it
+        for name in info["missing_keys"]:
+            model.get_parameter(name).zero_()
     refuse_nonfinite(model, label)
     return model
 

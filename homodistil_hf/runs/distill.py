@@ -33,13 +33,21 @@ from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_student
 from ..models.cost import encoder_macs
+from ..models.equality import tensors_digest
 from ..models.loading import MODULES_FILE
 from ..models.saved_student import save_projections
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import is_latency_budget, leaves_layers_open, share_as_budget
 from ..plans.resolve import check_family, resolve_plan
 from ..training.ranks import on_every_rank
-from ..training.run_folder import check_free, existing_files, folder_claimed, forget_earlier_run, recorded_start
+from ..training.run_folder import (
+    TEACHER_SHA256,
+    check_free,
+    existing_files,
+    folder_claimed,
+    forget_earlier_run,
+    recorded_start,
+)
 from ..training_args import with_settings
 from .kinds import RunInputs, method_of_model, run_kind_of, student_kind_of, trainer_named
 from .settings import Log, RunConfig
@@ -149,7 +157,7 @@ def distill_family(settings: RunConfig, log: Log) -> dict[str, Any]:
             previous = members[number - 1] if number else None
             origin = previous.given["student"] if previous else "the teacher"
             log(f"\nmember {number + 1} of {len(members)}: {member.given['student']}, from {origin}")
-            _train_member(member, inputs, plans[number], log, previous=previous.folder if previous else None)
+            _train_member(member, inputs, plans[number], log, state, previous=previous.folder if previous else None)
             state["finished"].append(member.folder.name)
             on_every_rank(lambda: write_json(settings.folder / FAMILY_FILE, state) if is_main else None)
     if not is_main:
@@ -243,13 +251,21 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
     write_json(path, settings.given)
 
 
-def _train_member(member: RunConfig, inputs: RunInputs, plan: WidthPlan, log: Log, *, previous: Path | None) -> None:
+def _train_member(
+    member: RunConfig, inputs: RunInputs, plan: WidthPlan, log: Log, state: dict[str, Any], *, previous: Path | None
+) -> None:
     from ..export.report import try_report
 
     since, folder = time.perf_counter(), member.folder
     checkpoint = last_checkpoint(folder)
     start = None if previous is None else load_start(previous)
     trainer = make_trainer(member, log, inputs=inputs, plan=plan, start=start)
+    digest = tensors_digest(trainer.frozen_teacher)
+    if state.setdefault(TEACHER_SHA256, digest) != digest:
+        raise ValueError(
+            f"teacher={member.run.teacher!r} has other weights than when the family in {str(folder.parent)!r} began; "
+            "resume with those, or name another output_dir"
+        )
     if previous is not None:
         trainer.started_as = previous.name
     train_to_the_end(trainer, member, checkpoint, since=since)

@@ -38,7 +38,7 @@ def are_pairs_to_rank(given: Mapping[str, Any]) -> bool:
         return False
     columns = _column_names(given)
     named = given.get("text_column") or given.get("text_columns") or ()
-    texts = [name for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
+    texts = [name.strip() for name in (named.split(",") if isinstance(named, str) else named) if name.strip()]
     # by the columns that are named, where rows can't be read as well; else by the names of the rows' columns
     if texts or not columns:
         return len(texts) == 2 and (tuple(map(str.lower, texts)) in RANKED_PAIRS or not has_values(columns))

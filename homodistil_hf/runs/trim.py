@@ -84,13 +84,11 @@ class TrimSource:
         """What decides on the result, for its record: names without this machine's paths, and a digest of all."""
         settings = {"text_column": self.text_column, "split": self.split, "revision": self.revision}
         # a path may be written in several ways
-        places = [str(Path(name).absolute()) if Path(name).exists() else name for name in self._sources()]
-        digest = hashlib.sha256(json.dumps([places, settings, self.is_task]).encode()).hexdigest()
+        sources = [self.model, *([] if self.tokenizer is None else [self.tokenizer]), *self.text]
+        places = [str(Path(name).absolute()) if Path(name).exists() else name for name in sources]
+        digest = hashlib.sha256(json.dumps([places, self.vocabulary, settings, self.is_task]).encode()).hexdigest()
         names = {"model": public_name(self.model), "vocabulary": public_name(self.vocabulary)}
-        return names | {"text": [public_name(source) for source in self.text], **settings, "sha256": digest}
-
-    def _sources(self) -> list[str]:
-        return [self.model, self.vocabulary, self.tokenizer or "", *self.text]
+        return names | {"text": [public_name(source) for source in self.text], **settings, "sources_sha256": digest}
 
 
 @dataclass(frozen=True)
@@ -186,8 +184,21 @@ def plan_trimming(source: TrimSource, log: Log, *, sizes: Sequence[str] = ()) ->
 
 
 def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
-    if not (source.is_task or _are_rows(source, config)):
-        return load_text(source.text, text_column=source.text_column, split=source.split, argument="text")
+    """The text: of a task's rows all columns that its model reads, else one column."""
+    if source.is_task or len(listed_columns(source.text_column or None)) > 1:
+        return _texts_of_rows(source, config)
+    are_texts = partial(load_text, source.text, text_column=source.text_column, split=source.split, argument="text")
+    files = (file for name in source.text for file in local_files(name, source.split, f"text={name!r}"))
+    is_of_task = task_kind_of(config) in (CLASSES, LABELS, VALUES, TAGS, ANSWERS)
+    if not is_of_task or source.text_column is not None or any(file.suffix.lower() == ".txt" for file in files):
+        return are_texts()
+    try:
+        return _texts_of_rows(source, config)
+    except ValueError:  # a corpus of whatever kind
+        return are_texts()
+
+
+def _texts_of_rows(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     rows, kind = load_rows(source.text, split=source.split, argument="text"), task_kind_of(config)
     texts = listed_columns(source.text_column or None)
     if kind == VALUES and config.num_labels == 1 and not texts:  # a reranker's queries have several texts
@@ -196,16 +207,6 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
     documents = texts_of(part)
     documents.info.description = columns_words(part.columns.texts, rows.column_names)
     return documents
-
-
-def _are_rows(source: TrimSource, config: PreTrainedConfig) -> bool:
-    """Whether a model reads more than a column of text: several are named, or a classifier is given tables."""
-    if source.text_column is not None:
-        return len(listed_columns(source.text_column)) > 1
-    if task_kind_of(config) not in (CLASSES, LABELS, VALUES, TAGS, ANSWERS):
-        return False
-    files = (file for name in source.text for file in local_files(name, source.split, f"text={name!r}"))
-    return all(file.suffix != ".txt" for file in files)
 
 
 _UNTRIMMED = {

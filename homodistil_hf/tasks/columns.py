@@ -255,16 +255,15 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
     return sum(counts) if counts else None
 
 
-def refuse_missing_labels(parts: Iterable[ReadRows]) -> None:
+def refuse_missing_labels(part: ReadRows) -> None:
     """Refuse, by a ValueError, rows without one of their labels."""
-    for part in parts:
-        rows = list(zip(*cells_of_several(part), strict=True))
-        if missing := [place for place, row in enumerate(rows, 1) if None in row]:
-            names = first_of(map(repr, part.columns.labels))
-            raise ValueError(
-                f"{part.argument} has {len(missing):,} of {len(rows):,} rows without a label in {names}, the first is "
-                f"row {missing[0]:,}; drop them, or label them"
-            )
+    rows = list(zip(*cells_of_several(part), strict=True))
+    if missing := [place for place, row in enumerate(rows, 1) if None in row]:
+        names = first_of(map(repr, part.columns.labels))
+        raise ValueError(
+            f"{part.argument} has {len(missing):,} of {len(rows):,} rows without a label in {names}, the first is "
+            f"row {missing[0]:,}; drop them, or label them"
+        )
 
 
 def _counts(cell: Any, columns: Columns) -> bool:

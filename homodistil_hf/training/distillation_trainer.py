@@ -277,7 +277,8 @@ class DistillationTrainer(ExactTrainer):
             needs_head=self.needs_head,
             projection_init=self.projection_init,
         )
-        if teacher_model is not None and self.started_as is None and _COPY.search(self.card.how):
+        is_other = teacher_model is not None and teacher_model is not model and teacher_model != model
+        if is_other and self.started_as is None and _COPY.search(self.card.how):
             self.started_as = public_name(student.name_or_path) or "a model in memory"
         self.full = widths_of(student.config)
         if len(self.plan.layers) < len(self.full.layers):

@@ -322,3 +322,15 @@ def test_another_padding_is_refused_where_positions_begin_behind_it(tmp_path):
     folder = make_sentence_folder(tmp_path / "model", encoder=encoder)
     with pytest.raises(ValueError, match="pad_token_id=1 in its config.json, but its tokenizer pads with 0, and posi"):
         load_embedding_model(folder)
+
+
+def test_a_pooler_that_no_file_has_is_the_same_in_every_process(tmp_path):
+    folder = make_sentence_folder(tmp_path / "model")
+    (file,) = folder.glob("**/model.safetensors")
+    weights = {name: tensor for name, tensor in load_file(file).items() if "pooler" not in name}
+    save_file(weights, file, metadata={"format": "pt"})
+    digests = set()
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        digests.add(load_embedding_model(folder).sha256)
+    assert len(digests) == 1

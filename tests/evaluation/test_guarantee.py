@@ -269,3 +269,17 @@ def test_bounds_are_of_whole_rows_unless_a_length_is_given(folder, tmp_path, cap
     assert "are longer than" not in caplog.text
     assert found(max_seq_length=14)[:2] == (14, 5)  # 13 words and two special tokens
     assert "5 of 20 rows are longer than 14 tokens: answers are bounded to the first 14 of each; --max" in caplog.text
+
+
+def test_a_teacher_of_fewer_positions_reads_the_same_rows(folder, tmp_path):
+    short = classifier(BertForSequenceClassification, **LABELS, max_position_embeddings=12)
+    short.save_pretrained(tmp_path / "short")
+    tiny_tokenizer().save_pretrained(tmp_path / "short")
+    Dataset.from_list([{"text": "w9 " * 20}] * 30).to_parquet(tmp_path / "longer.parquet")
+    settings = {"eval_data": [str(tmp_path / "longer.parquet")]}
+    results = evaluate_classes(
+        folder / "student", teacher=tmp_path / "short", settings=settings, output_dir=tmp_path / "out"
+    )
+    assert (results["max_seq_length"], results["num_cut_rows"]) == (12, 30)
+    with pytest.raises(ValueError, match="max_seq_length=14 is over the model's positions=12"):
+        evaluate_classes(folder / "student", teacher=tmp_path / "short", settings=settings | {"max_seq_length": 14})

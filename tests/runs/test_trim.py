@@ -364,3 +364,12 @@ def test_a_path_may_be_written_in_several_ways(tmp_path, monkeypatch):
     ]
     assert found[0] == found[1] == found[2]
     assert found[0] != TrimSource("teacher", "keep=40", ["train.txt"], "content").identity()
+
+
+@pytest.mark.parametrize("texts", [["w5 w6", "", "w70 w71"] * 4, ["w5 w6", "w70 w71"] * 4])
+@pytest.mark.parametrize("task", ["question_answering", "token_classification"])
+def test_a_corpus_may_stand_beside_a_model_of_a_task(tmp_path, task, texts):
+    folder = write_teacher(tmp_path / "model", task=task)
+    Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "corpus.parquet")
+    assert trimmed_alone(tmp_path, folder, tmp_path / "corpus.parquet") == 0
+    assert "w70" in AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab()

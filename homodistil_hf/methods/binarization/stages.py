@@ -228,7 +228,7 @@ def binarize_chain(
         keep_datasets_here()
         inputs = read(settings, log)
         settings, teacher = inputs.settings, inputs.model
-        recorded = check_start(record, settings, model=teacher)
+        recorded = check_start(record, settings, model=teacher, rows=inputs.rows)
         write_json(record, recorded)  # now that nothing was refused
         results: dict[str, Any] = {"float": inputs.measure(teacher)}
         log(f"float: {_figures(results['float'])}")

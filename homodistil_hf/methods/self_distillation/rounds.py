@@ -26,6 +26,7 @@ from ...files.provenance import version_facts
 from ...files.run_names import MODEL_FOLDER, RESULTS_FILE, STUDENT_FOLDER
 from ...files.strict_json import read_json_object, write_json
 from ...files.tensors import check_weights
+from ...models.equality import tensors_digest
 from ...models.loading import (
     checked_config,
     config_values,
@@ -83,7 +84,10 @@ def self_distill(
     identity = {"model": name, "revision": revision}
     # what finished rounds were trained with; more rounds may follow
     settings = {name: value for name, value in args.settings_that_matter().items() if name != "num_rounds"}
-    begun_with = identity | json.loads(json.dumps(settings | {"rows": rows_digest(kwargs.get("train_dataset"))}))
+    rows = rows_digest(kwargs.get("train_dataset"))
+    load = partial(load_initial, name, revision=revision, token=args.hub_token)
+    settings |= {"rows": rows, "first_weights_sha256": tensors_digest(load())}
+    begun_with = identity | json.loads(json.dumps(settings))
     config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
@@ -96,7 +100,6 @@ def self_distill(
             for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
                 remove_folder(earlier)
             write_json(folder / RUN_FILE, begun_with)
-        load = partial(load_initial, name, revision=revision, token=args.hub_token)
         rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
         if args.should_save:
             with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:

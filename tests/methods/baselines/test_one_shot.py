@@ -147,3 +147,4 @@ def test_the_card_tells_what_a_student_started_as(make_trainer):
     trainer = make_trainer(model=start, teacher_model=teacher)
     assert "began as a copy of me/small, another model than its teacher. While" in trainer.card_of_run.how
     assert trainer.run_facts()["settings"]["started_as"] == "me/small"
+    assert make_trainer(model=start, teacher_model=start).started_as is None  # it is the teacher
