@@ -119,6 +119,7 @@ def figures() -> dict[str, str]:
         "two_bits_mrpc": ("mrpc", "2", "3,000"),
         "one_bit_copies": ("stsb", "1", "3,000", "batch_size=32, copies=10"),
         "two_bits_sst2": ("sst2", "2", "3,000"),
+        "one_bit_sst2": ("sst2", "1", "3,000"),
     }
     for name, row in kept_by.items():
         score, whole = (float(cell("binarization", row, column)) for column in ("score", "float"))
