@@ -35,6 +35,7 @@ from ..models.cost import count_parameters
 from ..models.equality import weights_digest
 from ..models.loading import (
     MODULES_FILE,
+    SENTENCE_FILE,
     checked_config,
     config_values,
     load_weights,
@@ -66,7 +67,7 @@ POOLINGS = {
 }
 """Name of a pooling in newer folders → its switch in older ones."""
 ACTIVATIONS = {kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.Sigmoid)}
-TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", "config_sentence_transformers.json"
+TRANSFORMER_FILE, SETTINGS_FILE = "sentence_bert_config.json", SENTENCE_FILE
 TRANSFORMER_FILES = tuple(
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -381,22 +382,6 @@ def _states_at(states_BTH: torch.Tensor, places_B: torch.Tensor) -> torch.Tensor
 
 
 # Reading
-
-
-def default_activation(model: Any, *, token: str | None = None) -> str | None:
-    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
-
-    `model` is a folder or a Hub name. For a loaded model no Hub is asked: its name may be that of a folder which is no
-    more.
-    """
-    is_loaded = isinstance(model, PreTrainedModel)
-    values_of = partial(values_in, str(model.name_or_path if is_loaded else model), token=token, is_cached=is_loaded)
-    own = (model.config.to_dict() if is_loaded else values_of("config.json")).get("sentence_transformers")
-    # the first place that names one counts
-    for values in (own, values_of(SETTINGS_FILE)):
-        if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
-            return found
-    return None
 
 
 def load_embedding_model(

@@ -29,6 +29,7 @@ from ..export.facts import MethodCard
 from ..files.messages import first_of
 from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows
+from ..models.loading import default_activation
 from ..models.tokenizers import as_heads_read, as_it_was, padding_multiple
 from ..models.widths import WidthPlan
 from ..tasks.columns import ReadRows, check_rows, find_columns
@@ -40,7 +41,6 @@ from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Origins
 from ..training.raw_rows import Grading, RawReader, first_raw
 from .metrics import ranking_scores
-from .model import default_activation
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)

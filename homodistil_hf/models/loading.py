@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODULES_FILE = "modules.json"
-SENTENCE_FILE = "config_sentence_transformers.json"
 """Lists the modules of a model of which an encoder is one; sentence-transformers writes it."""
+SENTENCE_FILE = "config_sentence_transformers.json"
+"""Settings that sentence-transformers writes beside a model of its own."""
 OUTPUT_KEYS = ("return_dict", "output_attentions", "output_hidden_states", "torchscript")
 """Keys of a configuration that change what a model returns; losses ask for what they need."""
 _SHOWN_CHARS = 1000  # of a name or of somebody else's message
@@ -251,12 +252,30 @@ def _keep_activation(model: PreTrainedModel, name_or_path: str, revision: str | 
 
     Newer versions of the library have it in a file beside, which no export copies; without either it is a sigmoid.
     """
-    file = model_file(name_or_path, SENTENCE_FILE, token=token, revision=revision)
-    found = read_json_object(file, str(file)).get("activation_fn") if file else None
     own = getattr(model.config, "sentence_transformers", None)
-    own = own if isinstance(own, dict) else {}
-    if isinstance(found, str) and "activation_fn" not in own:
-        model.config.sentence_transformers = own | {"activation_fn": found}
+    if (found := default_activation(name_or_path, revision=revision, token=token)) is not None:
+        model.config.sentence_transformers = (own if isinstance(own, dict) else {}) | {"activation_fn": found}
+
+
+def default_activation(model: Any, *, revision: str | None = None, token: str | None = None) -> str | None:
+    """The torch class that sentence-transformers puts behind a reranker's logit; None: its own default, a sigmoid.
+
+    `model` is a folder or a Hub name. For a loaded model no Hub is asked: its name may be that of a folder which is no
+    more.
+    """
+    is_loaded = isinstance(model, nn.Module)
+    name = str(model.name_or_path if is_loaded else model)
+
+    def values_of(file_name: str) -> Any:
+        file = model_file(name, file_name, token=token, is_cached=is_loaded, revision=revision)
+        return read_json_object(file, str(file)) if file else {}
+
+    own = (model.config.to_dict() if is_loaded else values_of(CONFIG_NAME)).get("sentence_transformers")
+    # the first place that names one counts
+    for values in (own, values_of(SENTENCE_FILE)):
+        if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
+            return found
+    return None
 
 
 def load_weights(
