@@ -431,7 +431,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """As the base; also refuse another `plain`, by which the map of vectors is trained or not."""
         super().check_state(state, folder)
-        if (saved := state["plain"]) != self.args.plain:
+        if (saved := state.get("plain", self.args.plain)) != self.args.plain:  # earlier versions wrote none
             raise ValueError(
                 f"checkpoint {folder} is of a run with plain={saved}, this one has plain={self.args.plain}; set it as "
                 "it was, or name another output_dir"
