@@ -82,14 +82,13 @@ def self_distill(
     """
     name: str = plain_name(model)
     identity = {"model": name, "revision": revision}
-    # what finished rounds were trained with; more rounds may follow
-    settings = {name: value for name, value in args.settings_that_matter().items() if name != "num_rounds"}
-    rows = rows_digest(kwargs.get("train_dataset"))
-    load = partial(load_initial, name, revision=revision, token=args.hub_token)
-    settings |= {"rows": rows, "first_weights_sha256": tensors_digest(load())}
-    begun_with = identity | json.loads(json.dumps(settings))
     config = initial_config(name, revision=revision, token=args.hub_token)
     check_corpus(kwargs, kwargs.get("processing_class"), config, args)
+    # what finished rounds were trained with; more rounds may follow
+    settings = {key: value for key, value in args.settings_that_matter().items() if key != "num_rounds"}
+    load = partial(load_initial, name, revision=revision, token=args.hub_token)
+    digests = {"rows": rows_digest(kwargs.get("train_dataset")), "first_weights_sha256": tensors_digest(load())}
+    begun_with = identity | json.loads(json.dumps(settings | digests))
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
         folder = Path(args.output_dir or "")
         # refused on all ranks, before the main process removes what an earlier run has left

@@ -146,7 +146,7 @@ class SelfDistillTrainer(ExactTrainer):
         super().__init__(model, args, processing_class=processing_class, data_collator=data_collator, **data, **kwargs)
 
     @property
-    def frozen_teacher(self) -> torch.nn.Module | None:
+    def frozen_teacher(self) -> nn.Module | None:
         """The model of the round before."""
         return self.teacher
 
