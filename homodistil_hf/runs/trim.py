@@ -41,7 +41,7 @@ from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import found_rows, listed_columns
 from ..tasks.encoding import texts_of
-from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, task_kind_of
+from ..tasks.kinds import MASKED_WORDS, VALUES, task_kind_of
 from ..tasks.reading import load_rows
 from ..training.run_folder import check_free, check_same_identity, existing_files, forget_earlier_run
 from ..vocabulary.selection import Vocabulary, count_tokens, select
@@ -189,13 +189,16 @@ def _documents(source: TrimSource, config: PreTrainedConfig) -> Dataset:
         return _texts_of_rows(source, config)
     are_texts = partial(load_text, source.text, text_column=source.text_column, split=source.split, argument="text")
     files = (file for name in source.text for file in local_files(name, source.split, f"text={name!r}"))
-    is_of_task = task_kind_of(config) in (CLASSES, LABELS, VALUES, TAGS, ANSWERS)
-    if not is_of_task or source.text_column is not None or any(file.suffix.lower() == ".txt" for file in files):
+    is_named = task_kind_of(config) == MASKED_WORDS or source.text_column is not None
+    if is_named or any(file.suffix.lower() == ".txt" for file in files):
         return are_texts()
     try:
         return _texts_of_rows(source, config)
-    except ValueError:  # a corpus of whatever kind
-        return are_texts()
+    except ValueError as error:
+        try:  # a corpus, of whatever kind
+            return are_texts()
+        except ValueError:
+            raise error from None
 
 
 def _texts_of_rows(source: TrimSource, config: PreTrainedConfig) -> Dataset:
