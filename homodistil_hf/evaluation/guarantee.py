@@ -282,11 +282,10 @@ def evaluate_classes(
             (evaluated.model, evaluated.tokenizer),
             (beside, as_heads_read(load_tokenizer(name, remedy=COPY), beside.config)),
         ]
-        config = evaluated.model.config
-        lengths = [(max_tokens(model.config), tokenizer.model_max_length) for model, tokenizer in models]
-        most = min(min(pair) for pair in lengths)  # of both, as both read the same rows
-        for one in (config, beside.config):
-            length = fitted_length(settings.max_seq_length, one, argument="max_seq_length", default=most)
+        # of both, as both read the same rows
+        shorter = min((model.config for model, _ in models), key=max_tokens)
+        most = min(max_tokens(shorter), *(tokenizer.model_max_length for _, tokenizer in models))
+        length = fitted_length(settings.max_seq_length, shorter, argument="max_seq_length", default=most)
         if num_cut := sum(len(ids) > length for ids in evaluated.tokenizer(*columns, verbose=False)["input_ids"]):
             logger.warning(
                 "%d of %d rows are longer than %d tokens: answers are bounded to the first %d of each; %s",
