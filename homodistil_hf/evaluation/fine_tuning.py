@@ -725,7 +725,7 @@ def check_start(
         if isinstance(labels := before.get("label_column"), str):  # earlier versions kept the blanks
             before["label_column"] = ",".join(listed_columns(labels))
         check_same_identity(settings.output_dir, before, now)
-        if not before.items() >= digest.items() and _MODEL_SHA256 in before:  # earlier versions wrote none
+        if digest and before.get(_MODEL_SHA256) not in (None, digest[_MODEL_SHA256]):  # earlier versions wrote none
             raise ValueError(
                 f"model={settings.model!r} has other weights than when the run in output_dir={settings.output_dir!r} "
                 "began; resume with those, or name another folder"
