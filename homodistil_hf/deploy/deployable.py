@@ -32,7 +32,7 @@ Fidelity = dict[str, float]
 
 _LONGEST_EXAMPLE = 1024
 _ANSWERS = ("start_logits", "end_logits")
-FIDELITY_NAMES = {
+_FIDELITY_NAMES = {
     "first": "first answers equal",
     "each": "texts with all labels equal",
     "order": "pairs of texts in the same order",
@@ -70,7 +70,7 @@ class Deployable:
     output_names: tuple[str, ...]
     read: Callable[[Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]], list[Outputs]]
     compare: Callable[[Sequence[Outputs], Sequence[Outputs]], Fidelity]
-    fidelity_name: str = "first answers equal"
+    fidelity_name: str = _FIDELITY_NAMES["first"]
     takes_pairs: bool = False
     can_take_pairs: bool = False
     javascript: Mapping[str, Any] | None = None
@@ -183,7 +183,7 @@ def model_with_head(folder: str | Path) -> Deployable:
         names,
         read,
         lambda expected, found: compare_answers(expected, found, rule),
-        fidelity_name=FIDELITY_NAMES[rule],
+        fidelity_name=_FIDELITY_NAMES[rule],
         takes_pairs=kind is QUESTION_ANSWERING or (is_about_text and are_pairs),
         can_take_pairs=is_about_text,
         javascript={
