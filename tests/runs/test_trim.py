@@ -373,3 +373,12 @@ def test_a_corpus_may_stand_beside_a_model_of_a_task(tmp_path, task, texts):
     Dataset.from_dict({"text": texts}).to_parquet(tmp_path / "corpus.parquet")
     assert trimmed_alone(tmp_path, folder, tmp_path / "corpus.parquet") == 0
     assert "w70" in AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab()
+
+
+def test_rows_that_are_neither_a_tasks_nor_a_corpus_are_refused_by_their_own_fault(tmp_path, capsys):
+    make_teacher("sequence_classification", num_labels=2).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    rows = [{"sentence1": "w5", "sentence2": "w70" if row else "", "label": 1} for row in range(8)]
+    Dataset.from_list(rows).to_json(tmp_path / "pairs.jsonl")
+    assert trimmed_alone(tmp_path, tmp_path / "teacher", tmp_path / "pairs.jsonl") == 2
+    assert "text has 1 row without 'sentence2', the first is row 1; drop them" in capsys.readouterr().err
