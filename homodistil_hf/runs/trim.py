@@ -24,7 +24,7 @@ from ..data.read_line import columns_words, read_line
 from ..data.sources import local_files
 from ..data.triplets import as_pairs
 from ..embedding.folder import write_model
-from ..embedding.model import EmbeddingModel, load_embedding_model
+from ..embedding.model import EmbeddingModel, encoder_config, load_embedding_model, model_folder, student_modules
 from ..export.card import code_span, fill_card, run_texts
 from ..export.export_folder import check_output, save_model, written_aside
 from ..export.facts import CARD_FILE, TRIMMING_FILE, file_facts, section_of
@@ -36,7 +36,7 @@ from ..files.provenance import public_name, version_facts
 from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.cost import planned_facts
-from ..models.loading import load_encoder, load_encoder_config
+from ..models.loading import MODULES_FILE, load_encoder, load_encoder_config
 from ..models.tokenizers import check_tokenizer, tokenizer_of_run
 from ..tables import aligned_lines
 from ..tasks.columns import found_rows, listed_columns
@@ -231,6 +231,10 @@ def _opened(source: TrimSource) -> tuple[PreTrainedConfig, PreTrainedTokenizerBa
     if method == "embedding":
         whole = load_embedding_model(source.model, token=source.token)
         whole.encoder.config.architectures = [type(whole.encoder).__name__]
+        label = f"model={source.model!r}"  # loaded in float32, and written in the type of its files
+        folder = model_folder(source.model, label, token=source.token)
+        first = folder / student_modules(folder / MODULES_FILE, label)[0][1]
+        whole.encoder.config.dtype = encoder_config(first, label).dtype
         for name, value in (("tokenizer", source.tokenizer), ("teacher_revision", source.revision)):
             if value is not None:
                 raise ValueError(f"{name}={short_repr(value)} has no place with method={method!r}; leave it out")

@@ -5,7 +5,9 @@ import json
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from tiny_embeddings import make_reranker, make_sentence_folder
 from tiny_files import assert_same_weights, write_config, write_teacher, write_text
 from tiny_models import make_teacher, randomized, tiny_config, tiny_tokenizer
@@ -336,6 +338,15 @@ def test_a_file_of_half_precision_stays_one(tmp_path, capsys):
     saved = trimming["before"]["size_bytes"] - trimming["after"]["size_bytes"]
     assert saved == 2 * (96 - 40) * (32 + 1)
     assert before - after == pytest.approx(saved, abs=600)  # beside the files' headers
+
+
+def test_an_embedding_model_of_half_precision_stays_one(tmp_path):
+    encoder, text = randomized(BertModel(tiny_config())).half(), write_text(tmp_path / "train.txt")
+    folder = make_sentence_folder(tmp_path / "half", encoder=encoder)
+    assert trimmed_alone(tmp_path, folder, text, "--vocabulary", "keep=40") == 0
+    trimming = json.loads((tmp_path / "small" / "trimming.json").read_text())["trimming"]
+    assert trimming["before"]["size_bytes"] == 2 * trimming["before"]["num_parameters"]
+    assert {tensor.dtype for tensor in load_file(tmp_path / "small" / "model.safetensors").values()} == {torch.float16}
 
 
 def test_a_compact_export_stays_one_that_loads_alone(tmp_path):
