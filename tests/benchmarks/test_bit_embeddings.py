@@ -20,7 +20,7 @@ def test_a_row_a_model_with_times_where_bits_were_multiplied():
         ["a quarter, float", "", *shares, "", "", ""],
         ["a quarter, 8 bits", "2,000", *shares, "1.0", "3.0", "4.0"],
     ]
-    assert {found["model"] for found in rows} <= MODELS.keys()
+    assert {found["model"] for found in rows} <= {*MODELS}
 
 
 def test_before_a_record_the_page_says_so(tmp_path, monkeypatch):
