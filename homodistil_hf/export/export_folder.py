@@ -28,7 +28,7 @@ from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures import architecture_of
 from ..models.architectures.modeling_layerwise import LayerwiseModel
-from ..models.conversion import as_stock_reads_it, to_stock, to_student
+from ..models.conversion import as_stock_reads_it, names_in_4, to_stock, to_student
 from ..models.cost import cost_fractions, model_facts, planned_facts
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.resizing import remove_layers
@@ -320,6 +320,9 @@ def save_model(
             marked._auto_class = None
         with as_stock_reads_it(model):
             model.save_pretrained(folder)
+        if type(model).__module__.startswith("transformers.") and (older := names_in_4(model.config)):
+            file = folder / CONFIG_NAME
+            write_json(file, read_json_object(file, CONFIG_NAME) | older, sort_keys=True)
     finally:
         for marked, mark in marks:
             marked._auto_class = mark

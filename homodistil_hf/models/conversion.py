@@ -372,6 +372,26 @@ def _frequencies_of(pairs: list[int], rope: dict[str, Any], *, config: PreTraine
     }
 
 
+_THETAS_IN_4 = {
+    "modernbert": {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"},
+    "gemma3_text": {"full_attention": "rope_theta", "sliding_attention": "rope_local_base_freq"},
+}
+"""Model type → kind of layers → transformers 4's name for their θ."""
+
+
+def names_in_4(config: PreTrainedConfig) -> dict[str, Any]:
+    """What transformers 4 reads of a stock configuration instead of its `rope_parameters`; empty where there are none.
+
+    Without these it takes the class's default θ, and gives other outputs.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "rope_type" in rope:
+        own = {name: value for name, value in rope.items() if name != "rope_theta"}
+        return {"rope_theta": rope["rope_theta"]} | ({} if own == {"rope_type": "default"} else {"rope_scaling": own})
+    names = _THETAS_IN_4.get(config.model_type, {})
+    return {name: rope[kind]["rope_theta"] for kind, name in names.items() if kind in rope}
+
+
 def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:
     # to_dict leaves out the attention implementation and renames the path.
     return {"attn_implementation": config._attn_implementation, "name_or_path": config.name_or_path}

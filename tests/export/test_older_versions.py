@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny_architectures import tiny_architecture_teacher
+from students import sliced
+from tiny_architectures import plan_of, tiny_architecture_config, tiny_architecture_teacher
 from tiny_embeddings import make_sentence_folder
 from tiny_tokenizers import trained_tokenizer
 from transformers import (
@@ -23,6 +25,10 @@ from homodistil_hf.embedding.folder import export_embedding_model
 from homodistil_hf.embedding.model import load_embedding_model
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.architectures.architecture import SEQUENCE_CLASSIFICATION
+from homodistil_hf.models.architectures.modeling_layerwise import each_rope
+from homodistil_hf.models.conversion import to_student
+from homodistil_hf.models.widths import LayerWidths, WidthPlan
 
 FOLDER = Path(os.environ.get("HOMODISTIL_OLDER_VERSIONS", Path(__file__).parents[2] / ".cache" / "older_versions"))
 """Where `pip install --target` puts them and what they need besides, as `.ci/run` does."""
@@ -104,6 +110,17 @@ def test_older_versions_give_the_logits_of_every_head_its_tokens_and_vectors(tmp
             config = {"legacy": True} if head.stock_name == "DebertaV2ForMaskedLM" else {}
             teacher = tiny_architecture_teacher(architecture, head, vocab_size=len(tokenizer), **config)
             tokenizers[str(export_student(teacher, tmp_path / head.stock_name, tokenizer=tokenizer))] = tokenizer
+    # θ that is no class's default, of each kind of layers, and rotary pairs that were dropped
+    for name, theta in (("llama", 5e5), ("mistral", 1e6), ("qwen3", 1e6), ("gemma3_text", 5e5), ("modernbert", 8e4)):
+        architecture, tokenizer = ARCHITECTURES[name], tokenizer_of(name)
+        head = next(head for head in architecture.heads if head.kind is SEQUENCE_CLASSIFICATION)
+        rope = each_rope(tiny_architecture_config(architecture).rope_parameters, partial(dict, rope_theta=theta))
+        own = {"vocab_size": len(tokenizer), "rope_parameters": rope}
+        student = to_student(tiny_architecture_teacher(architecture, head, **own))
+        if name == "qwen3":
+            sliced(student, plan_of(architecture, WidthPlan.uniform(24, 2, LayerWidths(4, 6, 32))))
+        folder = export_student(student, tmp_path / "theta" / head.stock_name, tokenizer=tokenizer)
+        tokenizers[str(folder)] = tokenizer
     model = load_embedding_model(str(make_sentence_folder(tmp_path / "teacher", dense=8)))
     student = export_embedding_model(model, tmp_path / "student")
     classes = {head.stock_name: name for name, architecture in ARCHITECTURES.items() for head in architecture.heads}
