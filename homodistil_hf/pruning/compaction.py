@@ -103,11 +103,13 @@ def remove_padding(student: LayerwiseModel, plan: WidthPlan) -> None:
         )
     groups, kinds = encoder_groups(student), padded.traits.rotary_kinds
     masks = {name: torch.ones(group.num_units, dtype=torch.bool) for name, group in groups.items()}
+    shared = plan.traits.queries_per_key
     for index, (old, new) in enumerate(zip(padded.layers, plan.layers, strict=True)):
-        channels = torch.arange(old.attention_size)
+        num_heads = new.num_attention_heads // shared  # of keys and values, which their queries go with
+        channels = torch.arange(old.attention_size // shared)
         in_front = channels % old.head_dim < new.head_dim
-        is_kept = in_front & (channels // old.head_dim < new.num_attention_heads)
-        masks[head_group(groups, index)][new.num_attention_heads :] = False
+        is_kept = in_front & (channels // old.head_dim < num_heads)
+        masks[head_group(groups, index)][num_heads:] = False
         masks[f"value_output.{index}"] = is_kept
         masks[f"ffn.{index}"][new.intermediate_size :] = False
         if not kinds:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_disk import limited_file_size
-from students import assert_same_logits, logits_of
+from students import assert_same_logits, logits_of, sliced
+from tiny_architectures import plan_of, tiny_architecture_teacher
 from tiny_models import UNEVEN, UNIFORM, make_teacher, random_student
 from torch import nn
 from transformers import (
@@ -21,10 +22,10 @@ from homodistil_hf.export.export_folder import FORMATS, check_target, convert_ex
 from homodistil_hf.export.facts import read_facts, run_facts
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
-from homodistil_hf.models.architectures import modeling_homobert
+from homodistil_hf.models.architectures import ARCHITECTURES, modeling_homobert
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
-from homodistil_hf.models.conversion import to_stock
+from homodistil_hf.models.conversion import to_stock, to_student
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
 
 STUDENTS = {head.student.__name__: head.student for head in BERT.heads}
@@ -354,3 +355,18 @@ def test_times_of_other_widths_are_left_behind(tmp_path, is_padded):
     first = export_student(student, tmp_path / "a", facts={"latency": {"teacher_ms": 2.0, "student_ms": 1.0}})
     assert "latency" in read_facts(convert_export(first, tmp_path / "b", "standard"))
     assert ("latency" in read_facts(convert_export(first, tmp_path / "c", "compact"))) is not is_padded
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eurobert", "llama", "mistral", "qwen3", "gemma3_text"])
+def test_shared_keys_lose_their_padding_again(tmp_path, name):
+    architecture = ARCHITECTURES[name]
+    student = to_student(tiny_architecture_teacher(architecture, architecture.heads[0]))
+    layers = tuple(LayerWidths(heads, 6, neurons) for heads, neurons in ((4, 41), (2, 16)))
+    sliced(student, plan_of(architecture, WidthPlan(24, layers)))
+    folder = export_student(student, tmp_path / "standard")
+    assert verify_export(folder).problems == ()
+    converted = load_export(convert_export(folder, tmp_path / "compact", "compact"))
+    assert widths_of(converted.config).layers == widths_of(student.config).layers
+    inputs = {"input_ids": torch.arange(5, 20)[None]}
+    assert_same_logits(logits_of(converted, inputs), logits_of(student, inputs))
