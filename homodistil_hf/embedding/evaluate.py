@@ -35,7 +35,7 @@ from ..models.cost import COSTS, model_facts
 from ..tasks.glue import BENCHMARK_TASKS, PART_SUFFIX, load_task
 from .card import ASYMMETRIC, SPACE, STUDENT, TEACHER, embedding_table, space_tables
 from .deployable import query_ms
-from .folder import has_own_space, publish_scores, read_embedding_facts
+from .folder import has_own_space, is_packed, publish_scores, read_embedding_facts
 from .metrics import agreement, first_hits, pair_score, retrieval_scores
 from .model import EmbeddingModel, load_embedding_model
 from .texts import LEAST_CHARACTERS, some_paragraphs
@@ -201,6 +201,11 @@ def evaluate_embedding(
         _check(settings, tasks, named)
         facts = read_embedding_facts(folder)
         student = load_embedding_model(folder, argument="model")
+        if of_mteb and is_packed(student):
+            raise ValueError(
+                f"mteb_tasks={short_repr(settings.mteb_tasks)} has no part with a model of bits, whose code mteb "
+                "would run; leave it out"
+            )
         models: dict[str, Encoder] = {STUDENT: student}
         if named:
             models[TEACHER] = load_teacher(named, similarity=student.similarity)

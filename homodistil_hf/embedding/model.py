@@ -102,6 +102,8 @@ VECTOR_KEYS = {
     *(*_SILENT_KEYS, *_SETTINGS, *POOLINGS.values(), "pooling_mode", "activation_function"),
     *("word_embedding_dimension", "embedding_dimension", "in_features", "out_features", "bias"),
 }
+_USUAL_PROMPTS = ("", "query", "document")
+"""Names that sentence-transformers gives every model; an empty one is no prompt."""
 SCORE_KEYS = {*_SILENT_KEYS, "activation_fn"}
 """Keys of a folder's JSON files that are read for vectors, and for scores, or that change neither."""
 _USUAL: dict[str, tuple[Any, ...]] = {
@@ -257,6 +259,10 @@ class EmbeddingModel:
         self, texts: list[str], *, batch_size: int = 32, prompt_name: str | None = None
     ) -> list[torch.Tensor]:
         """The vector of each text, on the CPU; arguments as `encode`."""
+        check_texts(texts)
+        if prompt_name is not None and prompt_name not in {*self.prompts, *_USUAL_PROMPTS}:
+            known = ", ".join(map(repr, sorted({*self.prompts, *_USUAL_PROMPTS} - {""})))
+            raise ValueError(f"prompt_name={short_repr(prompt_name)} is none of this model's prompts: {known}")
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: dict[int, torch.Tensor] = {}
@@ -295,6 +301,15 @@ class EmbeddingModel:
         if ids_BT.numel():
             check_ids(self.name or "a text", int(ids_BT.min()), int(ids_BT.max()), self.encoder.config.vocab_size)
         return inputs
+
+
+def check_texts(texts: Any) -> None:
+    """Refuse, by a ValueError, a single text, whose characters would pass for texts, and entries that are none."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts={short_repr(texts)} is one text; pass a list of texts")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{place}]={short_repr(text)} is no text; leave it out")
 
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:
@@ -366,7 +381,8 @@ def pooled(states_BTH: torch.Tensor, mask_BT: torch.Tensor | None, pooling: str)
     if pooling == "lasttoken":
         # tokens numbered from 1, padding 0: the largest number is the last token, on whatever side padding is
         places_BT = mask_BT * torch.arange(1, mask_BT.shape[1] + 1, device=mask_BT.device)
-        return _states_at(states_BTH, places_BT.argmax(1))
+        # zeros of a text without tokens, as in sentence-transformers
+        return _states_at(states_BTH * mask_BT[..., None], places_BT.argmax(1))
     if pooling == "weightedmean":
         # the running count gives the k-th token the weight k, padding on the left left out
         mask_BT = mask_BT * mask_BT.cumsum(1)
@@ -444,6 +460,11 @@ def load_encoder_in(
             raise ValueError(
                 f"{label} has pad_token_id={config.pad_token_id} in its config.json, but its tokenizer pads with "
                 f"{tokenizer.pad_token_id}, and positions begin behind it; mend the one that is wrong"
+            )
+        if tokenizer.pad_token_id >= config.vocab_size:
+            raise ValueError(
+                f"{label} has a tokenizer that pads with {tokenizer.pad_token_id}, and {config.vocab_size} rows of "
+                "embeddings; resize them with resize_token_embeddings"
             )
         config.pad_token_id = tokenizer.pad_token_id
     remedy = "copy or download it again"

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +42,7 @@ from ..training.evaluation_loop import HeldOutEvaluation
 from ..training.pair import Origins
 from ..training.raw_rows import Grading, RawReader, first_raw
 from .metrics import ranking_scores
+from .model import SCORE_KEYS, name_unused
 from .texts import TextCollator
 
 logger = logging.getLogger(__name__)
@@ -157,7 +159,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
     def set_up_student(self) -> None:
         """Also give the student its teacher's activation."""
         super().set_up_student()
-        activation = default_activation(self.teacher_source, token=self.args.hub_token)
+        source, token = self.teacher_source, self.args.hub_token
+        if isinstance(source, str | Path):
+            name_unused(str(source), [""], f"model={str(source)!r}", read=SCORE_KEYS, token=token)
+        activation = default_activation(source, token=token)
         if activation is not None:  # exports carry it in the place that every version of the library reads
             self.model.config.sentence_transformers = {"activation_fn": activation}
 

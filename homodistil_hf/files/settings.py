@@ -402,7 +402,7 @@ class SettingsParser(argparse.ArgumentParser):
         namespace, unknown = self.parse_known_args(spelled)
         if unknown:
             self._refuse_unknown(unknown[0])
-        return {name: _without_tilde(value) for name, value in (checked | vars(namespace)).items()}
+        return {name: without_tilde(value) for name, value in (checked | vars(namespace)).items()}
 
     def _refuse_keys_of_first_words(self, words: Sequence[str]) -> None:
         places = [action for action in self._actions if not action.option_strings]
@@ -429,13 +429,13 @@ class SettingsParser(argparse.ArgumentParser):
         self.error(f"unknown key {name}" + ("" if nearest is None else f"; nearest valid: {nearest}"))
 
 
-def _without_tilde(value: Any) -> Any:
+def without_tilde(value: Any) -> Any:
     """A path below a home folder in full, as no shell expands `~` in JSON or in `--key=~/path`; else the value.
 
     Columns, splits and prompts may begin with `~`, too, but hardly have a `/` behind the name of a user.
     """
     if isinstance(value, list | tuple):
-        return type(value)(map(_without_tilde, value))
+        return type(value)(map(without_tilde, value))
     return os.path.expanduser(value) if isinstance(value, str) and "/" in value else value
 
 

@@ -143,6 +143,8 @@ def config_values(
     """
     refuse_missing(str(name), label)
     is_file, problem = os.path.isfile(name), f"{label} can't be read"
+    if revision is not None and os.path.exists(name):
+        raise ValueError(f"{label} is no name on the Hub, and has no revision {short_repr(revision)}; leave that out")
     with hub_errors(problem, token=token):
         file = str(name) if is_file else cached_file(str(name), CONFIG_NAME, revision=revision, token=token)
     if file is None and os.path.isdir(name):
@@ -271,8 +273,8 @@ def default_activation(model: Any, *, revision: str | None = None, token: str | 
         return read_json_object(file, str(file)) if file else {}
 
     own = (model.config.to_dict() if is_loaded else values_of(CONFIG_NAME)).get("sentence_transformers")
-    # the first place that names one counts
-    for values in (own, values_of(SENTENCE_FILE)):
+    # the first place that names one counts, as in the library, which may leave an older one in the other
+    for values in (values_of(SENTENCE_FILE), own):
         if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
             return found
     return None

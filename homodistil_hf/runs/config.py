@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.messages import short_repr
-from ..files.settings import SettingsParser, build, differing, setting_types, split_config
+from ..files.settings import SettingsParser, build, differing, setting_types, split_config, without_tilde
 from ..homodistil_args import with_recipe
 from ..plans.budgets import listed_students
 from ..plans.resolve import member_folder
@@ -63,6 +63,8 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
             raise ValueError(f"recipe={short_repr(recipe)} is no recipe of method={method!r}; {choices}")
         recipe_values = recipes[recipe]
         merged = with_recipe(recipe_values, named)
+    if "eval_steps" in named and "eval_strategy" not in named:  # Trainer alone would never come to them
+        merged = merged | {"eval_strategy": "steps"}
     if not merged.get("output_dir"):
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")
     # what makes this run: values that are no defaults, or whose default another kind of run or the recipe changes
@@ -93,7 +95,7 @@ def _parser(method: str, kind: Kind, **options: Any) -> SettingsParser:
 
 def _method_and_kind(values: Mapping[str, Any], flags: Sequence[str], *, asks_hub: bool = True) -> tuple[str, Kind]:
     """The named method, else the one that the teacher and the rows are for; and its kind of run."""
-    named = {**values, **_words_of(flags)}
+    named = {name: without_tilde(value) for name, value in (*values.items(), *_words_of(flags).items())}
     teacher, default = named.get("teacher"), str(RunArguments.__dataclass_fields__["method"].default)
     is_here = isinstance(teacher, str) and Path(teacher).is_dir()
     method = named.get("method")

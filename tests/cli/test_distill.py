@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
-from tiny_files import NUM_DOCUMENTS, assert_same_weights, write_text
+from tiny_files import NUM_DOCUMENTS, assert_same_weights, write_teacher, write_text
 from transformers import BertForMaskedLM
 
 from homodistil_hf import HomoDistilTrainer
 from homodistil_hf.cli import main
 from homodistil_hf.files.caches import cache_folder
+from homodistil_hf.runs.config import parse_run, run_of
 from homodistil_hf.runs.kinds import trainer_named
 
 pytestmark = pytest.mark.slow
+TWO = ["--student", '["24-4x6-48", "20-2x6-40"]', "--max_steps", "2"]
+"""Flags of a family."""
 
 
 def test_a_bug_during_training_keeps_its_traceback(folder, tmp_path, monkeypatch):
@@ -122,3 +126,50 @@ def test_a_run_tokenizes_into_our_cache(folder, tmp_path):
     words = ["--train_data", str(tmp_path / "text.txt"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"]
     assert main(["distill", str(folder / "config.json"), *words]) == 0
     assert list((cache_folder() / "datasets").rglob("*.arrow"))
+
+
+def test_an_overwritten_run_leaves_no_student_of_the_earlier_one(finished, folder, tmp_path, monkeypatch, capsys):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    words = ["distill", str(folder / "config.json"), "--output_dir", str(run), "--overwrite_output_dir"]
+    assert main([*words, "--teacher", str(run / "student")]) == 2
+    assert "student' is in output_dir=" in capsys.readouterr().err
+    with monkeypatch.context() as stopped:
+        stopped.setattr(HomoDistilTrainer, "training_step", interrupt)
+        assert main(words) == 130
+    assert not (run / "student").exists()
+    assert main(["export", str(run), "--output", str(tmp_path / "exported")]) == 2
+
+
+def test_a_family_leaves_no_student_of_a_run_that_it_overwrites(finished, folder, tmp_path, capsys):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    words = ["distill", str(folder / "config.json"), "--output_dir", str(run), "--overwrite_output_dir", *TWO]
+    assert main(words) == 0
+    assert not (run / "student").exists()
+    assert main(["export", str(run), "--output", str(tmp_path / "exported")]) == 2
+    assert "it has several models: name one" in capsys.readouterr().err
+
+
+def test_a_teacher_below_the_home_folder_is_found_by_its_kind(tmp_path, monkeypatch):
+    write_teacher(tmp_path / "reranker", task="sequence_classification", num_labels=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = {
+        "train_data": ["rows.parquet"],
+        "student": "macs=0.5",
+        "output_dir": "run",
+        "text_columns": ["query", "passage"],
+    }
+    for teacher in ("~/reranker", str(tmp_path / "reranker")):
+        assert run_of(values | {"teacher": teacher}, "the test").run.method == "reranker"
+        assert run_of(values, "the test", [f"--teacher={teacher}"]).run.method == "reranker"
+
+
+def test_steps_between_evaluations_ask_for_evaluations(folder):
+    config = str(folder / "config.json")
+    assert parse_run([config, "--eval_steps", "2", "--output_dir", "run"]).training.eval_strategy == "steps"
+    assert parse_run([config, "--eval_steps", "2", "--eval_strategy", "no"]).training.eval_strategy == "no"
+
+
+def test_a_folder_has_no_revision(folder, tmp_path, capsys):
+    words = ["distill", str(folder / "config.json"), "--output_dir", str(tmp_path / "run"), "--teacher_revision", "v2"]
+    assert main(words) == 2
+    assert "is no name on the Hub, and has no revision 'v2'; leave that out" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from rows import each
 from tiny_embeddings import make_sentence_folder
 from tiny_models import VOCAB_SIZE, randomized, tiny_config
 from tiny_tokenizers import trained_tokenizer
-from transformers import BertModel
+from transformers import AutoTokenizer, BertModel
 
 from homodistil_hf.embedding.model import POOLINGS, load_embedding_model, pooled
 
@@ -29,6 +29,36 @@ def test_prompts_come_first_and_texts_are_cut(tmp_path):
     assert model.tokenize(["w9 " * 100])["input_ids"].shape == (1, 12)
     plain = load_embedding_model(make_sentence_folder(tmp_path / "plain"))
     assert torch.allclose(plain.encode(["w5 w6 w9"]), model.encode(["w9"]))
+
+
+def test_what_is_no_list_of_texts_or_no_prompt_is_refused(tmp_path):
+    model = load_embedding_model(make_sentence_folder(tmp_path / "model", prompts={"passage": "w5 "}))
+    for texts, message in (
+        ("w5 w6", "texts='w5 w6' is one text; pass a list"),
+        (["w5", None], r"texts\[1\]=None is no"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.encode(texts)
+    with pytest.raises(
+        ValueError, match="^prompt_name='pasage' is none of this model's prompts: 'document', 'passage', 'q"
+    ):
+        model.encode(["w7"], prompt_name="pasage")
+    plain, *others = (model.encode(["w7"], prompt_name=name) for name in (None, "", "query", "document"))
+    assert all(torch.equal(other, plain) for other in others)
+
+
+def test_the_last_token_of_an_empty_text_is_zero():
+    states, mask = torch.ones(2, 3, 4), torch.tensor([[0, 0, 0], [1, 1, 0]])
+    assert pooled(states, mask, "lasttoken").sum(1).tolist() == [0.0, 4.0]
+
+
+def test_a_padding_token_without_a_row_is_named(tmp_path):
+    folder = make_sentence_folder(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=f"pads with {VOCAB_SIZE}, and {VOCAB_SIZE} rows of embeddings; resize them"):
+        load_embedding_model(folder)
 
 
 def test_a_tokenizer_of_more_words_than_the_model_has_is_refused_where_it_uses_them(tmp_path):

@@ -97,6 +97,16 @@ def test_cross_encoders_read_an_export(make_reranking_trainer, forked_python, tm
 
 
 @pytest.mark.slow
+def test_the_librarys_own_file_names_the_activation_and_prompts_are_told(make_reranking_trainer, tmp_path, caplog):
+    folder = make_reranker(tmp_path / "teacher", sentence_transformers={"activation_fn": "torch.nn.Identity"})
+    own = {"activation_fn": "torch.nn.Sigmoid", "prompts": {"query": "w5 "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(own))
+    trainer = make_reranking_trainer(folder)
+    assert trainer.model.config.sentence_transformers == {"activation_fn": "torch.nn.Sigmoid"}
+    assert "prompts" in caplog.text
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", OTHERS, ids=[architecture.model_type for architecture in OTHERS])
 def test_every_architecture_can_be_narrowed(make_reranking_trainer, architecture, tmp_path):
     head = next((head for head in architecture.heads if head.stock_name.endswith("ForSequenceClassification")), None)
