@@ -36,7 +36,7 @@ from ..files.folders import check_writable, remove_folder
 from ..files.inside import refuse_link_out
 from ..files.messages import first_of, short_repr
 from ..files.model_files import model_file
-from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE
+from ..files.run_names import MODEL_FOLDER, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
 from ..files.settings import (
     ROW_LENGTH,
     build,
@@ -569,6 +569,9 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         if settings.resume and (folder / RESULTS_FILE).is_file():
             return _finished(settings, say)
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
+    earlier = existing_files(str(folder))
+    if not training.is_dir() and {RESULTS_FILE, STUDENT_FOLDER} & {*earlier}:
+        raise ValueError(f"output_dir={settings.output_dir!r} holds another run ({earlier[0]}); name another folder")
     if existing_files(str(training)) and not (training / SETTINGS_FILE).is_file():
         raise ValueError(
             f"output_dir={settings.output_dir!r} holds {_TRAINING_FOLDER}/, which no fine-tuning wrote and which "

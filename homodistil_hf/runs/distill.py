@@ -22,12 +22,11 @@ from ..distillation.projections import Projections
 from ..export.export_folder import check_output, load_export
 from ..export.facts import FACTS_FILE
 from ..files.checkpoints import PROJECTIONS_FILE, last_checkpoint, sorted_checkpoints
-from ..files.folders import remove_folder
 from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
 from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.architectures.modeling_layerwise import LayerwiseModel
@@ -90,6 +89,7 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
 
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Make the teacher that a distillation asks for, and train its student or chain of students; as [`run`]."""
+    _keep_what_is_read(settings)
     if settings.run.further_pretraining is not None:
         from .further_pretraining import further_pretraining_of
 
@@ -113,6 +113,20 @@ def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     if settings.members:
         return distill_family(settings, log)
     return train_student(settings, log)
+
+
+def _keep_what_is_read(settings: RunConfig) -> None:
+    """Refuse to begin with the student of an earlier run that an overwriting run removes."""
+    student = Path(str(settings.training.output_dir), STUDENT_FOLDER).resolve()
+    if settings.training.resume_from_checkpoint or not student.is_dir():
+        return
+    for name in ("teacher", "start"):
+        model = getattr(settings.run, name, None)
+        if model and Path(model).resolve().is_relative_to(student):
+            raise ValueError(
+                f"{name}={model!r} is in output_dir={settings.training.output_dir!r}, which is overwritten; name "
+                "another output_dir"
+            )
 
 
 def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:
@@ -221,6 +235,11 @@ def _recorded(settings: RunConfig) -> dict[str, Any] | None:
     state = recorded_start(settings.training, FAMILY_FILE, _identity(settings))
     if state is None:
         return None
+    if not fits(state, {"plans": [dict], "finished": [str]}) or len(state["plans"]) != len(settings.members):
+        raise ValueError(
+            f"{FAMILY_FILE} in output_dir={str(settings.folder)!r} is none that a family has written; set "
+            "overwrite_output_dir to start anew"
+        )
     files = (RESULTS_FILE, PROJECTIONS_FILE, f"{STUDENT_FOLDER}/{FACTS_FILE}")
     finished = [member.folder for member in settings.members if member.folder.name in state["finished"]]
     state["finished"] = [folder.name for folder in finished if all((folder / name).is_file() for name in files)]
@@ -238,10 +257,8 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
     path, finished = settings.folder / SETTINGS_FILE, state["finished"]
     if is_new:
         # in this order: what an earlier family has left must never pass for this one's
-        (settings.folder / FAMILY_FILE).unlink(missing_ok=True)
-        for member in settings.members:
-            for checkpoint in sorted_checkpoints(member.folder):
-                remove_folder(checkpoint)
+        for folder in (settings.folder, *(member.folder for member in settings.members)):
+            forget_earlier_run(str(folder))
         write_json(settings.folder / FAMILY_FILE, state)
     elif finished and path.is_file():
         earlier = read_json_object(path, SETTINGS_FILE)

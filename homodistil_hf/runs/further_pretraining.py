@@ -101,14 +101,12 @@ def further_pretraining_of(settings: RunConfig) -> RunConfig:
         )
     if settings.members:
         raise ValueError(
-            f"further_pretraining={short_repr(values)} goes before one student, student={settings.given['student']} "
+            f"further_pretraining goes before one student, student={settings.given['student']} "
             f"are several; run method={METHOD!r} first, and name its student/ as the teacher"
         )
     for name in _DECIDED:
         if name in values:
-            raise ValueError(
-                f"further_pretraining has {name}={short_repr(values[name])}, which the run decides; drop it"
-            )
+            raise ValueError(f"further_pretraining has {name}, which the run decides; drop it")
     # later ones override: the distillation's settings, those of `further_pretraining`, those that the run decides
     shared = {name: settings.given[name] for name in _SHARED if name in settings.given}
     if _OF_COLUMNS & values.keys():  # both name the columns of the text

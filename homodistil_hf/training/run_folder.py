@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from accelerate.utils import broadcast_object_list
 
+from ..export.facts import FACTS_FILE
 from ..files.checkpoints import (
     STAGING_NAME,
     check_manifest,
@@ -24,7 +25,7 @@ from ..files.checkpoints import (
 from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
-from ..files.run_names import FAMILY_FILE, LOG_FILES, RESULTS_FILE
+from ..files.run_names import FAMILY_FILE, LOG_FILES, RESULTS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
 from .ranks import on_every_rank
@@ -68,11 +69,18 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
 
 
 def forget_earlier_run(output_dir: str) -> None:
-    """Remove what a run that is overwritten could be resumed by: its checkpoints, and say so, and a family's file."""
+    """Remove what would pass for the new run's of a run that is overwritten, and say so of checkpoints and student."""
+    _forget_records(output_dir)
     Path(output_dir, FAMILY_FILE).unlink(missing_ok=True)
-    for checkpoint in sorted_checkpoints(output_dir):
-        logger.warning("overwrite_output_dir: %s of an earlier run is removed", checkpoint)
-        remove_folder(checkpoint)
+    student = Path(output_dir, STUDENT_FOLDER)
+    for folder in (*sorted_checkpoints(output_dir), *[student] * (student / FACTS_FILE).is_file()):
+        logger.warning("overwrite_output_dir: %s of an earlier run is removed", folder)
+        remove_folder(folder)
+
+
+def _forget_records(output_dir: str) -> None:
+    for name in (*LOG_FILES, RESULTS_FILE):
+        Path(output_dir, name).unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -96,8 +104,7 @@ class RunFolder:
         """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
         check_free(self.args, self.earlier_files)
         if self.args.should_save:
-            for name in (*LOG_FILES, RESULTS_FILE):
-                Path(self.args.output_dir, name).unlink(missing_ok=True)
+            _forget_records(str(self.args.output_dir))
         # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
         if self.args.should_save and self.earlier_files:
             forget_earlier_run(str(self.args.output_dir))

@@ -50,6 +50,13 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert modes["model.safetensors"] == modes["config.json"]
 
 
+def test_the_folder_of_another_run_is_refused(given, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"out' holds another run \(results.json\); name another folder"):
+        run(given)
+
+
 def test_by_default_rows_are_not_cut(given, tmp_path):
     del given["max_length"]
     longest = max(len(row["text"].split()) for row in rows(40)) + 2

@@ -288,3 +288,14 @@ def test_two_processes_make_a_family_and_go_on_with_it(as_ranks, folder, tmp_pat
         assert done.stdout.count("The others, loaded alike:") == 1
     assert done.stdout.count("\nmember ") == 0
     assert json.loads((tmp_path / "run" / "family.json").read_text())["finished"] == FOLDERS
+
+
+def test_a_file_that_no_family_wrote_is_no_start(folder, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for content in ("{}", '{"plans": [], "finished": []}'):
+        (run / "family.json").write_text(content)
+        with pytest.raises(
+            ValueError, match="family.json in output_dir=.* is none that a family has written; set over"
+        ):
+            distil(folder, run, resume_from_checkpoint="last")
