@@ -504,7 +504,11 @@ class DistillationTrainer(ExactTrainer):
         batches, seen_tokens, seen_texts = iter(self.get_train_dataloader()), 0, 0
         with self.bar("measuring the student", unit=" batches") as bar:
             # all ranks stop after the same batch, because they compare counts of all ranks
-            while seen_tokens < num_tokens and seen_texts < num_texts and (fetched := self.whole_step(batches, 1)):
+            while (
+                seen_tokens < num_tokens
+                and seen_texts < num_texts
+                and (fetched := self.of_all_ranks(self.whole_step(batches, 1)))
+            ):
                 counts = self.accelerator.reduce(self.count(fetched[0]).to(self.args.device))
                 seen_texts, seen_tokens = seen_texts + int(counts[0]), seen_tokens + int(counts[1])
                 yield self._prepare_inputs(fetched[0]), counts

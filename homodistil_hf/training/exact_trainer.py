@@ -15,6 +15,7 @@ import itertools
 import logging
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial, reduce
@@ -32,6 +33,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
+from typing_extensions import Self
 
 from ..data.lengths import LengthSampler
 from ..data.masking import SeededMasks
@@ -62,6 +64,8 @@ from .step_log import StepLog
 logger = logging.getLogger(__name__)
 
 _ROWS = "per_device_train_batch_size × gradient_accumulation_steps × ranks"
+IN_STREAM = "in_stream"
+"""Key of a checkpoint's state: whole passes over a stream, and steps of the present one."""
 _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
@@ -83,12 +87,23 @@ class ExactTrainer(Trainer):
     model_wrapped: nn.Module
     made_with: Mapping[str, Any] = {}
     """The constructor's arguments, from which a search makes the trainer again for each trial; empty: it can't."""
+    called_with: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+    """Those of a subclass that a user wrote, by place and by name."""
     stop_request = StopRequest()
     is_stopping = False
     num_stop_requests: torch.Tensor | float = 0
     has_started = False
     resumed_logs: Mapping[str, Any] | None = None
+    resumed_in_stream: tuple[int, int] | None = None
+    """Where a checkpoint stands in a stream: whole passes, and steps of the present one."""
+    in_stream = 0, 0
     epoch_number = 0
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember how the outermost constructor is called, for a search."""
+        trainer = super().__new__(cls)
+        trainer.called_with = args, kwargs
+        return trainer
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
         self.run_folder = RunFolder(args)
@@ -163,10 +178,7 @@ class ExactTrainer(Trainer):
         """
         is_done = 0 < self.state.max_steps <= self.state.global_step and self.is_in_train
         batches = [] if is_done else self.whole_step(epoch_iterator, num_batches)
-        if not is_done and self.args.world_size > 1 and num_lanes_of(self.train_dataset, self.args.rows_per_step) > 1:
-            # shards are of unlike length: a pass ends for all ranks where it ends for one
-            num_ready = self.accelerator.reduce(torch.tensor(int(bool(batches)), device=device))
-            batches = batches if int(num_ready) == self.args.world_size else []
+        batches = batches if is_done else self.of_all_ranks(batches)
         if not batches:
             return [], None
         counts = reduce(torch.add, (self.count(batch).to(device) for batch in batches))
@@ -180,6 +192,14 @@ class ExactTrainer(Trainer):
         """The next so many micro-batches, prepared; none if fewer are left, as a step needs all of them."""
         fetched = list(itertools.islice(batches, num_batches))
         return [self.prepare_batch(batch) for batch in fetched] if len(fetched) == num_batches else []
+
+    def of_all_ranks(self, batches: list[Any]) -> list[Any]:
+        """This rank's micro-batches, or none where another rank has none; collective."""
+        # shards are of unlike length: a pass ends for all ranks where it ends for one
+        if self.args.world_size > 1 and num_lanes_of(self.train_dataset, self.args.rows_per_step) > 1:
+            num_ready = self.accelerator.reduce(torch.tensor(int(bool(batches)), device=self.args.device))
+            return batches if int(num_ready) == self.args.world_size else []
+        return batches
 
     def scale_and_log(self, loss: torch.Tensor, terms: Mapping[str, torch.Tensor], model: nn.Module) -> torch.Tensor:
         """Note a micro-batch's share of the step's loss, and return it times the ranks, as DDP averages gradients."""
@@ -288,7 +308,7 @@ class ExactTrainer(Trainer):
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
-            self.resumed_logs = None
+            self.resumed_logs = self.resumed_in_stream = None
             if folder is None:
                 self.run_folder.claim()
                 if not self.has_started:
@@ -297,8 +317,13 @@ class ExactTrainer(Trainer):
                     self.start_student()
                     self.has_started = True
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
-            with StopRequest() as self.stop_request:
-                result = super().train(folder, trial, *args, **kwargs)
+            evaluates_first = self.args.eval_on_start
+            try:
+                self.args.eval_on_start = evaluates_first and folder is None  # a resumed run has done it
+                with StopRequest() as self.stop_request:
+                    result = super().train(folder, trial, *args, **kwargs)
+            finally:
+                self.args.eval_on_start = evaluates_first
             if self.stop_request.is_made:
                 self.stop_request.leave()
             if self.state.global_step == 0:
@@ -307,6 +332,8 @@ class ExactTrainer(Trainer):
                     f"({self.args.rows_per_step} = {_ROWS}; with dataloader_num_workers each worker of a stream needs "
                     "its own whole micro-batches); give more rows, a smaller batch, or fewer workers"
                 )
+            if not self.step_log.num_good_steps and not self.stop_request.is_made:
+                self.check_finite()
             self.save_state()  # the logs, for the report
             # A trial is judged by the student that it leaves: the backend evaluates it, unless the last step did.
             is_evaluated = self.state.global_step in evaluations_in(self.state.log_history)
@@ -336,12 +363,15 @@ class ExactTrainer(Trainer):
         return num_epochs, num_steps, num_examples, num_rows, rows_per_step, num_batches, max_steps
 
     def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any) -> Any:
-        # The length of a stream is known only when it ends, so Trainer counts all its passes as one. The saved epoch
-        # is exact: the number of whole passes, and the batches of the present one as a share of the whole run's.
+        # The length of a stream is known only when it ends, so Trainer counts all its passes as one. The checkpoint
+        # has the number of whole passes, and the steps of the present one.
         epochs, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
         if self.resumed_logs is None or has_length(self.train_dataset):
             return epochs, batches
-        epochs = int(self.state.epoch)
+        if self.resumed_in_stream is not None:
+            passes, steps = self.resumed_in_stream
+            return passes, steps * self.args.gradient_accumulation_steps
+        epochs = int(self.state.epoch)  # of a checkpoint of an earlier version
         num_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
         return epochs, round((self.state.epoch - epochs) * num_batches)
 
@@ -349,7 +379,8 @@ class ExactTrainer(Trainer):
         """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
         self.is_stopping = False
         self.step_log = StepLog()
-        self.epoch_number = int(self.state.epoch or 0)
+        self.in_stream = self.resumed_in_stream or (int(self.state.epoch or 0), 0)
+        self.epoch_number = self.in_stream[0]
         if self.resumed_logs is not None:
             self.step_log.load_state_dict(
                 self.resumed_logs,
@@ -387,6 +418,7 @@ class ExactTrainer(Trainer):
 
     def end_step(self) -> None:
         """Called at the end of a step, before log, evaluate and save."""
+        self.in_stream = self.in_stream[0], self.in_stream[1] + 1
         follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
         if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
@@ -397,6 +429,8 @@ class ExactTrainer(Trainer):
 
     def end_epoch(self) -> None:
         """Called at the end of a pass, or after the step at which a rank was asked to stop: then all ranks leave."""
+        if not self.control.should_training_stop and self.state.global_step < self.state.max_steps:
+            self.in_stream = self.in_stream[0] + 1, 0  # else the stream may have more
         if self.is_stopping:
             # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
             request, step, remedy = self.stop_request, self.state.global_step, self.run_folder.how_to_resume
@@ -427,7 +461,7 @@ class ExactTrainer(Trainer):
                 type(dataset).__name__,
             )
         if not is_training:
-            if isinstance(dataset, IterableDataset) and self.args.world_size > 1 and not has_length(dataset):
+            if isinstance(dataset, IterableDataset) and self.args.world_size > 1:
                 raise ValueError(
                     f"a stream ({type(dataset).__name__}) to evaluate on can't be shared evenly by "
                     f"{self.args.world_size} ranks; make it a table: Dataset.from_list(list(stream))"
@@ -505,6 +539,11 @@ class ExactTrainer(Trainer):
                 f"{type(self).__name__} trains the given model itself, so a trial would go on from the one before; "
                 "start a run with each setting"
             )
+        if any(self.made_with.get("optimizers") or ()):
+            raise ValueError(
+                "optimizers is given, but each trial has a student and an optimizer of its own; leave it out, or give "
+                "optimizer_cls_and_kwargs"
+            )
         earlier_files = self.run_folder.earlier_files
         self.model_init = lambda: self.model  # Trainer asks for one, but `train` makes the whole trainer again
         best = super().hyperparameter_search(hp_space, compute_objective or default_objective, *args, **kwargs)
@@ -515,23 +554,42 @@ class ExactTrainer(Trainer):
 
     def _make_again(self, settings: Mapping[str, Any]) -> None:
         """Become the trainer that the constructor makes with these settings in place of the given ones."""
-        made, callbacks = self.made_with, self.callback_handler.callbacks
+        made, before = self.made_with, dict(self.__dict__)
         # a backend may give whole numbers as floats
         whole = {entry.name for entry in dataclasses.fields(made["args"]) if entry.type is int}
         settings = {name: int(value) if name in whole else value for name, value in settings.items()}
         search = {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
         search |= {"compute_objective": self.compute_objective, "objective": None}
-        arguments = {**made, "args": dataclasses.replace(made["args"], **settings)}
-        if "student" in settings:
-            arguments.pop("plan", None)  # which would stand for the student
+        changed = [(made["args"], dataclasses.replace(made["args"], **settings))]
+        if "student" in settings and made.get("plan") is not None:
+            changed.append((made["plan"], None))  # which would stand for the student
+
+        def now(value: Any) -> Any:
+            return next((new for old, new in changed if value is old), value)
+
+        places, names = self.called_with
+        if not any(value is made["args"] for value in (*places, *names.values())):  # a subclass made them itself
+            places, names = (), dict(made)
         self.__dict__.clear()
-        type(self).__init__(self, **arguments)
-        self.made_with = made
+        try:
+            type(self).__init__(self, *map(now, places), **{name: now(value) for name, value in names.items()})
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        self.made_with, self.called_with = made, before["called_with"]
+        self.compute_metrics = before["compute_metrics"]
         self.__dict__.update(search)
-        present = {type(callback) for callback in self.callback_handler.callbacks}
-        for callback in callbacks:
-            if type(callback) not in present:  # the user added it later
+        # callbacks as they were: the user may have added some since, and removed others
+        earlier, own = before["callback_handler"].callbacks, list(self.callback_handler.callbacks)
+        for callback in own:
+            if not any(type(one) is type(callback) for one in earlier):
+                self.remove_callback(callback)
+        number = Counter(map(type, own))
+        for callback in earlier:
+            if number[type(callback)] == 0:
                 self.add_callback(callback)
+            number[type(callback)] = max(0, number[type(callback)] - 1)
 
     def _hp_search_setup(self, trial: Any) -> None:
         # Trainer would only now change args, by which the student was planned; `train` has.
@@ -609,7 +667,8 @@ class ExactTrainer(Trainer):
         if tensors := self.tensors_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
                 save_file(tensors, folder / SCORES_FILE)
-        write_json(folder / self.state_file, self.state_to_save() | {"logs": dict(logs)}, sort_keys=True)
+        place = {} if has_length(self.train_dataset) else {IN_STREAM: self.in_stream}
+        write_json(folder / self.state_file, self.state_to_save() | {"logs": dict(logs)} | place, sort_keys=True)
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors beside those of model and optimizer that a checkpoint holds, by name; on the CPU."""
@@ -664,7 +723,9 @@ class ExactTrainer(Trainer):
                     f"resume_from_checkpoint={resume_from_checkpoint!r} has no {name}, as it was saved with "
                     "save_only_model=True; it can be exported, but only a full checkpoint can be resumed"
                 )
-        self.resumed_logs = self.read_state(Path(resume_from_checkpoint))["logs"]
+        state = self.read_state(Path(resume_from_checkpoint))
+        self.resumed_logs = state["logs"]
+        self.resumed_in_stream = tuple(state[IN_STREAM]) if IN_STREAM in state else None
         self.has_started = True
 
     def _load_best_model(self) -> None:

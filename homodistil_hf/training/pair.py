@@ -31,6 +31,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import refuse_no_model, to_student
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.saved_student import read_state
+from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
@@ -215,6 +216,13 @@ def _freeze_alike(student: LayerwiseModel, model: PreTrainedModel) -> None:
             f"model has {len(frozen)} parameters, all of them frozen, so the student could not learn; call "
             "model.requires_grad_(True) first"
         )
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    for name, group in encoder_groups(student).items():
+        if not any(part.parameter in trained for part in group.slices):
+            raise ValueError(
+                f"model has frozen layers: no parameter of the units {name!r} trains, so they could not be told apart "
+                "nor learn; call model.requires_grad_(True) first"
+            )
 
 
 def _check_pair(
@@ -303,9 +311,9 @@ def adopt_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module | None, s
         unknown = [parameter for parameter in group["params"] if parameter not in names]
         if unknown:
             raise ValueError(
-                f"optimizers[0] holds {len(unknown)} parameters that are not those of model, which the student is a "
-                "copy of; make it from the parameters of the loaded model that you pass, or give "
-                "optimizer_cls_and_kwargs instead"
+                f"optimizers[0] holds {len(unknown)} parameters that are not those of the copied model; "
+                "make it from the parameters of the loaded model that you pass or, where a method leaves "
+                "layers out, give optimizer_cls_and_kwargs instead"
             )
         # the state first: it is keyed by the old parameters, which the group then loses
         for parameter in group["params"]:

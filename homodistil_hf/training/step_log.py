@@ -3,6 +3,7 @@
 Checkpoints hold these sums, so that a resumed run logs the same values. `exact_trainer.py` fills and reads them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,8 +73,9 @@ class StepLog:
         return {name: total / num_steps for name, total in zip(names, totals, strict=True)}
 
     def mean_loss(self, reduce: Reduce = lambda sums: sums) -> float:
-        """Mean loss over all good steps of the run; argument as [`StepLog.averages`]."""
-        return float(reduce(self.loss_sum)) / max(1, self.num_good_steps)
+        """Mean loss over all good steps of the run, NaN without one; argument as [`StepLog.averages`]."""
+        total = float(reduce(self.loss_sum))
+        return total / self.num_good_steps if self.num_good_steps else math.nan
 
     def state_dict(self, of_every_rank: Callable[[list[float]], list[list[float]]]) -> dict[str, Any]:
         """Sums of every rank and counters, exact, as JSON values; collective.

@@ -7,12 +7,13 @@ after the other; the runs of a world follow each other in the same processes. Ea
 import gc
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset
 from method_students import SAME_HEADS
@@ -23,6 +24,7 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER, tiny_trainer
 from torch.multiprocessing import ProcessContext, start_processes
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, MaskedLMCollator, OneShotTrainer
@@ -290,8 +292,34 @@ def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
         "a file on rank 1": error_of(lambda: make(folder / ("taken" if rank else "free"))),
         "no such checkpoint": error_of(lambda: make(folder / "none").train("last")),
         "stream to evaluate on": error_of(lambda: make(folder / "stream", eval_dataset=stream).evaluate()),
+        "sized stream to evaluate on": error_of(lambda: make(folder / "sized", eval_dataset=Sized()).evaluate()),
         "short stream": error_of(lambda: make(folder / "short", train_dataset=stream.take(7)).train()),
     }
+
+
+class Sized(IterableDataset):
+    """A stream of torch's kind that knows its length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from make_blocks(16)
+
+    def __len__(self) -> int:
+        return 16
+
+
+def short_lanes(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """A run whose scores ask for more batches than the rank with the shorter files has."""
+
+    def rows(shards: list[int]) -> Iterator[Any]:
+        for shard in shards:
+            yield from make_blocks(2 if shard % 2 else 6, seed=shard)
+
+    stream = datasets.IterableDataset.from_generator(rows, gen_kwargs={"shards": [*range(16)]})
+    trainer = make_trainer(
+        folder / "lanes", num_ranks=num_ranks, train_dataset=stream, num_scoring_batches=16, max_steps=3
+    )
+    trainer.train()
+    return {"steps": trainer.state.global_step, "is_finished": trainer.is_finished}
 
 
 def error_of(action: Callable[[], Any]) -> str:
@@ -319,6 +347,7 @@ RUNS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "one bad rank": one_bad_rank,
     "other masks": other_masks,
     "refusals": refusals,
+    "short lanes": short_lanes,
 }
 
 
@@ -356,7 +385,7 @@ GROUPS = (
                 "best model",
             ),
         ),
-        World("2 bad", 2, ("one bad rank", "other masks", "refusals")),
+        World("2 bad", 2, ("one bad rank", "other masks", "short lanes", "refusals")),
         World("2 alive", 2, ("reducers",)),
         World("1 more", 1, ("resume: 2 → 1",)),
     ),

@@ -230,6 +230,10 @@ def test_a_loss_that_is_bad_on_one_rank_is_skipped_on_all(folder):
     assert torch.equal(one["weight"], other["weight"])
 
 
+def test_scores_end_for_all_ranks_where_the_rows_of_one_do(folder):
+    assert results(folder, "2 bad", "short lanes") == [{"steps": 3, "is_finished": True}] * 2
+
+
 def test_ranks_that_choose_other_masks_stop(folder):
     ranks = results(folder, "2 bad", "other masks")
     assert len(ranks) == 2
@@ -244,6 +248,7 @@ def test_ranks_that_choose_other_masks_stop(folder):
         ("a file on rank 1", "^rank 1 stopped with ValueError: output_dir=.*taken", "^output_dir=.*taken"),
         ("no such checkpoint", "asks for the last checkpoint, but output_dir=.* has none", None),
         ("stream to evaluate on", "to evaluate on can't be shared evenly by 2 ranks; make it a table", None),
+        ("sized stream to evaluate on", "to evaluate on can't be shared evenly by 2 ranks; make it a table", None),
         ("short stream", "the run ended after 0 steps: train_dataset gave fewer rows than a step has .8 = per", None),
     ],
 )

@@ -182,6 +182,16 @@ def test_a_teacher_that_overflows_stops_the_run(make_trainer):
     assert differences(before, trainer.model.state_dict()) == []
 
 
+def test_a_run_of_bad_steps_alone_is_no_success(make_trainer):
+    trainer = make_trainer(**SETTINGS | {"max_steps": 3})
+    poison_loss(trainer, math.nan, range(9))
+    with pytest.raises(
+        FloatingPointError, match="^the gradient is not finite at the end of step 3; lower learning_ra"
+    ):
+        trainer.train()
+    assert math.isnan(trainer.step_log.mean_loss())
+
+
 def test_too_many_bad_steps_in_a_row_stop_the_run(make_trainer):
     trainer = make_trainer(max_bad_steps=2, callbacks=[SaveAt(3)], **SETTINGS | {"max_steps": 20})
     for steps in (range(2, 4), range(5, 99)):

@@ -276,6 +276,16 @@ def test_frozen_parameters_stay_frozen(tied):
     assert frozen == embeddings | (set() if tied else {"cls.predictions.bias"})  # no gradient ever reaches that one
 
 
+def test_frozen_layers_are_refused():
+    for part, unit in (("encoder.layer.1", "head.1"), ("encoder", "head.0")):
+        model = make_teacher()
+        model.bert.get_submodule(part).requires_grad_(False)
+        with pytest.raises(
+            ValueError, match=rf"^model has frozen layers: no .* '{unit}' trains.*requires_grad_\(True"
+        ):
+            prepare(model, make_args())
+
+
 # Optimizers of the user's own
 
 
@@ -309,7 +319,7 @@ def test_parameters_are_matched_by_name():
 
 def test_an_optimizer_of_another_model_is_refused(make_trainer, tmp_path):
     optimizer = torch.optim.AdamW(make_teacher().parameters())
-    with pytest.raises(ValueError, match=r"optimizers\[0\] holds 42 parameters that are not those of model"):
+    with pytest.raises(ValueError, match=r"optimizers\[0\] holds 42 parameters that are not those of the copied"):
         make_trainer(model=make_teacher(), optimizers=(optimizer, None))
     teacher = make_teacher()
     teacher.save_pretrained(tmp_path / "teacher")

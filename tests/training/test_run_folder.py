@@ -196,6 +196,15 @@ def test_the_best_model_is_one_at_the_target_plan_in_a_resumed_run_too(make_trai
     assert (resumed.state.best_metric, logs_of(resumed)) == (metric, logs)
 
 
+def test_a_resumed_run_does_not_evaluate_at_its_start_again(make_trainer, trained, tmp_path):
+    settings = {"max_steps": 3, "eval_on_start": True, "eval_strategy": "steps", "eval_steps": 2}
+    whole = trained(callbacks=[SaveAt(2)], **settings)
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **settings)
+    resumed.train(checkpoint(tmp_path, 2))
+    assert logs_of(resumed) == logs_of(whole)
+    assert resumed.args.eval_on_start
+
+
 def test_logs_and_report_of_an_earlier_run_are_in_no_ones_way(make_trainer, tmp_path):
     run = tmp_path / "run"
     make_trainer(max_steps=1).train()

@@ -1,8 +1,10 @@
 """Each trial of a search is a new run, and a search leaves a trainer that is one made with the best settings."""
 
 import pytest
+import torch
 from run_traces import OnStep, differences
-from tiny_models import make_teacher
+from tiny_models import make_blocks, make_teacher
+from transformers import DefaultFlowCallback, ProgressCallback, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
 from homodistil_hf.training.evaluation_loop import default_objective
@@ -57,3 +59,66 @@ def test_wrong_searches_are_refused(make_trainer):
         trainer.hyperparameter_search(lambda trial: {"learning_rat": 1e-3}, n_trials=1)
     with pytest.raises(ValueError, match="^student='macs=2'"):
         make_trainer().hyperparameter_search(lambda trial: {"student": "macs=2"}, n_trials=1)
+
+
+class WithAlpha(HomoDistilTrainer):
+    """A user's: one more argument, which must be given."""
+
+    def __init__(self, *args, alpha, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+
+
+class Noted(TrainerCallback):
+    def __init__(self, name):
+        self.name = name
+
+
+def of_seed(trial):
+    return {"seed": trial.suggest_int("seed", 1, 1)}
+
+
+def test_a_search_keeps_what_a_user_gave_and_changed(make_trainer):
+    given, added = Noted("given"), Noted("added")
+    trainer = make_trainer(trainer_class=WithAlpha, alpha=5.0, max_steps=1, callbacks=[given])
+    trainer.add_callback(added)
+    trainer.remove_callback(DefaultFlowCallback)
+    trainer.add_callback(DefaultFlowCallback)
+    trainer.remove_callback(ProgressCallback)
+    trainer.compute_metrics = lambda prediction: {"mine": 1.0}
+    before = [type(callback) for callback in trainer.callback_handler.callbacks]
+    best = trainer.hyperparameter_search(of_seed, n_trials=1, compute_objective=lambda metrics: metrics["eval_mine"])
+    assert (best.objective, trainer.alpha) == (1.0, 5.0)
+    after = trainer.callback_handler.callbacks
+    assert sorted(map(str, map(type, after))) == sorted(map(str, before))
+    assert [callback for callback in after if isinstance(callback, Noted)] == [given, added]
+
+
+def test_a_trial_that_can_not_work_leaves_the_trainer_as_it_was(make_trainer):
+    students = ["macs=2", "macs=0.5"]
+    trainer = make_trainer(max_steps=1)
+    best = trainer.hyperparameter_search(
+        lambda trial: {"student": trial.suggest_categorical("student", students)},
+        n_trials=2,
+        catch=(ValueError,),
+        sampler=optuna.samplers.GridSampler({"student": students}, seed=1),
+    )
+    assert best.hyperparameters == {"student": "macs=0.5"}
+    trainer.train()
+
+
+def test_several_evaluation_sets_are_judged_by_their_mean(make_trainer):
+    assert default_objective({"eval_a_kl": 1.0, "eval_b_kl": 3.0, "eval_loss": 9.0}) == 2.0
+    assert default_objective({"eval_loss": 9.0, "eval_runtime": 1.0}) == 9.0
+    with pytest.raises(ValueError, match="neither eval_kl nor eval_loss .eval_runtime.; give one"):
+        default_objective({"eval_runtime": 1.0})
+    sets = {"a": make_blocks(8, seed=1), "b": make_blocks(8, seed=2)}
+    best = make_trainer(max_steps=1, eval_dataset=sets).hyperparameter_search(of_seed, n_trials=1)
+    assert best.objective > 0
+
+
+def test_a_search_with_an_optimizer_is_refused(make_trainer):
+    model = make_teacher()
+    trainer = make_trainer(model=model, optimizers=(torch.optim.AdamW(model.parameters()), None))
+    with pytest.raises(ValueError, match="^optimizers is given, but each trial has .* give optimizer_cls_and_kwargs"):
+        trainer.hyperparameter_search(of_seed, n_trials=1)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from run_traces import SaveAt, differences, losses_of
+from run_traces import OnStep, SaveAt, differences, losses_of
 from tiny_models import make_blocks
 from torch.utils.data import IterableDataset
 
@@ -61,3 +61,32 @@ def test_a_stream_that_workers_may_repeat_is_warned_of(make_trainer, caplog, nam
     assert "each worker reads" not in caplog.text
     load(Undivided(), 2)
     assert f"dataloader_num_workers=2: each worker reads all rows of {words}, a Undivided, unless" in caplog.text
+
+
+class Counted(IterableDataset):
+    """Rows of a stream, and which were read."""
+
+    def __init__(self, num_rows: int):
+        self.rows, self.read = make_blocks(num_rows), []
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, row in enumerate(self.rows):
+            self.read.append(number)
+            yield row
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_a_longer_run_goes_on_at_the_next_row(make_trainer, tmp_path, stop):
+    """Also in the second pass; a pass is 3 steps of 8 rows."""
+    settings = {"per_device_train_batch_size": 8, "num_scoring_batches": 1}
+    make_trainer(train_dataset=Counted(24), max_steps=4, callbacks=[SaveAt(stop)], **settings).train()
+    stream = Counted(24)
+    longer = make_trainer(train_dataset=stream, max_steps=7, output_dir=str(tmp_path / "longer"), **settings)
+    seen = []
+    longer.add_callback(OnStep(lambda step: seen.append(longer.in_stream)))
+    stream.read.clear()  # its first rows are checked
+    longer.train(str(tmp_path / "run" / f"checkpoint-{stop}"))
+    assert seen == [((step - 1) // 3, (step - 1) % 3 + 1) for step in range(stop + 1, 8)]
+    rows = [*range(24)] * (3 - stop // 3)  # from the first of the pass that it stands in
+    assert stream.read == rows[: len(stream.read)]
+    assert len(stream.read) >= len(rows) - 16

@@ -55,6 +55,11 @@ class FreshTrainer(DistillationTrainer):
     def set_up_student(self) -> None:
         """Refuse what fresh weights can't be."""
         check_masked_lm(self)
+        if frozen := [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]:
+            raise ValueError(
+                f"model has {len(frozen)} frozen parameters, such as {frozen[0]}, which would stay random; call "
+                "model.requires_grad_(True) first"
+            )
         whole = None if self.plan.traits.has_free_heads else self.plan.traits.head_slot
         if whole and (other := next((layer for layer in self.plan.layers if layer.head_dim != whole), None)):
             raise ValueError(
