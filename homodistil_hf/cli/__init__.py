@@ -4,6 +4,7 @@ import ctypes
 import gc
 import io
 import os
+import select
 import sys
 import textwrap
 import traceback
@@ -73,18 +74,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "torch" not in sys.modules:
         # what a command imports is no garbage, and looking through it takes a second: `collect_again` ends this
         gc.disable()
-    # a log has a line for each evaluation, and no bars
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    # a log file gets each line when it is written, as from standard error, and no help and no table fails where a
-    # terminal's encoding lacks a character
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        errors = "replace" if sys.stdout.errors == "strict" else sys.stdout.errors
-        sys.stdout.reconfigure(errors=errors, line_buffering=True)
+    _prepare_streams()
     try:
         with ending_cleanly():
             return _run(words)
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            return 0
         problem = (
             out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(full_disk(error) or error)
         )
@@ -106,6 +102,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if collects:
             gc.enable()  # where a command ended before
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, as it stays open
+    # a log has a line for each evaluation, and no bars
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    # a log file gets each line when it is written, as from standard error, and no help and no table fails where a
+    # terminal's encoding lacks a character
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        errors = "replace" if sys.stdout.errors == "strict" else sys.stdout.errors
+        sys.stdout.reconfigure(errors=errors, line_buffering=True)
+
+
+def _has_no_reader() -> bool:
+    """Whether nobody reads standard output any more, as behind `| head`; what is left to print then goes nowhere."""
+    if sys.platform == "win32":  # it has no poll, and its shells have no such readers
+        return False
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)  # errors alone
+    if is_gone := any(events & (select.POLLERR | select.POLLHUP) for _, events in asked.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_gone
 
 
 def tune_process() -> None:

@@ -103,7 +103,7 @@ class Push(Command):
             from ..export.hub import card_for, files_to_push
 
             sizes = files_to_push(folder)
-            card = card_for(folder, self.repo_id, tags=self.card_tags)
+            card = card_for(folder, self.repo_id, tags=self.card_tags, revision=self.revision)
             sizes |= {CARD_FILE: len(card.encode())}
             total = f"{sum(sizes.values()) / 1e6:,.1f} MB"
             print(f"nothing is sent; {len(sizes)} files, {total}, would go to {self.repo_id}:\n")
@@ -118,7 +118,7 @@ class Push(Command):
             commit_message=self.message,
             tags=self.card_tags,
         )
+        print(commit.commit_url)  # first: it stands, also where its tag is refused
         if self.tag:
             tag_commit(commit.repo_url.repo_id, self.tag, revision=commit.oid)
-        print(commit.commit_url)
         return 0

@@ -162,6 +162,8 @@ def fill_card(metadata: ModelCardData, versions: Mapping[str, str], **texts: str
     places = dict.fromkeys(_places(template), "") | texts
     if "title" in texts:
         places["title"] = plain_text(texts["title"])
+    if isinstance(metadata.license, str) and ", " in metadata.license:  # the Hub knows each by its name alone
+        metadata.license = metadata.license.split(", ")
     header = yaml_dump(_on_one_line(metadata.to_dict()), sort_keys=False).strip()
     places |= {"metadata": header, "versions": plain_text(", ".join(f"{name} {of}" for name, of in versions.items()))}
 

@@ -48,18 +48,23 @@ def teacher_card(name_or_path: str) -> dict[str, Any]:
     except (OSError, ValueError, HTTP_ERROR, repocard.yaml.YAMLError) as error:
         logger.info("The licence of teacher %s is unknown: %s", name_or_path, type(error).__name__)
         header = None
-    licence, stated = (header.get(name) if header else None for name in ("license", "language"))
     name, hub_id = public_name(name_or_path), name_or_path if not is_folder and is_hub_id(name_or_path) else None
     if is_folder and (trimming := Path(name_or_path, TRIMMING_FILE)).is_file():  # its folder's name says nothing
         made_from = section_of(read_json_object(trimming, TRIMMING_FILE), "source").get("model")
         name = f"{made_from}, of a smaller vocabulary" if made_from else name
-    languages = [stated] if isinstance(stated, str) else list(map(str, stated or []))
+    licences, languages = (_listed(header.get(name) if header else None) for name in ("license", "language"))
     return {
         "name": name or "an unnamed teacher",
         "hub_id": hub_id,
-        "licence": licence or UNKNOWN_LICENCE,
+        "licence": ", ".join(licences) or UNKNOWN_LICENCE,
         **({"language": languages} if languages else {}),
     }
+
+
+def _listed(stated: Any) -> list[str]:
+    """What a card's header says once or several times; YAML reads Norwegian's code, no, as False."""
+    values = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    return ["no" if value is False else str(value) for value in values]
 
 
 def push_export(
@@ -94,7 +99,7 @@ def push_export(
 
     def commit(api: HfApi, name: str) -> CommitInfo:
         additions = [CommitOperationAdd(path, folder / path) for path in names]
-        additions.append(CommitOperationAdd(CARD_FILE, card_for(folder, name, tags=tags).encode()))
+        additions.append(CommitOperationAdd(CARD_FILE, card_for(folder, name, tags=tags, revision=revision).encode()))
         # what the repository's own facts.json lists is of an earlier export
         earlier = set(api.list_repo_files(name, revision=revision))
         file = api.hf_hub_download(name, FACTS_FILE, revision=revision) if FACTS_FILE in earlier else None
@@ -121,15 +126,20 @@ def files_to_push(folder: str | Path) -> dict[str, int]:
     return {name: (Path(folder) / name).stat().st_size for name in _listed_files(Path(folder))}
 
 
-def card_for(folder: str | Path, repo_id: str, *, tags: Iterable[str] = ()) -> str:
-    """The card of an export as it is pushed: the snippet loads from the repository.
+def card_for(folder: str | Path, repo_id: str, *, tags: Iterable[str] = (), revision: str | None = None) -> str:
+    """The card of an export as it is pushed: the snippet loads from the repository, or its branch.
 
     Raises:
         ValueError: no name of a repository.
     """
     validate_repo_id(repo_id)
     text = (Path(folder) / CARD_FILE).read_text(encoding="utf-8")
-    text = text.replace(f"\n{THIS_FOLDER}\n", f'\nname = "{repo_id}"\n', 1)
+    before, here, snippet = text.partition(f"\n{THIS_FOLDER}\n")
+    if here:
+        code, fence, rest = snippet.partition("```")
+        if revision is not None:
+            code = code.replace("(name", f'(name, revision="{revision}"')
+        text = f'{before}\nname = "{repo_id}"\n{code}{fence}{rest}'
     if not tags:
         return text
     card = ModelCard(text)

@@ -82,6 +82,7 @@ def write_report(folder: str | Path, student: str | Path | None = None, *, outpu
     """
     records = read_records(folder, student)
     file = records.folder / REPORT_FILE if output is None else Path(output)
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, report_of(records))
     return file
 
@@ -314,6 +315,8 @@ def _read(folder: Path, student: Path | None = None) -> RunRecords:
     # by their number: 2-… before 10-…, round-2 before round-10
     parts = (_read(folder / name) for name in sorted(names, key=lambda name: int(re.findall(r"\d+", name)[0])))
     parts_with_records = tuple(part for part in parts if part.logs or part.facts)
+    if student is not None and not (student / FACTS_FILE).is_file():
+        raise ValueError(f"student={str(student)!r} has no {FACTS_FILE}; name the export of the run")
     if student is None:
         student = next((folder / name for name in MODEL_FOLDERS if (folder / name).is_dir()), None)
     if student is None and parts_with_records:

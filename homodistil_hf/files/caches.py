@@ -52,6 +52,7 @@ def cache_size() -> int:
 
 def clear_cache() -> int:
     """Remove the cache of this package, and nothing else in its folder; return the number of bytes freed."""
-    freed_bytes = cache_size()
-    shutil.rmtree(cache_folder() / _DATASETS, ignore_errors=True)
-    return freed_bytes
+    before_bytes = cache_size()
+    # a link to another disk stays, and what it points to goes
+    shutil.rmtree((cache_folder() / _DATASETS).resolve(), ignore_errors=True)
+    return before_bytes - cache_size()

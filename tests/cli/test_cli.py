@@ -1,6 +1,7 @@
 import io
 import json
 import re
+import subprocess
 import sys
 from contextlib import suppress
 
@@ -322,3 +323,13 @@ def test_results_end_with_lines_that_run():
     assert code[1] == """model = AutoModelForMaskedLM.from_pretrained("runs/it's mine/student")"""
     compile("\n".join(code), "lines", "exec")
     assert "padded" not in text
+
+
+@pytest.mark.slow
+def test_a_reader_may_leave_and_streams_may_be_closed(tmp_path):
+    command = f"{sys.executable} -m homodistil_hf"
+    for line in (f"{command} distill --help_all 2> told | head -1; exit ${{PIPESTATUS[0]}}", f"{command} cache 2>&-"):
+        ended = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 0
+        assert ended.stdout.count("\n") == 1
+    assert (tmp_path / "told").read_text() == ""

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hub_clients import WAITS_S, as_user, logits_from
 from hub_server import Fault, requests_to
+from huggingface_hub import ModelCard
+from tiny_files import write_teacher
 from tiny_models import UNEVEN, make_teacher, random_student
 from transformers import BertForMaskedLM
 
@@ -132,6 +134,9 @@ def test_a_push_of_the_same_makes_no_commit_and_a_branch_has_its_own(hub, hub_cl
         hub_client.run(push, str(folder), "me/small", revision="try/this")
     assert hub.repos["me/small"].branches["main"] == before
     assert hub.files("me/small", "try/this").keys() == {"words.txt", *content_of(folder)}
+    card = hub.files("me/small", "try/this")["README.md"].decode()
+    assert 'AutoModelForMaskedLM.from_pretrained(name, revision="try/this")' in card
+    assert 'AutoTokenizer.from_pretrained(name, revision="try/this")' in card
 
 
 def test_a_commit_gets_a_tag(hub, hub_client, folder):
@@ -373,3 +378,22 @@ def test_what_a_teachers_card_states(hub, hub_client):
     assert hub_client.run(as_user, "hf_other", teacher_card, "you/bert").value == stated
     assert hub_client.run(as_user, "hf_writer", teacher_card, "you/bert").value == named | {"licence": "unknown"}
     assert len(list(requests_to(hub, "GET", "^/api/models/you/bert"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "licence", "languages"),
+    [
+        ("license: [mit, apache-2.0]\nlanguage: no", "mit, apache-2.0", ["no"]),
+        ("license: mit\nlanguage:\n- en\n- no", "mit", ["en", "no"]),
+        ("tags: []", "unknown", None),
+    ],
+)
+def test_what_a_folders_card_states(tmp_path, stated, licence, languages):
+    folder = write_teacher(tmp_path / "teacher")
+    (folder / "README.md").write_text(f"---\n{stated}\n---\n")
+    found = teacher_card(str(folder))
+    assert (found["licence"], found.get("language")) == (licence, languages)
+    student = export_student(random_student(HomoBertForMaskedLM, UNEVEN), tmp_path / "student", teacher=str(folder))
+    assert verify_export(student).problems == ()
+    header = ModelCard.load(student / "README.md").data
+    assert header.license == (licence.split(", ") if "," in licence else licence)

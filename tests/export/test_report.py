@@ -288,3 +288,10 @@ def test_any_facts_have_a_page(run):
     assert Page(report_of(read_records(run))).words["h1"] == ["bert, 3.6× smaller"]
     (run / "student" / "facts.json").write_text(json.dumps(odd | {"data": 3}))
     assert Page(report_of(read_records(run))).words["h1"] == ["bert, 3.6× smaller"]
+
+
+def test_a_student_that_is_none_is_refused_and_folders_are_made(run, tmp_path, capsys):
+    assert main(["report", str(run), "--student", str(tmp_path / "typo")]) == 2
+    assert "typo' has no facts.json; name the export of the run" in capsys.readouterr().err
+    assert main(["report", str(run), "--output", str(tmp_path / "new" / "page.html")]) == 0
+    assert (tmp_path / "new" / "page.html").is_file()

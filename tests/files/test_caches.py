@@ -5,7 +5,7 @@ from commands import error_of
 from small_disk import room_for, small_disk
 from tiny_files import own_cache, write_config, write_text
 
-from homodistil_hf.files.caches import cache_folder
+from homodistil_hf.files.caches import cache_folder, cache_size, clear_cache
 from homodistil_hf.files.hub_errors import HubError, hub_errors
 
 
@@ -43,3 +43,14 @@ def test_a_download_that_fills_the_disk_names_its_place():
     expected = "me/x can't be read: OSError: .*No space left on device, .* bytes are free there; make room there, or"
     with pytest.raises(HubError, match=expected), hub_errors("me/x can't be read"), open("/dev/full", "w") as file:
         file.write("x")
+
+
+def test_a_cache_behind_a_link_is_cleared(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOMODISTIL_CACHE", str(tmp_path))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "rows").write_bytes(b"12345")
+    (cache_folder() / "datasets").parent.mkdir(parents=True, exist_ok=True)
+    (cache_folder() / "datasets").symlink_to(disk)
+    assert cache_size() == clear_cache() == 5
+    assert cache_size() == 0
