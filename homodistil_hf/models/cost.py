@@ -127,9 +127,9 @@ def encoder_macs(plan: WidthPlan, sequence_length: int = 128) -> int:
     r"""Count the multiply-accumulates of one token that attends to `sequence_length` through all encoder layers.
 
     Linear layers and the two attention products are included; embeddings, heads, biases, LayerNorm and softmax are
-    not. With hidden size \\(d\\), attention size \\(a_l\\), FFN size \\(f_l\\) and \\(n\\) tokens:
-    \\(\sum_l 4 d a_l + 2 d f_l + 2 n a_l\\). Gated FFNs have \\(3 d f_l\\), and attention whose keys and values are
-    shared by \\(g\\) queries \\((2 + 2/g) d a_l\\).
+    not, nor what DeBERTa computes of distances. With hidden size \\(d\\), attention size \\(a_l\\), FFN size
+    \\(f_l\\) and \\(n\\) tokens: \\(\sum_l 4 d a_l + 2 d f_l + 2 n a_l\\). Gated FFNs have \\(3 d f_l\\), and
+    attention whose keys and values are shared by \\(g\\) queries \\((2 + 2/g) d a_l\\).
 
     Example:
     ```python
