@@ -118,6 +118,7 @@ def figures() -> dict[str, str]:
         "two_bits_copies": ("stsb", "2", "3,000", "batch_size=32, copies=10"),
         "two_bits_mrpc": ("mrpc", "2", "3,000"),
         "one_bit_copies": ("stsb", "1", "3,000", "batch_size=32, copies=10"),
+        "one_bit_chain": ("stsb", "1", "3,000", "batch_size=32, copies=10, behind 2 bits"),
         "two_bits_sst2": ("sst2", "2", "3,000"),
         "one_bit_sst2": ("sst2", "1", "3,000"),
     }

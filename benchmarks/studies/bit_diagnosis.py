@@ -71,17 +71,19 @@ _NUM_ROWS = 256
 def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Bits of activations by task: scores, and the share that is kept of the float model's, of tasks that have both.
 
-    Of a task's cells the one with the most copies counts.
+    Of a task's cells the one with the most copies counts, and with the most stages.
     """
     best: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: json.loads(row["cell"]).get("copies", 0)):
+    for row in sorted(rows, key=lambda row: _much_done(json.loads(row["cell"]))):
         cell = json.loads(row["cell"])
-        if len(cell["stages"]) == 1 and {key: cell[key] for key in cell if key not in _DATA} == _COMPARED:
-            best[cell["task"], cell["stages"][0]] = row
+        if cell["stages"] and {key: cell[key] for key in cell if key not in _DATA} == _COMPARED:
+            best[cell["task"], cell["stages"][-1]] = row
     lines = []
     for bits in (8, 4, 2, 1):
         found = {task: best[task, bits] for task in _FIRST if (task, bits) in best}
-        scores = {task: row["stage-1"]["score"] for task, row in found.items()}
+        numbers = {task: len(json.loads(row["cell"])["stages"]) for task, row in found.items()}
+        scores = {task: row[f"stage-{numbers[task]}"]["score"] for task, row in found.items()}
+        steps = sorted({_COMPARED["max_train_steps"] * number for number in numbers.values()})
         kept = [scores[task] / row["float"] for task, row in found.items()]
         # a constant answer has no correlation; the first rows don't name it
         constants = {task: row.get("constant", 0.0) for task, row in found.items()}
@@ -89,20 +91,25 @@ def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         pairs = [(scores[task], found[task]["float"]) if task in found else None for task in _FIRST]
         shown = ["–" if pair is None else "{:.1f} of {:.1f}".format(*(100 * one for one in pair)) for pair in pairs]
         means = [f"{100 * fmean(shares):.0f}" if shares else "–" for shares in (above, kept)]
-        lines.append([f"W1A{bits}", *shown, f"{_COMPARED['max_train_steps']:,}", *means])
+        lines.append([f"W1A{bits}", *shown, " to ".join(f"{one:,}" for one in steps) or "–", *means])
     header = ["", *_FIRST.values(), "steps", "above a constant, %", "mean kept, %"]
     return markdown_table(header, lines)
 
 
+def _much_done(cell: Mapping[str, Any]) -> tuple[int, int]:
+    return cell.get("copies", 0), len(cell["stages"])
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a stage: score beside the float model's, the last layer's cosine, and the sites that lose most."""
+    """A row a last stage: score beside the float model's, the last layer's cosine, and the sites that lose most."""
     found = []
     for row in rows:
         cell = json.loads(row["cell"])
         others = {name: value for name, value in cell.items() if name not in _IN_COLUMNS}
         changes = [f"{name}={value}" for name, value in others.items() if _USUAL.get(name) != value]
         changes += [f"`{site}` float" for site in cell.get("float_sites", ())]
-        for stage in (stage for name, stage in row.items() if name.startswith("stage-")):
+        changes += [f"behind {bits} bits" for bits in cell["stages"][:-1]]
+        for stage in [stage for name, stage in row.items() if name.startswith("stage-")][-1:]:
             end, bits, steps = stage["end"], stage["bits"], stage["steps"]
             worst = sorted(end["errors"].items(), key=itemgetter(1), reverse=True)[:2]
             lost = ", ".join(f"`{site}` {error:.2f}" for site, error in worst)

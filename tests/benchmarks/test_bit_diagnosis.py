@@ -51,9 +51,18 @@ def test_the_first_table_takes_the_cell_with_most_copies():
         ({"task": "sst2", "float_sites": ["shares"]}, 0.1, 0.5),
     ]
     rows = [
+        {
+            "cell": json.dumps(long | {"task": "stsb", "stages": [2, 1]}),
+            "float": 0.8,
+            "stage-1": {"score": 0.1},
+            "stage-2": {"score": 0.4},
+        }
+    ]
+    rows += [
         {"cell": json.dumps(long | cell), "float": 0.8, "constant": constant, "stage-1": {"score": score}}
         for cell, score, constant in scores
     ]
     _, _, *lines = first_table(rows)
     assert lines[2] == "| W1A2 | – | 80.0 of 80.0 | 70.0 of 80.0 | – | 3,000 | 75 | 94 |"
-    assert lines[3] == "| W1A1 | – | – | – | – | 3,000 | – | – |"
+    assert lines[3] == "| W1A1 | – | 40.0 of 80.0 | – | – | 6,000 | 50 | 50 |"
+    assert lines[0] == "| W1A8 | – | – | – | – | – | – | – |"
