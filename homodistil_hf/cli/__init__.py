@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         `int`: exit status. 0: done; 1: `verify` found problems; 2: an error, printed on standard error; 130:
-            interrupted. SIGTERM ends the process with 143. Training saves a checkpoint first; a second interrupt ends
-            it at once.
+            interrupted; 141: nobody reads its output any more. SIGTERM ends the process with 143. Training saves a
+            checkpoint first; a second interrupt ends it at once.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     tune_process()
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(words)
     except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         if isinstance(error, BrokenPipeError) and _has_no_reader():
-            return 0
+            return 141  # as by SIGPIPE: what was cut off may be work
         problem = (
             out_of_memory(error) if isinstance(error, MemoryError | RuntimeError) else str(full_disk(error) or error)
         )

@@ -9,8 +9,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
+from ..files.flags import SettingsParser
 from ..files.folders import write_text
-from ..files.settings import SettingsParser, build, checked_values, setting_types, split_config
+from ..files.settings import build, checked_values, setting_types, split_config
 
 HELP_ALL = "--help_all"
 """The flag that has a command describe every setting."""

@@ -569,8 +569,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         if settings.resume and (folder / RESULTS_FILE).is_file():
             return _finished(settings, say)
         raise ValueError(f"output_dir={settings.output_dir!r} holds {MODEL_FOLDER}/ already; name another folder")
-    earlier = existing_files(str(folder))
-    if not training.is_dir() and {RESULTS_FILE, STUDENT_FOLDER} & {*earlier}:
+    earlier = [name for name in existing_files(str(folder)) if name in (RESULTS_FILE, STUDENT_FOLDER)]
+    if earlier and not training.is_dir():
         raise ValueError(f"output_dir={settings.output_dir!r} holds another run ({earlier[0]}); name another folder")
     if existing_files(str(training)) and not (training / SETTINGS_FILE).is_file():
         raise ValueError(

@@ -25,6 +25,7 @@ from ..files.folders import write_text
 from ..files.provenance import public_name
 from ..files.run_names import (
     MODEL_FOLDERS,
+    PART,
     REPORT_FILE,
     RESULTS_FILE,
     SETTINGS_FILE,
@@ -64,7 +65,6 @@ _EVAL, _KEPT = "eval_", "kept_fraction_"
 _SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HERE = re.compile(r"^name = .*$", re.MULTILINE)
 _MOST_CHARTS, _MOST_POINTS = 8, 400
-_PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
 _CODE = re.compile(r"(`+) ?(.+?) ?\1")
 
 
@@ -311,7 +311,7 @@ def read_records(folder: str | Path, student: str | Path | None = None) -> RunRe
 
 
 def _read(folder: Path, student: Path | None = None) -> RunRecords:
-    names = [path.name for path in folder.iterdir() if path.is_dir() and _PART.fullmatch(path.name)]
+    names = [path.name for path in folder.iterdir() if path.is_dir() and PART.fullmatch(path.name)]
     # by their number: 2-… before 10-…, round-2 before round-10
     parts = (_read(folder / name) for name in sorted(names, key=lambda name: int(re.findall(r"\d+", name)[0])))
     parts_with_records = tuple(part for part in parts if part.logs or part.facts)

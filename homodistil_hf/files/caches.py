@@ -53,6 +53,8 @@ def cache_size() -> int:
 def clear_cache() -> int:
     """Remove the cache of this package, and nothing else in its folder; return the number of bytes freed."""
     before_bytes = cache_size()
-    # a link to another disk stays, and what it points to goes
-    shutil.rmtree((cache_folder() / _DATASETS).resolve(), ignore_errors=True)
+    folder = cache_folder() / _DATASETS
+    shutil.rmtree(folder.resolve(), ignore_errors=True)
+    if folder.is_symlink():  # to another disk: the link stays, and leads to an empty folder
+        folder.resolve().mkdir(parents=True, exist_ok=True)
     return before_bytes - cache_size()

@@ -1,5 +1,6 @@
 """Names in the folder of a run, and the run that a model's folder belongs to."""
 
+import re
 from pathlib import Path
 
 RESULTS_FILE = "results.json"
@@ -20,6 +21,10 @@ STUDENT_FOLDER = "student"
 MODEL_FOLDER = "model"
 """Of the model of a fine-tuning, a binarization or a round."""
 MODEL_FOLDERS = (STUDENT_FOLDER, MODEL_FOLDER)
+
+
+PART = re.compile(r"(?:round|stage)-\d+|\d+-.+")
+"""Names of folders of a run's parts: rounds, stages, and members of a family."""
 
 
 def run_of_model(folder: Path) -> Path | None:

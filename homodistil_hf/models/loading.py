@@ -272,9 +272,12 @@ def default_activation(model: Any, *, revision: str | None = None, token: str | 
         file = model_file(name, file_name, token=token, is_cached=is_loaded, revision=revision)
         return read_json_object(file, str(file)) if file else {}
 
-    own = (model.config.to_dict() if is_loaded else values_of(CONFIG_NAME)).get("sentence_transformers")
-    # the first place that names one counts, as in the library, which may leave an older one in the other
-    for values in (values_of(SENTENCE_FILE), own):
+    own = stored = values_of(CONFIG_NAME).get("sentence_transformers")
+    if is_loaded:
+        own = model.config.to_dict().get("sentence_transformers")
+    # the first place that names one counts, as in the library, which may leave an older one in the other; what was set
+    # since the model was loaded counts before both
+    for values in (values_of(SENTENCE_FILE), own) if own == stored else (own, values_of(SENTENCE_FILE)):
         if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
             return found
     return None

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files.flags import SettingsParser, without_tilde
 from ..files.messages import short_repr
-from ..files.settings import SettingsParser, build, differing, setting_types, split_config, without_tilde
+from ..files.settings import build, differing, setting_types, split_config
 from ..homodistil_args import with_recipe
 from ..plans.budgets import listed_students
 from ..plans.resolve import member_folder
@@ -63,7 +64,7 @@ def run_of(values: Mapping[str, Any], label: str, flags: Sequence[str] = ()) -> 
             raise ValueError(f"recipe={short_repr(recipe)} is no recipe of method={method!r}; {choices}")
         recipe_values = recipes[recipe]
         merged = with_recipe(recipe_values, named)
-    if "eval_steps" in named and "eval_strategy" not in named:  # Trainer alone would never come to them
+    if named.get("eval_steps") is not None and "eval_strategy" not in merged:  # Trainer alone would never come to them
         merged = merged | {"eval_strategy": "steps"}
     if not merged.get("output_dir"):
         raise ValueError("output_dir is not set; name a folder in CONFIG or as --output_dir runs/my-student")

@@ -42,6 +42,7 @@ from ..training.ranks import on_every_rank
 from ..training.run_folder import (
     TEACHER_SHA256,
     check_free,
+    check_not_read,
     existing_files,
     folder_claimed,
     forget_earlier_run,
@@ -56,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 _FAMILY_METHODS = ("homodistil", "embedding", "sparse", "multi_vector", "reranker")
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
+_READ = ("teacher", "start")
+"""Settings that name models."""
 
 
 def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
@@ -79,6 +82,8 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
         results = kind.run(settings, log)
     else:
         with folder_claimed(settings.output_dir, is_main=settings.is_main):
+            if settings.training.overwrite_output_dir and not settings.training.resume_from_checkpoint:
+                check_not_read(settings.output_dir, {name: getattr(settings.run, name, None) for name in _READ})
             results = (kind.run or distill)(settings, log)
     if settings.is_main and results:
         from ..export.report import try_report
@@ -89,7 +94,6 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
 
 def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     """Make the teacher that a distillation asks for, and train its student or chain of students; as [`run`]."""
-    _keep_what_is_read(settings)
     if settings.run.further_pretraining is not None:
         from .further_pretraining import further_pretraining_of
 
@@ -113,20 +117,6 @@ def distill(settings: RunConfig, log: Log) -> dict[str, Any]:
     if settings.members:
         return distill_family(settings, log)
     return train_student(settings, log)
-
-
-def _keep_what_is_read(settings: RunConfig) -> None:
-    """Refuse to begin with the student of an earlier run that an overwriting run removes."""
-    student = Path(str(settings.training.output_dir), STUDENT_FOLDER).resolve()
-    if settings.training.resume_from_checkpoint or not student.is_dir():
-        return
-    for name in ("teacher", "start"):
-        model = getattr(settings.run, name, None)
-        if model and Path(model).resolve().is_relative_to(student):
-            raise ValueError(
-                f"{name}={model!r} is in output_dir={settings.training.output_dir!r}, which is overwritten; name "
-                "another output_dir"
-            )
 
 
 def with_teacher(settings: RunConfig, teacher: str, *, done: str) -> RunConfig:

@@ -169,6 +169,8 @@ def default_objective(metrics: Mapping[str, float]) -> float:
         ValueError: an evaluation without either.
     """
     for name in ("kl", "loss"):
+        if f"eval_{name}" in metrics:
+            return metrics[f"eval_{name}"]
         if of_sets := [value for key, value in metrics.items() if re.fullmatch(f"eval_(.+_)?{name}", key)]:
             return sum(of_sets) / len(of_sets)
     raise ValueError(

@@ -15,7 +15,6 @@ import itertools
 import logging
 import math
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial, reduce
@@ -310,7 +309,8 @@ class ExactTrainer(Trainer):
             folder = self.run_folder.resolve(resume_from_checkpoint)
             self.resumed_logs = self.resumed_in_stream = None
             if folder is None:
-                self.run_folder.claim()
+                given = {name: self.made_with.get(name) for name in ("model", "teacher_model")}
+                self.run_folder.claim({name: getattr(one, "name_or_path", one) for name, one in given.items()})
                 if not self.has_started:
                     if isinstance(self.data_collator, SeededMasks):
                         self.data_collator.set_epoch(0)  # it may have masked another run's batches
@@ -372,8 +372,9 @@ class ExactTrainer(Trainer):
             passes, steps = self.resumed_in_stream
             return passes, steps * self.args.gradient_accumulation_steps
         epochs = int(self.state.epoch)  # of a checkpoint of an earlier version
-        num_batches = num_update_steps_per_epoch * self.args.gradient_accumulation_steps
-        return epochs, round((self.state.epoch - epochs) * num_batches)
+        steps = round((self.state.epoch - epochs) * num_update_steps_per_epoch)
+        self.resumed_in_stream = epochs, steps
+        return epochs, steps * self.args.gradient_accumulation_steps
 
     def begin_training(self) -> None:
         """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
@@ -554,42 +555,46 @@ class ExactTrainer(Trainer):
 
     def _make_again(self, settings: Mapping[str, Any]) -> None:
         """Become the trainer that the constructor makes with these settings in place of the given ones."""
-        made, before = self.made_with, dict(self.__dict__)
+        made, called = self.made_with, self.called_with
         # a backend may give whole numbers as floats
         whole = {entry.name for entry in dataclasses.fields(made["args"]) if entry.type is int}
         settings = {name: int(value) if name in whole else value for name, value in settings.items()}
-        search = {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
-        search |= {"compute_objective": self.compute_objective, "objective": None}
-        changed = [(made["args"], dataclasses.replace(made["args"], **settings))]
-        if "student" in settings and made.get("plan") is not None:
-            changed.append((made["plan"], None))  # which would stand for the student
+        kept = {name: getattr(self, name) for name in ("made_with", "called_with", "compute_metrics")}
+        kept |= {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
+        kept |= {"compute_objective": self.compute_objective, "objective": None}
+        earlier = self.callback_handler.callbacks
 
-        def now(value: Any) -> Any:
-            return next((new for old, new in changed if value is old), value)
+        def construct(settings: Mapping[str, Any]) -> None:
+            changed = [(made["args"], dataclasses.replace(made["args"], **settings))]
+            if "student" in settings and made.get("plan") is not None:
+                changed.append((made["plan"], None))  # which would stand for the student
 
-        places, names = self.called_with
-        if not any(value is made["args"] for value in (*places, *names.values())):  # a subclass made them itself
-            places, names = (), dict(made)
-        self.__dict__.clear()
-        try:
+            def now(value: Any) -> Any:
+                return next((new for old, new in changed if value is old), value)
+
+            places, names = called
+            if not any(value is made["args"] for value in (*places, *names.values())):  # a subclass made them itself
+                places, names = (), dict(made)
+            self.__dict__.clear()  # first, so that no memory is held twice
             type(self).__init__(self, *map(now, places), **{name: now(value) for name, value in names.items()})
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
+
+        try:
+            construct(settings)
+        except Exception:
+            construct({})
             raise
-        self.made_with, self.called_with = made, before["called_with"]
-        self.compute_metrics = before["compute_metrics"]
-        self.__dict__.update(search)
+        finally:
+            self.__dict__.update(kept)
         # callbacks as they were: the user may have added some since, and removed others
-        earlier, own = before["callback_handler"].callbacks, list(self.callback_handler.callbacks)
+        own, given = list(self.callback_handler.callbacks), made.get("callbacks") or ()
+        fresh = {type(callback) for callback in own if not any(callback is one for one in given)}
         for callback in own:
-            if not any(type(one) is type(callback) for one in earlier):
+            is_of_class = type(callback) in fresh
+            if not any(type(one) is type(callback) if is_of_class else one is callback for one in earlier):
                 self.remove_callback(callback)
-        number = Counter(map(type, own))
         for callback in earlier:
-            if number[type(callback)] == 0:
+            if type(callback) not in fresh and not any(callback is one for one in own):
                 self.add_callback(callback)
-            number[type(callback)] = max(0, number[type(callback)] - 1)
 
     def _hp_search_setup(self, trial: Any) -> None:
         # Trainer would only now change args, by which the student was planned; `train` has.

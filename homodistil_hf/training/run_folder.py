@@ -25,7 +25,7 @@ from ..files.checkpoints import (
 from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, is_of_a_lock, lock_in
 from ..files.messages import short_repr
-from ..files.run_names import FAMILY_FILE, LOG_FILES, RESULTS_FILE, STUDENT_FOLDER
+from ..files.run_names import FAMILY_FILE, LOG_FILES, PART, RESULTS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
 from .ranks import on_every_rank
@@ -69,13 +69,31 @@ def folder_claimed(output_dir: str, *, is_main: bool) -> Iterator[None]:
 
 
 def forget_earlier_run(output_dir: str) -> None:
-    """Remove what would pass for the new run's of a run that is overwritten, and say so of checkpoints and student."""
+    """Remove what would pass for the new run's of one that is overwritten, and say so of checkpoints and students."""
     _forget_records(output_dir)
     Path(output_dir, FAMILY_FILE).unlink(missing_ok=True)
-    student = Path(output_dir, STUDENT_FOLDER)
-    for folder in (*sorted_checkpoints(output_dir), *[student] * (student / FACTS_FILE).is_file()):
+    place = Path(output_dir)
+    parts = sorted(path for path in place.glob("*") if PART.fullmatch(path.name))
+    parts = [part for part in parts if (part / STUDENT_FOLDER / FACTS_FILE).is_file() or sorted_checkpoints(part)]
+    students = [place / STUDENT_FOLDER] * (place / STUDENT_FOLDER / FACTS_FILE).is_file()
+    for folder in (*sorted_checkpoints(output_dir), *parts, *students):
         logger.warning("overwrite_output_dir: %s of an earlier run is removed", folder)
         remove_folder(folder)
+
+
+def check_not_read(output_dir: str, sources: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, a new run that would remove a model that it reads: argument → name."""
+    place = Path(output_dir).resolve()
+    for argument, name in sources.items():
+        if not isinstance(name, str) or not name or not Path(name).is_dir():
+            continue
+        source = Path(name).resolve()
+        first = next(iter(source.relative_to(place).parts), "") if source.is_relative_to(place) else ""
+        if first == STUDENT_FOLDER or PART.fullmatch(first):
+            raise ValueError(
+                f"{argument}={name!r} is in output_dir={output_dir!r}, where it would be overwritten; name another "
+                "output_dir"
+            )
 
 
 def _forget_records(output_dir: str) -> None:
@@ -100,9 +118,14 @@ class RunFolder:
 
         self.earlier_files = on_every_rank(look)
 
-    def claim(self) -> None:
-        """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove checkpoints."""
+    def claim(self, sources: Mapping[str, Any]) -> None:
+        """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove them.
+
+        `sources` are the models that the run reads, as [`check_not_read`] takes them.
+        """
         check_free(self.args, self.earlier_files)
+        if self.earlier_files:
+            check_not_read(str(self.args.output_dir), sources)
         if self.args.should_save:
             _forget_records(str(self.args.output_dir))
         # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's

@@ -149,6 +149,19 @@ def test_a_family_leaves_no_student_of_a_run_that_it_overwrites(finished, folder
     assert "it has several models: name one" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("method", ["homodistil", "self_distillation"])
+def test_a_model_that_is_read_is_not_overwritten(finished, folder, tmp_path, capsys, method):
+    run, text = tmp_path / "run", json.loads((folder / "config.json").read_text())["train_data"]
+    values = {"method": method, "train_data": text, "output_dir": str(run), "overwrite_output_dir": True}
+    values |= {"student": "macs=0.5"} if method == "homodistil" else {}
+    for place in ("student", "1-macs-0.5/student"):
+        shutil.copytree(finished / "student", run / place)
+        (tmp_path / "config.json").write_text(json.dumps(values | {"teacher": str(run / place)}))
+        assert main(["distill", str(tmp_path / "config.json")]) == 2
+        assert "where it would be overwritten; name another output_dir" in capsys.readouterr().err
+        assert (run / place / "model.safetensors").is_file()
+
+
 def test_a_teacher_below_the_home_folder_is_found_by_its_kind(tmp_path, monkeypatch):
     write_teacher(tmp_path / "reranker", task="sequence_classification", num_labels=1)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -167,6 +180,8 @@ def test_steps_between_evaluations_ask_for_evaluations(folder):
     config = str(folder / "config.json")
     assert parse_run([config, "--eval_steps", "2", "--output_dir", "run"]).training.eval_strategy == "steps"
     assert parse_run([config, "--eval_steps", "2", "--eval_strategy", "no"]).training.eval_strategy == "no"
+    whole = json.loads((folder / "config.json").read_text()) | {"eval_steps": None}
+    assert run_of(whole, "the test").training.eval_strategy == "no"
 
 
 def test_a_folder_has_no_revision(folder, tmp_path, capsys):

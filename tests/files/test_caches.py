@@ -54,3 +54,5 @@ def test_a_cache_behind_a_link_is_cleared(tmp_path, monkeypatch):
     (cache_folder() / "datasets").symlink_to(disk)
     assert cache_size() == clear_cache() == 5
     assert cache_size() == 0
+    assert disk.is_dir()
+    (cache_folder() / "datasets" / "more").mkdir(parents=True)

@@ -5,7 +5,8 @@ import pytest
 from rows import each
 
 from homodistil_hf.evaluation.fine_tuning import OwnTaskSettings
-from homodistil_hf.files.settings import SettingsParser, limits_of
+from homodistil_hf.files.flags import SettingsParser
+from homodistil_hf.files.settings import limits_of
 from homodistil_hf.runs.config import parse_run
 from homodistil_hf.runs.kinds import KINDS, METHODS, run_kind_named, trainer_named
 

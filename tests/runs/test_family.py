@@ -187,7 +187,7 @@ def test_starting_anew_forgets_an_earlier_family(folder, tmp_path, monkeypatch):
     killed = kill_at("_train_member", 1)
     distil_killed(monkeypatch, killed, folder, run, max_steps=4, overwrite_output_dir=True, seed=1)
     assert json.loads((run / "family.json").read_text())["finished"] == []
-    assert list(run.glob("*/checkpoint-*")) == []
+    assert list(run.glob("*/checkpoint-*")) == list(run.glob("*/student")) == []
 
 
 @pytest.mark.slow

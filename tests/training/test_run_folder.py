@@ -33,6 +33,7 @@ from homodistil_hf.files.checkpoints import (
 )
 from homodistil_hf.files.folders import TRIAL_SUFFIX
 from homodistil_hf.models.saved_student import read_state
+from homodistil_hf.models.widths import widths_of
 from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.training.run_folder import check_output_dir, existing_files
 
@@ -194,6 +195,18 @@ def test_the_best_model_is_one_at_the_target_plan_in_a_resumed_run_too(make_trai
     resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **BEST)
     resumed.train(checkpoint(tmp_path, 10))
     assert (resumed.state.best_metric, logs_of(resumed)) == (metric, logs)
+
+
+def test_a_trainer_does_not_remove_the_model_that_it_starts_from(trained, make_trainer, tmp_path):
+    trained(max_steps=1).export(tmp_path / "run" / "student")
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "student")
+    for given in (model, str(tmp_path / "run" / "student")):
+        trainer = make_trainer(
+            model=given, max_steps=1, student=None, plan=widths_of(model.config), overwrite_output_dir=True
+        )
+        with pytest.raises(ValueError, match="^model='.*student' is in output_dir=.*where it would be overwritten"):
+            trainer.train()
+    assert (tmp_path / "run" / "student").is_dir()
 
 
 def test_a_resumed_run_does_not_evaluate_at_its_start_again(make_trainer, trained, tmp_path):

@@ -94,6 +94,14 @@ def test_a_search_keeps_what_a_user_gave_and_changed(make_trainer):
     assert [callback for callback in after if isinstance(callback, Noted)] == [given, added]
 
 
+def test_a_callback_that_was_replaced_stays_so(make_trainer):
+    trainer = make_trainer(max_steps=1, callbacks=[given := Noted("given")])
+    trainer.remove_callback(given)
+    trainer.add_callback(other := Noted("other"))
+    trainer.hyperparameter_search(of_seed, n_trials=1)
+    assert [one for one in trainer.callback_handler.callbacks if isinstance(one, Noted)] == [other]
+
+
 def test_a_trial_that_can_not_work_leaves_the_trainer_as_it_was(make_trainer):
     students = ["macs=2", "macs=0.5"]
     trainer = make_trainer(max_steps=1)
@@ -110,6 +118,7 @@ def test_a_trial_that_can_not_work_leaves_the_trainer_as_it_was(make_trainer):
 def test_several_evaluation_sets_are_judged_by_their_mean(make_trainer):
     assert default_objective({"eval_a_kl": 1.0, "eval_b_kl": 3.0, "eval_loss": 9.0}) == 2.0
     assert default_objective({"eval_loss": 9.0, "eval_runtime": 1.0}) == 9.0
+    assert default_objective({"eval_kl": 1.0, "eval_8-2x4-16_kl": 3.0}) == 1.0  # a nested student's smaller size
     with pytest.raises(ValueError, match="neither eval_kl nor eval_loss .eval_runtime.; give one"):
         default_objective({"eval_runtime": 1.0})
     sets = {"a": make_blocks(8, seed=1), "b": make_blocks(8, seed=2)}

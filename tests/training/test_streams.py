@@ -1,5 +1,6 @@
 """Training from a stream: the rows of a table in order. That it is resumed exactly: `test_resuming.py`."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,8 @@ from datasets import Dataset
 from run_traces import OnStep, SaveAt, differences, losses_of
 from tiny_models import make_blocks
 from torch.utils.data import IterableDataset
+
+from homodistil_hf.files.checkpoints import write_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -75,18 +78,24 @@ class Counted(IterableDataset):
             yield row
 
 
-@pytest.mark.parametrize("stop", [2, 4])
-def test_a_longer_run_goes_on_at_the_next_row(make_trainer, tmp_path, stop):
-    """Also in the second pass; a pass is 3 steps of 8 rows."""
+@pytest.mark.parametrize(("stop", "is_older"), [(2, False), (4, False), (2, True)])
+def test_a_run_of_a_stream_goes_on_at_the_next_row(make_trainer, tmp_path, stop, is_older):
+    """Also a longer one, in the second pass, and of an older checkpoint; a pass is 3 steps of 8 rows."""
     settings = {"per_device_train_batch_size": 8, "num_scoring_batches": 1}
     make_trainer(train_dataset=Counted(24), max_steps=4, callbacks=[SaveAt(stop)], **settings).train()
+    folder, num_steps = tmp_path / "run" / f"checkpoint-{stop}", 4 if is_older else 7
+    if is_older:
+        state = json.loads((folder / "pruning_state.json").read_text())
+        del state["in_stream"]
+        (folder / "pruning_state.json").write_text(json.dumps(state))
+        write_manifest(folder)
     stream = Counted(24)
-    longer = make_trainer(train_dataset=stream, max_steps=7, output_dir=str(tmp_path / "longer"), **settings)
+    longer = make_trainer(train_dataset=stream, max_steps=num_steps, output_dir=str(tmp_path / "longer"), **settings)
     seen = []
     longer.add_callback(OnStep(lambda step: seen.append(longer.in_stream)))
     stream.read.clear()  # its first rows are checked
-    longer.train(str(tmp_path / "run" / f"checkpoint-{stop}"))
-    assert seen == [((step - 1) // 3, (step - 1) % 3 + 1) for step in range(stop + 1, 8)]
-    rows = [*range(24)] * (3 - stop // 3)  # from the first of the pass that it stands in
+    longer.train(str(folder))
+    assert seen == [((step - 1) // 3, (step - 1) % 3 + 1) for step in range(stop + 1, num_steps + 1)]
+    rows = [*range(24)] * ((num_steps - 1) // 3 + 1 - stop // 3)  # from the first of the pass that it stands in
     assert stream.read == rows[: len(stream.read)]
     assert len(stream.read) >= len(rows) - 16

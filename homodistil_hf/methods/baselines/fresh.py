@@ -55,7 +55,9 @@ class FreshTrainer(DistillationTrainer):
     def set_up_student(self) -> None:
         """Refuse what fresh weights can't be."""
         check_masked_lm(self)
-        if frozen := [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]:
+        unused = getattr(self.model, "unused_if_untied", None)
+        trains = {name: parameter.requires_grad for name, parameter in self.model.named_parameters() if name != unused}
+        if frozen := [name for name in trains if not trains[name]]:
             raise ValueError(
                 f"model has {len(frozen)} frozen parameters, such as {frozen[0]}, which would stay random; call "
                 "model.requires_grad_(True) first"

@@ -76,6 +76,14 @@ def test_fresh_students_know_nothing_of_the_teacher(trainer_of, method, tmp_path
     assert one.model.cls.predictions.decoder.weight is one.model.bert.embeddings.word_embeddings.weight
 
 
+def test_frozen_parameters_would_stay_random(trainer_of):
+    untied = make_teacher(tie_word_embeddings=False)  # whose second bias is never used, nor trained
+    trainer_of("scratch", model=untied)
+    untied.bert.embeddings.LayerNorm.requires_grad_(False)
+    with pytest.raises(ValueError, match="^model has 2 frozen parameters, such as bert.embeddings.LayerNorm.wei"):
+        trainer_of("scratch", model=untied)
+
+
 def test_the_seed_decides_how_a_fresh_student_starts(trainer_of, tmp_path):
     starts = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
