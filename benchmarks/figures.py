@@ -6,6 +6,7 @@ A page has the name behind the number: `99.6<!-- figure half_stsb --> %`. Most f
 other scripts write from records; the rest are calculated here. `unnamed` finds measurements in a page without a name.
 """
 
+import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ CELLS: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 """Name → page of docs/, first cells of a row in a table there, and the column."""
 
+_FOUR_TASKS = ("sst2", "mrpc", "stsb", "qnli")
 CHOSEN = (
     *("95 % confidence", "97.0 %, 10 in 1,000 by 98.3 %", "3 % of the run", "95 % of the run", "within 3 %"),
     *("30 % in training, 15 %", "15 %", "has 35 % of the MACs", "Below 37 % of the", "70 % of the", "at 60 %"),
@@ -132,7 +134,7 @@ def figures() -> dict[str, str]:
     trained = ("60%", f"{rescaled}, then distilled")
     kept = [100 * _share("gradient_free", trained, ("100%",), task) for task in (*glue, "sst2")]
     found |= {"then_distilled_least": f"{min(kept):.0f}", "then_distilled_most": f"{max(kept):.0f}"}
-    return found | _recipes() | _row_orders()
+    return found | _recipes() | _row_orders() | _tasks_kept()
 
 
 def cell(page: str, row: tuple[str, ...], column: str) -> str:
@@ -165,6 +167,21 @@ def _recipes() -> dict[str, str]:
             scores = [factor * run["score"] for run in of_task if run["recipe"] == recipe]
             mean, deviation = statistics.fmean(scores), statistics.stdev(scores)
             found[f"recipe_{task}_{name}"] = f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    return found
+
+
+def _tasks_kept() -> dict[str, str]:
+    """Mean share of their teachers' scores that pruned models of four tasks keep, by size."""
+    record = (DOCS / "results" / "studies" / "tasks.jsonl").read_text(encoding="utf-8")
+    rows = [row for row in map(json.loads, record.splitlines()) if row["way"] == "pruned" and not row["settings"]]
+    found = {}
+    for name, size in {"eighth": "1/8", "sixteenth": "1/16"}.items():
+        kept = {
+            row["task"]: row["student"] / row["teacher"]
+            for row in rows
+            if (row["size"], row["rows"], row["seed"]) == (size, 3000, 0)
+        }
+        found[f"tasks_{name}"] = f"{100 * statistics.fmean(kept[task] for task in _FOUR_TASKS):.0f}"
     return found
 
 
