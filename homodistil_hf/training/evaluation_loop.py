@@ -3,7 +3,6 @@
 `distillation/discrepancy.py` computes the metrics from the rows that this file finds.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,6 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from ..files.messages import join_some
 from ..tasks.kinds import IS_CONSTANT
 from .raw_rows import Grading
 
@@ -158,25 +156,6 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
             # several sets of one step are logged one after the other
             evaluations[entry["step"]] = evaluations.get(entry["step"], {}) | values
     return evaluations
-
-
-def default_objective(metrics: Mapping[str, float]) -> float:
-    """What a search minimizes unless asked for something else: the distance from the teacher, or the loss.
-
-    Of several evaluation sets it is the mean.
-
-    Raises:
-        ValueError: an evaluation without either.
-    """
-    for name in ("kl", "loss"):
-        if f"eval_{name}" in metrics:
-            return metrics[f"eval_{name}"]
-        if of_sets := [value for key, value in metrics.items() if re.fullmatch(f"eval_(.+_)?{name}", key)]:
-            return sum(of_sets) / len(of_sets)
-    raise ValueError(
-        f"compute_objective is not set, and the evaluation has neither eval_kl nor eval_loss ({join_some(metrics)}); "
-        "give one"
-    )
 
 
 def one_or_all(values: tuple[Any, ...]) -> Any:

@@ -10,7 +10,6 @@ SIGTERM, and `ranks.py` makes rows and ranks agree.
 """
 
 import copy
-import dataclasses
 import itertools
 import logging
 import math
@@ -45,7 +44,7 @@ from ..models.conversion import as_stock_reads_it
 from ..models.equality import tensors_digest
 from ..models.saved_student import exact_queries, first_nonfinite_tensor, save_queries
 from ..training_args import ExactArguments
-from .evaluation_loop import default_objective, evaluations_in, gathered
+from .evaluation_loop import evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
 from .ranks import DealtShards, WholeBatches, lay_out_buckets
@@ -299,11 +298,13 @@ class ExactTrainer(Trainer):
             FloatingPointError: too many bad steps in a row, or a checkpoint with values that are not finite.
         """
         if trial is not None:
+            from .search import make_again
+
             # a trial of Optuna becomes settings by hp_space, other backends pass settings
             is_optuna = self.hp_search_backend == HPSearchBackend.OPTUNA
             values = self.hp_space(trial) if is_optuna else {name: trial[name] for name in trial if name != "wandb"}
             self.args.output_dir = self.made_with["args"].output_dir
-            self._make_again(values | {"output_dir": super()._get_output_dir(trial)})
+            make_again(self, values | {"output_dir": super()._get_output_dir(trial)})
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
@@ -528,73 +529,24 @@ class ExactTrainer(Trainer):
 
         Args:
             hp_space: trial → settings by name; default: the backend's.
-            compute_objective: metrics of an evaluation → its result; default: `eval_kl`, or `eval_loss` without one.
+            compute_objective: metrics of an evaluation → its result; default: `eval_kl`, or `eval_loss` without one;
+                of several evaluation sets the mean.
             args: as in `Trainer.hyperparameter_search`.
             kwargs: as in `Trainer.hyperparameter_search`.
 
         Raises:
             ValueError: the trainer trains the given model itself; `hp_space` names no setting.
         """
-        if not self.made_with:
-            raise ValueError(
-                f"{type(self).__name__} trains the given model itself, so a trial would go on from the one before; "
-                "start a run with each setting"
-            )
-        if any(self.made_with.get("optimizers") or ()):
-            raise ValueError(
-                "optimizers is given, but each trial has a student and an optimizer of its own; leave it out, or give "
-                "optimizer_cls_and_kwargs"
-            )
+        from .search import check_searchable, default_objective, make_again  # few runs are searches
+
+        check_searchable(self)
         earlier_files = self.run_folder.earlier_files
         self.model_init = lambda: self.model  # Trainer asks for one, but `train` makes the whole trainer again
         best = super().hyperparameter_search(hp_space, compute_objective or default_objective, *args, **kwargs)
         (best,) = broadcast_object_list([best])
-        self._make_again(best.hyperparameters if isinstance(best, BestRun) else {})
+        make_again(self, best.hyperparameters if isinstance(best, BestRun) else {})
         self.run_folder.earlier_files = earlier_files  # the trials' folders are in no run's way
         return best
-
-    def _make_again(self, settings: Mapping[str, Any]) -> None:
-        """Become the trainer that the constructor makes with these settings in place of the given ones."""
-        made, called = self.made_with, self.called_with
-        # a backend may give whole numbers as floats
-        whole = {entry.name for entry in dataclasses.fields(made["args"]) if entry.type is int}
-        settings = {name: int(value) if name in whole else value for name, value in settings.items()}
-        kept = {name: getattr(self, name) for name in ("made_with", "called_with", "compute_metrics")}
-        kept |= {name: getattr(self, name) for name in ("hp_search_backend", "hp_space", "hp_name")}
-        kept |= {"compute_objective": self.compute_objective, "objective": None}
-        earlier = self.callback_handler.callbacks
-
-        def construct(settings: Mapping[str, Any]) -> None:
-            changed = [(made["args"], dataclasses.replace(made["args"], **settings))]
-            if "student" in settings and made.get("plan") is not None:
-                changed.append((made["plan"], None))  # which would stand for the student
-
-            def now(value: Any) -> Any:
-                return next((new for old, new in changed if value is old), value)
-
-            places, names = called
-            if not any(value is made["args"] for value in (*places, *names.values())):  # a subclass made them itself
-                places, names = (), dict(made)
-            self.__dict__.clear()  # first, so that no memory is held twice
-            type(self).__init__(self, *map(now, places), **{name: now(value) for name, value in names.items()})
-
-        try:
-            construct(settings)
-        except Exception:
-            construct({})
-            raise
-        finally:
-            self.__dict__.update(kept)
-        # callbacks as they were: the user may have added some since, and removed others
-        own, given = list(self.callback_handler.callbacks), made.get("callbacks") or ()
-        fresh = {type(callback) for callback in own if not any(callback is one for one in given)}
-        for callback in own:
-            is_of_class = type(callback) in fresh
-            if not any(type(one) is type(callback) if is_of_class else one is callback for one in earlier):
-                self.remove_callback(callback)
-        for callback in earlier:
-            if type(callback) not in fresh and not any(callback is one for one in own):
-                self.add_callback(callback)
 
     def _hp_search_setup(self, trial: Any) -> None:
         # Trainer would only now change args, by which the student was planned; `train` has.

@@ -7,7 +7,7 @@ from tiny_models import make_blocks, make_teacher
 from transformers import DefaultFlowCallback, ProgressCallback, TrainerCallback
 
 from homodistil_hf import HomoDistilTrainer, OneShotTrainer
-from homodistil_hf.training.evaluation_loop import default_objective
+from homodistil_hf.training.search import default_objective
 
 pytestmark = pytest.mark.slow
 
