@@ -140,9 +140,10 @@ def test_a_slow_hub_holds_up_no_step_and_a_checkpoint_stays_until_it_is_there(hu
     made = hub_client.run(train_beside_a_slow_hub, str(tmp_path / "run"), hub.url, **settings)
     assert made.error is None, made.trace
     assert made.value == {"push is done": False, "checkpoints": ["checkpoint-2", "checkpoint-4"]}
-    # the pushed one goes with the next checkpoint; the push may end after the last
+    # the pushed one goes with the next checkpoint; a push, of this or of a later one, may end after the last
     left = {path.name for path in (tmp_path / "run").glob("checkpoint-*")}
-    assert left - {"checkpoint-2"} == {"checkpoint-8"}
+    assert "checkpoint-8" in left
+    assert len(left) <= 2
     assert "Training in progress, checkpoint-2" in hub.repos["me/run"].titles
 
 
