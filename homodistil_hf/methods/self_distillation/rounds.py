@@ -37,7 +37,7 @@ from ...models.loading import (
 )
 from ...training.ranks import on_every_rank
 from ...training.row_checks import rows_digest
-from ...training.run_folder import folder_claimed, recorded_start
+from ...training.run_folder import check_not_read, folder_claimed, recorded_start
 from ...training_args import with_settings
 from .trainer import IMAGE_CLASS, SelfDistillationArguments, SelfDistillTrainer, check_class, check_corpus
 
@@ -93,6 +93,8 @@ def self_distill(
         folder = Path(args.output_dir or "")
         # refused on all ranks, before the main process removes what an earlier run has left
         on_every_rank(lambda: recorded_start(args, RUN_FILE, begun_with))
+        if not args.resume_from_checkpoint:
+            check_not_read(str(args.output_dir), {"model": name})
         if args.should_save and not args.resume_from_checkpoint:
             # in this order: what an earlier run has left must never pass for this one's
             (folder / RUN_FILE).unlink(missing_ok=True)

@@ -180,6 +180,9 @@ def test_folders_with_other_files_are_refused(initial, image_initial, arguments,
         self_distill(initial, arguments(), **data_of(TEXT))
     with pytest.raises(ValueError, match=r"is not what the run in output_dir=.* began with, .*; resume with that"):
         self_distill(image_initial, arguments(resume_from_checkpoint="last"), **data_of(IMAGES))
+    with pytest.raises(ValueError, match=r"^model='.*student' is in output_dir=.*, where it would be overwritten"):
+        self_distill(tmp_path / "run" / "student", arguments(overwrite_output_dir=True), **data_of(TEXT))
+    assert (tmp_path / "run" / "student").is_dir()
     again = self_distill(initial, arguments(max_steps=1, overwrite_output_dir=True), **data_of(TEXT))
     assert all(again["rounds"])
 
