@@ -73,17 +73,17 @@ def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Of a task's cells the one with the most copies counts, and with the most stages.
     """
-    best: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: _much_done(json.loads(row["cell"]))):
-        cell = json.loads(row["cell"])
+    best: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
+    cells = [(json.loads(row["cell"]), row) for row in rows]
+    for cell, row in sorted(cells, key=lambda one: (one[0].get("copies", 0), len(one[0]["stages"]))):
         if cell["stages"] and {key: cell[key] for key in cell if key not in _DATA} == _COMPARED:
-            best[cell["task"], cell["stages"][-1]] = row
+            best[cell["task"], cell["stages"][-1]] = len(cell["stages"]), row
     lines = []
     for bits in (8, 4, 2, 1):
-        found = {task: best[task, bits] for task in _FIRST if (task, bits) in best}
-        numbers = {task: len(json.loads(row["cell"])["stages"]) for task, row in found.items()}
-        scores = {task: row[f"stage-{numbers[task]}"]["score"] for task, row in found.items()}
-        steps = sorted({_COMPARED["max_train_steps"] * number for number in numbers.values()})
+        of_tasks = {task: best[task, bits] for task in _FIRST if (task, bits) in best}
+        found = {task: row for task, (_, row) in of_tasks.items()}
+        scores = {task: row[f"stage-{number}"]["score"] for task, (number, row) in of_tasks.items()}
+        steps = sorted({_COMPARED["max_train_steps"] * number for number, _ in of_tasks.values()})
         kept = [scores[task] / row["float"] for task, row in found.items()]
         # a constant answer has no correlation; the first rows don't name it
         constants = {task: row.get("constant", 0.0) for task, row in found.items()}
@@ -94,10 +94,6 @@ def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         lines.append([f"W1A{bits}", *shown, " to ".join(f"{one:,}" for one in steps) or "–", *means])
     header = ["", *_FIRST.values(), "steps", "above a constant, %", "mean kept, %"]
     return markdown_table(header, lines)
-
-
-def _much_done(cell: Mapping[str, Any]) -> tuple[int, int]:
-    return cell.get("copies", 0), len(cell["stages"])
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
