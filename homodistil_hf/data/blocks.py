@@ -48,7 +48,7 @@ class TextPacker:
     max_seq_length: int
     text_column: str
     packs: bool = True
-    format_version: int = 1
+    format_version: int = 2
 
     def __call__(self, texts: Iterable[str | None]) -> dict[str, Any]:
         """Turn texts into the column `input_ids`, as [`cut`] has it."""
@@ -88,13 +88,14 @@ class TextPacker:
     def encode(self, texts: Iterable[str | None]) -> np.ndarray:
         """Tokenize texts into one stream, (number of tokens,) int32, a separator token after each that has any token.
 
-        None and blank texts are skipped; another type than a string is a ValueError. A tokenizer without a separator,
-        whose texts can't share blocks but may be counted, puts none.
+        None and blank texts are skipped; another type than a string is a ValueError. A literal "[MASK]" is text, or
+        left out where the tokenizer reads it as the mask all the same. A tokenizer without a separator, whose texts
+        can't share blocks but may be counted, puts none.
         """
         separator = [] if self.tokenizer.sep_token_id is None else [self.tokenizer.sep_token_id]
         # Pieces go to the tokenizer in groups that cut across texts, so a text may end in a later group than it began:
         # `has_tokens` remembers whether the open text has any token yet.
-        stream, has_tokens = [np.empty(0, dtype=np.int32)], False
+        stream, has_tokens, literal = [np.empty(0, dtype=np.int32)], False, self._read_literally()
         for group in _groups(self._pieces(texts)):
             ids: list[int] = []
             encoded = self.tokenizer(
@@ -106,13 +107,22 @@ class TextPacker:
                 verbose=False,  # pieces are longer than the model's input by design
             )["input_ids"]
             for piece_ids, (_, is_last) in zip(encoded, group, strict=True):
-                ids += piece_ids
-                has_tokens = has_tokens or len(piece_ids) > 0
+                read = [one for one in piece_ids if one not in literal] if literal else piece_ids
+                ids += read
+                has_tokens = has_tokens or len(read) > 0
                 if is_last and has_tokens:
                     ids += separator
                     has_tokens = False
             stream.append(np.array(ids, dtype=np.int32))
         return np.concatenate(stream)
+
+    def _read_literally(self) -> set[int]:
+        """Special tokens that a text becomes although none are looked for: pieces of the vocabulary."""
+        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id}
+        if not special:
+            return special
+        read = self.tokenizer(self.tokenizer.all_special_tokens, add_special_tokens=False, split_special_tokens=True)
+        return special & {one for ids in read["input_ids"] for one in ids}
 
     def _pieces(self, texts: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
         """Yield pieces of bounded length, each with whether it is the last one of its text."""
@@ -126,9 +136,8 @@ class TextPacker:
                 start = 0
                 while len(text) - start > _PIECE_CHARS:
                     # in front of white space if there is any; behind the start, whose own space would be found again
-                    window = start + 1, start + _PIECE_CHARS
-                    space = max(text.rfind(" ", *window), text.rfind("\n", *window))
-                    end = start + _PIECE_CHARS if space < 0 else space
+                    window = range(start + _PIECE_CHARS - 1, start, -1)
+                    end = next((place for place in window if text[place].isspace()), start + _PIECE_CHARS)
                     yield text[start:end], False
                     start = end
                 yield text[start:], True

@@ -180,7 +180,8 @@ def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
 
 def _split_of(words: Iterable[str]) -> str | None:
     present = set(words)
-    return next((split for split, names in _SPLIT_WORDS.items() if present & names), None)
+    # training last: `validation/train_0.jsonl` is held out
+    return next((split for split in ("validation", "test", "train") if present & _SPLIT_WORDS[split]), None)
 
 
 def _readable(files: list[Path], label: str) -> list[Path]:
@@ -302,10 +303,28 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
     return parts
 
 
+def _class_names_of(schema: pyarrow.Schema) -> str:
+    """What `datasets` wrote of a file's columns, names of classes among it: their numbers are of this file alone."""
+    written = (schema.metadata or {}).get(b"huggingface", b"{}")
+    features = (json.loads(written).get("info") or {}).get("features")
+    return json.dumps(features, sort_keys=True)
+
+
+def _arrow_schema(file: Path) -> pyarrow.Schema:
+    with pyarrow.memory_map(str(file)) as opened:
+        try:
+            return pyarrow.ipc.open_stream(opened).schema
+        except pyarrow.ArrowInvalid:  # a file, not a stream
+            return pyarrow.ipc.open_file(opened).schema
+
+
 def _columns_of(file: Path) -> Any:
     """Return the columns of a file, for comparison; None where its reader finds them."""
     if file.suffix.lower() == ".parquet":
-        return pyarrow.parquet.read_schema(file).remove_metadata()
+        schema = pyarrow.parquet.read_schema(file)
+        return schema.remove_metadata(), _class_names_of(schema)
+    if file.suffix.lower() == ".arrow":
+        return _class_names_of(_arrow_schema(file))
     if file.suffix.lower() in SEPARATORS:
         return str(csv_settings(file))
     if _READERS[file.suffix.lower()] is JsonDatasetReader:

@@ -70,6 +70,10 @@ def column_types(features: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _holds_texts(kind: str) -> bool:
+    return "str" in kind or kind in ("List", "LargeList", "dict")
+
+
 def query_column_in(names: Iterable[str]) -> str | None:
     """The column that holds a query, by its name; None where there is none."""
     known = {name.lower(): name for name in names}
@@ -99,7 +103,7 @@ def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triple
     )
     with_pairs &= "text" not in known
     if (negatives or with_pairs) and not positives:  # a usual name for the text of a pair
-        positives = [known[name] for name in _PASSAGES if name in known][:1]
+        positives = [known[name] for name in _PASSAGES if name in known and _holds_texts(types[known[name]])][:1]
     lists = [known[name] for name in _LISTS if name in known and "str" not in types[known[name]]]
     is_one_text = not with_pairs and not negatives and len(positives) == 1 and "str" in types[positives[0]]
     if query is None or not (positives or lists) or (is_one_text and not lists):
@@ -153,6 +157,8 @@ def _texts(cell: Any, label: Any) -> Iterator[tuple[str, Any]]:
         for one in cell:
             yield from _texts(one, label)
     elif isinstance(cell, dict):
-        text, own = (next((cell[key] for key in keys if key in cell), None) for keys in (_TEXT_KEYS, _LABEL_KEYS))
+        # Arrow gives all objects of a list the keys of each
+        known = {key: value for key, value in cell.items() if value is not None}
+        text, own = (next((known[key] for key in keys if key in known), None) for keys in (_TEXT_KEYS, _LABEL_KEYS))
         own = label if label is not None else own
         yield from _texts(_with(text, own) if isinstance(own, list) else text, None if isinstance(own, list) else own)

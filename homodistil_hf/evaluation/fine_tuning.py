@@ -71,6 +71,7 @@ from ..tasks.columns import (
 from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens, what_fits
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, IS_CONSTANT, TAGS, VALUES, names_of
+from ..tasks.labels import read_alike
 from ..tasks.metrics import accuracy
 from ..tasks.questions import WINDOW_LENGTH
 from ..tasks.reading import load_rows
@@ -708,6 +709,9 @@ def own_rows(
     tokens = some_tokens(train, tokenizer, MEASURED_ROWS)
     of_parts = {"to train on": train.rows, "held out": held_out.rows}
     say(read_line(of_parts, **what_is_read([train, held_out]), tokenizer=tokenizer, tokens=tokens))
+    if model is not None:
+        train, held_out = read_alike((train, held_out), task.config)
+        task = replace(task, columns=held_out.columns)
     return task, train.rows, held_out.rows
 
 

@@ -31,6 +31,7 @@ from ..tasks.columns import LEAST_ROWS, ReadRows, described_rows, found_rows, li
 from ..tasks.encoding import encode_rows, grading_of, length_of_rows, what_fits
 from ..tasks.held_out import apart, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, describe_kind, task_kind_of
+from ..tasks.labels import read_alike
 from ..tasks.reading import load_rows
 from ..training.learning_rate import default_task_rate, steps_of_task
 from ..training.small_start import BESIDE_A_TEACHER, class_name_of, folder_of_start, is_of_a_task, load_small_start
@@ -97,7 +98,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
         if held_out.columns != train.columns:
             log(f"eval_data: {held_out.columns.describe()}")
     length = row_length(settings, inputs, [train], log)
-    encoded = [encode_rows(part, config, inputs.tokenizer, max_length=length) for part in (train, held_out)]
+    read = read_alike((train, held_out), config)
+    encoded = [encode_rows(part, config, inputs.tokenizer, max_length=length) for part in read]
     parts = dict(zip(("to train on", "held out"), encoded, strict=True))
     log(read_line(parts, **what_is_read([train, held_out]), tokenizer=inputs.tokenizer))
     # its default is one for blocks of text; a task is measured on all rows that are held out

@@ -387,7 +387,8 @@ def _labels(
 
 
 def _by_lower_name(names: Iterable[str]) -> Mapping[str, str]:
-    return {name.lower(): name for name in names}
+    # of names that differ in case alone the lower one
+    return {name.lower(): name for name in sorted(names, key=str.islower)}
 
 
 def class_names(feature: Any) -> list[str]:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 from datasets import Dataset
 
 from ..files.hub_errors import HTTP_ERROR
-from ..files.messages import first_line, join_some, nearest_valid, short_repr
+from ..files.messages import first_line, first_of, join_some, nearest_valid, short_repr
 from .columns import Columns, ReadRows, class_names
 from .encoding import question_rows
 from .kinds import ANSWERS, CLASSES, VALUES
@@ -246,7 +246,13 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     if len(rows) == 0:
         raise ValueError(f"{label} has 0 rows; expected at least one")
     values, own_names = rows["label"][:], class_names(rows.features["label"])
-    has_words = set(own_names) == set(task.words)
+    has_words = {*task.words} <= {name.strip().lower() for name in own_names}
+    # numbers of other names may be those of other classes
+    if task.words and not has_words and own_names != [*map(str, range(len(own_names)))]:
+        raise ValueError(
+            f"{label} numbers the classes {first_of(own_names)}; expected {', '.join(task.words)}, or plain numbers "
+            f"0 … {len(task.words) - 1}"
+        )
     numbers = []
     for value in values:
         is_word = has_words and isinstance(value, int) and 0 <= value < len(own_names)

@@ -1,15 +1,17 @@
 """Labels as people write them, by name, number or list → numbers, checked against the names of a model's classes."""
 
+import itertools
 import logging
 import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 
 from ..data.delimited import parsed_cell
@@ -91,6 +93,44 @@ def label_numbers(part: ReadRows, config: PreTrainedConfig) -> list[Any]:
     return [unknown if value is None else next(found) for value in values]
 
 
+def read_alike(parts: Sequence[ReadRows], config: PreTrainedConfig) -> list[ReadRows]:
+    """Rows of a run whose labels are those of its model, found by one rule for all parts.
+
+    Whether numbers are names, and what an empty cell says, shows in all labels of a run, and may not in a few rows.
+
+    Args:
+        parts: all of one kind; their columns of labels have one feature each, or parts are left as they are.
+        config: of the model.
+
+    Returns:
+        The parts; classes by name, and several labels a row as shares, in the first of their columns.
+
+    Raises:
+        ValueError: a label that is none of the model's.
+    """
+    labels = parts[0].columns.labels
+    features = [[part.rows.features[name] for name in labels if name in part.rows.column_names] for part in parts]
+    names = names_of(config)
+    are_alike = parts[0].columns.kind in (CLASSES, LABELS) and all(one == features[0] for one in features)
+    if not labels or not are_alike or len({*names}) < len(names) or any(map(is_missing, names)):
+        return list(parts)
+    for part in parts:
+        label_numbers(part, config)  # refuses by its name
+    table = concatenate_datasets([part.rows.select_columns(list(labels)) for part in parts])
+    argument = " and ".join(part.argument for part in parts)
+    numbers = iter(label_numbers(ReadRows(table, replace(parts[0].columns, labels=labels), argument), config))
+    found = []
+    for rows, columns, argument in parts:
+        own = list(itertools.islice(numbers, len(rows)))
+        if columns.kind == CLASSES:
+            cells: list[Any] = [None if one == UNKNOWN_CLASS else names[one] for one in own]
+        else:
+            cells = [None if UNKNOWN_VALUE in one else one for one in own]
+        read = rows.remove_columns(list(labels)).add_column(labels[0], cells)
+        found.append(ReadRows(read, replace(columns, labels=labels[:1]), argument))
+    return found
+
+
 def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Sequence[str], where: str) -> list[int]:
     """Classes by name or number → the model's numbers.
 
@@ -110,8 +150,11 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
             raise ValueError(
                 f"{where} has the label {short_repr(value)}, which is no class: correct or drop such rows"
             )
-    if own_names and not (has_default_names(config) and len(own_names) <= config.num_labels):
+    are_named = bool(own_names) and not (has_default_names(config) and len(own_names) <= config.num_labels)
+    if are_named:
         values = [own_names[value] if isinstance(value, int) else value for value in values]
+        # a name such as "1" is a number of the model's only where all are their own numbers
+        are_named = [*map(_whole, own_names)] != [*range(len(own_names))]
     exact = {name: number for number, name in enumerate(names_of(config))}
     # names that differ in case alone, such as US and us, are themselves only
     counts = Counter(name.strip().casefold() for name in exact)
@@ -123,7 +166,7 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         word = str(value).strip().casefold()
         otherwise = (names[way] for way in (word, _POINT.sub("", word), str(_whole(value))) if way in names)
         by_name[value] = exact.get(str(value), exact.get(str(value).strip(), next(otherwise, None)))
-    by_number = {value: _whole(value) for value in found}
+    by_number = {value: None if are_named else _whole(value) for value in found}
     if None not in by_name.values():
         if by_number != by_name and all(number in range(config.num_labels) for number in by_number.values()):
             logger.warning(

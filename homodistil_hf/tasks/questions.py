@@ -125,11 +125,12 @@ def windows_in_batches(
 def labelled_inputs(window: Window, row: Row) -> dict[str, Any]:
     """A window's inputs, with `start_positions` and `end_positions` of the first right answer: of `[CLS]` for none."""
     start, end = window.cls_index, window.cls_index
-    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
-    if texts and texts[0].strip():
+    answers = zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)
+    if first := next(((text, begin) for text, begin in answers if text.strip()), None):
         # white space around an answer belongs to no token
-        begin = starts[0] + len(texts[0]) - len(texts[0].lstrip())
-        start, end = window.tokens_of(begin, begin + len(texts[0].strip()))
+        text, begin = first
+        begin += len(text) - len(text.lstrip())
+        start, end = window.tokens_of(begin, begin + len(text.strip()))
     return {**window.inputs, "start_positions": start, "end_positions": end}
 
 

@@ -5,6 +5,7 @@ data/sources.py finds the files and reads parquet, Arrow and text; CSV and JSON 
 
 import glob
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -20,12 +21,15 @@ from ..data.sources import TAGGED_WORDS, concatenated, local_files, read_source
 from ..files.caches import full_disk
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
+from .columns import CLASS_COLUMNS, TAG_COLUMNS, class_names, is_missing
 
+logger = logging.getLogger(__name__)
 _JSON = (".json", ".jsonl")
 _ANSWER_COLUMNS = ("text", "answer_start")
 WORDS, TAGS = "tokens", "ner_tags"
 _TAG = re.compile(r"O|[BIESLU]-\S+")
 _LOOKED_AT, _MOST_COLUMNS = 200, 4
+_STEM = 3  # letters
 _SENTENCE = ("sentence #", "sentence", "sentence_id", "sentence_number", "sent_id", "sent", "sentence_idx")
 _WORD = ("word", "token", "words", "tokens", "form")
 _TAG_NAMES = ("tag", "ner_tag", "ner", "label", "entity", "tags", "ner_tags", "labels")
@@ -51,6 +55,7 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
         raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
     parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
     try:
+        _warn_of_other_labels(parts, argument)
         rows = grouped(concatenated(parts))
     except (ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
@@ -63,6 +68,15 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
             f"{argument}={join_some(map(repr, sources))} has the columns {columns}, but no rows; add some"
         )
     return rows
+
+
+def _warn_of_other_labels(parts: Sequence[Dataset], argument: str) -> None:
+    """Warn of sources that have their labels in different columns: of all but one no row would have any."""
+    usual = {*CLASS_COLUMNS, *TAG_COLUMNS}
+    found = [{name for name in part.column_names if name.lower() in usual} for part in parts]
+    if found and all(found) and not set.intersection(*found):
+        names = join_some(map(repr, sorted(set.union(*found))))
+        logger.warning("%s: sources have labels in different columns, %s; give them one name", argument, names)
 
 
 def _read(name: str, split: str, label: str) -> Iterator[Dataset]:
@@ -226,18 +240,24 @@ def grouped(rows: Dataset) -> Dataset:
     sentences = [list(places) for _, places in groupby(range(len(starts)), starts.__getitem__)]
     if len(sentences) == len(starts):
         return rows  # a row a sentence
+    if 2 * sum(len(str(cell).split()) > 1 for cell in word) > len(word):
+        return rows  # not of single words: lists, as files of words have them
     # sentences that hold more words than those of their rows: the rows are of single words in their context
     cells = [str(sentence[members[0]]) for members in sentences]
-    num_longer = sum(
-        len(cell.split()) > len(members) and all(str(word[place]) in cell for place in members)
-        for cell, members in zip(cells, sentences, strict=True)
-    )
+    num_longer = 0
+    for cell, members in zip(cells, sentences, strict=True):
+        # a word may be written otherwise there, `Run` for `running`; a name holds none of its words
+        found = sum(str(word[place]).casefold()[:_STEM] in cell.casefold() for place in members)
+        num_longer += len(cell.split()) > len(members) and 2 * found > len(members)
     if 2 * num_longer > len(sentences):
         return rows
+    names = class_names(rows.features[columns[2]])
+    # a word may have no tag; numbers of a feature are names
+    tags = [None if is_missing(one) or (names and one < 0) else str(names[one] if names else one) for one in tag]
     table: dict[str, list[Any]] = {WORDS: [], TAGS: []}
     for members in sentences:
-        table[WORDS].append([str(word[place]) for place in members])
-        table[TAGS].append([str(tag[place]) for place in members])
+        table[WORDS].append(["" if word[place] is None else str(word[place]) for place in members])
+        table[TAGS].append([tags[place] for place in members])
     return Dataset.from_dict(table)
 
 

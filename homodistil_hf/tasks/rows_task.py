@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.delimited import parsed_cell
-from ..data.masking import UNKNOWN_CLASS
+from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS
 from ..files.messages import join_some, short_repr
 from .columns import (
     CLASS_COLUMNS,
@@ -178,7 +178,12 @@ def task_of_rows(parts: Mapping[str, Dataset], columns: Columns) -> RowsTask:
     names = class_names(rows.features[columns.labels[0]])
     lists = [entries_of(value) for value in values] if columns.are_words else lists_of(values)
     # a word may have no tag
-    flat = [entry for row in lists for entry in row if columns.kind == LABELS or not is_missing(entry)]
+    flat = [
+        entry
+        for row in lists
+        for entry in row
+        if columns.kind == LABELS or not (is_missing(entry) or str(entry) == str(IGNORED_LABEL))
+    ]
     if columns.kind == LABELS:
         check_entries(flat, f"train_data: column {columns.labels[0]!r}")
     if columns.kind == TAGS and not columns.are_words:

@@ -152,7 +152,7 @@ def in_scheme(
 
 
 def _is_none(tag: Any) -> bool:
-    return is_missing(tag) or tag == IGNORED_LABEL
+    return is_missing(tag) or str(tag) == str(IGNORED_LABEL)
 
 
 def tagged_tokens(

@@ -138,7 +138,7 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[s
     if reader is None:
         return dict(data), []
     found = named_sets(data)
-    raw = {name: rows for name, rows in found.items() if is_raw(rows)}
+    raw = {name: rows.with_format(None) for name, rows in found.items() if is_raw(rows)}
     parts = {name: part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None}
     found |= {name: reader.encoded(rows, name, parts.get(name)) for name, rows in raw.items()}
     if raw:
@@ -169,7 +169,8 @@ def named_sets(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def first_raw(data: Mapping[str, Any]) -> tuple[str, Dataset | None]:
     """The first set of rows that [`is_raw`], behind its name in messages; None without any."""
-    return next(((name, rows) for name, rows in named_sets(data).items() if is_raw(rows)), ("", None))
+    sets = named_sets(data).items()
+    return next(((name, rows.with_format(None)) for name, rows in sets if is_raw(rows)), ("", None))
 
 
 def is_raw(rows: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..files.messages import first_line, short_repr
+from ..files.messages import first_line, first_of, short_repr
 from ..models.architectures import architecture_of
 from ..models.conversion import has_own_decoder
 from .tokenizer_file import needs_of, required_ids, token_ids, trimmed_tokenizer
@@ -102,6 +102,13 @@ def trim_tokenizer(
         backend = Tokenizer.from_str(json.dumps(trimmed_tokenizer(content, chosen)))
     except Exception as error:  # tokenizers raise nothing more special
         raise ValueError(f"tokenizer can't be trimmed ({first_line(error)}); mend its tokenizer.json") from error
+    new = {old: number for number, old in enumerate(chosen)}
+    moved = backend.get_vocab(with_added_tokens=True)
+    if wrong := [word for word, old in ids.items() if old in new and moved.get(word) != new[old]]:
+        raise ValueError(
+            f"tokenizer can't be trimmed: {first_of(map(repr, wrong))} would have other ids; ids with gaps between "
+            "them are numbered anew when they are read: mend its tokenizer.json"
+        )
     # The plain class: others write their tokenizer.json anew, with special tokens in their usual places.
     trimmed = PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -127,3 +127,11 @@ def test_folders_of_save_to_disk_are_read(tmp_path, streaming):
     assert sorted((tmp_path / "y").rglob("*")) == before
     write(tmp_path / "y" / "train" / "more.jsonl", json_lines({"text": "four"}))  # beside the records of the saved set
     assert texts(tmp_path / "y", streaming=streaming) == ["one", None, "two", "four"]
+
+
+@each("name", ["validation/train_0.jsonl", "dev/training_notes.jsonl", "test_split/train_like.jsonl"])
+def test_what_lies_in_a_folder_of_held_out_texts_is_never_trained_on(tmp_path, name):
+    for file, text in (("train/train_0.jsonl", "one"), (name, "two")):
+        write(tmp_path / "x" / file, json_lines({"text": text}))
+    assert texts(tmp_path / "x", split="train") == ["one"]
+    assert texts(tmp_path / "x", split="test" if "test" in name else "validation") == ["two"]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import each
-from transformers import BertTokenizer
+from transformers import BertTokenizer, XLMRobertaTokenizer
 
 from homodistil_hf.data import blocks as data
 from homodistil_hf.data.blocks import TextPacker
@@ -81,6 +81,7 @@ def test_the_tokenizer_never_sees_a_long_text():
 
     class Recorder:
         sep_token_id = SEP
+        unk_token_id, all_special_ids = None, ()
 
         def __call__(self, pieces, **_):
             calls.append(pieces)
@@ -105,3 +106,19 @@ def test_over_long_texts_raise_no_warning(caplog):
 def test_a_text_that_is_no_string_is_refused(text, kind):
     with pytest.raises(ValueError, match=rf"text_column='text' holds a {kind} .*expected strings; choose another"):
         make_packer().encode(["a", text])
+
+
+def test_long_texts_are_cut_at_any_white_space(monkeypatch):
+    monkeypatch.setattr(data, "_PIECE_CHARS", 10)
+    assert make_packer().encode(["\t".join(["bcc"] * 20)]).tolist() == [*[6, 8, 8] * 20, SEP]
+    assert make_packer().encode(["\u00a0".join(["bcc"] * 20)]).tolist() == [*[6, 8, 8] * 20, SEP]
+
+
+def test_special_tokens_in_a_text_are_left_out_where_they_are_pieces_of_the_vocabulary():
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "b", "<", ">", "/", "s", "m", "k", "▁a", "▁b", "<mask>"]
+    tokenizer = XLMRobertaTokenizer(vocab=[(piece, -float(place > 3)) for place, piece in enumerate(pieces)])
+    ids = TextPacker(tokenizer, 16, "text").encode(["a <mask> b </s> a"]).tolist()
+    assert not {tokenizer.mask_token_id, tokenizer.sep_token_id} & {*ids[:-1]}
+    assert tokenizer.decode(ids[:-1]).split() == ["a", "b", "a"]
+    rows = TextPacker(tokenizer, 16, "text", packs=False)(["a </s> b", "b"])["input_ids"]
+    assert [tokenizer.decode(row[1:-1]).split() for row in rows] == [["a", "b"], ["b"]]

@@ -101,3 +101,13 @@ def test_without_a_query_and_a_text_they_are_refused():
     rows = Dataset.from_list([{"query": "", "positive": "a", "negative": "b"}])
     with pytest.raises(ValueError, match=r"^eval_data: no row has 'query' and a text in 'negative', 'positive'"):
         as_pairs(rows, "eval_data")
+
+
+def test_texts_are_read_from_columns_that_hold_some(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"query": "how are you", "document": 17, "body": "a long text of a page"}) + "\n")
+    with pytest.raises(ValueError, match="missing text column"):
+        load_text(file)
+    passages = [{"text": None, "content": "a", "label": 1}, {"text": "b", "content": None, "label": 0}]
+    pairs, _ = as_pairs(Dataset.from_list([{"query": "q", "passages": passages}]))
+    assert (pairs["passage"][:], pairs["label"][:]) == (["a", "b"], [1, 0])

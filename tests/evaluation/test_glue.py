@@ -374,3 +374,26 @@ def test_a_terminal_gets_a_bar_of_each_training(given, monkeypatch, capsys, tmp_
 def test_elsewhere_there_is_no_bar(given, capsys):
     run(given, max_train_steps=3)
     assert "3/3" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["contradiction", "neutral", "entailment"], [2, 1, 0]),
+        (["Contradiction", "Neutral", "Entailment"], [2, 1, 0]),
+        (["contradiction", "neutral", "entailment", "-"], [2, 1, 0]),
+        (["0", "1", "2"], [0, 1, 2]),
+        (["no", "maybe", "yes"], None),
+    ],
+)
+def test_classes_are_the_tasks_by_their_names(tmp_path, names, expected):
+    (tmp_path / "mnli").mkdir()
+    rows = Dataset.from_dict({"premise": ["a"] * 3, "hypothesis": ["b"] * 3, "label": [0, 1, 2]})
+    rows = rows.cast_column("label", ClassLabel(names=names))
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        rows.to_parquet(tmp_path / "mnli" / f"{split}.parquet")
+    if expected is None:
+        with pytest.raises(ValueError, match="numbers the classes no, maybe, yes; expected entailment, neutral, con"):
+            load_task("mnli", tmp_path)
+    else:
+        assert load_task("mnli", tmp_path).train["label"][:] == expected

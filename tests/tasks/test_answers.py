@@ -210,3 +210,8 @@ def test_an_empty_context_has_no_answer():
 @pytest.mark.filterwarnings("error")
 def test_probabilities_stay_in_their_range(difference, probability):
     assert Answer("x", 1.0, 1.0 + difference).no_answer_probability == pytest.approx(probability)
+
+
+def test_an_empty_answer_before_a_right_one_is_passed_over():
+    row = question("w5 w6", CONTEXT, "", "w12")
+    assert labelled_inputs(make_windows([row], TOKENIZER, SHORT)[0], row)["start_positions"] == 6

@@ -201,3 +201,10 @@ def test_marks_of_a_feature_are_its_names_and_not_its_numbers():
     rows = Dataset.from_dict({"text": ["a", "b"], "fear": [0, 1], "joy": [0, 1]}, features=features)
     part = ReadRows(rows, Columns(LABELS, ("text",), ("fear", "joy")), "train_data")
     assert cells_of_several(part) == [[1, 0], [0, 1]]
+
+
+def test_of_names_that_differ_in_case_alone_the_lower_one_is_read():
+    rows = {"text": ["a b"], "Text": ["c d"], "label": [0], "Label": [1]}
+    for names in (list(rows), list(rows)[::-1]):
+        found = find_columns(Dataset.from_dict({name: rows[name] for name in names}), tiny_config(), CLASSES)
+        assert (found.texts, found.labels) == (("text",), ("label",))

@@ -7,8 +7,9 @@ from tiny_models import tiny_config
 
 from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from homodistil_hf.tasks.columns import Columns, ReadRows, num_labelled
-from homodistil_hf.tasks.kinds import CLASSES, LABELS, VALUES
-from homodistil_hf.tasks.labels import label_numbers
+from homodistil_hf.tasks.kinds import CLASSES, LABELS, TAGS, VALUES
+from homodistil_hf.tasks.labels import label_numbers, read_alike
+from homodistil_hf.tasks.rows_task import task_of_rows
 
 NAMES = {0: "bad", 1: "fair", 2: "good"}
 NAMED = tiny_config(id2label=NAMES)
@@ -155,3 +156,48 @@ def test_a_number_below_the_classes_is_not_the_last_one():
 def test_columns_that_are_not_one_for_each_label():
     with pytest.raises(ValueError, match="label_column='a,b' are 2, the model has 3 labels"):
         numbers(LABELS, ["x"], NAMED, names=("a", "b"))
+
+
+@each("names", [["1", "2", "3"], ["1", "0", "2"]])
+def test_numbers_that_a_feature_calls_otherwise_are_not_the_models(names):
+    rows = Dataset.from_dict({"label": [0, 1]}).cast_column("label", ClassLabel(names=names))
+    with pytest.raises(ValueError, match=r"has the label '1' \(1 row\); the model's classes are bad, fair, good"):
+        label_numbers(ReadRows(rows, Columns(CLASSES, ("text",), ("label",))), NAMED)
+    rows = rows.cast_column("label", ClassLabel(names=["0", "1", "2"]))
+    assert label_numbers(ReadRows(rows, Columns(CLASSES, ("text",), ("label",))), NAMED) == [0, 1]
+
+
+def parts_of(kind, labels, columns, *, cut):
+    rows = Dataset.from_dict({"text": ["a"] * len(next(iter(labels.values())))} | labels)
+    part = ReadRows(rows, Columns(kind, ("text",), columns))
+    few = part._replace(rows=rows.select(range(cut, len(rows))), argument="eval_data")
+    return part._replace(rows=rows.select(range(cut))), few
+
+
+def test_few_rows_are_read_as_all_of_a_run():
+    # numbers from 0, or classes by name?
+    parts = parts_of(CLASSES, {"label": [0, 1, 2, 1]}, ("label",), cut=3)
+    assert [label_numbers(part, STARS) for part in parts] == [[0, 1, 2], [0]]
+    read = read_alike(parts, STARS)
+    assert [label_numbers(part, STARS) for part in read] == [[0, 1, 2], [1]]
+    # an empty cell beside a 0 is unknown, and beside marks alone is 0
+    config = tiny_config(id2label={0: "joy", 1: "fear"}, problem_type="multi_label_classification")
+    cells = {"joy": [1, 0, 1, 0, 1], "fear": [0, 1, None, 1, None]}
+    parts = parts_of(LABELS, cells, ("joy", "fear"), cut=3)
+    unknown = [UNKNOWN_VALUE] * 2
+    assert label_numbers(parts[1], config) == [[0.0, 1.0], [1.0, 0.0]]
+    read = read_alike(parts, config)
+    assert [label_numbers(part, config) for part in read] == [[[1.0, 0.0], [0.0, 1.0], unknown], [[0.0, 1.0], unknown]]
+
+
+def test_a_wrong_label_is_named_with_its_own_rows():
+    parts = parts_of(CLASSES, {"label": ["good", "bad", "god"]}, ("label",), cut=2)
+    with pytest.raises(ValueError, match=r"^eval_data: column 'label' has the label 'god' \(1 row\)"):
+        read_alike(parts, NAMED)
+
+
+def test_a_tag_that_is_ignored_is_no_class():
+    rows = Dataset.from_dict({"tokens": [["x", "y", "z"]] * 2, "ner_tags": [[-100, 0, 2], [1, 10, 2]]})
+    assert task_of_rows({"train_data": rows}, Columns(TAGS, ("tokens",), ("ner_tags",))).names == tuple(
+        map(str, range(11))
+    )

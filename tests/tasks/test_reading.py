@@ -5,9 +5,10 @@ import json
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from rows import each
 
+from homodistil_hf.data.corpus import load_text
 from homodistil_hf.tasks.reading import load_rows
 
 ROWS = {"text": ["one, two", "three"], "label": ["null", "007"]}
@@ -138,3 +139,29 @@ def test_cells_and_columns_of_a_table_stay_as_they_are_written(tmp_path):
     rows = load_rows([str(tmp_path / "a.csv")])
     assert rows["text"][:] == rows["Unnamed: 0"][:] == texts
     assert rows["text.1"][:] == ["x"] * 3
+
+
+@each("kind", ["parquet", "arrow"])
+def test_classes_of_files_that_number_them_otherwise_are_refused(tmp_path, kind):
+    for place, names in enumerate((["neg", "pos"], ["pos", "neg"])):
+        rows = Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+        rows = rows.cast_column("label", ClassLabel(names=names))
+        if kind == "parquet":
+            rows.to_parquet(tmp_path / f"{place}.parquet")
+        else:
+            rows.save_to_disk(tmp_path / str(place))
+    with pytest.raises(ValueError, match="columns of other types"):
+        load_rows([str(tmp_path)])
+    assert len(load_text(tmp_path)) == 4
+
+
+def test_sources_with_labels_in_different_columns_are_told(tmp_path, caplog):
+    for name, column in (("a", "label"), ("b", "labels")):
+        (tmp_path / f"{name}.csv").write_text(f"text,{column}\nx,pos\n")
+    load_rows([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
+    assert "labels in different columns, 'label', 'labels'" in caplog.text
+
+
+def test_a_row_of_empty_cells_between_tabs_is_a_row(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\na\t1\n\t\nb\t0\n")
+    assert load_rows([str(tmp_path / "a.tsv")])["label"][:] == ["1", "", "0"]

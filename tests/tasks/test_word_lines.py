@@ -1,7 +1,7 @@
 """A word and its tag a line, or a row, as rows of sentences."""
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
@@ -75,3 +75,25 @@ def test_words_in_the_context_of_a_sentence_are_rows_of_their_own():
     words = sentence.split()  # all of them: one sentence
     table = grouped(Dataset.from_dict({"sentence": [sentence] * 7, "word": words, "tag": ["O"] * 7}))
     assert table[:] == {"tokens": [words], "ner_tags": [["O"] * 7]}
+
+
+def test_lists_of_words_as_files_of_words_have_them_stay():
+    sentences = ["Hello, Ann", "Hello, Ann", "Bob ran"]
+    words = ["['Hello', ',', 'Ann']", "['Hello', ',', 'Ann']", "['Bob', 'ran']"]
+    tags = ["['O', 'O', 'B-PER']", "['O', 'O', 'B-PER']", "['B-PER', 'O']"]
+    rows = Dataset.from_dict({"sentence": sentences, "tokens": words, "ner_tags": tags})
+    assert grouped(rows) is rows
+
+
+def test_words_in_other_forms_than_in_their_sentence_are_rows_of_their_own():
+    sentences = ["the bank closes on Sundays at noon"] * 2 + ["she was running late", "they ate early today"]
+    words = {"word": ["Bank", "Close", "Run", "eat"], "label": ["1", "0", "1", "0"]}
+    rows = Dataset.from_dict({"sentence": sentences, **words})
+    assert grouped(rows) is rows
+
+
+def test_tags_of_a_feature_keep_their_names_and_words_may_have_none():
+    rows = Dataset.from_dict({"sent_id": [1, 1, 2, 2], "token": ["Ada", None, "to", "Rome"], "tag": [0, -1, 2, 1]})
+    rows = rows.cast_column("tag", ClassLabel(names=["B-PER", "B-LOC", "O"]))
+    expected = {"tokens": [["Ada", ""], ["to", "Rome"]], "ner_tags": [["B-PER", None], ["O", "B-LOC"]]}
+    assert grouped(rows)[:] == expected

@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import Dataset
+from rows import each
 from task_rows import KINDS, rows_of_kind
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER
@@ -104,3 +105,11 @@ def test_answers_to_questions_are_graded_for_each_set_that_has_some(make_trainer
     again.evaluate()
     assert "test_f1" not in again.predict(encoded).metrics
     assert trainer.predict(others.select(range(8))).metrics["test_f1"] == same["eval_f1"]
+
+
+@each("kind", ["numpy", "torch", "pandas", "arrow"])
+def test_tables_of_any_format_are_read_as_plain_rows(kind):
+    model, rows = make_teacher(**KINDS["classes"][1]), rows_of_kind("classes")
+    data = {"train_dataset": rows.with_format(kind), "eval_dataset": None}
+    found = tokenized(data, tiny_tokenizer(), model)["train_dataset"]
+    assert found[:] == tokenized(data | {"train_dataset": rows}, tiny_tokenizer(), model)["train_dataset"][:]

@@ -171,3 +171,11 @@ def test_a_real_vocabulary_keeps_its_text(real_data):
     assert len(texts) > 5
     for text in texts:
         assert [kept[token] for token in small(text)["input_ids"]] == tokenizer(text)["input_ids"]
+
+
+def test_ids_with_gaps_that_would_be_numbered_anew_are_refused():
+    vocab = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 10, "b": 12, "ab": 20}
+    tokenizer = BertTokenizer(vocab=vocab)
+    tokenizer.add_tokens(["zz"])
+    with pytest.raises(ValueError, match=r"can't be trimmed: 'zz' would have other ids"):
+        trim_tokenizer(tokenizer, make_teacher(vocab_size=24).config, [8, 10, 20])
