@@ -30,11 +30,11 @@ Terms = dict[str, torch.Tensor]
 States = Sequence[torch.Tensor]
 HeadPairs = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
-PREDICTIONS, TOKENS, PAIRS = range(3)
-"""Places in the result of `DistillationLoss.count`."""
+PREDICTIONS, TOKENS, PAIRS, KNOWN = range(4)
+"""Places in the result of `DistillationLoss.count`; that of known labels is there for a task's own."""
 TERMS = {
     "mlm": PREDICTIONS,  # L_MLM; of models that predict masked words
-    "task": PREDICTIONS,  # in its place, of models of a task
+    "task": KNOWN,  # in its place, of models of a task, whose rows may have no label
     "probe": PREDICTIONS,  # in its place, of models without a head, and only while units are scored
     "kl": PREDICTIONS,  # D_KL
     "hidden": TOKENS,  # L_hidn
@@ -117,7 +117,8 @@ class DistillationLoss:
     def count(self, inputs: Inputs) -> torch.Tensor:
         """Count the predictions, tokens and token pairs of a batch with labels, without padding: int64 `(3,)`.
 
-        The terms are averaged over these.
+        The terms are averaged over these. Of a task's own labels the known ones are counted, too, `(4,)`; each of
+        several values a row is one.
         """
         inputs = self.task.with_positions(inputs)
         # filled on the device: the host would wait for a copy of its own numbers
@@ -125,9 +126,13 @@ class DistillationLoss:
         num_predictions = number(len(inputs["masked_positions"]))
         if "attention_mask" not in inputs:
             num_rows, length = inputs["input_ids"].shape
-            return torch.stack([num_predictions, number(num_rows * length), number(num_rows * length**2)])
-        lengths_B = inputs["attention_mask"].sum(-1, dtype=torch.int64)
-        return torch.stack([num_predictions, lengths_B.sum(), lengths_B.square().sum()])
+            counts = [num_predictions, number(num_rows * length), number(num_rows * length**2)]
+        else:
+            lengths_B = inputs["attention_mask"].sum(-1, dtype=torch.int64)
+            counts = [num_predictions, lengths_B.sum(), lengths_B.square().sum()]
+        if self.task.name == "task":
+            counts.append(self.task.is_known(self.task.labels(inputs)).sum(dtype=torch.int64))
+        return torch.stack(counts)
 
     def total(self, terms: Terms) -> torch.Tensor:
         """Return the weighted sum of all terms, a scalar.
@@ -186,7 +191,12 @@ class DistillationLoss:
             sums["attention"] = self._attention_error(teacher_heads, student_heads, mask_BT)
         # at least 1: a batch without predictions has a loss of 0, not 0 / 0
         counts = counts.clamp(min=1).float()
-        return {name: value / counts[TERMS[name]] for name, value in sums.items()}, student
+        divisors = {name: counts[TERMS[name]] for name in sums if name != "task"}
+        if "task" in sums:  # averaged over rows, of whose values each was counted; guesses are known
+            labels = self.task.labels(inputs)
+            num_known = counts[KNOWN] / (labels.shape[-1] if labels.dim() > 1 else 1)
+            divisors["task"] = counts[PREDICTIONS] if self.guesses_labels else num_known
+        return {name: value / divisors[name] for name, value in sums.items()}, student
 
     def _prediction_terms(self, student: Any, teacher: Any, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
         labels = self.task.labels(inputs)

@@ -26,13 +26,14 @@ class TaskMeter(DiscrepancyMeter):
     Args:
         task: the student's kind of prediction.
         names: of its classes, by number.
+        whose: whose predictions they are, for messages.
     """
 
     num_sums = 6
 
-    def __init__(self, task: Task, names: Sequence[str] = ()):
+    def __init__(self, task: Task, names: Sequence[str] = (), *, whose: str = "this model"):
         super().__init__(task)
-        self.names = names
+        self.names, self.whose = names, whose
         self.kept: list[np.ndarray] = []
         self.num_rows = 0
 
@@ -95,7 +96,7 @@ class TaskMeter(DiscrepancyMeter):
         self.is_constant = has_one_label or bool((given_R == given_R[0]).all())
         if len(given_R) > 1 and self.is_constant and not has_one_label:
             logger.warning(
-                "all %d held-out predictions are of one class: this model has learned nothing", len(given_R)
+                "all %d held-out predictions of %s are of one class: it has learned nothing", len(given_R), self.whose
             )
         # a row ends where the next word has another row's number
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):

@@ -181,7 +181,7 @@ class RerankerDistilTrainer(HomoDistilTrainer):
 class ScoreEvaluation(HeldOutEvaluation):
     """Held-out pairs: error and correlation of scores, the order of labelled pairs; as [`HeldOutEvaluation`]."""
 
-    def new_meter(self) -> ScoreMeter:
+    def new_meter(self, whose: str) -> ScoreMeter:
         """A meter without rows."""
         return ScoreMeter(self.task)
 

@@ -37,11 +37,12 @@ from ..models.architectures.architecture import PROJECTIONS
 from ..models.tokenizers import padding_multiple
 from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
-from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW
+from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW, refuse_compact_budget
 from ..trainer import HomoDistilTrainer
 from ..training.evaluation_loop import HeldOutEvaluation, gathered
 from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
+from ..training_args import DistillationArguments
 from .folder import export_embedding_model, layers_behind, student_model
 from .metrics import agreement, compared
 from .model import EmbeddingModel, load_embedding_model, reduced
@@ -365,6 +366,12 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
         made="pruned from {teacher} and distilled",
         how="Hidden channels, heads and neurons were removed by a probe of the vectors, and the vectors distilled.",
     )
+
+    @classmethod
+    def plan_of(cls, args: DistillationArguments, config: PreTrainedConfig) -> WidthPlan:
+        """As of other models, but for budgets of the compact form."""
+        refuse_compact_budget(args.student)
+        return super().plan_of(args, config)
 
     def start_from(self, model: Any, teacher_model: Any, plan: WidthPlan | None) -> Origins:
         """Take the encoder out of the embedding model; arguments and return as [`DistillationTrainer.start_from`]."""

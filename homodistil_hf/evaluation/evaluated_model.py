@@ -88,9 +88,13 @@ class EvaluatedModel:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of weights, configuration and vocabulary."""
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.sha256((weights_digest(self.model) + vocabulary).encode("utf-8")).hexdigest()
+        """Digest of weights, configuration and tokenizer."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        read = dict(sorted(self.tokenizer.get_vocab().items())) if backend is None else json.loads(backend.to_str())
+        for changing in ("truncation", "padding"):  # of the last call
+            read.pop(changing, None)
+        digested = weights_digest(self.model) + json.dumps(read)
+        return hashlib.sha256(digested.encode("utf-8")).hexdigest()
 
     def measured(
         self, name: str, depends_on: Mapping[str, Any], measure: Callable[[Path], Mapping[str, Any]]

@@ -357,15 +357,28 @@ def answers(
         max_length: tokens a row; the rest of a text is cut off.
 
     Returns:
-        Of each row its class, all its classes where a row may have several, or the tags of its tokens.
+        Of each row its class, all its classes where a row may have several, or the tags of its words.
     """
-    rows = Dataset.from_dict(dict(tokenizer(*columns, truncation=True, max_length=max_length)))
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    rows = Dataset.from_dict(dict(encoded))
     logits_of = [logits for (logits,) in logits_of_rows(model, rows, tokenizer, "logits")]
     if _kind(model) == TAGS:
         # (T, C) of each row: its own tokens, without padding
         lengths, is_left = map(len, rows["input_ids"][:]), tokenizer.padding_side == "left"
         tokens_of = (slice(-length, None) if is_left else slice(length) for length in lengths)
-        return [logits[tokens].argmax(-1).tolist() for logits, tokens in zip(logits_of, tokens_of, strict=True)]
+        tags = [logits[tokens].argmax(-1).tolist() for logits, tokens in zip(logits_of, tokens_of, strict=True)]
+        if not tokenizer.is_fast:
+            return tags
+        # that of a word's first token counts, as in training
+        return [
+            [tag for tag, is_first in zip(of_row, _first_tokens(encoded.word_ids(row)), strict=True) if is_first]
+            for row, of_row in enumerate(tags)
+        ]
     if _kind(model) == LABELS:
         return [(logits > 0).tolist() for logits in logits_of]
     return [int(logits.argmax()) for logits in logits_of]
+
+
+def _first_tokens(word_ids: Sequence[int | None]) -> list[bool]:
+    """Of each token whether it begins a word; special tokens are of none."""
+    return [word not in (None, before) for word, before in zip(word_ids, [None, *word_ids[:-1]], strict=True)]

@@ -368,8 +368,10 @@ class StudentIn:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that the run recorded beside the folder; empty where there are none."""
+        """The settings that the run recorded beside the folder that it wrote; empty where there are none."""
         run = self.folder.resolve().parent
+        if self.kind != "checkpoint" and self.folder.resolve().name not in MODEL_FOLDERS:
+            return {}  # it only lies there
         path = run / SETTINGS_FILE
         return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run)!r}") if path.is_file() else {}
 

@@ -261,7 +261,9 @@ def _of_macs(members: Sequence[NestedMember], wanted: Any, whole_macs: int) -> N
             return larger
         if given is not None and least <= given < most:
             return _between(larger, smaller, (given - least) / (most - least))
-        ranges.append(f"a share from macs={math.ceil(1e3 * least) / 1e3:g} to {math.floor(1e3 * most) / 1e3:g}")
+        first, last = math.ceil(1e3 * least) / 1e3, math.floor(1e3 * most) / 1e3
+        if first < last:  # else sizes are alike in their FFNs
+            ranges.append(f"a share from macs={first:g} to {last:g}")
     raise ValueError(
         f"member={short_repr(wanted)} is none of the nested student's: {', '.join(one.name for one in members)}; "
         f"nearest valid: one of these, {''.join(f'{one}, ' for one in ranges)}or "

@@ -272,8 +272,8 @@ def with_embedding(plan: WidthPlan, teacher: WidthPlan, *, multiple: int = 8) ->
         return plan
     wanted = teacher.embedding_size * plan.hidden_size / teacher.hidden_size
     size = min(max(1, round(wanted / multiple)) * multiple, teacher.embedding_size)
-    # one step down where it is the hidden size, but never to 0
-    size -= (size == plan.hidden_size) * min(multiple, size - 1)
+    if size == plan.hidden_size:  # one step down, or half of the only one
+        size = size - multiple if size > multiple else max(1, size // 2)
     return dataclasses.replace(plan, embedding_size=size)
 
 

@@ -64,6 +64,15 @@ class Budget(NamedTuple):
     text: str = ""
 
 
+def refuse_compact_budget(student: str | None) -> None:
+    """Refuse, by a ValueError, a budget of the compact form for models that have none, as those of vectors."""
+    if student is not None and "compact_macs" in student:
+        raise ValueError(
+            f"student={student!r} counts attention narrower than the hidden size, which only a compact export has; "
+            f"models of vectors have none: name {student.replace('compact_macs', 'macs')}"
+        )
+
+
 def plan_for_budget(
     budget: str | Budget,
     teacher_config: PreTrainedConfig,

@@ -25,7 +25,7 @@ from ..files.checkpoints import PROJECTIONS_FILE, last_checkpoint, sorted_checkp
 from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER, TRIMMED_FOLDER
 from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
@@ -83,7 +83,8 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
     else:
         with folder_claimed(settings.output_dir, is_main=settings.is_main):
             if settings.training.overwrite_output_dir and not settings.training.resume_from_checkpoint:
-                check_not_read(settings.output_dir, {name: getattr(settings.run, name, None) for name in _READ})
+                read = {name: getattr(settings.run, name, None) for name in _READ}
+                check_not_read(settings.output_dir, read, written=(STUDENT_FOLDER, TRIMMED_FOLDER))
             results = (kind.run or distill)(settings, log)
     if settings.is_main and results:
         from ..export.report import try_report
@@ -252,10 +253,10 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
         write_json(settings.folder / FAMILY_FILE, state)
     elif finished and path.is_file():
         earlier = read_json_object(path, SETTINGS_FILE)
-        names = earlier.keys() | settings.given.keys()
-        if others := sorted(name for name in names if earlier.get(name) != settings.given.get(name)):
+        now = settings.recorded
+        if others := sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name)):
             logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
-    write_json(path, settings.given)
+    write_json(path, settings.recorded)
 
 
 def _train_member(

@@ -65,7 +65,7 @@ def run(settings: RunConfig, log: Log) -> dict[str, Any]:
     results |= {"versions": version_facts(), "settings": settings.given}
     results |= {"time_s": round(time.perf_counter() - since, 1)}
     if training.should_save:
-        write_json(Path(str(training.output_dir), SETTINGS_FILE), settings.given)
+        write_json(Path(str(training.output_dir), SETTINGS_FILE), settings.recorded)
         write_json(Path(str(training.output_dir), RESULTS_FILE), results)
     return results
 

@@ -31,6 +31,7 @@ from ..plans.budgets import (
     WIDTH_MULTIPLE,
     is_latency_budget,
     listed_students,
+    refuse_compact_budget,
 )
 from ..plans.resolve import resolve_plan
 from ..tables import aligned_lines, format_table
@@ -80,12 +81,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
             "leave it out"
         )
 
-    # of a budget of milliseconds, of the run that is timed, as its settings count, or of the teacher's method
-    latency, timing = _latency(question, config), {}
-    if question.time:
-        timing = time_run(values, log, num_tokens=num_tokens)
-    plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, config, fewer_layers_below)
-
+    # a run is planned from the trimmed teacher
     trimming = None
     if question.vocabulary is not None:
         from .trim import TrimSource, format_sizes, format_trimming, plan_trimming
@@ -93,6 +89,11 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
         trimming = plan_trimming(source, log, sizes=_SIZES)
     trimmed = trimming.trimmed_config if trimming else config
+    # of a budget of milliseconds, of the run that is timed, as its settings count, or of the teacher's method
+    latency, timing = _latency(question, trimmed), {}
+    if question.time:
+        timing = time_run(values, log, num_tokens=num_tokens)
+    plan = timing.pop("student", None) or latency.get("plan") or _plan_of(question, trimmed, fewer_layers_below)
     costs: dict[str, Any] = {
         "teacher": planned_facts(config, architecture),
         "student": planned_facts(trimmed, architecture, plan),
@@ -105,7 +106,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
     reason = depth_reason(question.student or "", plan, widths)
     # other methods and settings may leave layers out as well, in a budget that is out of reach here
     with suppress(ValueError):
-        if reason and plan == _plan_of(question, config, fewer_layers_below):
+        if reason and plan == _plan_of(question, trimmed, fewer_layers_below):
             lines.append(reason)
 
     if trimming:
@@ -158,6 +159,9 @@ def _teacher_config(question: Any) -> tuple[Any, bool]:
         from .kinds import method_for
 
         if (method := method_for(teacher)) in ("embedding", "sparse", "multi_vector"):
+            if revision is not None:
+                raise ValueError(f"teacher_revision={revision!r} has no place with method={method!r}; leave it out")
+            refuse_compact_budget(question.student)
             return resolve_name(f"homodistil_hf.runs.{method}:planned_config")(teacher), True
     return load_encoder_config(teacher, revision=revision), False
 

@@ -144,6 +144,14 @@ class RunConfig:
         return str((self.training or self.run).output_dir)
 
     @property
+    def recorded(self) -> dict[str, Any]:
+        """What `settings.json` holds: `given`, and a teacher's folder by its whole path, for commands elsewhere."""
+        teacher = self.given.get("teacher")
+        if not isinstance(teacher, str) or not Path(teacher).is_dir():
+            return self.given
+        return self.given | {"teacher": str(Path(teacher).absolute())}
+
+    @property
     def folder(self) -> Path:
         """The same as a path."""
         return Path(self.output_dir)

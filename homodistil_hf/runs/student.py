@@ -158,7 +158,7 @@ def train_to_the_end(
     folder = Path(settings.training.output_dir)
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS_FILE, settings.given)
+        write_json(folder / SETTINGS_FILE, settings.recorded)
     run = settings.run
     # names and numbers of rows, for facts and card
     data = trainer.data_facts() | {

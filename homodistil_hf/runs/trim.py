@@ -33,6 +33,7 @@ from ..export.nested import NESTED_FILE
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
+from ..files.run_names import TRIMMED_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..models.architectures import architecture_of
 from ..models.cost import planned_facts
@@ -50,7 +51,6 @@ from ..vocabulary.trimming import candidates, tokenizer_content, trim_tokenizer,
 from .kinds import TASK_RUN, method_of_model, run_kind_named, run_kind_of
 from .settings import Log, RunConfig
 
-TRIMMED_FOLDER = "trimmed_teacher"
 _NUM_SAMPLES = 1000  # documents that are tokenized both ways
 
 

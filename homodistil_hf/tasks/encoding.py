@@ -1,7 +1,7 @@
 """Rows of a task → tokenized rows for its model, and the length that fits them."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.blocks import some_blocks
 from ..data.delimited import parsed_cell
-from ..data.masking import UNKNOWN_CLASS
+from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS
 from ..models.architectures import max_tokens
 from ..models.tokenizers import as_it_was
 from .columns import Columns, ReadRows, is_missing
@@ -84,8 +84,21 @@ def encode_rows(
     else:
         table, tokenize = part.rows.select_columns(list(columns.texts)), tokenized
         labels = label_numbers(part, config)
+    words = table
     table = table.map(tokenize, batched=True, remove_columns=table.column_names, desc="Tokenizing rows")
-    return table if columns.kind == TAGS else table.add_column("labels", labels)
+    if columns.kind != TAGS:
+        return table.add_column("labels", labels)
+    num_given, num_read = (_num_tagged(cells) for cells in (words["tags"], table["labels"]))
+    if num_read < num_given:
+        logger.info(
+            "%s: %s of %s tagged words lie beyond max_length=%d tokens, and are neither learned nor measured",
+            *(part.argument, f"{num_given - num_read:,}", f"{num_given:,}", max_length),
+        )
+    return table
+
+
+def _num_tagged(rows: Iterable[Sequence[int]]) -> int:
+    return sum(tag != IGNORED_LABEL for row in rows for tag in row)
 
 
 def as_questions(part: ReadRows) -> list[dict[str, Any]]:

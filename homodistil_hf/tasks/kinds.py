@@ -2,6 +2,7 @@
 
 from transformers import PreTrainedConfig
 
+from ..files.messages import first_of
 from ..models.architectures import HEADS
 from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 
@@ -33,7 +34,16 @@ def task_kind_of(config: PreTrainedConfig, class_name: str | None = None) -> str
 
 
 def names_of(config: PreTrainedConfig) -> list[str]:
-    """Names of a model's classes, by number."""
+    """Names of a model's classes, by number.
+
+    Raises:
+        ValueError: they aren't numbered from 0.
+    """
+    if lacking := {*range(config.num_labels)} - config.id2label.keys():
+        raise ValueError(
+            f"id2label of the model's config has no class {min(lacking)}, only {first_of(map(str, config.id2label))}; "
+            "number them from 0, as the outputs of its head are"
+        )
     return [config.id2label[number] for number in range(config.num_labels)]
 
 

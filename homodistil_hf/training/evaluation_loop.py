@@ -15,7 +15,7 @@ from transformers.trainer_pt_utils import nested_detach
 from ..distillation.discrepancy import DiscrepancyMeter
 from ..distillation.tasks import Task
 from ..distillation.teacher import FrozenTeacher
-from ..tasks.kinds import IS_CONSTANT
+from ..tasks.kinds import IS_CONSTANT, names_of
 from .raw_rows import Grading
 
 _PREFIX = "eval_"
@@ -48,16 +48,15 @@ class HeldOutEvaluation:
 
     def reset(self) -> None:
         """Start a new evaluation."""
-        self.meter = self.new_meter()
+        self.meter = self.new_meter("the student")
 
-    def new_meter(self) -> DiscrepancyMeter:
-        """A meter without rows; of a task with labels of its own it has the task's metrics."""
+    def new_meter(self, whose: str) -> DiscrepancyMeter:
+        """A meter of a model without rows; of a task with labels of its own it has the task's metrics."""
         if self.task.is_pretraining:
             return DiscrepancyMeter(self.task)
         from ..distillation.task_scores import TaskMeter  # metrics of tasks alone
 
-        config = self.student.config
-        return TaskMeter(self.task, [config.id2label[number] for number in range(config.num_labels)])
+        return TaskMeter(self.task, names_of(self.student.config), whose=whose)
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
         """Mean loss of the rows of a batch that are not repeated, 0 if all are; None without labels."""
@@ -105,7 +104,7 @@ class HeldOutEvaluation:
 
         `is_constant` stands beside them, true, where all classes that it gives are alike, or all labels.
         """
-        meter = self.new_meter()
+        meter = self.new_meter("the teacher")
         for inputs in batches:
             rows = self._own_rows(inputs)
             if len(rows["input_ids"]) > 0:

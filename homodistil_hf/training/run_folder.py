@@ -6,7 +6,7 @@ A checkpoint is written aside, its manifest last, and then renamed. `exact_train
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,15 +81,24 @@ def forget_earlier_run(output_dir: str) -> None:
         remove_folder(folder)
 
 
-def check_not_read(output_dir: str, sources: Mapping[str, Any]) -> None:
-    """Refuse, by a ValueError, a new run that would remove a model that it reads: argument → name."""
+def check_not_read(
+    output_dir: str, sources: Mapping[str, Any], *, written: Collection[str] = (STUDENT_FOLDER,)
+) -> None:
+    """Refuse, by a ValueError, a new run that would remove a model that it reads.
+
+    Args:
+        output_dir: of the run, whose checkpoints and parts are removed.
+        sources: argument → name of a model.
+        written: folders in it that the run writes.
+    """
     place = Path(output_dir).resolve()
     for argument, name in sources.items():
         if not isinstance(name, str) or not name or not Path(name).is_dir():
             continue
         source = Path(name).resolve()
         first = next(iter(source.relative_to(place).parts), "") if source.is_relative_to(place) else ""
-        if first == STUDENT_FOLDER or PART.fullmatch(first):
+        is_checkpoint = (place / first) in sorted_checkpoints(place)
+        if first in written or PART.fullmatch(first) or is_checkpoint:
             raise ValueError(
                 f"{argument}={name!r} is in output_dir={output_dir!r}, where it would be overwritten; name another "
                 "output_dir"

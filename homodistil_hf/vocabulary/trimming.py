@@ -1,6 +1,7 @@
 """A model and its tokenizer with fewer tokens: text whose tokens all stay has the same tokens and outputs."""
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
@@ -45,7 +46,8 @@ def candidates(
     content = tokenizer_content(tokenizer)
     ids = token_ids(content)
     known = set(ids.values())
-    required = required_ids(content) | ({*_special_ids(config).values()} & known)
+    of_config = [value if isinstance(value, list) else [value] for value in _special_ids(config).values()]
+    required = required_ids(content) | ({*itertools.chain(*of_config)} & known)
     if architecture_of(config).first_position(config):
         required |= set(range((config.pad_token_id or 0) + 1)) & known
     return ids, required, needs_of(content)
@@ -119,6 +121,8 @@ def trim_tokenizer(
         padding_side=tokenizer.padding_side,
         truncation_side=tokenizer.truncation_side,
         clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        split_special_tokens=tokenizer.split_special_tokens,
+        chat_template=tokenizer.chat_template,
     )
     return trimmed, chosen
 
@@ -128,12 +132,13 @@ def trimmed_config(config: PreTrainedConfig, kept: Sequence[int]) -> PreTrainedC
     new = {old: number for number, old in enumerate(kept)}
     changed = copy.deepcopy(config)
     changed.vocab_size = len(kept)
-    for name, old in _special_ids(config).items():
-        setattr(changed, name, new.get(old))
+    for name, value in _special_ids(config).items():
+        numbers = [new[old] for old in value if old in new] if isinstance(value, list) else new.get(value)
+        setattr(changed, name, numbers)
     return changed
 
 
-def _special_ids(config: PreTrainedConfig) -> dict[str, int]:
-    """Return the settings of a configuration that are ids of tokens."""
-    values = config.to_dict()
-    return {name: value for name, value in values.items() if name.endswith("_token_id") and isinstance(value, int)}
+def _special_ids(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the settings of a configuration that are ids of tokens, or lists of such."""
+    values = {name: value for name, value in config.to_dict().items() if name.endswith("_token_id")}
+    return {name: value for name, value in values.items() if isinstance(value, int | list)}

@@ -154,7 +154,7 @@ def test_a_model_that_is_read_is_not_overwritten(finished, folder, tmp_path, cap
     run, text = tmp_path / "run", json.loads((folder / "config.json").read_text())["train_data"]
     values = {"method": method, "train_data": text, "output_dir": str(run), "overwrite_output_dir": True}
     values |= {"student": "macs=0.5"} if method == "homodistil" else {}
-    for place in ("student", "1-macs-0.5/student"):
+    for place in ("student", "1-macs-0.5/student", "trimmed_teacher"):
         shutil.copytree(finished / "student", run / place)
         (tmp_path / "config.json").write_text(json.dumps(values | {"teacher": str(run / place)}))
         assert main(["distill", str(tmp_path / "config.json")]) == 2

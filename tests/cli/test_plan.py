@@ -96,3 +96,29 @@ def test_what_distil_refuses_is_not_planned(tmp_path, capsys, kinds, words):
         said.append(capsys.readouterr().err.strip())
     assert said[0] == said[1]
     assert words in said[0]
+
+
+def test_a_plan_with_fewer_words_is_the_runs(folder, tmp_path, capsys):
+    given = json.loads((folder / "config.json").read_text())
+    words = ["--teacher", given["teacher"], "--student", "params=15k", "--vocabulary", "keep=40"]
+    assert main(["plan", *words, "--text", given["train_data"], "--json"]) == 0
+    student = json.loads(capsys.readouterr().out)["student"]
+    assert student["num_parameters"] == pytest.approx(15_000, rel=0.15)
+    run = ["distill", *words, "--train_data", given["train_data"], "--output_dir", str(tmp_path / "run")]
+    assert main([*run, "--max_steps", "1", "--max_seq_length", "16", "--use_cpu", "true"]) == 0
+    made = json.loads((tmp_path / "run" / "student" / "facts.json").read_text())["student"]
+    assert made["plan"] == student["plan"]
+
+
+def test_models_of_vectors_have_no_compact_form_and_no_revision(tmp_path, capsys):
+    folder = make_sentence_folder(tmp_path / "model")
+    run = ["distill", "--train_data", "x", "--output_dir", str(tmp_path / "run")]
+    for command in (["plan"], run):
+        assert main([*command, "--teacher", str(folder), "--student", "compact_macs=0.5,layers=1"]) == 2
+        assert "models of vectors have none: name macs=0.5,layers=1" in capsys.readouterr().err
+    said = []
+    for command in (["plan"], run):
+        words = ["--teacher", str(folder), "--student", "macs=0.5", "--teacher_revision", "main"]
+        assert main([*command, *words]) == 2
+        said.append(capsys.readouterr().err)
+    assert said[0] == said[1]

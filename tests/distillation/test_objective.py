@@ -10,6 +10,7 @@ from task_cases import stock_loss
 from tiny_models import make_teacher
 from torch.nn import functional as F
 
+from homodistil_hf.data.masking import UNKNOWN_CLASS, UNKNOWN_VALUE
 from homodistil_hf.distillation.objective import DistillationLoss
 from homodistil_hf.distillation.projections import Projections
 from homodistil_hf.distillation.teacher import FrozenTeacher
@@ -339,3 +340,26 @@ def test_terms_are_float32_whatever_the_autocast_type():
         assert term.dtype == torch.float32
         assert term.dim() == 0
         assert float(term.detach()) == pytest.approx(float(exact[name].detach()), rel=0.03)
+
+
+LABELLED = {
+    "classes": ({"num_labels": 3}, torch.tensor([0, 1, 2, 1])),
+    "values": ({"num_labels": 2, "problem_type": "regression"}, torch.arange(8.0).view(4, 2)),
+    "several": ({"num_labels": 2, "problem_type": "multi_label_classification"}, torch.eye(2).repeat(2, 1)),
+}
+
+
+@each("unknown", [0, 3])
+@each("kind", LABELLED)
+def test_the_loss_of_labels_is_averaged_over_known_ones(kind, unknown):
+    config, labels = LABELLED[kind]
+    student = make_student("sequence_classification", **config)
+    teacher = FrozenTeacher(to_student(make_teacher("sequence_classification", **WITHOUT_DROPOUT, **config)))
+    distillation = DistillationLoss(student, teacher, weights={"task": 1.0, "kl": 1.0}, kept_heads=all_heads)
+    inputs = unlabelled(make_batch()) | {"labels": labels.clone()}
+    rows = [{name: tensor[row : row + 1] for name, tensor in inputs.items()} for row in range(4)]
+    alone = torch.stack([terms_of(distillation, row)["task"] for row in rows])
+    inputs["labels"][:unknown] = UNKNOWN_CLASS if kind == "classes" else UNKNOWN_VALUE
+    terms = terms_of(distillation, inputs)
+    torch.testing.assert_close(terms["task"], alone[unknown:].mean())
+    assert distillation.count(inputs).tolist()[3] == (4 - unknown) * (labels.numel() // 4)

@@ -54,7 +54,9 @@ def test_one_class_for_all_rows_of_several_is_told(caplog, labels, is_told):
     rows = [[2.0, 0.0], [2.0, 1.0], [3.0, 2.0]]
     meters = [fed(meter_of(2), given, rows, labels) for given in (rows, [*rows[:2], [0.0, 1.0]])]
     assert [meter.scores() and meter.is_constant for meter in meters] == [True, not is_told]
-    assert ("all 3 held-out predictions are of one class: this model has learned nothing" in caplog.text) == is_told
+    assert (
+        "all 3 held-out predictions of this model are of one class: it has learned nothing" in caplog.text
+    ) == is_told
 
 
 def test_unknown_values_count_in_the_distance_alone():

@@ -289,3 +289,12 @@ def certain_logits(window, row):
     starts, ends = np.zeros((2, len(window.inputs["input_ids"])))
     starts[labelled["start_positions"]] = ends[labelled["end_positions"]] = 10.0
     return starts, ends
+
+
+def test_an_answer_of_a_sign_alone_makes_no_question_without_one(monkeypatch):
+    given = [answered("w2", 1.0)] * 4
+    monkeypatch.setattr("homodistil_hf.tasks.questions.answer_questions", lambda *_: given)
+    rows = [{"id": "1", "question": "w1", "context": "w2 w3 %", "answers": {"text": ["w2"], "answer_start": [0]}}] * 4
+    assert answer_grades(None, Dataset.from_list(rows), None, 32) == {"f1": 100, "exact_match": 100}
+    rows[-1] = rows[-1] | {"answers": {"text": ["%"], "answer_start": [6]}}
+    assert answer_grades(None, Dataset.from_list(rows), None, 32) == {"f1": 75, "exact_match": 75}

@@ -7,6 +7,8 @@ import statistics
 import pytest
 import torch
 from tiny_glue import NUM_DEV, NUM_TRAIN, FakeMeasure, tiny_evaluated, write_task
+from tiny_models import tiny_tokenizer
+from transformers import BertTokenizer
 
 from homodistil_hf.evaluation import GlueSettings
 from homodistil_hf.evaluation.evaluated_model import read_summary
@@ -257,3 +259,12 @@ def test_a_measurement_that_fails_leaves_no_record(tmp_path):
         evaluated.measured("rte.seed-0", {}, fail)
     assert not (tmp_path / "results").exists()
     assert evaluated.summarize()["tasks"] == {}
+
+
+def test_another_reading_of_the_same_words_is_measured_anew(tmp_path):
+    cased = BertTokenizer(vocab=tiny_tokenizer().get_vocab(), do_lower_case=False)
+    evaluated = tiny_evaluated(tmp_path / "results")
+    before = evaluated.sha256
+    evaluated.tokenizer(["a b"] * 3, padding=True, truncation=True, max_length=8)
+    assert dataclasses.replace(evaluated).sha256 == before
+    assert dataclasses.replace(evaluated, tokenizer=cased).sha256 != before

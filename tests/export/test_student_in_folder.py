@@ -208,3 +208,8 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_named_once(tmp_path, caplog
     assert read_export_facts(folder)["training"]["checkpoint"] == "checkpoint-4"
     warned = [record.getMessage() for record in caplog.records if "checkpoint-" in record.getMessage()]
     assert [message.split()[0].rpartition("/")[2] for message in warned] == ["checkpoint-12", "checkpoint-8"]
+
+
+def test_an_export_that_lies_in_a_run_is_not_the_runs(run):
+    found = student_in(export_student(make_teacher(), run / "other", teacher=make_teacher()))
+    assert (found.settings, found.teacher) == ({}, None)

@@ -31,10 +31,11 @@ def written(tmp_path_factory):
     teacher.save_pretrained(folder / "stated")
     (folder / "stated" / "README.md").write_text("---\nlicense: mit\nlanguage: en\n---\n")
     vectors = load_embedding_model(str(make_sentence_folder(folder / "teacher")))
+    measured = {"metrics": {"float": {"accuracy": 0.5}, "stage-1": {"activation_bits": 1, "accuracy": 0.5}}}
     bits = to_packed(to_binary(vectors.encoder, activation_bits=8))
     exports = [
         export_student(teacher, folder / "classes", teacher=folder / "stated"),
-        export_packed(to_binary(teacher, activation_bits=1), folder / "bits"),
+        export_packed(to_binary(teacher, activation_bits=1), folder / "bits", facts=measured),
         export_embedding_model(vectors, folder / "vectors", teacher=vectors),
         export_pair(vectors, vectors, folder / "pair"),
         export_embedding_model(replace(vectors, encoder=bits), folder / "vectors of bits", teacher=vectors),

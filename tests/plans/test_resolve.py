@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import each
-from transformers import BertConfig, ModernBertConfig
+from transformers import BertConfig, ElectraConfig, ModernBertConfig
 
 from homodistil_hf.models.cost import encoder_macs
 from homodistil_hf.models.widths import LayerWidths, WidthPlan, widths_of
@@ -316,3 +316,10 @@ def test_the_plan_that_is_named_as_valid_is(first, second):
 )
 def test_folders_have_safe_names(student, name):
     assert member_folder(2, student) == name
+
+
+@each(("multiple", "share", "sizes"), [(128, 0.25, (128, 64)), (64, 0.06, (64, 32)), (8, 0.25, None)])
+def test_words_of_electra_keep_their_proportion(multiple, share, sizes):
+    plan = resolve_plan(f"macs={share}", ElectraConfig(), multiple=multiple)
+    assert sizes is None or (plan.hidden_size, plan.embedding_size) == sizes
+    assert plan.embedding_size >= plan.hidden_size // 4

@@ -8,7 +8,7 @@ from rows import each
 from tiny_models import tiny_config
 
 from homodistil_hf.tasks.columns import Columns, ReadRows, cells_of_several, find_columns, num_labelled
-from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, task_kind_of
+from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, MASKED_WORDS, TAGS, VALUES, names_of, task_kind_of
 
 SEQUENCES = "BertForSequenceClassification"
 ONE = ["a b"]
@@ -208,3 +208,9 @@ def test_of_names_that_differ_in_case_alone_the_lower_one_is_read():
     for names in (list(rows), list(rows)[::-1]):
         found = find_columns(Dataset.from_dict({name: rows[name] for name in names}), tiny_config(), CLASSES)
         assert (found.texts, found.labels) == (("text",), ("label",))
+
+
+def test_classes_are_numbered_from_0():
+    config = tiny_config(id2label={1: "a", 2: "b"}, label2id={"a": 1, "b": 2})
+    with pytest.raises(ValueError, match="^id2label of the model's config has no class 0, only 1, 2; number"):
+        names_of(config)

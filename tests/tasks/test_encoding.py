@@ -134,3 +134,14 @@ def test_answers_may_be_lists_or_objects(answers):
     rows = Dataset.from_dict({"question": ["q"] * 2, "context": ["a b"] * 2, "answers": answers})
     found = question_rows(ReadRows(rows, Columns(ANSWERS, ("question", "context"), ("answers",))))
     assert [(row["text"], row["answer_start"]) for row in found["answers"]] == [(["b"], [2]), ([], [])]
+
+
+def test_words_beyond_the_length_are_told(caplog):
+    caplog.set_level("INFO")
+    config, part = read("tags")
+    encode_rows(part, config, tiny_tokenizer(), max_length=24)
+    assert "beyond max_length" not in caplog.text
+    encode_rows(part, config, tiny_tokenizer(), max_length=4)
+    given = sum(map(len, part.rows["tokens"]))
+    left = given - sum(min(2, len(words)) for words in part.rows["tokens"])
+    assert f"train_data: {left:,} of {given:,} tagged words lie beyond max_length=4 tokens" in caplog.text

@@ -35,7 +35,7 @@ from homodistil_hf.files.folders import TRIAL_SUFFIX
 from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.models.widths import widths_of
 from homodistil_hf.runs.kinds import trainer_named
-from homodistil_hf.training.run_folder import check_output_dir, existing_files
+from homodistil_hf.training.run_folder import check_not_read, check_output_dir, existing_files
 
 pytestmark = pytest.mark.slow
 
@@ -293,3 +293,10 @@ def test_what_can_not_be_written_is_no_output_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     with pytest.raises(ValueError, match="^output_dir='.*' can't be written; change its permissions or name another"):
         check_output_dir(str(tmp_path))
+
+
+def test_a_checkpoint_that_is_read_is_not_removed(trained, tmp_path):
+    trained(max_steps=1, save_strategy="steps", save_steps=1)
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    with pytest.raises(ValueError, match="^teacher='.*checkpoint-1' is in output_dir=.*where it would be overwritten"):
+        check_not_read(str(tmp_path / "run"), {"teacher": str(checkpoint)})

@@ -15,7 +15,7 @@ from transformers import AddedToken, AutoModelForMaskedLM, AutoTokenizer, BertTo
 from homodistil_hf.data.masking import unmaskable_ids
 from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.conversion import to_student
-from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary
+from homodistil_hf.vocabulary.trimming import candidates, trim_tokenizer, trim_vocabulary, trimmed_config
 
 TOKENIZER = trained_tokenizer("BPE")
 SPECIAL = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
@@ -179,3 +179,13 @@ def test_ids_with_gaps_that_would_be_numbered_anew_are_refused():
     tokenizer.add_tokens(["zz"])
     with pytest.raises(ValueError, match=r"can't be trimmed: 'zz' would have other ids"):
         trim_tokenizer(tokenizer, make_teacher(vocab_size=24).config, [8, 10, 20])
+
+
+def test_settings_of_a_tokenizer_and_lists_of_ids_stay(tmp_path):
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.split_special_tokens, tokenizer.chat_template = True, "{{ messages }}"
+    config = make_teacher(vocab_size=len(tokenizer), **SPECIAL | {"eos_token_id": [3, 40]}).config
+    trimmed, kept = trim_tokenizer(tokenizer, config, [20, 30])
+    assert (trimmed.split_special_tokens, trimmed.chat_template) == (True, "{{ messages }}")
+    assert {3, 40} <= {*kept}
+    assert trimmed_config(config, kept).eos_token_id == [kept.index(3), kept.index(40)]

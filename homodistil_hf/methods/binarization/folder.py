@@ -30,6 +30,7 @@ from ...models.architectures.architecture import MASKED_LM
 from ...models.architectures.bert import BERT
 from ...models.equality import relative_difference
 from ...models.packed import CODE, auto_map_of, packed_config
+from ...tasks.kinds import IS_CONSTANT
 from .binarizing import to_packed
 
 BITS = "activation_bits"
@@ -93,7 +94,7 @@ def _card(name: str, packed: PreTrainedModel, facts: Mapping[str, Any]) -> str:
     texts = run_texts(facts)
     # a table of the float model and the stages; none where nothing was measured
     forms = facts.get("metrics", {})
-    names = [name for metrics in list(forms.values())[:1] for name in metrics if name != BITS]
+    names = [name for metrics in list(forms.values())[:1] for name in metrics if name not in (BITS, IS_CONSTANT)]
     rows = [
         [f"{metrics[BITS]}-bit activations" if BITS in metrics else form, *(float(metrics[name]) for name in names)]
         for form, metrics in forms.items()

@@ -200,7 +200,19 @@ class SelfDistillTrainer(ExactTrainer):
     ) -> Any:
         """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
-            return self.compute_loss(model, self.prepare_batch(self._prepare_inputs(inputs))), None, None
+            batch = self.prepare_batch(self._prepare_inputs(inputs))
+            loss, num_predictions = self.compute_loss(model, batch), self.count(batch)[0]
+            self._measured += torch.stack([loss.double() * num_predictions, num_predictions])
+            return loss, None, None
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As Trainer's; the loss is the mean over all predictions, where Trainer's is that of batches' means."""
+        self._measured = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss_sum, num_predictions = self.accelerator.reduce(self._measured).tolist()
+        if num_predictions:
+            output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / num_predictions
+        return output
 
 
 # What is refused

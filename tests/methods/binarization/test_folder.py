@@ -192,3 +192,11 @@ def test_configurations_of_bits_are_checked_before_weights_are_read(folder, valu
     change_json(folder / "config.json", **values)
     listed_anew(folder, "config.json")
     assert message in problem_of(folder)
+
+
+def test_a_card_has_the_metrics_of_models_that_answer_all_rows_alike(tmp_path):
+    forms = {"float": {"accuracy": 0.55, "is_constant": True}, "stage-1": {"activation_bits": 1, "accuracy": 0.5}}
+    for name, metrics in (("one", forms), ("other", dict(reversed(forms.items())))):
+        card = (export_packed(binarized(), tmp_path / name, facts={"metrics": metrics}) / "README.md").read_text()
+        assert "|  | accuracy |" in card
+        assert "is_constant" not in card

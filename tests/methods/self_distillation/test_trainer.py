@@ -256,3 +256,16 @@ def test_configurations_of_images_are_checked_before_weights_are_read(image_init
     change_json(Path(image_initial, "config.json"), **values)
     with pytest.raises(ValueError, match=message):
         load_initial(image_initial)
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_of_all_predictions(source, arguments):
+    data = data_of(TEXT)
+    rows = [data["train_dataset"][row] for row in range(12)]
+    special = {name: value[:1] + value[-1:] for name, value in rows[0].items() if isinstance(value, list)}
+    found = set()
+    for size, some in ((12, rows), (5, rows), (1, rows), (12, [*rows, rows[0] | special])):
+        data["eval_dataset"] = some
+        args = arguments(per_device_eval_batch_size=size)
+        loss = SelfDistillTrainer(load_initial(source[TEXT]), args, **data).evaluate()["eval_loss"]
+        found.add(round(loss, 5))
+    assert len(found) == 1
