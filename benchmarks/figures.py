@@ -124,6 +124,11 @@ def figures() -> dict[str, str]:
         "two_bits_sst2": ("sst2", "2", "3,000"),
         "one_bit_sst2": ("sst2", "1", "3,000"),
     }
+    whole = float(cell("binarization", ("all-MiniLM-L6-v2",), "QNLI, nDCG@10, %"))
+    vectors = {"bits_half": "a half, 8 bits", "bits_quarter": "a quarter, 8 bits", "float_quarter": "a quarter, float"}
+    for name, row in vectors.items():
+        found[name] = f"{100 * float(cell('binarization', (row,), 'QNLI, nDCG@10, %')) / whole:.0f}"
+        found[f"{name}_mb"] = cell("binarization", (row,), "MB")
     for name, row in kept_by.items():
         score, whole = (float(cell("binarization", row, column)) for column in ("score", "float"))
         found[name] = f"{100 * score / whole:.0f}"
