@@ -118,11 +118,13 @@ class TextPacker:
 
     def _read_literally(self) -> set[int]:
         """Special tokens that a text becomes although none are looked for: pieces of the vocabulary."""
-        special = {*self.tokenizer.all_special_ids} - {self.tokenizer.unk_token_id}
-        if not special:
-            return special
-        read = self.tokenizer(self.tokenizer.all_special_tokens, add_special_tokens=False, split_special_tokens=True)
-        return special & {one for ids in read["input_ids"] for one in ids}
+        named = (
+            getattr(self.tokenizer, f"{name}_token", None) for name in ("bos", "cls", "eos", "mask", "pad", "sep")
+        )
+        if not (words := [*filter(None, named)]):
+            return set()
+        read = self.tokenizer(words, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return {*self.tokenizer.convert_tokens_to_ids(words)} & {one for ids in read for one in ids}
 
     def _pieces(self, texts: Iterable[str | None]) -> Iterator[tuple[str, bool]]:
         """Yield pieces of bounded length, each with whether it is the last one of its text."""

@@ -101,7 +101,8 @@ def _lines(file: Path, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]
     csv.field_size_limit(sys.maxsize)  # cells may be of any size
     with _opened(file) as opened:
         # pandas takes a line of blanks for an empty one
-        filled = (line if line.strip(" \r\n") else "\n" for line in opened)
+        blanks = " \r\n" if _separation(file)["delimiter"] == "\t" else None
+        filled = (line if line.strip(blanks) else "\n" for line in opened)
         lines, begun = csv.reader(filled, quoting=quoting, strict=True, **_separation(file)), 1
         for cells in lines:
             if cells:

@@ -170,7 +170,11 @@ def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
     Words of training alone (`train_data.jsonl`) count if all files have one: a text may be about training.
     """
     paths = {file: file.relative_to(folder).with_suffix("") for file in files}
-    among_others = {file: _split_of(re.split(r"[^a-z]+", str(path).lower())) for file, path in paths.items()}
+    among_others = {
+        # the outermost folder with such a word says what lies in it
+        file: next(filter(None, (_split_of(re.split(r"[^a-z]+", part.lower())) for part in path.parts)), None)
+        for file, path in paths.items()
+    }
     splits = set(among_others.values())
     if splits - {None, "train"} or None not in splits:
         return among_others
@@ -180,7 +184,6 @@ def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
 
 def _split_of(words: Iterable[str]) -> str | None:
     present = set(words)
-    # training last: `validation/train_0.jsonl` is held out
     return next((split for split in ("validation", "test", "train") if present & _SPLIT_WORDS[split]), None)
 
 

@@ -71,7 +71,7 @@ def column_types(features: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _holds_texts(kind: str) -> bool:
-    return "str" in kind or kind in ("List", "LargeList", "dict")
+    return "str" in kind or kind in ("List", "LargeList", "dict", "Json")
 
 
 def query_column_in(names: Iterable[str]) -> str | None:

@@ -20,7 +20,7 @@ from ..data.masking import IGNORED_LABEL
 from ..distillation.losses import vector_error
 from ..distillation.tasks import ONE_A_TOKEN, Inputs, Task
 from ..models.tokenizers import padding_multiple
-from ..training.evaluation_loop import gathered
+from ..training.evaluation_loop import gathered, own_rows
 from .folder import student_model
 from .metrics import mean_maxsim, nearest_alike, pair_similarities
 from .multi_vector import MultiVectorModel, Reading, export_multi_vector_model, load_multi_vector_model, num_vectors
@@ -96,7 +96,7 @@ class MultiVectorEvaluation(VectorEvaluation):
 
     @override
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        rows = self._own_rows(inputs)
+        rows = own_rows(inputs, self.accelerator)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
         _, own, teacher = self._vectors(rows)

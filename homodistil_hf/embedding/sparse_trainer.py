@@ -18,7 +18,7 @@ from ..distillation.losses import vector_error
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..models.tokenizers import padding_multiple
-from ..training.evaluation_loop import gathered
+from ..training.evaluation_loop import gathered, own_rows
 from .metrics import agreement
 from .sparse import SparseModel, all_positions, export_sparse_model, load_sparse_model
 from .texts import TextCollator, directions
@@ -81,7 +81,7 @@ class SparseEvaluation(VectorEvaluation):
 
     @override
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        rows = self._own_rows(inputs)
+        rows = own_rows(inputs, self.accelerator)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
         _, own, teacher = self._vectors(rows)

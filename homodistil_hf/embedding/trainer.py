@@ -39,7 +39,7 @@ from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
 from ..plans.budgets import EMBEDDINGS_FEWER_LAYERS_BELOW, refuse_compact_budget
 from ..trainer import HomoDistilTrainer
-from ..training.evaluation_loop import HeldOutEvaluation, gathered
+from ..training.evaluation_loop import HeldOutEvaluation, gathered, own_rows
 from ..training.learning_rate import rate_for_width
 from ..training.pair import Origins
 from ..training_args import DistillationArguments
@@ -280,7 +280,7 @@ class VectorEvaluation(HeldOutEvaluation):
 
     def measure(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Mean squared error of a batch's vectors, without rows that repeat another rank's."""
-        rows = self._own_rows(inputs)
+        rows = own_rows(inputs, self.accelerator)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
         mapped, own, teacher = self._vectors(rows)

@@ -359,7 +359,9 @@ def answers(
     Returns:
         Of each row its class, all its classes where a row may have several, or the tags of its words.
     """
-    encoded = tokenizer(*columns, truncation=True, max_length=max_length)
+    by_words = _kind(model) == TAGS and tokenizer.is_fast
+    encoded = tokenizer(*columns, truncation=True, max_length=max_length, return_offsets_mapping=by_words)
+    places = encoded.pop("offset_mapping", None)
     rows = Dataset.from_dict(dict(encoded))
     logits_of = [logits for (logits,) in logits_of_rows(model, rows, tokenizer, "logits")]
     if _kind(model) == TAGS:
@@ -367,18 +369,27 @@ def answers(
         lengths, is_left = map(len, rows["input_ids"][:]), tokenizer.padding_side == "left"
         tokens_of = (slice(-length, None) if is_left else slice(length) for length in lengths)
         tags = [logits[tokens].argmax(-1).tolist() for logits, tokens in zip(logits_of, tokens_of, strict=True)]
-        if not tokenizer.is_fast:
+        if places is None:
             return tags
         # that of a word's first token counts, as in training
+        firsts = (
+            _first_tokens(text, of_row, encoded.word_ids(row))
+            for row, (text, of_row) in enumerate(zip(columns[0], places, strict=True))
+        )
         return [
-            [tag for tag, is_first in zip(of_row, _first_tokens(encoded.word_ids(row)), strict=True) if is_first]
-            for row, of_row in enumerate(tags)
+            [tag for tag, is_first in zip(of_row, are_first, strict=True) if is_first]
+            for of_row, are_first in zip(tags, firsts, strict=True)
         ]
     if _kind(model) == LABELS:
         return [(logits > 0).tolist() for logits in logits_of]
     return [int(logits.argmax()) for logits in logits_of]
 
 
-def _first_tokens(word_ids: Sequence[int | None]) -> list[bool]:
-    """Of each token whether it begins a word; special tokens are of none."""
-    return [word not in (None, before) for word, before in zip(word_ids, [None, *word_ids[:-1]], strict=True)]
+def _first_tokens(text: str, places: Sequence[tuple[int, int]], word_ids: Sequence[int | None]) -> list[bool]:
+    """Of each token whether it begins a word, of blanks or of the tokenizer's pieces; special tokens are of none."""
+    found, before, end = [], None, 0
+    for (first, last), word in zip(places, word_ids, strict=True):
+        # a token may begin with the blank in front of it
+        found.append(word is not None and (word != before or any(map(str.isspace, text[end : first + 1]))))
+        before, end = (before, end) if word is None else (word, last)
+    return found

@@ -22,8 +22,8 @@ from ..files.folders import check_replaceable, check_writable, written_whole
 from ..files.inside import files_inside, links_out, refuse_link_out
 from ..files.locks import claimed, lock_beside
 from ..files.messages import join_some, nearest_valid, short_repr
-from ..files.provenance import version_facts
-from ..files.run_names import MODEL_FOLDERS, SETTINGS_FILE, STUDENT_FOLDER
+from ..files.provenance import public_name, version_facts
+from ..files.run_names import MODEL_FOLDERS, SETTINGS_FILE, STUDENT_FOLDER, TRIMMED_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures import architecture_of
@@ -369,11 +369,16 @@ class StudentIn:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that the run recorded beside the folder that it wrote; empty where there are none."""
-        run = self.folder.resolve().parent
-        if self.kind != "checkpoint" and self.folder.resolve().name not in MODEL_FOLDERS:
-            return {}  # it only lies there
-        path = run / SETTINGS_FILE
-        return read_json_object(path, f"{SETTINGS_FILE} in folder={str(run)!r}") if path.is_file() else {}
+        folder = self.folder.resolve()
+        path = folder.parent / SETTINGS_FILE
+        if not path.is_file():
+            return {}
+        found = read_json_object(path, f"{SETTINGS_FILE} in folder={str(folder.parent)!r}")
+        if self.kind == "checkpoint" or folder.name in (*MODEL_FOLDERS, TRIMMED_FOLDER):
+            return found
+        # another export may only lie there
+        own = section_of(read_facts(folder), "teacher").get("name") if self.kind == "export" else None
+        return found if own is not None and own == public_name(str(found.get("teacher"))) else {}
 
     @property
     def teacher(self) -> str | None:

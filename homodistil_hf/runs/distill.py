@@ -254,7 +254,8 @@ def _write_start(settings: RunConfig, state: Mapping[str, Any], *, is_new: bool)
     elif finished and path.is_file():
         earlier = read_json_object(path, SETTINGS_FILE)
         now = settings.recorded
-        if others := sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name)):
+        names = (earlier.keys() | now.keys()) - {"teacher"}  # whose weights are compared
+        if others := sorted(name for name in names if earlier.get(name) != now.get(name)):
             logger.warning("%s were trained with other settings: %s differ", ", ".join(finished), ", ".join(others))
     write_json(path, settings.recorded)
 

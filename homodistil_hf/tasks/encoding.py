@@ -88,7 +88,10 @@ def encode_rows(
     table = table.map(tokenize, batched=True, remove_columns=table.column_names, desc="Tokenizing rows")
     if columns.kind != TAGS:
         return table.add_column("labels", labels)
-    num_given, num_read = (_num_tagged(cells) for cells in (words["tags"], table["labels"]))
+    # rows that fill the length may be cut; a word may have no token
+    full = [place for place, ids in enumerate(table["input_ids"]) if len(ids) >= max_length]
+    num_given = _num_tagged(words["tags"][:])
+    num_read = num_given - _num_tagged(words.select(full)["tags"]) + _num_tagged(table.select(full)["labels"])
     if num_read < num_given:
         logger.info(
             "%s: %s of %s tagged words lie beyond max_length=%d tokens, and are neither learned nor measured",

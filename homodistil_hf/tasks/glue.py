@@ -6,6 +6,7 @@ Files are parquet, for SQuAD also JSON or the official nested JSON. Test rows ha
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -246,9 +247,10 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     if len(rows) == 0:
         raise ValueError(f"{label} has 0 rows; expected at least one")
     values, own_names = rows["label"][:], class_names(rows.features["label"])
-    has_words = {*task.words} <= {name.strip().lower() for name in own_names}
+    own_words = [_word(name, task.words) for name in own_names]
+    has_words = {*task.words} <= {*own_words}
     # numbers of other names may be those of other classes
-    if task.words and not has_words and own_names != [*map(str, range(len(own_names)))]:
+    if task.words and not has_words and own_words not in ([*map(str, range(len(own_words)))], ["false", "true"]):
         raise ValueError(
             f"{label} numbers the classes {first_of(own_names)}; expected {', '.join(task.words)}, or plain numbers "
             f"0 … {len(task.words) - 1}"
@@ -256,7 +258,7 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     numbers = []
     for value in values:
         is_word = has_words and isinstance(value, int) and 0 <= value < len(own_names)
-        word = str(own_names[value] if is_word else value).strip().lower()
+        word = own_words[value] if is_word else str(value).strip().lower()
         number = float(task.words.index(word)) if word in task.words else finite_number(value)
         if number is None or not (0 <= number <= 5 if task.kind == VALUES else number in range(len(task.words))):
             expected = f"0 … {len(task.words) - 1} or {', '.join(task.words)}" if task.words else "numbers from 0 to 5"
@@ -265,6 +267,13 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     if numbers == values:
         return rows
     return rows.remove_columns("label").add_column("label", [int(one) for one in numbers] if task.words else numbers)
+
+
+def _word(name: str, words: Sequence[str]) -> str:
+    """The task's word for a class, which may be written `Not entailment`, or begun, as `neg`; else the name."""
+    bare = re.sub(r"[\s-]+", "_", name.strip().lower())
+    begun = [word for word in words if word.startswith(bare)]
+    return bare if bare in words or len(begun) != 1 or not bare else begun[0]
 
 
 def _questions(rows: Dataset, label: str) -> Dataset:

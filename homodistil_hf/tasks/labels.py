@@ -118,7 +118,11 @@ def read_alike(parts: Sequence[ReadRows], config: PreTrainedConfig) -> list[Read
         label_numbers(part, config)  # refuses by its name
     table = concatenate_datasets([part.rows.select_columns(list(labels)) for part in parts])
     argument = " and ".join(part.argument for part in parts)
-    numbers = iter(label_numbers(ReadRows(table, replace(parts[0].columns, labels=labels), argument), config))
+    try:
+        found_numbers = label_numbers(ReadRows(table, replace(parts[0].columns, labels=labels), argument), config)
+    except ValueError:  # names in one part, numbers in another: each can be read alone
+        return list(parts)
+    numbers = iter(found_numbers)
     found = []
     for rows, columns, argument in parts:
         own = list(itertools.islice(numbers, len(rows)))
@@ -153,8 +157,10 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
     are_named = bool(own_names) and not (has_default_names(config) and len(own_names) <= config.num_labels)
     if are_named:
         values = [own_names[value] if isinstance(value, int) else value for value in values]
-        # a name such as "1" is a number of the model's only where all are their own numbers
-        are_named = [*map(_whole, own_names)] != [*range(len(own_names))]
+        # names such as "1" are the model's numbers where 0 is among them, in the order that `datasets` gives them
+        numbers = [*map(_whole, own_names)]
+        are_numbers = None not in numbers and 0 in numbers and own_names == sorted({*own_names})
+        are_named = not are_numbers and numbers != [*range(len(own_names))]
     exact = {name: number for number, name in enumerate(names_of(config))}
     # names that differ in case alone, such as US and us, are themselves only
     counts = Counter(name.strip().casefold() for name in exact)

@@ -231,7 +231,7 @@ def answer_grades(
         tokenizer: of the model.
         max_length: tokens of a window.
     """
-    given = [answers["text"] for answers in questions["answers"]]
+    given = [[text for text in answers["text"] if text.strip()] for answers in questions["answers"]]
     may_be_none = not all(given)
     # answers such as "%", of which nothing is left to compare, are right where nothing else is; so SQuAD grades them
     golds = [[text for text in texts if normalize_answer(text)] for texts in given] if may_be_none else given

@@ -62,24 +62,10 @@ class HeldOutEvaluation:
         """Mean loss of the rows of a batch that are not repeated, 0 if all are; None without labels."""
         if not all(name in inputs for name in self.task.required_labels):
             return None
-        rows = self._own_rows(inputs)
+        rows = own_rows(inputs, self.accelerator)
         if len(rows["input_ids"]) == 0:
             return torch.zeros((), device=self.student.device)
         return self.meter.update(self.student, self.teacher, rows)
-
-    def _own_rows(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        state, num_rows = self.accelerator.gradient_state, len(inputs["input_ids"])
-        # only the last batch is filled up; the remainder is -1 where the length is unknown
-        num_own = num_own_rows(
-            max(0, state.remainder) if state.end_of_dataloader else 0,
-            batch_size=num_rows,
-            rank=self.accelerator.process_index,
-            num_ranks=self.accelerator.num_processes,
-        )
-        if num_own == num_rows:
-            return dict(inputs)
-        # positions of labels point into all rows; those of the first ones are found anew
-        return {name: values[:num_own] for name, values in inputs.items() if name != "masked_positions"}
 
     def logits(self, inputs: Mapping[str, torch.Tensor], ignore_keys: Sequence[str] | None) -> Any:
         """Logits at all positions: a tensor, or a tuple of several; outputs named in `ignore_keys` are left out.
@@ -106,7 +92,7 @@ class HeldOutEvaluation:
         """
         meter = self.new_meter("the teacher")
         for inputs in batches:
-            rows = self._own_rows(inputs)
+            rows = own_rows(inputs, self.accelerator)
             if len(rows["input_ids"]) > 0:
                 meter.update(self.teacher.exact, self.teacher, rows)
         results = self._totals(meter, self.teacher.exact)
@@ -118,6 +104,22 @@ class HeldOutEvaluation:
         results = meter.results(lambda sums: torch.tensor(gathered(sums.tolist()), dtype=torch.float64).sum(0))
         results |= meter.scores(gathered)
         return results | self.whole_row_scores(model) if results and self.whole_row_scores else results
+
+
+def own_rows(inputs: Mapping[str, torch.Tensor], accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The rows of an evaluation's batch that are not repeated, see [`num_own_rows`]; may be none."""
+    state, num_rows = accelerator.gradient_state, len(next(iter(inputs.values())))
+    # only the last batch is filled up; the remainder is -1 where the length is unknown
+    num_own = num_own_rows(
+        max(0, state.remainder) if state.end_of_dataloader else 0,
+        batch_size=num_rows,
+        rank=accelerator.process_index,
+        num_ranks=accelerator.num_processes,
+    )
+    if num_own == num_rows:
+        return dict(inputs)
+    # positions of labels point into all rows; those of the first ones are found anew
+    return {name: values[:num_own] for name, values in inputs.items() if name != "masked_positions"}
 
 
 def num_own_rows(remainder: int, *, batch_size: int, rank: int, num_ranks: int) -> int:

@@ -140,14 +140,19 @@ def tokenized(data: Mapping[str, Any], reader: RawReader | None) -> tuple[dict[s
     found = named_sets(data)
     raw = {name: rows.with_format(None) for name, rows in found.items() if is_raw(rows)}
     parts = {name: part for name, rows in raw.items() if (part := reader.found(rows, name)) is not None}
-    found |= {name: reader.encoded(rows, name, parts.get(name)) for name, rows in raw.items()}
+    read: Mapping[str, Any] = parts
+    if parts and isinstance(reader, RowReader):
+        from ..tasks.labels import read_alike
+
+        read = dict(zip(parts, read_alike([*parts.values()], reader.config), strict=True))
+    found |= {name: reader.encoded(rows, name, read.get(name)) for name, rows in raw.items()}
     if raw:
         from ..data.read_line import read_line
         from ..tasks.columns import what_is_read
 
-        read = what_is_read([*parts.values()]) if parts else {"columns": found[next(iter(raw))].info.description}
+        columns = what_is_read([*parts.values()]) if parts else {"columns": found[next(iter(raw))].info.description}
         of_sets = {_PURPOSES.get(name, f"in {name}"): found[name] for name in raw}
-        logger.info(read_line(of_sets, **read, tokenizer=reader.tokenizer))
+        logger.info(read_line(of_sets, **columns, tokenizer=reader.tokenizer))
     graded = {name: reader.grading(part) for name, part in parts.items() if name.startswith("eval_dataset")}
     gradings = [(found[name], grading) for name, grading in graded.items() if grading is not None]
     # back in the shape of the arguments: one set, or several by name

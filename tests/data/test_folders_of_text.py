@@ -135,3 +135,10 @@ def test_what_lies_in_a_folder_of_held_out_texts_is_never_trained_on(tmp_path, n
         write(tmp_path / "x" / file, json_lines({"text": text}))
     assert texts(tmp_path / "x", split="train") == ["one"]
     assert texts(tmp_path / "x", split="test" if "test" in name else "validation") == ["two"]
+
+
+def test_the_folder_of_a_text_and_not_its_topic_says_what_it_is_for(tmp_path):
+    for name in ("train/a.txt", "train/test_driven.txt", "train/val_aosta.txt", "validation/a.txt"):
+        write(tmp_path / "x" / name, name)
+    assert len(texts(tmp_path / "x", split="train")) == 3
+    assert texts(tmp_path / "x", split="validation") == ["validation/a.txt"]

@@ -122,3 +122,11 @@ def test_special_tokens_in_a_text_are_left_out_where_they_are_pieces_of_the_voca
     assert tokenizer.decode(ids[:-1]).split() == ["a", "b", "a"]
     rows = TextPacker(tokenizer, 16, "text", packs=False)(["a </s> b", "b"])["input_ids"]
     assert [tokenizer.decode(row[1:-1]).split() for row in rows] == [["a", "b"], ["b"]]
+
+
+def test_special_tokens_of_ones_own_that_are_pieces_stay():
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "b", "▁a", "▁b", "<mask>"]
+    vocab = [(piece, -float(place > 3)) for place, piece in enumerate(pieces)]
+    tokenizer = XLMRobertaTokenizer(vocab=vocab, extra_special_tokens=["b"])
+    ids = TextPacker(tokenizer, 16, "text").encode(["ab b"]).tolist()
+    assert tokenizer.convert_ids_to_tokens(ids) == ["▁a", "b", "▁b", "</s>"]

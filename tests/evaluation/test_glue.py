@@ -383,6 +383,7 @@ def test_elsewhere_there_is_no_bar(given, capsys):
         (["Contradiction", "Neutral", "Entailment"], [2, 1, 0]),
         (["contradiction", "neutral", "entailment", "-"], [2, 1, 0]),
         (["0", "1", "2"], [0, 1, 2]),
+        (["Contra", "neut", "Entail"], [2, 1, 0]),
         (["no", "maybe", "yes"], None),
     ],
 )

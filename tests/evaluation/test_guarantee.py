@@ -17,6 +17,7 @@ from homodistil_hf import export_student
 from homodistil_hf.cli import main
 from homodistil_hf.evaluation.guarantee import (
     CONFIDENCE,
+    _first_tokens,
     answers,
     evaluate_classes,
     guarantee,
@@ -285,3 +286,11 @@ def test_a_teacher_of_fewer_positions_reads_the_same_rows(folder, tmp_path):
     assert (results["max_seq_length"], results["num_cut_rows"]) == (12, 30)
     with pytest.raises(ValueError, match="max_seq_length=14 is over the model's positions=12"):
         evaluate_classes(folder / "student", teacher=tmp_path / "short", settings=settings | {"max_seq_length": 14})
+
+
+def test_first_tokens_of_words_are_found_whatever_the_pieces():
+    # all of one piece, with the blanks in front of words, as some tokenizers have it; and a piece a word
+    assert _first_tokens("ab c d", [(0, 0), (0, 1), (1, 2), (2, 4), (4, 6), (0, 0)], [None, 0, 0, 0, 0, None]) == [
+        *(False, True, False, True, True, False)
+    ]
+    assert _first_tokens("ab c", [(0, 0), (0, 1), (1, 2), (3, 4)], [None, 0, 0, 1]) == [False, True, False, True]

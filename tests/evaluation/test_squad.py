@@ -298,3 +298,11 @@ def test_an_answer_of_a_sign_alone_makes_no_question_without_one(monkeypatch):
     assert answer_grades(None, Dataset.from_list(rows), None, 32) == {"f1": 100, "exact_match": 100}
     rows[-1] = rows[-1] | {"answers": {"text": ["%"], "answer_start": [6]}}
     assert answer_grades(None, Dataset.from_list(rows), None, 32) == {"f1": 75, "exact_match": 75}
+
+
+def test_an_empty_answer_is_none(monkeypatch):
+    given = [answered("w2", 1.0), answered("w2", -5.0)]
+    monkeypatch.setattr("homodistil_hf.tasks.questions.answer_questions", lambda *_: given)
+    texts = [{"text": ["w2"], "answer_start": [0]}, {"text": [""], "answer_start": [0]}]
+    rows = [{"id": "1", "question": "w1", "context": "w2 w3", "answers": answers} for answers in texts]
+    assert answer_grades(None, Dataset.from_list(rows), None, 32) == {"f1": 100, "exact_match": 100}

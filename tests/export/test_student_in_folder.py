@@ -213,3 +213,8 @@ def test_a_damaged_checkpoint_that_is_passed_over_is_named_once(tmp_path, caplog
 def test_an_export_that_lies_in_a_run_is_not_the_runs(run):
     found = student_in(export_student(make_teacher(), run / "other", teacher=make_teacher()))
     assert (found.settings, found.teacher) == ({}, None)
+    # one of the same teacher may be the run's in another format
+    facts = json.loads((run / "other" / "facts.json").read_text())
+    facts["teacher"]["name"] = "somebody/a-bert"
+    (run / "other" / "facts.json").write_text(json.dumps(facts))
+    assert student_in(run / "other").teacher == "somebody/a-bert"

@@ -201,3 +201,15 @@ def test_a_tag_that_is_ignored_is_no_class():
     assert task_of_rows({"train_data": rows}, Columns(TAGS, ("tokens",), ("ner_tags",))).names == tuple(
         map(str, range(11))
     )
+
+
+def test_names_in_one_part_and_numbers_in_another_are_each_read_alone():
+    parts = parts_of(CLASSES, {"label": ["bad", "good", "0", "2"]}, ("label",), cut=2)
+    assert [label_numbers(part, NAMED) for part in read_alike(parts, NAMED)] == [[0, 2], [0, 2]]
+
+
+@each("labels", [list(range(12)), [0, 2]])
+def test_numbers_that_were_made_a_feature_are_the_models(labels):
+    rows = Dataset.from_dict({"label": labels}).class_encode_column("label")
+    config = tiny_config(id2label={number: f"topic {number}" for number in range(12)})
+    assert label_numbers(ReadRows(rows, Columns(CLASSES, ("text",), ("label",))), config) == labels

@@ -165,3 +165,8 @@ def test_sources_with_labels_in_different_columns_are_told(tmp_path, caplog):
 def test_a_row_of_empty_cells_between_tabs_is_a_row(tmp_path):
     (tmp_path / "a.tsv").write_text("text\tlabel\na\t1\n\t\nb\t0\n")
     assert load_rows([str(tmp_path / "a.tsv")])["label"][:] == ["1", "", "0"]
+
+
+def test_a_line_of_blanks_in_a_table_is_empty(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,1\n\t\nb,0\n")
+    assert load_rows([str(tmp_path / "a.csv")])["text"][:] == ["a", "b"]

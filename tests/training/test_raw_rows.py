@@ -6,6 +6,7 @@ from rows import each
 from task_rows import KINDS, rows_of_kind
 from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER
+from transformers import BertForSequenceClassification
 
 from homodistil_hf.training import raw_rows
 
@@ -113,3 +114,10 @@ def test_tables_of_any_format_are_read_as_plain_rows(kind):
     data = {"train_dataset": rows.with_format(kind), "eval_dataset": None}
     found = tokenized(data, tiny_tokenizer(), model)["train_dataset"]
     assert found[:] == tokenized(data | {"train_dataset": rows}, tiny_tokenizer(), model)["train_dataset"][:]
+
+
+def test_labels_of_all_sets_are_read_by_one_rule():
+    model = make_teacher(BertForSequenceClassification, id2label={0: "1", 1: "2", 2: "3"})
+    sets = [Dataset.from_dict({"text": ["w10 w11"] * len(labels), "label": labels}) for labels in ([0, 1, 2], [1])]
+    found = tokenized(dict(zip(("train_dataset", "eval_dataset"), sets, strict=True)), tiny_tokenizer(), model)
+    assert [found[name]["labels"][:] for name in found] == [[0, 1, 2], [1]]

@@ -28,6 +28,7 @@ from ...files.messages import first_of, short_repr
 from ...files.settings import setting
 from ...models.architectures import HEADS, architecture_of, has_segments
 from ...models.architectures.architecture import MASKED_LM
+from ...training.evaluation_loop import gathered, own_rows
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
 from ...training.ranks import check_launch
@@ -200,16 +201,18 @@ class SelfDistillTrainer(ExactTrainer):
     ) -> Any:
         """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
-            batch = self.prepare_batch(self._prepare_inputs(inputs))
-            loss, num_predictions = self.compute_loss(model, batch), self.count(batch)[0]
-            self._measured += torch.stack([loss.double() * num_predictions, num_predictions])
+            batch = self.prepare_batch(own_rows(self._prepare_inputs(inputs), self.accelerator))
+            num_predictions = int(self.count(batch)[0])
+            loss = self.compute_loss(model, batch) if num_predictions else torch.zeros((), device=self.args.device)
+            # on the CPU: Apple's devices have no float64
+            self._measured += torch.tensor([float(loss) * num_predictions, num_predictions], dtype=torch.float64)
             return loss, None, None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         """As Trainer's; the loss is the mean over all predictions, where Trainer's is that of batches' means."""
-        self._measured = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        self._measured = torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        loss_sum, num_predictions = self.accelerator.reduce(self._measured).tolist()
+        loss_sum, num_predictions = map(sum, zip(*gathered(self._measured.tolist()), strict=True))
         if num_predictions:
             output.metrics[f"{metric_key_prefix}_loss"] = loss_sum / num_predictions
         return output
