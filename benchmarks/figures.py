@@ -128,7 +128,7 @@ def figures() -> dict[str, str]:
     vectors = {"bits_half": "a half, 8 bits", "bits_quarter": "a quarter, 8 bits", "float_quarter": "a quarter, float"}
     for name, row in vectors.items():
         found[name] = f"{100 * float(cell('binarization', (row,), 'QNLI, nDCG@10, %')) / whole:.0f}"
-        found[f"{name}_mb"] = cell("binarization", (row,), "MB")
+    found |= {f"{name}_mb": cell("binarization", (vectors[name],), "MB") for name in ("bits_half", "bits_quarter")}
     for name, row in kept_by.items():
         score, whole = (float(cell("binarization", row, column)) for column in ("score", "float"))
         found[name] = f"{100 * score / whole:.0f}"
