@@ -21,6 +21,8 @@ STUDENT_FOLDER = "student"
 MODEL_FOLDER = "model"
 """Of the model of a fine-tuning, a binarization or a round."""
 MODEL_FOLDERS = (STUDENT_FOLDER, MODEL_FOLDER)
+FURTHER_FOLDER = "further_pretraining"
+"""Of the run that trains a distillation's teacher on."""
 TRIMMED_FOLDER = "trimmed_teacher"
 """Of the teacher with the words that a run keeps."""
 

@@ -25,7 +25,14 @@ from ..files.checkpoints import PROJECTIONS_FILE, last_checkpoint, sorted_checkp
 from ..files.inside import refuse_link_out
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.run_names import FAMILY_FILE, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER, TRIMMED_FOLDER
+from ..files.run_names import (
+    FAMILY_FILE,
+    FURTHER_FOLDER,
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    STUDENT_FOLDER,
+    TRIMMED_FOLDER,
+)
 from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import load_tensors
 from ..models.architectures.architecture import PROJECTIONS
@@ -59,6 +66,8 @@ _FAMILY_METHODS = ("homodistil", "embedding", "sparse", "multi_vector", "reranke
 """Methods whose students may start as another student; baselines start from their teacher or anew."""
 _READ = ("teacher", "start")
 """Settings that name models."""
+_WRITTEN = {"vocabulary": TRIMMED_FOLDER, "further_pretraining": FURTHER_FOLDER}
+"""Setting → the folder of the teacher that a run makes for it."""
 
 
 def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
@@ -84,7 +93,10 @@ def run(settings: RunConfig, log: Log = print) -> dict[str, Any]:
         with folder_claimed(settings.output_dir, is_main=settings.is_main):
             if settings.training.overwrite_output_dir and not settings.training.resume_from_checkpoint:
                 read = {name: getattr(settings.run, name, None) for name in _READ}
-                check_not_read(settings.output_dir, read, written=(STUDENT_FOLDER, TRIMMED_FOLDER))
+                written = [
+                    folder for name, folder in _WRITTEN.items() if getattr(settings.run, name, None) is not None
+                ]
+                check_not_read(settings.output_dir, read, written=(STUDENT_FOLDER, *written))
             results = (kind.run or distill)(settings, log)
     if settings.is_main and results:
         from ..export.report import try_report

@@ -12,7 +12,7 @@ from typing import Any
 from ..files.caches import keep_datasets_here
 from ..files.messages import short_repr
 from ..files.provenance import version_facts
-from ..files.run_names import RESULTS_FILE, SETTINGS_FILE
+from ..files.run_names import FURTHER_FOLDER, RESULTS_FILE, SETTINGS_FILE
 from ..files.strict_json import parse_json, write_json
 from ..methods.self_distillation.rounds import RUN_FILE, self_distill
 from ..tables import aligned_lines, cell
@@ -23,7 +23,6 @@ from .masked_words import check_inputs, read_rows
 from .settings import Log, RunArguments, RunConfig
 
 METHOD = "self_distillation"
-FURTHER_FOLDER = "further_pretraining"
 _UNUSED = ("recipe", "further_pretraining", "vocabulary", "train_prompts", "train_weights", "start", "streaming")
 _SHARED = (
     *(entry.name for entry in fields(RunArguments) if entry.init and entry.name not in ("method", *_UNUSED)),

@@ -154,12 +154,24 @@ def test_a_model_that_is_read_is_not_overwritten(finished, folder, tmp_path, cap
     run, text = tmp_path / "run", json.loads((folder / "config.json").read_text())["train_data"]
     values = {"method": method, "train_data": text, "output_dir": str(run), "overwrite_output_dir": True}
     values |= {"student": "macs=0.5"} if method == "homodistil" else {}
-    for place in ("student", "1-macs-0.5/student", "trimmed_teacher"):
+    made = {"trimmed_teacher": {"vocabulary": "keep=40"}, "further_pretraining/student": {"further_pretraining": {}}}
+    places = {"student": {}, "1-macs-0.5/student": {}} | (made if method == "homodistil" else {})
+    for place, more in places.items():
         shutil.copytree(finished / "student", run / place)
-        (tmp_path / "config.json").write_text(json.dumps(values | {"teacher": str(run / place)}))
+        (tmp_path / "config.json").write_text(json.dumps(values | {"teacher": str(run / place)} | more))
         assert main(["distill", str(tmp_path / "config.json")]) == 2
         assert "where it would be overwritten; name another output_dir" in capsys.readouterr().err
         assert (run / place / "model.safetensors").is_file()
+
+
+def test_a_teacher_that_an_earlier_run_has_made_stays(finished, folder, tmp_path):
+    run, text = tmp_path / "run", json.loads((folder / "config.json").read_text())["train_data"]
+    shutil.copytree(finished, run)
+    shutil.copytree(finished / "student", run / "trimmed_teacher")
+    words = ["--teacher", str(run / "trimmed_teacher"), "--student", "macs=0.8,layers=2", "--max_seq_length", "16"]
+    words += ["--train_data", text, "--output_dir", str(run), "--overwrite_output_dir", "true", "--max_steps", "1"]
+    assert main(["distill", *words, "--use_cpu", "true"]) == 0
+    assert (run / "trimmed_teacher" / "model.safetensors").is_file()
 
 
 def test_a_teacher_below_the_home_folder_is_found_by_its_kind(tmp_path, monkeypatch):
