@@ -66,7 +66,8 @@ class Budget(NamedTuple):
 
 def refuse_compact_budget(student: str | None) -> None:
     """Refuse, by a ValueError, a budget of the compact form for models that have none, as those of vectors."""
-    if student is not None and "compact_macs" in student:
+    sizes = listed_students(student) or [student or ""]
+    if student and any(size.partition("=")[0].strip() == _OF_MACS[1] for size in sizes):
         raise ValueError(
             f"student={student!r} counts attention narrower than the hidden size, which only a compact export has; "
             f"models of vectors have none: name {student.replace('compact_macs', 'macs')}"

@@ -81,13 +81,8 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
             "leave it out"
         )
 
-    # a run is planned from the trimmed teacher
-    trimming = None
-    if question.vocabulary is not None:
-        from .trim import TrimSource, format_sizes, format_trimming, plan_trimming
-
-        source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
-        trimming = plan_trimming(source, log, sizes=_SIZES)
+    # a run plans from the trimmed teacher
+    trimming = None if question.vocabulary is None else _trimming(question, config, fewer_layers_below, log)
     trimmed = trimming.trimmed_config if trimming else config
     # of a budget of milliseconds, of the run that is timed, as its settings count, or of the teacher's method
     latency, timing = _latency(question, trimmed), {}
@@ -110,6 +105,8 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
             lines.append(reason)
 
     if trimming:
+        from .trim import format_sizes, format_trimming
+
         costs["vocabulary"] = trimming.facts
         lines.append(f"vocabulary, of the teacher:\n{format_trimming(trimming.facts)}")
         lines.append(format_sizes(trimming.facts["sizes"]))
@@ -169,6 +166,17 @@ def _teacher_config(question: Any) -> tuple[Any, bool]:
 def _plan_of(question: Any, config: Any, fewer_layers_below: int) -> WidthPlan:
     settings = {"plain": question.plain, "fewer_layers_below": fewer_layers_below}
     return resolve_plan(question.student or "", config, multiple=_multiple(question), **settings)
+
+
+def _trimming(question: Any, config: Any, fewer_layers_below: int, log: Log) -> Any:
+    """The plan of the teacher's vocabulary; a student that no teacher could have is refused before text is read."""
+    from .trim import TrimSource, plan_trimming
+
+    # budgets of parameters alone depend on the words
+    if not is_latency_budget(question.student) and not (question.student or "").lstrip().startswith("params"):
+        _plan_of(question, config, fewer_layers_below)
+    source = TrimSource(question.teacher, question.vocabulary, question.text, revision=question.teacher_revision)
+    return plan_trimming(source, log, sizes=_SIZES)
 
 
 def _latency(question: Any, config: Any) -> dict[str, Any]:

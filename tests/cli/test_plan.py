@@ -116,9 +116,19 @@ def test_models_of_vectors_have_no_compact_form_and_no_revision(tmp_path, capsys
     for command in (["plan"], run):
         assert main([*command, "--teacher", str(folder), "--student", "compact_macs=0.5,layers=1"]) == 2
         assert "models of vectors have none: name macs=0.5,layers=1" in capsys.readouterr().err
+    (tmp_path / "compact_macs.json").write_text(
+        '{"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}'
+    )
+    assert main(["plan", "--teacher", str(folder), "--student", str(tmp_path / "compact_macs.json")]) == 0
     said = []
     for command in (["plan"], run):
         words = ["--teacher", str(folder), "--student", "macs=0.5", "--teacher_revision", "main"]
         assert main([*command, *words]) == 2
         said.append(capsys.readouterr().err)
     assert said[0] == said[1]
+
+
+def test_a_student_that_is_none_is_refused_before_text_is_read(folder, tmp_path, capsys):
+    words = ["--teacher", str(folder / "teacher"), "--vocabulary", "keep=40", "--text", str(tmp_path / "no text")]
+    assert main(["plan", *words, "--student", "mcas=0.5"]) == 2
+    assert "nearest valid: 'macs=0.25'" in capsys.readouterr().err
