@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from transformers import PreTrainedConfig
 
 from ..data.delimited import parsed_cell
@@ -103,34 +103,38 @@ def read_alike(parts: Sequence[ReadRows], config: PreTrainedConfig) -> list[Read
         config: of the model.
 
     Returns:
-        The parts; classes by name, and several labels a row as shares, in the first of their columns.
+        The parts; classes as a feature of the model's names, several labels a row as shares in their first column.
 
     Raises:
         ValueError: a label that is none of the model's.
     """
-    labels = parts[0].columns.labels
+    kind, labels, names = parts[0].columns.kind, parts[0].columns.labels, names_of(config)
     features = [[part.rows.features[name] for name in labels if name in part.rows.column_names] for part in parts]
-    names = names_of(config)
-    are_alike = parts[0].columns.kind in (CLASSES, LABELS) and all(one == features[0] for one in features)
-    if not labels or not are_alike or len({*names}) < len(names) or any(map(is_missing, names)):
+    if (
+        kind not in (CLASSES, LABELS)
+        or not labels
+        or len({*names}) < len(names)
+        or features != features[:1] * len(parts)
+    ):
         return list(parts)
-    for part in parts:
-        label_numbers(part, config)  # refuses by its name
     table = concatenate_datasets([part.rows.select_columns(list(labels)) for part in parts])
-    argument = " and ".join(part.argument for part in parts)
     try:
-        found_numbers = label_numbers(ReadRows(table, replace(parts[0].columns, labels=labels), argument), config)
-    except ValueError:  # names in one part, numbers in another: each can be read alone
+        numbers = iter(
+            label_numbers(ReadRows(table, parts[0].columns, " and ".join(part.argument for part in parts)), config)
+        )
+    except ValueError:  # names in one part and numbers in another can be read alone
+        for part in parts:
+            label_numbers(part, config)  # refuses a wrong label by its own name
         return list(parts)
-    numbers = iter(found_numbers)
     found = []
     for rows, columns, argument in parts:
-        own = list(itertools.islice(numbers, len(rows)))
-        if columns.kind == CLASSES:
-            cells: list[Any] = [None if one == UNKNOWN_CLASS else names[one] for one in own]
+        cells = list(itertools.islice(numbers, len(rows)))
+        feature = None
+        if kind == CLASSES:
+            feature, cells = ClassLabel(names=names), [max(cell, -1) for cell in cells]  # -1 stands for no label
         else:
-            cells = [None if UNKNOWN_VALUE in one else one for one in own]
-        read = rows.remove_columns(list(labels)).add_column(labels[0], cells)
+            cells = [None if UNKNOWN_VALUE in cell else cell for cell in cells]
+        read = rows.remove_columns(list(labels)).add_column(labels[0], cells, feature=feature)
         found.append(ReadRows(read, replace(columns, labels=labels[:1]), argument))
     return found
 

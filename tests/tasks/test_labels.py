@@ -174,12 +174,14 @@ def parts_of(kind, labels, columns, *, cut):
     return part._replace(rows=rows.select(range(cut))), few
 
 
-def test_few_rows_are_read_as_all_of_a_run():
+def test_few_rows_are_read_as_all_of_a_run(caplog):
     # numbers from 0, or classes by name?
     parts = parts_of(CLASSES, {"label": [0, 1, 2, 1]}, ("label",), cut=3)
     assert [label_numbers(part, STARS) for part in parts] == [[0, 1, 2], [0]]
+    caplog.clear()
     read = read_alike(parts, STARS)
     assert [label_numbers(part, STARS) for part in read] == [[0, 1, 2], [1]]
+    assert not caplog.text  # what was read is not asked for again
     # an empty cell beside a 0 is unknown, and beside marks alone is 0
     config = tiny_config(id2label={0: "joy", 1: "fear"}, problem_type="multi_label_classification")
     cells = {"joy": [1, 0, 1, 0, 1], "fear": [0, 1, None, 1, None]}
