@@ -110,18 +110,13 @@ def read_alike(parts: Sequence[ReadRows], config: PreTrainedConfig) -> list[Read
     """
     kind, labels, names = parts[0].columns.kind, parts[0].columns.labels, names_of(config)
     features = [[part.rows.features[name] for name in labels if name in part.rows.column_names] for part in parts]
-    if (
-        kind not in (CLASSES, LABELS)
-        or not labels
-        or len({*names}) < len(names)
-        or features != features[:1] * len(parts)
-    ):
+    are_alike = all(one == features[0] for one in features)
+    if kind not in (CLASSES, LABELS) or not labels or not are_alike or len({*names}) < len(names):
         return list(parts)
     table = concatenate_datasets([part.rows.select_columns(list(labels)) for part in parts])
     try:
-        numbers = iter(
-            label_numbers(ReadRows(table, parts[0].columns, " and ".join(part.argument for part in parts)), config)
-        )
+        arguments = " and ".join(part.argument for part in parts)
+        numbers = iter(label_numbers(ReadRows(table, parts[0].columns, arguments), config))
     except ValueError:  # names in one part and numbers in another can be read alone
         for part in parts:
             label_numbers(part, config)  # refuses a wrong label by its own name

@@ -201,9 +201,11 @@ class SelfDistillTrainer(ExactTrainer):
     ) -> Any:
         """The masked loss of one batch; no logits are returned."""
         with torch.no_grad():
-            batch = self.prepare_batch(own_rows(self._prepare_inputs(inputs), self.accelerator))
-            num_predictions = int(self.count(batch)[0])
-            loss = self.compute_loss(model, batch) if num_predictions else torch.zeros((), device=self.args.device)
+            rows = own_rows(self._prepare_inputs(inputs), self.accelerator)
+            if not len(next(iter(rows.values()))):  # another rank has all that are left
+                return torch.zeros((), device=self.args.device), None, None
+            batch = self.prepare_batch(rows)
+            loss, num_predictions = self.compute_loss(model, batch), int(self.count(batch)[0])
             # on the CPU: Apple's devices have no float64
             self._measured += torch.tensor([float(loss) * num_predictions, num_predictions], dtype=torch.float64)
             return loss, None, None

@@ -134,12 +134,15 @@ from homodistil_hf.training.ranks import leave_process_group
 model = make_teacher(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 args = SelfDistillationArguments(
     output_dir=sys.argv[1], per_device_train_batch_size=int(sys.argv[2]), max_steps=3, learning_rate=1e-2, optim="sgd",
-    logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True)
+    logging_steps=1, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    per_device_eval_batch_size=2)
 data = {"train_dataset": make_blocks(), "processing_class": tiny_tokenizer()}
+data["eval_dataset"] = make_blocks().select(range(5))  # the last one is of one rank alone
 trainer = SelfDistillTrainer(model, args, teacher_model=randomized(copy.deepcopy(model), seed=7), **data)
 trainer.train()
+measured = trainer.evaluate()["eval_loss"]
 if trainer.is_world_process_zero():
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry] + [measured]
     torch.save((trainer.model.state_dict(), losses), sys.argv[1] + ".pt")
 leave_process_group()  # else a rank that ends first may take the other along
 """
