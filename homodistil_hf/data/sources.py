@@ -28,7 +28,7 @@ from datasets.utils.extract import Extractor
 from ..files.caches import full_disk
 from ..files.folders import check_writable
 from ..files.messages import join_some, short_repr
-from ..files.strict_json import parse_json
+from ..files.strict_json import fits, parse_json
 from .delimited import SEPARATORS, check_cells, csv_settings
 
 logger = logging.getLogger(__name__)
@@ -84,10 +84,11 @@ _HEAD_BYTES, _LINE_BYTES = 1 << 12, 1 << 20
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _SHARD = re.compile(r"([-_.](\d+|of|[0-9a-f]{8,}))+$|\d+$")  # train-00000-of-00002
 _SPLIT_WORDS = {
-    "train": {"train", "training"},
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing", "eval", "evaluation"},
+    "train": {"train", "training"},
 }
+"""Split → its words; of a name with several, those of held-out texts count."""
 
 
 def local_files(source: str, split: str, label: str) -> list[Path]:
@@ -184,7 +185,7 @@ def _splits(files: list[Path], folder: Path) -> dict[Path, str | None]:
 
 def _split_of(words: Iterable[str]) -> str | None:
     present = set(words)
-    return next((split for split in ("validation", "test", "train") if present & _SPLIT_WORDS[split]), None)
+    return next((split for split, names in _SPLIT_WORDS.items() if present & names), None)
 
 
 def _readable(files: list[Path], label: str) -> list[Path]:
@@ -234,7 +235,7 @@ def read_source(
         parts = [_without_views(part) for part in parts]
         # a stream raises its errors only when a row is read
         parts = [part for part in parts if any(True for _ in part.take(1))]
-    except (DatasetsError, OSError, RuntimeError, StopIteration, ValueError, csv.Error) as error:
+    except (DatasetsError, OSError, RuntimeError, StopIteration, TypeError, ValueError, csv.Error) as error:
         reason = error.__cause__ or error
         if full := full_disk(reason):
             raise full from error
@@ -306,11 +307,12 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
     return parts
 
 
-def _class_names_of(schema: pyarrow.Schema) -> str:
-    """What `datasets` wrote of a file's columns, names of classes among it: their numbers are of this file alone."""
-    written = (schema.metadata or {}).get(b"huggingface", b"{}")
-    features = (json.loads(written).get("info") or {}).get("features")
-    return json.dumps(features, sort_keys=True)
+def _written_features(schema: pyarrow.Schema) -> str:
+    """What `datasets` wrote of a file's columns, with the names of classes, whose numbers are of this file alone."""
+    written = json.loads((schema.metadata or {}).get(b"huggingface", b"null"))
+    return json.dumps(
+        written["info"]["features"] if fits(written, {"info": {"features": dict}}) else None, sort_keys=True
+    )
 
 
 def _arrow_schema(file: Path) -> pyarrow.Schema:
@@ -325,9 +327,9 @@ def _columns_of(file: Path) -> Any:
     """Return the columns of a file, for comparison; None where its reader finds them."""
     if file.suffix.lower() == ".parquet":
         schema = pyarrow.parquet.read_schema(file)
-        return schema.remove_metadata(), _class_names_of(schema)
+        return schema.remove_metadata(), _written_features(schema)
     if file.suffix.lower() == ".arrow":
-        return _class_names_of(_arrow_schema(file))
+        return _written_features(_arrow_schema(file))
     if file.suffix.lower() in SEPARATORS:
         return str(csv_settings(file))
     if _READERS[file.suffix.lower()] is JsonDatasetReader:

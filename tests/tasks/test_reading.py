@@ -4,6 +4,7 @@ import csv
 import json
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from datasets import ClassLabel, Dataset
 from rows import each
@@ -170,3 +171,17 @@ def test_a_row_of_empty_cells_between_tabs_is_a_row(tmp_path):
 def test_a_line_of_blanks_in_a_table_is_empty(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\na,1\n\t\nb,0\n")
     assert load_rows([str(tmp_path / "a.csv")])["text"][:] == ["a", "b"]
+
+
+@each(
+    ("written", "is_read"),
+    [(b"[]", True), (b'{"info": []}', True), (b"null", False), (b"{", False), (b'{"info": {"features": []}}', False)],
+)
+def test_what_others_wrote_of_a_files_columns_is_no_traceback(tmp_path, written, is_read):
+    table = pa.table({"text": ["a"]}).replace_schema_metadata({"huggingface": written})
+    pa.parquet.write_table(table, tmp_path / "a.parquet")
+    if is_read:
+        assert len(load_rows([str(tmp_path / "a.parquet")])) == 1
+    else:
+        with pytest.raises(ValueError, match=r"^train_data='.*a.parquet' is empty or unreadable"):
+            load_rows([str(tmp_path / "a.parquet")])
