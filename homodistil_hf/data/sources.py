@@ -310,9 +310,8 @@ def _read_files(files: list[Path], split: str, streaming: bool, line_by_line: bo
 def _written_features(schema: pyarrow.Schema) -> str:
     """What `datasets` wrote of a file's columns, with the names of classes, whose numbers are of this file alone."""
     written = json.loads((schema.metadata or {}).get(b"huggingface", b"null"))
-    return json.dumps(
-        written["info"]["features"] if fits(written, {"info": {"features": dict}}) else None, sort_keys=True
-    )
+    is_known = fits(written, {"info": {"features": dict}})
+    return json.dumps(written["info"]["features"] if is_known else None, sort_keys=True)
 
 
 def _arrow_schema(file: Path) -> pyarrow.Schema:

@@ -70,13 +70,27 @@ def column_types(features: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def by_lower_name(names: Iterable[str]) -> dict[str, str]:
+    """Columns by their names in lower case; of names that differ in case alone the lower one.
+
+    Example:
+    ```python
+    >>> by_lower_name(["text", "Text", "Label"])
+    {'text': 'text', 'label': 'Label'}
+
+    ```
+    """
+    given = list(names)
+    return {name.lower(): name for name in given} | {name: name for name in given if name == name.lower()}
+
+
 def _holds_texts(kind: str) -> bool:
     return "str" in kind or kind in ("List", "LargeList", "dict", "Json")
 
 
 def query_column_in(names: Iterable[str]) -> str | None:
     """The column that holds a query, by its name; None where there is none."""
-    known = {name.lower(): name for name in names}
+    known = by_lower_name(names)
     return next((known[name] for name in _QUERIES if name in known), None)
 
 
@@ -96,7 +110,7 @@ def triplets_in(types: Mapping[str, str], *, with_pairs: bool = False) -> Triple
 
     ```
     """
-    known = {name.lower(): name for name in types}
+    known = by_lower_name(types)
     query = query_column_in(types)
     positives, negatives = (
         [name for lower, name in known.items() if pattern.fullmatch(lower)] for pattern in (_POSITIVE, _NEGATIVE)

@@ -1,7 +1,7 @@
 """The columns that rows of a kind are read from: found by their usual names, or as the user names them."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 from ..data.delimited import parsed_cell
 from ..data.masking import IGNORED_LABEL
 from ..data.read_line import columns_words
-from ..data.triplets import column_types
+from ..data.triplets import by_lower_name, column_types
 from ..files.messages import first_of, join_some, nearest_valid, short_repr
 from .kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES, names_of
 
@@ -49,6 +49,8 @@ _LABEL_COLUMNS: dict[str, Sequence[str]] = {
     TAGS: TAG_COLUMNS,
     ANSWERS: ("answers",),
 }
+LABEL_COLUMNS = frozenset((*TAG_COLUMNS, *(name for names in _LABEL_COLUMNS.values() for name in names)))
+"""Usual names of columns with labels of any kind."""
 MARKS = dict.fromkeys(("x", "✓", "1", "1.0", "true", "yes"), 1) | dict.fromkeys(("0", "0.0", "false", "no"), 0)
 """Words, in lower case, for a label that a row has, and for one that it hasn't."""
 _STRINGS = ("string", "large_string", "string_view")
@@ -276,8 +278,7 @@ def _counts(cell: Any, columns: Columns) -> bool:
 
 def empty_labels(rows: Dataset, columns: Columns) -> Columns | None:
     """The columns with one of a usual name for labels, in which there may be none; None without such a column."""
-    usual = {*TAG_COLUMNS, *(name for names in _LABEL_COLUMNS.values() for name in names)}
-    labels = tuple(name for name in rows.column_names if name.lower() in usual and name not in columns.texts)
+    labels = tuple(name for name in rows.column_names if name.lower() in LABEL_COLUMNS and name not in columns.texts)
     return replace(columns, labels=labels[:1]) if labels else None
 
 
@@ -327,7 +328,7 @@ def _texts(rows: Dataset, kind: str, labels: Sequence[str]) -> tuple[str, ...]:
 
     Only `text` is surely all that a row has to say: others are no answer where more texts lie beside them.
     """
-    known = _by_lower_name(rows.column_names)
+    known = by_lower_name(rows.column_names)
     if kind == ANSWERS:
         return tuple(known[name] for name in ("question", "context") if name in known)
     # columns of words come first for tags
@@ -366,7 +367,7 @@ def _labels(
     rows: Dataset, config: PreTrainedConfig, kind: str, texts: tuple[str, ...], argument: str
 ) -> tuple[str, ...]:
     """Columns of usual names, or one for each of the model's labels; refuses columns of some of these alone."""
-    known = _by_lower_name(name for name in rows.column_names if name not in texts)
+    known = by_lower_name(name for name in rows.column_names if name not in texts)
     wanted = [name.lower() for name in names_of(config)]
     # spans of a text go by other names than tags of words
     usual = _LABEL_COLUMNS[kind] if kind != TAGS or is_of_words(texts) else SPAN_COLUMNS
@@ -384,11 +385,6 @@ def _labels(
     # of several candidates, the first whose classes are the model's
     of_the_model = [name for name in found if set(map(str.lower, class_names(rows.features[name]))) == set(wanted)]
     return tuple((of_the_model or found)[:1])
-
-
-def _by_lower_name(names: Iterable[str]) -> Mapping[str, str]:
-    # of names that differ in case alone the lower one
-    return {name.lower(): name for name in sorted(names, key=str.islower)}
 
 
 def class_names(feature: Any) -> list[str]:
@@ -409,7 +405,7 @@ def is_of_words(texts: Sequence[str]) -> bool:
 
 def words_column(rows: Dataset) -> str | None:
     """The column that holds words, by its name; some tools have objects there, with each token's place."""
-    known = _by_lower_name(rows.column_names)
+    known = by_lower_name(rows.column_names)
     for name in (known[word] for word in _WORDS if word in known):
         feature = rows.features[name]
         if is_string(feature) or is_string(getattr(feature, "feature", None)):
@@ -433,12 +429,12 @@ def ranks_pairs(columns: Collection[str]) -> bool:
 
 def pair_in(columns: Collection[str]) -> tuple[str, ...]:
     """The columns of a usual pair of texts; none where there is no such pair."""
-    known = _by_lower_name(columns)
+    known = by_lower_name(columns)
     pair = next((pair for pair in _PAIRS if known.keys() >= set(pair)), ())
     return tuple(known[name] for name in pair)
 
 
 def has_values(columns: Collection[str]) -> bool:
     """Whether one of the columns usually holds a number that a text is worth."""
-    known = _by_lower_name(columns)
+    known = by_lower_name(columns)
     return any(name in known for name in _VALUE_COLUMNS)

@@ -18,10 +18,11 @@ from datasets.exceptions import DatasetsError
 
 from ..data.delimited import SEPARATORS, check_cells, csv_settings, header_of
 from ..data.sources import TAGGED_WORDS, concatenated, local_files, read_source
+from ..data.triplets import by_lower_name
 from ..files.caches import full_disk
 from ..files.messages import first_line, join_some, short_repr
 from ..files.strict_json import read_json_rows
-from .columns import CLASS_COLUMNS, TAG_COLUMNS, class_names, is_missing
+from .columns import LABEL_COLUMNS, class_names, is_missing
 
 logger = logging.getLogger(__name__)
 _JSON = (".json", ".jsonl")
@@ -54,8 +55,8 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
     if not sources:
         raise ValueError(f"{argument} is not set; name files, folders or Hub data sets with rows")
     parts = [part for name in sources for part in _read(name, split, f"{argument}={name!r}")]
+    _warn_of_other_labels(parts, argument)
     try:
-        _warn_of_other_labels(parts, argument)
         rows = grouped(concatenated(parts))
     except (ValueError, pyarrow.ArrowException) as error:
         raise ValueError(
@@ -72,8 +73,7 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
 
 def _warn_of_other_labels(parts: Sequence[Dataset], argument: str) -> None:
     """Warn of sources that have their labels in different columns: of all but one no row would have any."""
-    usual = {*CLASS_COLUMNS, *TAG_COLUMNS}
-    found = [{name for name in part.column_names if name.lower() in usual} for part in parts]
+    found = [{name for name in part.column_names if name.lower() in LABEL_COLUMNS} for part in parts]
     if found and all(found) and not set.intersection(*found):
         names = join_some(map(repr, sorted(set.union(*found))))
         logger.warning("%s: sources have labels in different columns, %s; give them one name", argument, names)
@@ -229,7 +229,7 @@ def grouped(rows: Dataset) -> Dataset:
     A sentence goes on where its cell is that of the row before or empty, as spreadsheets have it. Its cell is a
     number, a name, or the sentence, of which each word has a row.
     """
-    known = {name.lower(): name for name in rows.column_names}
+    known = by_lower_name(rows.column_names)
     columns = [
         next((known[name] for name in names if name in known), None) for names in (_SENTENCE, _WORD, _TAG_NAMES)
     ]

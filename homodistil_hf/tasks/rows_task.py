@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.delimited import parsed_cell
 from ..data.masking import IGNORED_LABEL, UNKNOWN_CLASS
+from ..data.triplets import by_lower_name
 from ..files.messages import join_some, short_repr
 from .columns import (
     CLASS_COLUMNS,
@@ -131,7 +132,7 @@ def columns_of_rows(
 
 def _kind(rows: Dataset, texts: Sequence[str], labels: Sequence[str]) -> str:
     """The kind of rows, by the first values of the columns that their labels would be in."""
-    by_name = {name.lower(): name for name in rows.column_names if name not in texts}
+    by_name = by_lower_name(name for name in rows.column_names if name not in texts)
 
     def column(usual: Sequence[str]) -> list[Any]:
         """Known values of the column of labels, named or of a usual name."""
