@@ -258,7 +258,7 @@ def _numbered(rows: Dataset, task: BenchmarkTask, label: str) -> Dataset:
     numbers = []
     for value in values:
         is_word = has_words and isinstance(value, int) and 0 <= value < len(own_names)
-        word = own_words[value] if is_word else str(value).strip().lower()
+        word = own_words[value] if is_word else _word(str(value), task.words)
         number = float(task.words.index(word)) if word in task.words else finite_number(value)
         if number is None or not (0 <= number <= 5 if task.kind == VALUES else number in range(len(task.words))):
             expected = f"0 … {len(task.words) - 1} or {', '.join(task.words)}" if task.words else "numbers from 0 to 5"

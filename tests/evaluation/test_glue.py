@@ -398,3 +398,12 @@ def test_classes_are_the_tasks_by_their_names(tmp_path, names, expected):
             load_task("mnli", tmp_path)
     else:
         assert load_task("mnli", tmp_path).train["label"][:] == expected
+
+
+def test_classes_as_words_are_read_as_those_of_a_feature(tmp_path):
+    (tmp_path / "rte").mkdir()
+    words = ["Not entailment", "not-entailment", "Entailment "]
+    rows = Dataset.from_dict({"sentence1": ["a"] * 3, "sentence2": ["b"] * 3, "label": words})
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / "rte" / f"{split}.parquet")
+    assert load_task("rte", tmp_path).train["label"][:] == [1, 1, 0]
