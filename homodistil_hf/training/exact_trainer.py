@@ -47,7 +47,7 @@ from ..training_args import ExactArguments
 from .evaluation_loop import evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
-from .ranks import DealtShards, WholeBatches, lay_out_buckets
+from .ranks import DealtShards, WholeBatches, lay_out_buckets, with_own_epoch
 from .row_checks import check_kind, checked_batch, rows_digest
 from .run_folder import (
     TEACHER_SHA256,
@@ -482,6 +482,8 @@ class ExactTrainer(Trainer):
                     f"batch_size={self.args.rows_per_step})"
                 )
             batch_size, num_ranks = self.args.train_batch_size, self.args.world_size
+            if isinstance(dataset, datasets.IterableDataset):
+                dataset = with_own_epoch(dataset)
             if num_lanes_of(dataset, self.args.rows_per_step) > 1:
                 how = {"rank": self.args.process_index, "num_ranks": num_ranks}
                 rows_per_step = self.args.rows_per_step

@@ -158,6 +158,17 @@ def _ddp_in(wrapped: nn.Module) -> DistributedDataParallel | None:
     return bare if isinstance(bare, DistributedDataParallel) else None
 
 
+def with_own_epoch(stream: datasets.IterableDataset) -> datasets.IterableDataset:
+    """The same stream, whose number of the pass is this rank's alone.
+
+    It lies in shared memory, for loader workers. Ranks that were forked after the stream was made, as a notebook's
+    are, share it too, and datasets adds to it: ranks that set it at once would read in the order of another pass.
+    """
+    own = object.__new__(type(stream))
+    own.__setstate__(stream.__getstate__() | {"_epoch": torch.tensor(stream.epoch)})
+    return own
+
+
 class WholeBatches(IterableDataset):
     """A stream cut to a whole number of micro-batches on every rank.
 

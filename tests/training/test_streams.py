@@ -99,3 +99,17 @@ def test_a_run_of_a_stream_goes_on_at_the_next_row(make_trainer, tmp_path, stop,
     rows = [*range(24)] * ((num_steps - 1) // 3 + 1 - stop // 3)  # from the first of the pass that it stands in
     assert stream.read == rows[: len(stream.read)]
     assert len(stream.read) >= len(rows) - 16
+
+
+@pytest.mark.parametrize("num_shards", [2, 16])
+def test_a_pass_over_a_stream_is_counted_by_its_loader_alone(make_trainer, num_shards):
+    """Ranks that were forked after a stream was made share its number of the pass."""
+    stream = make_blocks(32).to_iterable_dataset(num_shards).shuffle(seed=5, buffer_size=2)
+    loader = make_trainer(train_dataset=stream).get_train_dataloader()
+    passes = []
+    for number in (0, 1):
+        loader.set_epoch(number)
+        passes.append([row for batch in loader for row in batch["input_ids"].tolist()])
+    assert stream.epoch == 0
+    assert passes[0] != passes[1]
+    assert sorted(passes[0]) == sorted(passes[1])
