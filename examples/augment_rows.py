@@ -14,6 +14,8 @@ from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from homodistil_hf import max_tokens
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -24,7 +26,7 @@ def main() -> None:
     parser.add_argument("--num_copies", type=int, default=1, help="of each row")
     parser.add_argument("--masked", nargs=2, type=float, default=[0.15, 0.4], help="share of tokens, least and most")
     parser.add_argument("--top_k", type=int, default=20, help="likeliest tokens that one is drawn from")
-    parser.add_argument("--max_length", type=int, default=128, help="tokens of a row; what is behind is left out")
+    parser.add_argument("--max_length", type=int, help="tokens of a row, default: 128, or what fits; more are cut")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the model")
     parser.add_argument("--seed", type=int, default=0)
@@ -41,14 +43,18 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=options.dtype).eval().to(device)
+    options.max_length = options.max_length or min(128, max_tokens(model.config))
+    if options.max_length > max_tokens(model.config):
+        parser.error(f"--max_length {options.max_length}: the model has {max_tokens(model.config)} positions")
     parts = [rows]
-    # rows of like length stand together, for little padding
-    lengths = [sum(len(row[name]) for name in options.text_columns) for row in rows]
-    by_length = rows.select_columns(options.text_columns).select(sorted(range(len(rows)), key=lengths.__getitem__))
+    # rows of like length stand together, for little padding; those that lack a text have no copy
+    texts_of = (tuple(row[name] for name in options.text_columns) for row in rows)
+    lengths = {number: sum(map(len, texts)) for number, texts in enumerate(texts_of) if all(texts)}
+    by_length = rows.select_columns(options.text_columns).select(sorted(lengths, key=lengths.__getitem__))
     for number in range(1, options.num_copies + 1):
         texts: dict[str, list[str]] = {name: [] for name in options.text_columns}
         batches = by_length.iter(options.batch_size)
-        num_batches = -(-len(rows) // options.batch_size)
+        num_batches = -(-len(by_length) // options.batch_size)
         for batch in tqdm(batches, f"copy {number} of {options.num_copies}", num_batches, mininterval=5):
             filled = refilled([batch[name] for name in options.text_columns], model, tokenizer, options)
             for name, found in zip(options.text_columns, filled, strict=True):

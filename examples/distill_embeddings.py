@@ -8,6 +8,8 @@ Loads with `SentenceTransformer("out/student")` (pip install ".[embeddings]" in 
 import argparse
 from pathlib import Path
 
+from torch.nn.functional import normalize
+
 from homodistil_hf import (
     EmbeddingDistilArguments,
     EmbeddingDistilTrainer,
@@ -35,7 +37,11 @@ def main() -> None:
     rows = tokenize_texts(
         load_text(options.text), teacher.tokenizer, max_length=length, prepare=teacher.settings.prepared
     )
-    split = rows.train_test_split(min(1000, len(rows) // 10), seed=0)
+    if len(rows) <= options.batch_size:
+        parser.error(
+            f"--text has {len(rows)} texts, fewer than --batch_size {options.batch_size} and one to measure on"
+        )
+    split = rows.train_test_split(min(1000, max(1, len(rows) // 10), len(rows) - options.batch_size), seed=0)
     trainer = EmbeddingDistilTrainer(
         teacher,
         EmbeddingDistilArguments(
@@ -53,7 +59,8 @@ def main() -> None:
     print(f"cosine to the teacher {trainer.evaluate()['eval_cosine']:.3f}")
 
     student = load_embedding_model(trainer.export(Path(options.output_dir) / "student"))
-    similarities = student.encode([QUERY]) @ teacher.encode(TEXTS).T  # the student's query in the teacher's index
+    # the student's query in the teacher's index
+    similarities = normalize(student.encode([QUERY])) @ normalize(teacher.encode(TEXTS)).T
     print(dict(zip(TEXTS, similarities[0].tolist(), strict=True)))
 
 

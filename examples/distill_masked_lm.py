@@ -25,7 +25,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.teacher)
     length = options.max_seq_length or min(128, max_tokens(AutoConfig.from_pretrained(options.teacher)))
     blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=length)
-    parts = blocks.train_test_split(test_size=min(1000, max(1, len(blocks) // 20)), seed=0)
+    if len(blocks) <= options.batch_size:
+        parser.error(f"--text makes {len(blocks)} blocks of {length} tokens, fewer than a step and one to measure on")
+    num_held_out = min(1000, max(1, len(blocks) // 20), len(blocks) - options.batch_size)
+    parts = blocks.train_test_split(test_size=num_held_out, seed=0)
     trainer = HomoDistilTrainer(
         model=options.teacher,
         args=HomoDistilTrainingArguments(

@@ -37,7 +37,9 @@ def main() -> None:
     )
     trainer.train()
     metrics = trainer.evaluate()
-    print(f"KL to the teacher {metrics['eval_kl']:.3f} nats, F1 of spans {metrics.get('eval_span_f1', 0):.1%}")
+    # rows without tags have no F1
+    right = f", F1 of spans {metrics['eval_span_f1']:.1%}" if "eval_span_f1" in metrics else ""
+    print(f"KL to the teacher {metrics['eval_kl']:.3f} nats{right}")
 
     folder = str(trainer.export(f"{options.output_dir}/student"))
     tag = pipeline("token-classification", folder, aggregation_strategy="first")

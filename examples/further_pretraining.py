@@ -27,7 +27,10 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     length = options.max_seq_length or min(128, max_tokens(AutoConfig.from_pretrained(options.model)))
     blocks = tokenize_to_blocks(load_text(options.text), tokenizer, max_seq_length=length)
-    parts = blocks.train_test_split(test_size=min(1000, max(1, len(blocks) // 20)), seed=0)
+    if len(blocks) <= options.batch_size:
+        parser.error(f"--text makes {len(blocks)} blocks of {length} tokens, fewer than a step and one to measure on")
+    num_held_out = min(1000, max(1, len(blocks) // 20), len(blocks) - options.batch_size)
+    parts = blocks.train_test_split(test_size=num_held_out, seed=0)
     result = self_distill(
         options.model,
         SelfDistillationArguments(

@@ -12,6 +12,8 @@ import json
 import time
 from pathlib import Path
 
+from torch.nn.functional import normalize
+
 from homodistil_hf import load_nested
 
 
@@ -24,13 +26,15 @@ def main() -> None:
     names = [member["name"] for member in table["members"]]
     sizes = {name: load_nested(options.folder, name) for name in names}  # the file is the same for all
     texts = [line for line in Path(options.texts).read_text(encoding="utf-8").splitlines() if line.strip()]
-    index = sizes[names[0]].encode(texts)
+    if not texts:
+        parser.error(f"--texts {options.texts}: no line has text")
+    index = normalize(sizes[names[0]].encode(texts))
 
     # few queries at once are asked by the largest, many by the smallest
     for waiting in (1, 32, 128):
         name, queries = names[min(len(names) - 1, waiting // 32)], (texts * waiting)[:waiting]
         since = time.perf_counter()
-        found = (sizes[name].encode(queries) @ index.T).argmax(1)
+        found = (normalize(sizes[name].encode(queries)) @ index.T).argmax(1)
         ms = 1000 * (time.perf_counter() - since) / waiting
         right = sum(texts[place] == query for place, query in zip(found.tolist(), queries, strict=True))
         print(f"{waiting} waiting: {name}, {ms:.1f} ms a query, {right} of {waiting} texts found again")

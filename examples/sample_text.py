@@ -15,6 +15,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from homodistil_hf import max_tokens
+
 SHARES = (1.0, 0.05)
 """Of the places that are drawn anew, in the first round and in the last."""
 
@@ -24,7 +26,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="Hub name or folder of a masked-LM model")
     parser.add_argument("--output", required=True, help="parquet file with a column text")
     parser.add_argument("--num_rows", type=int, default=4000)
-    parser.add_argument("--lengths", type=int, nargs=2, default=(100, 126), help="least and most tokens of a row")
+    parser.add_argument("--lengths", type=int, nargs=2, help="tokens of a row, least and most; default: 100 126")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -32,11 +34,15 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype="float32").eval()
+    most = max_tokens(model.config) - len(tokenizer("")["input_ids"])
+    shortest, longest = options.lengths or (min(100, most), min(126, most))
+    if not 1 <= shortest <= longest <= most:
+        parser.error(f"--lengths {shortest} {longest}: expected two from 1 to {most}, the smaller one first")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(options.seed)
     texts: list[str] = []
     while len(texts) < options.num_rows:
-        rows = first_rows(tokenizer, options.batch_size, *options.lengths).to(model.device)
+        rows = first_rows(tokenizer, options.batch_size, shortest, longest).to(model.device)
         texts += texts_of(draw(model, tokenizer, rows, options.rounds), tokenizer)
         print(f"{min(len(texts), options.num_rows):,} of {options.num_rows:,} rows", flush=True)
     Dataset.from_dict({"text": texts[: options.num_rows]}).to_parquet(options.output)
@@ -64,6 +70,7 @@ def draw(
         inputs = rows.masked_fill(masked, tokenizer.mask_token_id)
         logits = model(input_ids=inputs, attention_mask=is_text.long()).logits[masked]
         logits[:, special] = -torch.inf
+        logits[:, len(tokenizer) :] = -torch.inf  # rows that pad a vocabulary are no words
         rows = rows.masked_scatter(masked, torch.multinomial(logits.softmax(-1), 1).squeeze(1))
     return rows
 

@@ -109,7 +109,7 @@ def _beside(
     seed: int,
     folder: Path,
 ) -> tuple[dict[str, dict[str, float]], FineTuned]:
-    """Train a student beside the teacher of its task, as `homodistil finetune --teacher` does."""
+    """Train a student beside the teacher of its task: the loss of `distill --start`, the steps of *plain*."""
     how: dict[str, Any] = {"per_device_train_batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
     how |= {"max_steps": settings.num_steps(len(rows), settings.batch_size), "seed": seed, "report_to": "none"}
     args = HomoDistilTrainingArguments(str(folder), overwrite_output_dir=True, **how, **BESIDE_A_TEACHER)

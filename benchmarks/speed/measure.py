@@ -99,10 +99,10 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
     }
     for name, names in instances.items():
         run = runs[name]
-        own_plan = settings.target if name == ONE_SHOT else settings.full
-        place = way.places.get(name, Stretch(0, own_plan))
+        place = way.places.get(name, Stretch(0, settings.target))
         useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
-        limits = rates.get(f"limit, {name}", rates[f"limit, {START}"])
+        # the loops' products are as wide as the teacher's, whatever their masks keep
+        limits = rates[f"limit, {list(way.places)[-1] if name == ONE_SHOT else START if name in LOOPS else name}"]
         results["variants"][name] = {
             "plan": place.plan.to_dict(),
             "encoder_macs": encoder_macs(place.plan, settings.length),
@@ -166,6 +166,6 @@ def _pruning_costs(runs: Mapping[str, GatedRun], way: Way, facts: Mapping[str, A
         costs[name] = {"scores_seconds": share * facts[name]["step_seconds"]["median"]}
         if place.plan in following:
             costs[name]["choice_seconds"] = variants.choice_seconds(runs[name].trainer, following[place.plan])
-    if ONE_SHOT in runs:
-        costs[ONE_SHOT] = {"start_seconds": runs[ONE_SHOT].trainer.start_seconds}
+    for name in {START, ONE_SHOT} & runs.keys():
+        costs.setdefault(name, {})["start_seconds"] = runs[name].trainer.start_seconds
     return costs

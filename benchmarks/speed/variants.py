@@ -25,6 +25,9 @@ from homodistil_hf.runs.kinds import trainer_named
 from homodistil_hf.trainer import HomoDistilTrainer
 from homodistil_hf.training.progress import ShortProgress
 
+SCORING_BATCHES = HomoDistilTrainingArguments.num_scoring_batches
+"""Batches that both ways of pruning score the intact teacher by, before their first step."""
+
 
 class _TimedStart:
     """Before a trainer's class: notes how long scoring takes, before the first step."""
@@ -38,10 +41,11 @@ class _TimedStart:
 
 
 def our_trainer(settings: BenchSettings, work: Workload, place: Stretch, folder: Path) -> HomoDistilTrainer:
-    """Our trainer, held at a place of the schedule; not started."""
+    """Our trainer, held at a place of the schedule; not started. At the first one it scores as a run does."""
     gradual = {name: getattr(settings, name) for name in ("pruning_end_fraction", "pruning_interval_steps")}
-    gradual |= {"num_scoring_batches": 0}
-    trainer = HomoDistilTrainer(**_ours(HomoDistilTrainingArguments, settings, work, folder, **gradual))
+    gradual |= {"num_scoring_batches": SCORING_BATCHES if place.plan == settings.full else 0}
+    timed = type("TimedTrainer", (_TimedStart, HomoDistilTrainer), {})
+    trainer = timed(**_ours(HomoDistilTrainingArguments, settings, work, folder, **gradual))
     trainer.remove_callback(ShortProgress)
     _hold(trainer, place)
     return trainer
@@ -51,7 +55,7 @@ def one_shot_trainer(settings: BenchSettings, work: Workload, folder: Path) -> H
     """A student that is as narrow as the plan from its first step on; not started."""
     one_shot = trainer_named("one_shot")
     timed = type("TimedOneShot", (_TimedStart, one_shot), {})
-    trainer = timed(**_ours(one_shot.arguments_class, settings, work, folder, num_scoring_batches=16))
+    trainer = timed(**_ours(one_shot.arguments_class, settings, work, folder, num_scoring_batches=SCORING_BATCHES))
     trainer.remove_callback(ShortProgress)
     return trainer
 

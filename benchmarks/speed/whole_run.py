@@ -103,23 +103,25 @@ def whole_schedule(
         settings: of the benchmark.
         way: what was measured, and what for.
         seconds: variant → seconds of its timed steps.
-        pruning: place → what pruning costs there, in seconds; of one-shot pruning what it does before the first step.
+        pruning: place → what pruning costs there, in seconds; of the first place and of one-shot pruning also what it
+            does before the first step.
 
     Returns:
         `dict` of JSON values: `pruning`, and for every variant `seconds`, `tokens_per_second` and `speedups`.
     """
     extra = _pruning_seconds(way, pruning, settings.length)
     rounds = [{name: values[number] for name, values in seconds.items()} for number in range(settings.rounds)]
+    before = {name: costs.get("start_seconds", 0.0) for name, costs in pruning.items()}
+    once = before[START] + extra["choices_seconds"]
     totals = {
-        "ours": [extra["choices_seconds"] + _seconds_of_steps(way, times, settings.length) for times in rounds],
+        "ours": [once + _seconds_of_steps(way, times, settings.length) for times in rounds],
         FULL_WIDTH: [settings.max_steps * times[START] for times in rounds],
     }
     for name in BASELINES:
         if name in seconds:
-            before = pruning.get(name, {}).get("start_seconds", 0.0)
-            totals[name] = [before + settings.max_steps * times[name] for times in rounds]
+            totals[name] = [before.get(name, 0.0) + settings.max_steps * times[name] for times in rounds]
     num_tokens = settings.max_steps * settings.num_tokens
-    spent = extra["choices_seconds"] + extra["scores_seconds"]
+    spent = once + extra["scores_seconds"]
     schedule: dict[str, Any] = {"pruning": extra | {"fraction": spent / statistics.median(totals["ours"])}}
     for name, values in totals.items():
         schedule[name] = {

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/other_teachers"))
     given = parser.parse_args()
     settings = {"max_steps": 500} | {
-        name: json.loads(value) for name, value in (pair.split("=") for pair in given.set)
+        name: json.loads(value) for name, value in (pair.split("=", 1) for pair in given.set)
     }
     # embedding models have no other way
     ways = [AT_ONCE] if _is_embedding_model(given.teacher) else given.ways

@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/tasks"))
     given = parser.parse_args()
     names = ("task", "size", "rows", "way", "seed")
-    settings = {"settings": dict(pair.split("=") for pair in given.set)}
+    settings = {"settings": dict(pair.split("=", 1) for pair in given.set)}
     places = product(given.tasks, given.sizes, given.rows, given.ways, given.seeds)
     cells = (dict(zip(names, place, strict=True)) | settings for place in places)
     record_cells(RECORD, cells, partial(run, given=given))
@@ -115,7 +115,7 @@ def _start(cell: Mapping[str, Any], students: Path, teacher: Path) -> dict[str, 
 
 
 def _pruned_without_gradients(cell: Mapping[str, Any], teacher: Path) -> Path:
-    """Prune the task's teacher on texts of the cell's rows, with defaults."""
+    """Prune the task's teacher on texts of the cell's rows, with defaults; the two of a pair are read as one text."""
     rows = teacher.parent.parent
     folder = rows / f"without_gradients,{cell['size'].replace('/', '-')},{cell['rows']}"
     if not (folder / "facts.json").is_file():

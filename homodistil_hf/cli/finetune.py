@@ -62,6 +62,8 @@ def run_beside_teacher(named: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a setting that a run beside a teacher hasn't.
     """
+    from ..evaluation.fine_tuning import training_dtype
+
     for name in _PLAIN_ONLY:
         if named.get(name):
             raise ValueError(
@@ -80,5 +82,5 @@ def run_beside_teacher(named: Mapping[str, Any]) -> dict[str, Any]:
     }
     run |= {name: [run[name]] for name in ("train_data", "eval_data") if name in run}
     run |= {"text_columns": list(run["text_columns"])} if "text_columns" in run else {}
-    run |= {"bf16": named["dtype"] == "bfloat16"} if "dtype" in named else {}
+    run |= {"bf16": training_dtype(named["dtype"]) == "bfloat16"} if "dtype" in named else {}
     return run | ({"resume_from_checkpoint": "last"} if named.get("resume") else {})

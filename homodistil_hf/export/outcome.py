@@ -26,6 +26,7 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
 _FEW_ROWS = 500
+_LABELLED = "num_labelled_eval_rows"
 """Below so many held-out rows a share is named with their number."""
 
 
@@ -145,10 +146,15 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
         return ", ".join([*words, f"cosine {cosine:.3f} to the teacher's vectors"])
     shares = [row for row in rows.values() if row.kept.endswith("%")]
     for row in sorted(shares, key=lambda row: _rank(row.name))[:1]:
-        num_rows = section_of(facts, DATA).get("num_held_out_rows")
+        num_rows = _num_graded_rows(facts, row.name)
         few = f" on {num_rows} rows" if is_int(num_rows) and num_rows < _FEW_ROWS else ""
         words.append(f"keeps {row.kept} of {row.label}{few}")
     return ", ".join(words)
+
+
+def _num_graded_rows(facts: Mapping[str, Any], name: str) -> Any:
+    data = section_of(facts, DATA)
+    return data.get("num_held_out_rows" if _is_of_teacher(name) else _LABELLED, data.get("num_held_out_rows"))
 
 
 def measured_on(facts: Mapping[str, Any]) -> str:
@@ -158,6 +164,9 @@ def measured_on(facts: Mapping[str, Any]) -> str:
     if is_int(data.get("num_held_out_rows")):
         names = ", ".join(data["held_out"]) if fits(data.get("held_out"), [str]) else ""
         rows = f"{data['num_held_out_rows']:,} held-out rows" + (f" of {names}" if names else "")
+        labelled = data.get(_LABELLED)
+        is_part = is_int(labelled) and labelled < data["num_held_out_rows"]
+        rows += f", {labelled:,} of them with a label" if is_part else ""
     notes = [f"Quality was measured on {rows}."] if section_of(facts, "evaluation") else []
     return " ".join([*notes, f"Times are of {machine}."] if machine else notes)
 

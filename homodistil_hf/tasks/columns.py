@@ -114,6 +114,7 @@ def described_rows(
     kind: str, train: Sequence[ReadRows], held_out: Sequence[ReadRows], max_length: int
 ) -> dict[str, Any]:
     """What was understood of the rows of a run, for its results; all sources have the columns of the first."""
+    labelled = num_labelled(held_out)
     return {
         "kind": kind,
         "text_columns": list(train[0].columns.texts),
@@ -121,6 +122,8 @@ def described_rows(
         "max_seq_length": max_length,
         "num_train_rows": sum(len(part.rows) for part in train),
         "num_eval_rows": sum(len(part.rows) for part in held_out),
+        # rows that metrics of labels are of
+        **({} if labelled is None else {"num_labelled_eval_rows": labelled}),
     }
 
 

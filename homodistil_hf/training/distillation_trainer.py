@@ -58,6 +58,8 @@ from .run_folder import check_output_dir
 
 logger = logging.getLogger(__name__)
 
+_OF_ROWS = ("kind", "text_columns", "num_labelled_eval_rows")
+"""What was understood of a task's rows that goes into the facts."""
 _COPY = re.compile("an? (?:exact )?copy of its teacher")
 
 EXAMPLE_ID = "example_id"
@@ -753,7 +755,7 @@ class DistillationTrainer(ExactTrainer):
         """Names and numbers of rows, as far as data sets have them; of a task's, kind and columns of text."""
         from .run_facts import facts_of_rows
 
-        task = {name: self.rows_facts[name] for name in ("kind", "text_columns") if name in self.rows_facts}
+        task = {name: self.rows_facts[name] for name in _OF_ROWS if name in self.rows_facts}
         return facts_of_rows(self.train_dataset, self.eval_dataset) | task
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

@@ -62,7 +62,10 @@ def test_the_first_table_takes_the_cell_with_most_copies():
         {"cell": json.dumps(long | cell), "float": 0.8, "constant": constant, "stage-1": {"score": score}}
         for cell, score, constant in scores
     ]
+    usual = {name: value for name, value in long.items() if name != "stages"} | {"task": "sst2"}  # of the method
+    rows.append({"cell": json.dumps(usual), "float": 0.8, "constant": 0.5, "stage-1": {"score": 0.8}})
     _, _, *lines = first_table(rows)
     assert lines[2] == "| W1A2 | – | 80.0 of 80.0 | 70.0 of 80.0 | – | 3,000 | 75 | 94 |"
     assert lines[3] == "| W1A1 | – | 40.0 of 80.0 | – | – | 6,000 | 50 | 50 |"
+    assert lines[1] == "| W1A4 | 80.0 of 80.0 | – | – | – | 3,000 | 100 | 100 |"
     assert lines[0] == "| W1A8 | – | – | – | – | – | – | – |"

@@ -15,11 +15,13 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassifi
 
 from homodistil_hf.cli import main
 from homodistil_hf.cli.finetune import run_beside_teacher
+from homodistil_hf.distillation.teacher import multiplies_bfloat16
 from homodistil_hf.evaluation.fine_tuning import FineTuningTrainer, OwnTaskSettings, check_start
 from homodistil_hf.export.export_folder import export_student
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.stages import BinarizationSettings
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
+from homodistil_hf.models.heads import fastest_device
 
 pytestmark = pytest.mark.slow
 
@@ -280,6 +282,7 @@ def test_beside_a_teacher_both_commands_are_one_run(given, tmp_path, capsys):
         ({"warmup_fraction": 0.2, "batch_size": 4}, {"warmup_steps": 0.2, "per_device_train_batch_size": 4}),
         ({"dtype": "bfloat16", "resume": True}, {"bf16": True, "resume_from_checkpoint": "last"}),
         ({"text_columns": ["a", "b"], "max_length": 16}, {"text_columns": ["a", "b"], "max_seq_length": 16}),
+        ({"dtype": "auto"}, {"bf16": multiplies_bfloat16(fastest_device())}),
         # defaults of a fine-tuning, which are none of a run
         ({"seed": 0, "batch_size": 32}, {"seed": 0, "per_device_train_batch_size": 32}),
     ],

@@ -43,6 +43,10 @@ def test_rows_of_a_classifier():
         ({"latency": {}, "teacher_evaluation": {}}, "3.6× smaller"),
         ({"data": {"num_held_out_rows": 80}}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy on 80 rows"),
         ({"data": {"num_held_out_rows": 872}}, "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy"),
+        (
+            {"data": {"num_held_out_rows": 872, "num_labelled_eval_rows": 6}},
+            "3.6× smaller, 2.1× faster here, keeps 75 % of accuracy on 6 rows",
+        ),
         ({"student": TEACHER}, "2.1× faster here, keeps 75 % of accuracy"),
         (
             {"student": {name: round(0.99 * cost) for name, cost in TEACHER.items()}},
@@ -131,6 +135,10 @@ def test_a_loss_is_there_once():
         (
             {"evaluation": {"kl": 0.5}, "data": {"num_held_out_rows": 1024, "held_out": ["a.csv", "b"]}},
             "Quality was measured on 1,024 held-out rows of a.csv, b.",
+        ),
+        (
+            {"evaluation": {"kl": 0.5}, "data": {"num_held_out_rows": 9, "num_labelled_eval_rows": 7}},
+            "Quality was measured on 9 held-out rows, 7 of them with a label.",
         ),
     ],
 )

@@ -111,24 +111,29 @@ def test_text_is_drawn_from_a_model(tmp_path, monkeypatch):
     texts = Dataset.from_parquet(str(tmp_path / "text.parquet"), cache_dir=str(tmp_path / "cache"))["text"]
     assert [4 <= len(text.split()) <= 6 for text in texts] == [True] * 5
     assert not {"[PAD]", "[MASK]", "[UNK]"} & set(" ".join(texts).split())
+    # as long as fits by default, and no longer when asked
+    del words[-3:]
+    run_script(monkeypatch, "sample_text.py", *words, "--rounds", 1, "--batch_size", 4)
+    with pytest.raises(SystemExit):
+        run_script(monkeypatch, "sample_text.py", *words, "--lengths", 4, 400)
 
 
 def test_rows_are_filled_in_anew(tmp_path, monkeypatch, capsys):
     model = write_teacher(tmp_path / "model")
-    rows = {"one": ["w5 w6 w7 w8 w9 w10"] * 3, "other": [" ".join(["w11"] * 300)] * 3, "label": [0, 1, 1]}
+    rows = {"one": ["w5 w6 w7 w8 w9 w10"] * 4, "other": [" ".join(["w11"] * 300)] * 3 + [None], "label": [0, 1, 1, 0]}
     # large strings, as pandas writes them
     features = Features({"one": Value("large_string"), "other": Value("string"), "label": Value("int64")})
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "rows.parquet")
     words = ["--model", model, "--rows", tmp_path / "rows.parquet", "--output", tmp_path / "more.parquet"]
-    words += ["--text_columns", "one", "other", "--num_copies", 2, "--max_length", 16, "--batch_size", 2]
+    words += ["--text_columns", "one", "other", "--num_copies", 2, "--batch_size", 2]
     run_script(monkeypatch, "augment_rows.py", *words)
-    assert capsys.readouterr().out.endswith("more.parquet: 9 rows, 3 of them as they were\n")
+    assert capsys.readouterr().out.endswith("more.parquet: 10 rows, 4 of them as they were\n")
     found = pd.read_parquet(tmp_path / "more.parquet")
-    assert found["label"].isna().tolist() == 3 * [False] + 6 * [True]
-    assert found["one"].tolist()[:3] == rows["one"]
-    copies = found[3:]
+    assert found["label"].isna().tolist() == 4 * [False] + 6 * [True]
+    assert found["one"].tolist()[:4] == rows["one"]
+    copies = found[4:]
     assert (copies["one"] + copies["other"]).nunique() > 3
-    assert copies["other"].str.count("w11").between(1, 15).all()
+    assert copies["other"].str.count("w11").between(1, 31).all()
     assert not {"[PAD]", "[MASK]", "[SEP]", "[UNK]"} & set(" ".join(copies["one"] + " " + copies["other"]).split())
 
 

@@ -30,6 +30,7 @@ def pair(request, tmp_path):
         make_loop(own, work, tmp_path / "loop"),
         variants.our_trainer(own, work, Stretch(1, own.full), tmp_path / "ours"),
     )
+    trainers[1].args.num_scoring_batches = 0  # as the loops
     for scores in trainers[1].pruner.scores.state.values():
         scores.zero_()  # random, to bring a student to any place
     for trainer in trainers:
