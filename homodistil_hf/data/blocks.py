@@ -190,8 +190,9 @@ def tokenize_to_blocks(
             of its own, or several where it is longer, for teachers of one sequence a row, such as protein models.
 
     Returns:
-        `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` uint16, fewer without `packing`; int32 for a
-        vocabulary above 65,536) and `example_id` (int64: 0, 1, 2, …; of the i-th of n shards i, i + n, i + 2·n, …).
+        `Dataset` or `IterableDataset`: `input_ids` (`max_seq_length` uint16, fewer without `packing` and
+        of a small file of a stream; int32 for a vocabulary above 65,536) and `example_id` (int64: 0, 1, 2, …; of the
+        i-th of n shards i, i + n, i + 2·n, …).
 
     Raises:
         ValueError: a length, column, number of processes or tokenizer that can't work; text too short for one block.
@@ -215,6 +216,8 @@ def tokenize_to_blocks(
         )
     if max_seq_length < _MIN_SEQ_LENGTH:
         raise ValueError(f"max_seq_length={max_seq_length} is too short; expected {_MIN_SEQ_LENGTH} or more")
+    if num_proc is not None and (type(num_proc) is not int or num_proc < 1):
+        raise ValueError(f"num_proc={num_proc!r} is no number of processes; expected 1 or more")
     check_vocabulary(tokenizer)
     for token, word in (("cls_token", "class"), ("sep_token", "separator")):
         if getattr(tokenizer, f"{token}_id") is None:
@@ -323,15 +326,18 @@ def _stream_rows(
             blocks, left = packer.cut(np.concatenate([left, packer.encode(batch[packer.text_column])]))
             for block in blocks:
                 yield {"input_ids": block, "example_id": next(ids)}
-        if next(ids) == place:  # a shard without a row would be repeated for ever
-            raise _too_short(len(left), packer, "" if num_shards == 1 else f" of shard {place} of {num_shards}")
+        if (example_id := next(ids)) == place:
+            if num_shards == 1:
+                raise _too_short(len(left), packer)
+            # a short row of a small file; without a row it would be repeated for ever
+            start, end = packer.tokenizer.cls_token_id, packer.tokenizer.sep_token_id
+            yield {"input_ids": np.array([start, *left, end], dtype=np.int32), "example_id": example_id}
 
 
-def _too_short(num_tokens: int, packer: TextPacker, of_shard: str = "") -> ValueError:
+def _too_short(num_tokens: int, packer: TextPacker) -> ValueError:
     needed = f"max_seq_length={packer.max_seq_length} needs {packer.max_seq_length - 2} for one block"
-    remedy = "more text, a smaller length, or fewer, larger files" if of_shard else "more text or a smaller length"
     return ValueError(
-        f"the text{of_shard} has {num_tokens} tokens, but {needed}, besides two special ones; give {remedy}"
+        f"the text has {num_tokens} tokens, but {needed}, besides two special ones; give more text or a smaller length"
     )
 
 

@@ -45,10 +45,13 @@ def csv_settings(file: Path) -> dict[str, Any]:
     """Return the settings by which pandas takes every cell as a word; none for files that are neither CSV nor TSV."""
     if file.suffix.lower() not in SEPARATORS:
         return {}
+    header = header_of(file)
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise ValueError(f"{file} has several columns named {first_of(map(repr, twice))}; give each a name of its own")
     return {
         **_separation(file),
         "quoting": csv.QUOTE_MINIMAL if _has_quoted_cells(file) else csv.QUOTE_NONE,
-        "converters": dict.fromkeys(header_of(file), str),
+        "converters": dict.fromkeys(header, str),
         "keep_default_na": False,
         "index_col": False,
     }

@@ -253,7 +253,10 @@ def row_counter(row: Mapping[str, Any], content: bytes) -> list[int]:
         digest = hashlib.blake2b(content, digest_size=8).digest()
         # word 2 keeps digests apart from numbers of rows
         return [0, int.from_bytes(digest, "little"), 1, 0]
-    return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]
+    try:
+        return [0, operator.index(row["example_id"]) & _WORD_MASK, 0, 0]
+    except TypeError as error:
+        raise ValueError(f"a row has example_id={short_repr(row['example_id'])}; expected an integer") from error
 
 
 def _stacked(rows: list[np.ndarray], *, fill: int) -> np.ndarray:

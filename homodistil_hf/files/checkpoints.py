@@ -142,6 +142,20 @@ def _step_of(checkpoint: Path) -> int:
     return int(match[1] or match[2]) if match else -1
 
 
+def set_aside_later(output_dir: Path, checkpoint: Path) -> list[Path]:
+    """Rename the checkpoints of later steps than one of them to `checkpoint-N.abandoned`; returns them, oldest first.
+
+    An older folder of that name is replaced.
+    """
+    later = [path for path in sorted_checkpoints(output_dir) if _step_of(path) > _step_of(checkpoint)]
+    renamed = []
+    for path in reversed(later):
+        aside = output_dir / f"checkpoint-{_step_of(path)}.abandoned"
+        remove_folder(aside)
+        renamed.append(path.rename(aside))
+    return renamed
+
+
 def rotate(output_dir: str | Path, *, limit: int | None, keep: Collection[Path]) -> None:
     """Remove the oldest checkpoints; a failure is logged, not raised.
 

@@ -30,6 +30,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
 from typing_extensions import Self
 
@@ -47,8 +48,8 @@ from ..training_args import ExactArguments
 from .evaluation_loop import evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
-from .ranks import DealtShards, WholeBatches, lay_out_buckets, with_own_epoch
-from .row_checks import check_kind, checked_batch, rows_digest
+from .ranks import DealtShards, WholeBatches, check_same_rows, lay_out_buckets, with_own_epoch
+from .row_checks import check_kind, checked_batch, order_digest, rows_digest
 from .run_folder import (
     TEACHER_SHA256,
     Requested,
@@ -62,8 +63,10 @@ from .step_log import StepLog
 logger = logging.getLogger(__name__)
 
 _ROWS = "per_device_train_batch_size × gradient_accumulation_steps × ranks"
-IN_STREAM = "in_stream"
-"""Key of a checkpoint's state: whole passes over a stream, and steps of the present one."""
+PLACE = "in_stream"
+"""Key of a checkpoint's state: whole passes over the rows, and steps of the present one."""
+_CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
+"""Settings by which a step of the same rows is cut into batches."""
 _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
@@ -92,9 +95,12 @@ class ExactTrainer(Trainer):
     num_stop_requests: torch.Tensor | float = 0
     has_started = False
     resumed_logs: Mapping[str, Any] | None = None
-    resumed_in_stream: tuple[int, int] | None = None
-    """Where a checkpoint stands in a stream: whole passes, and steps of the present one."""
-    in_stream = 0, 0
+    resumed_place: tuple[int, int] | None = None
+    """Where a checkpoint stands in the rows: whole passes, and steps of the present one."""
+    resumed_from: str | None = None
+    place = 0, 0
+    num_pass_steps: int | None = None
+    """Steps of a pass over a table; None for a stream."""
     epoch_number = 0
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -178,6 +184,7 @@ class ExactTrainer(Trainer):
         batches = [] if is_done else self.whole_step(epoch_iterator, num_batches)
         batches = batches if is_done else self.of_all_ranks(batches)
         if not batches:
+            self.control.should_epoch_stop = True  # else Trainer would ask as often as a run has steps
             return [], None
         counts = reduce(torch.add, (self.count(batch).to(device) for batch in batches))
         # One more number travels along, so that all ranks hear of a SIGTERM without a message of its own.
@@ -308,7 +315,8 @@ class ExactTrainer(Trainer):
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
             folder = self.run_folder.resolve(resume_from_checkpoint)
-            self.resumed_logs = self.resumed_in_stream = None
+            self.resumed_logs = self.resumed_place = None
+            self.resumed_from = folder
             if folder is None:
                 given = {name: self.made_with.get(name) for name in ("model", "teacher_model")}
                 self.run_folder.claim({name: getattr(one, "name_or_path", one) for name, one in given.items()})
@@ -317,6 +325,10 @@ class ExactTrainer(Trainer):
                         self.data_collator.set_epoch(0)  # it may have masked another run's batches
                     self.start_student()
                     self.has_started = True
+            else:
+                self.run_folder.go_on(folder)
+            if self.args.world_size > 1:
+                check_same_rows(self._digests["settings"].get("train_dataset"))
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
             evaluates_first = self.args.eval_on_start
             try:
@@ -346,6 +358,7 @@ class ExactTrainer(Trainer):
     def set_initial_training_values(self, args: Any, dataloader: Any) -> Any:
         """Trainer's values, for passes of whole steps, each of a whole global batch; refuses data too few for one."""
         num_steps = len(dataloader) // args.gradient_accumulation_steps if has_length(dataloader) else None
+        self.num_pass_steps = num_steps
         if num_steps == 0:
             raise ValueError(
                 f"train_dataset has fewer rows than the {self.args.rows_per_step} of a step ({_ROWS}); give more rows "
@@ -367,22 +380,33 @@ class ExactTrainer(Trainer):
         # The length of a stream is known only when it ends, so Trainer counts all its passes as one. The checkpoint
         # has the number of whole passes, and the steps of the present one.
         epochs, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
-        if self.resumed_logs is None or has_length(self.train_dataset):
+        # Trainer saves the state of callbacks under names that a checkpoint without them doesn't have.
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        if self.resumed_logs is None:
             return epochs, batches
-        if self.resumed_in_stream is not None:
-            passes, steps = self.resumed_in_stream
-            return passes, steps * self.args.gradient_accumulation_steps
-        epochs = int(self.state.epoch)  # of a checkpoint of an earlier version
-        steps = round((self.state.epoch - epochs) * num_update_steps_per_epoch)
-        self.resumed_in_stream = epochs, steps
-        return epochs, steps * self.args.gradient_accumulation_steps
+        num_batches = self.args.gradient_accumulation_steps
+        if self.num_pass_steps is not None:
+            # At the last step of a pass Trainer would go on with the next one; what follows a pass, such as an
+            # evaluation, is still to come.
+            last = epochs - 1, self.num_pass_steps
+            if batches == 0 and self.resumed_place == last and not self.args.ignore_data_skip:
+                epochs, batches = last[0], last[1] * num_batches
+            self.resumed_place = epochs, batches // num_batches
+            return epochs, batches
+        if self.resumed_place is None:  # a checkpoint of an earlier version
+            epochs = int(self.state.epoch)
+            self.resumed_place = epochs, round((self.state.epoch - epochs) * num_update_steps_per_epoch)
+        passes, steps = self.resumed_place
+        return passes, steps * num_batches
 
     def begin_training(self) -> None:
         """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
         self.is_stopping = False
         self.step_log = StepLog()
-        self.in_stream = self.resumed_in_stream or (int(self.state.epoch or 0), 0)
-        self.epoch_number = self.in_stream[0]
+        self.place = self.resumed_place or (int(self.state.epoch or 0), 0)
+        self.epoch_number = self.place[0]
         if self.resumed_logs is not None:
             self.step_log.load_state_dict(
                 self.resumed_logs,
@@ -420,7 +444,7 @@ class ExactTrainer(Trainer):
 
     def end_step(self) -> None:
         """Called at the end of a step, before log, evaluate and save."""
-        self.in_stream = self.in_stream[0], self.in_stream[1] + 1
+        self.place = self.place[0], self.place[1] + 1
         follows_steps = type(self.lr_scheduler).__name__ not in _FOLLOWING_METRICS
         if self.accelerator.optimizer_step_was_skipped and follows_steps:
             self.lr_scheduler.step()  # after a gradient scaler's skip Trainer would hold the learning rate's clock
@@ -431,15 +455,33 @@ class ExactTrainer(Trainer):
 
     def end_epoch(self) -> None:
         """Called at the end of a pass, or after the step at which a rank was asked to stop: then all ranks leave."""
-        if not self.control.should_training_stop and self.state.global_step < self.state.max_steps:
-            self.in_stream = self.in_stream[0] + 1, 0  # else the stream may have more
+        if self.num_pass_steps is None:
+            # at the end of the run a stream may have more
+            is_over = not self.control.should_training_stop and self.state.global_step < self.state.max_steps
+        else:
+            is_over = self.place[1] == self.num_pass_steps
+        # Trainer restores the random state before a step, and a pass that was resumed behind its last one has none
+        if is_over and self.place == self.resumed_place and self.resumed_from is not None:
+            self._load_rng_state(self.resumed_from)
+        if is_over:
+            self.place = self.place[0] + 1, 0
         if self.is_stopping:
             # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
-            request, step, remedy = self.stop_request, self.state.global_step, self.run_folder.how_to_resume
-            logger.warning("%s: checkpoint-%d is saved; go on with %s", request.name, step, remedy)
-            request.leave()
+            self._leave()
+
+    def _leave(self) -> None:
+        request, step, remedy = self.stop_request, self.state.global_step, self.run_folder.how_to_resume
+        logger.warning("%s: checkpoint-%d is saved; go on with %s", request.name, step, remedy)
+        request.leave()
 
     def _finalize_training(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        # Asked to stop behind the last step, in its evaluation: what was trained is saved, as was said.
+        is_asked = torch.tensor(int(self.stop_request.is_made), device=self.args.device)
+        if self.accelerator.reduce(is_asked):
+            checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            if not Path(self._get_output_dir(trial), checkpoint).is_dir():
+                self._save_checkpoint(self.model, trial)
+            self._leave()
         # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
         # would leave half of one.
         if self.args.save_total_limit == 1 and (best := self.state.best_model_checkpoint):
@@ -471,7 +513,7 @@ class ExactTrainer(Trainer):
             kept = self.data_collator, self.args.dataloader_drop_last
             self.data_collator, self.args.dataloader_drop_last = self.evaluation_collator(), False
             try:
-                return super()._get_dataloader(dataset, *args, **kwargs)
+                return self._with_own_workers(super()._get_dataloader(dataset, *args, **kwargs))
             finally:
                 self.data_collator, self.args.dataloader_drop_last = kept
         if isinstance(dataset, IterableDataset):
@@ -490,7 +532,9 @@ class ExactTrainer(Trainer):
                 dataset = DealtShards(dataset, rows_per_step=rows_per_step, batch_size=batch_size, **how)
             else:
                 dataset = WholeBatches(dataset, num_rows=batch_size * num_ranks)
-        loader = super()._get_dataloader(dataset, *args, **kwargs)
+        return self._with_own_workers(super()._get_dataloader(dataset, *args, **kwargs))
+
+    def _with_own_workers(self, loader: Any) -> Any:
         # Accelerate hands attributes of the loader that it wraps out, but not in.
         inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
         if self.args.dataloader_num_workers:
@@ -626,8 +670,8 @@ class ExactTrainer(Trainer):
         if tensors := self.tensors_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
                 save_file(tensors, folder / SCORES_FILE)
-        place = {} if has_length(self.train_dataset) else {IN_STREAM: self.in_stream}
-        write_json(folder / self.state_file, self.state_to_save() | {"logs": dict(logs)} | place, sort_keys=True)
+        state = self.state_to_save() | {"logs": dict(logs), PLACE: self.place}
+        write_json(folder / self.state_file, state, sort_keys=True)
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors beside those of model and optimizer that a checkpoint holds, by name; on the CPU."""
@@ -637,12 +681,22 @@ class ExactTrainer(Trainer):
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
         settings = self.args.settings_that_matter(is_stream=not has_length(self.train_dataset))
         settings |= {"rows_per_step": self.args.rows_per_step} | self._digests["settings"]
+        if self._is_cut_by_batches:
+            settings |= {name: getattr(self.args, name) for name in _CUT}
         return {"method": self.method, "settings": settings} | self._digests["run"]
+
+    @property
+    def _is_cut_by_batches(self) -> bool:
+        # whether a step's rows depend on how it is cut into batches: its last ones are fewer, or workers read in turn
+        if has_length(self.train_dataset):
+            return not self.args.dataloader_drop_last
+        num_lanes = num_lanes_of(self.train_dataset, self.args.rows_per_step)
+        return (self.args.dataloader_num_workers or 0) > 1 and num_lanes == 1
 
     @cached_property
     def _digests(self) -> dict[str, dict[str, str]]:
         # of what no setting tells; neither changes during a run
-        rows, teacher = rows_digest(self.train_dataset), self.frozen_teacher
+        rows, teacher = rows_digest(self.train_dataset) or order_digest(self.train_dataset), self.frozen_teacher
         return {
             "settings": {} if rows is None else {"train_dataset": rows},
             "run": {} if teacher is None else {TEACHER_SHA256: tensors_digest(teacher)},
@@ -684,7 +738,7 @@ class ExactTrainer(Trainer):
                 )
         state = self.read_state(Path(resume_from_checkpoint))
         self.resumed_logs = state["logs"]
-        self.resumed_in_stream = tuple(state[IN_STREAM]) if IN_STREAM in state else None
+        self.resumed_place = tuple(state[PLACE]) if PLACE in state else None
         self.has_started = True
 
     def _load_best_model(self) -> None:

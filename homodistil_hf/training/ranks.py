@@ -110,6 +110,21 @@ def check_same_masks(accelerator: Accelerator, digest: bytes, *, step: int, outp
         )
 
 
+def check_same_rows(digest: str | None) -> None:
+    """Make sure that all ranks have the same rows in the same order, by a digest of them. Collective.
+
+    Raises:
+        ValueError: some rank has others; raised on every rank.
+    """
+    digests = gather_object([digest])
+    if len(set(digests)) > 1:
+        words = ", ".join(f"rank {rank} {one}" for rank, one in enumerate(digests))
+        raise ValueError(
+            f"train_dataset differs across ranks ({words}); give all of them the same rows, which the trainer deals "
+            "out itself: leave split_dataset_by_node out, and shuffle with a seed"
+        )
+
+
 def wrap_again(wrapped: nn.Module, accelerator: Accelerator, smallest_inputs: Mapping[str, torch.Tensor]) -> None:
     """Let DDP, if a model is wrapped in it, reduce the parameters that its module has now. Collective.
 

@@ -232,6 +232,22 @@ def rows_digest(rows: Any, *, num_rows: int | None = 64) -> str | None:
     return f"{len(rows):,} rows, digest {digest.hexdigest()[:8]}"
 
 
+def order_digest(stream: Any) -> str | None:
+    """Tell a stream's order from others, as far as it shows: whether it is shuffled by which seed, or a node's part.
+
+    None of rows of any other kind.
+    """
+    if not isinstance(stream, IterableDataset):
+        return None
+    found, part = [getattr(stream, "_distributed", None)], getattr(stream, "_ex_iterable", None)
+    while part is not None:
+        generator = getattr(part, "generator", None)
+        found.append(generator.bit_generator.state if isinstance(generator, np.random.Generator) else None)
+        part = getattr(part, "ex_iterable", None)
+    digest = hashlib.sha256(repr([one for one in found if one is not None]).encode("utf-8"))
+    return f"a stream, order {digest.hexdigest()[:8]}"
+
+
 def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Return a batch without segments that the model lacks, after a look at its `input_ids` `(B, T)`.
 

@@ -19,12 +19,13 @@ from ..files.checkpoints import (
     check_manifest,
     last_checkpoint,
     rotate,
+    set_aside_later,
     sorted_checkpoints,
     write_manifest,
 )
 from ..files.folders import TRIAL_SUFFIX, check_archives, naming_the_file, publish, remove_folder
 from ..files.locks import claimed, is_of_a_lock, lock_in
-from ..files.messages import short_repr
+from ..files.messages import join_some, short_repr
 from ..files.run_names import FAMILY_FILE, LOG_FILES, PART, RESULTS_FILE, STUDENT_FOLDER
 from ..files.strict_json import read_json_object
 from ..training_args import ExactArguments
@@ -140,6 +141,24 @@ class RunFolder:
         # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
         if self.args.should_save and self.earlier_files:
             forget_earlier_run(str(self.args.output_dir))
+
+    def go_on(self, checkpoint: str) -> None:
+        """Take the folder for a run that goes on with a checkpoint.
+
+        Of another run's folder, earlier files are refused or removed, as for a new run. In the run's own, later
+        checkpoints are set aside: "the last one" would be theirs, and not that of the run which begins again here.
+        """
+        output_dir = Path(self.args.output_dir)
+        if Path(checkpoint).resolve().parent != output_dir.resolve():
+            self.claim({"resume_from_checkpoint": checkpoint})
+        elif self.args.should_save:
+            later = set_aside_later(output_dir, Path(checkpoint))
+            if later:
+                logger.warning(
+                    "the run goes on with %s; later checkpoints stay as %s, remove what you don't need",
+                    checkpoint,
+                    join_some([path.name for path in later]),
+                )
 
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step followed.

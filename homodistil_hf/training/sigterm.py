@@ -139,9 +139,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
-    """`worker_init_fn` of data loaders: a process group of its own, so a SIGTERM to the trainer's group spares it.
+    """`worker_init_fn` of data loaders: a SIGTERM to the trainer's group, or to all its processes, spares the worker.
 
-    A worker can't just ignore SIGTERM, as its trainer ends it with that signal.
+    The step that is finished needs it. It ends when its trainer tells it to, or is gone.
 
     Args:
         prepare: the user's `worker_init_fn`, called afterwards.
@@ -149,5 +149,6 @@ def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
     """
     if os.name == "posix":
         os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if prepare is not None:
         prepare(worker)

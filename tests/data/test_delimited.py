@@ -4,7 +4,7 @@ import pytest
 from rows import each
 
 from homodistil_hf.data.corpus import load_text
-from homodistil_hf.data.delimited import check_cells
+from homodistil_hf.data.delimited import check_cells, csv_settings
 from homodistil_hf.tasks.reading import load_rows
 
 
@@ -60,3 +60,10 @@ def test_blanks_behind_all_separators_of_the_header_are_no_part_of_cells(tmp_pat
 def test_rows_are_counted_as_they_are_read(tmp_path, content):
     (tmp_path / "a.csv").write_text(content)
     assert len(load_rows([str(tmp_path / "a.csv")])) == check_cells(tmp_path / "a.csv", "rows") == 3
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    """pandas would read the second one as numbers."""
+    (tmp_path / "rows.csv").write_text("text,id,id\na,007,008\n")
+    with pytest.raises(ValueError, match=r"rows.csv has several columns named 'id'; give each a name of its own"):
+        csv_settings(tmp_path / "rows.csv")

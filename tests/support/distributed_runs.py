@@ -293,6 +293,7 @@ def refusals(folder: Path, num_ranks: int) -> dict[str, str]:
         "no such checkpoint": error_of(lambda: make(folder / "none").train("last")),
         "stream to evaluate on": error_of(lambda: make(folder / "stream", eval_dataset=stream).evaluate()),
         "sized stream to evaluate on": error_of(lambda: make(folder / "sized", eval_dataset=Sized()).evaluate()),
+        "other rows": error_of(lambda: make(folder / "rows", train_dataset=make_blocks(16, seed=rank)).train()),
         "short stream": error_of(lambda: make(folder / "short", train_dataset=stream.take(7)).train()),
     }
 

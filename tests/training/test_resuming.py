@@ -18,7 +18,7 @@ from tiny_embeddings import PLAIN, distilling_a_reranker, distilling_embeddings
 from tiny_models import GRADUAL, make_blocks, make_teacher, randomized, tiny_tokenizer
 from tiny_multi_vector import distilling_token_vectors
 from tiny_sparse import distilling_sparse_vectors
-from transformers import DataCollatorForTokenClassification, Trainer
+from transformers import DataCollatorForTokenClassification, EarlyStoppingCallback, Trainer
 
 from homodistil_hf import (
     BinarizationArguments,
@@ -83,8 +83,8 @@ def self_distilling(
     return SelfDistillTrainer(model, args, teacher_model=teacher, callbacks=callbacks, **data)
 
 
-def gradual(**settings: Any) -> Run:
-    return Run(STEP_BY_STEP | settings, steps=POINTS)
+def gradual(*, steps: tuple[int, ...] = POINTS, **settings: Any) -> Run:
+    return Run(STEP_BY_STEP | settings, steps=steps)
 
 
 def architecture(name: str, **settings: Any) -> Run:
@@ -104,6 +104,19 @@ RUNS: dict[str, Run] = {
     "gradual, several shuffled epochs": gradual(max_steps=-1, num_train_epochs=2.4, per_device_train_batch_size=13),
     "gradual, rows left over in each pass": gradual(
         train_dataset=make_blocks(21), per_device_train_batch_size=1, gradient_accumulation_steps=8
+    ),
+    "gradual, at the end of a pass": gradual(
+        max_steps=-1,
+        num_train_epochs=3,
+        train_dataset=make_blocks(32),
+        per_device_train_batch_size=8,
+        eval_strategy="epoch",
+        student_dropout=0.1,
+        learning_rate_curve="trainer",
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "mode": "max"},  # of a loss, so it falls
+        metric_for_best_model="kl",
+        steps=(4, 8, 12),
     ),
     "gradual, bfloat16": gradual(bf16=True),
     "gradual, compiled": gradual(torch_compile=True, torch_compile_backend="eager"),
@@ -201,3 +214,21 @@ def test_resuming_with_another_teacher_is_refused_and_with_other_rows_told(make_
         **others | {"output_dir": str(tmp_path / "third")}, train_dataset=make_blocks(40).select(range(8, 40))
     ).train(resume_from_checkpoint=checkpoint)
     assert "resumed with train_dataset='32 rows, digest " in caplog.text
+
+
+def test_a_callback_with_a_state_may_be_added_at_a_resume(make_trainer, tmp_path):
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "kl"}
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2} | evaluated
+    make_trainer(**settings).train()
+    added = make_trainer(output_dir=str(tmp_path / "added"), callbacks=[EarlyStoppingCallback(3)], **settings)
+    added.train(str(tmp_path / "run" / "checkpoint-2"))
+    assert (tmp_path / "added" / "checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize("others", [{}, {"dataloader_drop_last": False}])
+def test_another_cut_of_a_step_is_told_where_rows_depend_on_it(make_trainer, tmp_path, caplog, others):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1} | others
+    make_trainer(per_device_train_batch_size=8, **settings).train()
+    cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "cut")}
+    make_trainer(**settings | cut).train(str(tmp_path / "run" / "checkpoint-1"))
+    assert ("resumed with gradient_accumulation_steps=2, the checkpoint has 1" in caplog.text) is bool(others)

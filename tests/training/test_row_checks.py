@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
+from datasets.distributed import split_dataset_by_node
 from rows import each
 from students import make_batch
 from tiny_architectures import tiny_architecture_teacher
@@ -15,7 +16,7 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, MPNetConfig, RobertaConfig, default_data_collator
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.training.row_checks import check_data, checked_batch, rows_digest
+from homodistil_hf.training.row_checks import check_data, checked_batch, order_digest, rows_digest
 
 # The data
 
@@ -234,3 +235,12 @@ def test_a_digest_of_all_rows_knows_each_of_them():
     assert rows_digest(rows, num_rows=None) != rows_digest(other, num_rows=None)
     assert rows_digest(rows).startswith("500 rows, digest ")
     assert rows_digest(rows.to_iterable_dataset()) is None
+
+
+def test_the_order_of_a_stream_is_told_from_others():
+    stream = make_blocks(16).to_iterable_dataset(num_shards=4)
+    orders = [stream, *(stream.shuffle(seed=seed, buffer_size=4) for seed in (1, 2, None, None))]
+    orders.append(split_dataset_by_node(stream, rank=1, world_size=2))
+    assert len({order_digest(one) for one in orders}) == len(orders)
+    assert order_digest(orders[1]) == order_digest(stream.shuffle(seed=1, buffer_size=4).map(lambda row: row))
+    assert order_digest(make_blocks(4)) is None

@@ -251,6 +251,7 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     assert state.keys() == {
         *("method", "student", "plain", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs"),
         "teacher_sha256",
+        "in_stream",
         "pruner",
     }
     assert state["pruner"].keys() == {"settings", "plan_reached"}
@@ -300,3 +301,29 @@ def test_a_checkpoint_that_is_read_is_not_removed(trained, tmp_path):
     checkpoint = tmp_path / "run" / "checkpoint-1"
     with pytest.raises(ValueError, match="^teacher='.*checkpoint-1' is in output_dir=.*where it would be overwritten"):
         check_not_read(str(tmp_path / "run"), {"teacher": str(checkpoint)})
+
+
+def test_checkpoints_of_a_run_that_was_given_up_are_set_aside(make_trainer, tmp_path, caplog):
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(**settings).train()
+    make_trainer(**settings | {"max_steps": 4}).train(str(tmp_path / "run" / "checkpoint-2"))
+    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert names == [*(f"checkpoint-{one}" for one in ("2", "4", "4.abandoned", "6.abandoned", "8.abandoned"))]
+    assert "goes on with" in caplog.text
+    assert (
+        "later checkpoints stay as checkpoint-4.abandoned, checkpoint-6.abandoned, checkpoint-8.abandoned"
+        in caplog.text
+    )
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
+
+
+def test_a_run_goes_on_in_an_empty_folder_or_its_own(make_trainer, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 1}
+    for name in ("one", "other"):
+        make_trainer(output_dir=str(tmp_path / name), **settings).train()
+    checkpoint = str(tmp_path / "one" / "checkpoint-4")
+    with pytest.raises(ValueError, match="other' is not empty .checkpoint-4.*go on with resume_from_checkpoint=last"):
+        make_trainer(output_dir=str(tmp_path / "other"), **settings | {"max_steps": 6}).train(checkpoint)
+    assert (tmp_path / "other" / "checkpoint-4").is_dir()
+    make_trainer(output_dir=str(tmp_path / "third"), **settings | {"max_steps": 6}).train(checkpoint)
+    assert [path.name for path in (tmp_path / "third").glob("checkpoint-*")] == ["checkpoint-6"]

@@ -1,6 +1,7 @@
 """SIGTERM saves a checkpoint first, on all ranks, and ends the process with 143; so does a command's first SIGINT."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import pytest
 from ranks import children
 from run_traces import EVERY_SECOND_STEP, assert_same_run
 from tiny_files import write_config
-from tiny_models import GRADUAL
+from tiny_models import GRADUAL, make_blocks
 from transformers import TrainerCallback
 
 from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
@@ -181,6 +182,37 @@ def test_one_allowed_checkpoint_is_the_one_that_sigterm_saved(make_trainer, tmp_
     with pytest.raises(SystemExit, match="143"):
         trainer.train()
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-11"
+
+
+def test_sigterm_in_the_last_evaluation_saves_what_was_trained(make_trainer, tmp_path):
+    class InTheLast(TrainerCallback):
+        def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == state.max_steps:
+                signal.raise_signal(signal.SIGTERM)
+
+    settings = SETTINGS | {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    with pytest.raises(SystemExit, match="143"):
+        make_trainer(callbacks=[InTheLast()], **settings).train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-4"]
+    resumed = make_trainer(**settings)
+    resumed.train("last")
+    assert resumed.state.global_step == 4
+
+
+@pytest.mark.parametrize("loader", ["get_train_dataloader", "get_eval_dataloader"])
+def test_a_signal_to_the_workers_of_a_loader_spares_them(make_trainer, loader):
+    """Some schedulers send it to all processes; the step that is finished needs them."""
+    trainer = make_trainer(dataloader_num_workers=1, per_device_eval_batch_size=2, eval_dataset=make_blocks(16))
+    batches = iter(getattr(trainer, loader)())
+    num_batches = 1 + bool(next(batches))
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGTERM)
+    num_batches += sum(1 for _ in batches)
+    del batches
+    for worker in workers:
+        worker.join(30)
+    assert (len(workers), num_batches > 6, multiprocessing.active_children()) == (1, True, [])
 
 
 @pytest.mark.slow

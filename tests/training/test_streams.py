@@ -92,13 +92,24 @@ def test_a_run_of_a_stream_goes_on_at_the_next_row(make_trainer, tmp_path, stop,
     stream = Counted(24)
     longer = make_trainer(train_dataset=stream, max_steps=num_steps, output_dir=str(tmp_path / "longer"), **settings)
     seen = []
-    longer.add_callback(OnStep(lambda step: seen.append(longer.in_stream)))
+    longer.add_callback(OnStep(lambda step: seen.append(longer.place)))
     stream.read.clear()  # its first rows are checked
     longer.train(str(folder))
     assert seen == [((step - 1) // 3, (step - 1) % 3 + 1) for step in range(stop + 1, num_steps + 1)]
     rows = [*range(24)] * ((num_steps - 1) // 3 + 1 - stop // 3)  # from the first of the pass that it stands in
     assert stream.read == rows[: len(stream.read)]
     assert len(stream.read) >= len(rows) - 16
+
+
+def test_a_stream_is_asked_once_after_its_end(make_trainer, monkeypatch):
+    """Trainer would ask for as many steps as a run has, in each pass."""
+    trainer, asked = make_trainer(train_dataset=streamed(make_blocks(16)), max_steps=8), []
+    fetch = trainer.get_batch_samples
+    monkeypatch.setattr(trainer, "get_batch_samples", lambda *given: asked.append(found := fetch(*given)) or found)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    num_empty = sum(not batches for batches, _ in asked)
+    assert 0 < num_empty < len(asked) - num_empty
 
 
 @pytest.mark.parametrize("num_shards", [2, 16])
