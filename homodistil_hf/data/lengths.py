@@ -31,7 +31,7 @@ def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
         # a stream is sorted chunk by chunk, as its rows come
         chunk = batch_size * _BATCHES_IN_A_CHUNK
         shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
-        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
+        sort = partial(sorted_chunk, batch_size=batch_size, seed=seed)
         return shuffled.map(sort, batched=True, batch_size=chunk)
     # rows are read one after the other: a batch that isn't full would shift all behind it
     order = _order([len(ids) for ids in rows["input_ids"]], batch_size, random.Random(seed))
@@ -50,8 +50,9 @@ class LengthSampler(Sampler[int]):
     """
 
     def __init__(self, rows: Any, *, batch_size: int, seed: int):
-        tokens = rows["input_ids"] if isinstance(rows, Dataset) else [row["input_ids"] for row in rows]
-        self.lengths = [len(ids) for ids in tokens]
+        # a table may make its tokens as rows are read
+        is_whole = isinstance(rows, Dataset) and "input_ids" in rows.column_names
+        self.lengths = [len(ids) for ids in (rows["input_ids"] if is_whole else (row["input_ids"] for row in rows))]
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -85,7 +86,8 @@ def batches_by_length(order: Sequence[int], lengths: Sequence[int], batch_size: 
     return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
 
 
-def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
+def sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
+    """Rows that are read together, sorted by length into batches, which are shuffled."""
     lengths = [len(ids) for ids in rows["input_ids"]]
     *whole, last = batches_by_length(list(range(len(lengths))), lengths, batch_size)
     # the chunk's own lengths decide, so a resumed stream gets the same order without any state

@@ -1,8 +1,11 @@
 """How the shards of a stream, such as files, are grouped to be read side by side."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
+
+from .lengths import sorted_chunk
 
 SHARDS_A_LANE = 8
 """Shards of a stream at least that are read as one, so that files of unlike length count alike."""
@@ -13,6 +16,8 @@ MOST_LANES = 64
 def num_lanes_of(stream: Any, rows_per_step: int) -> int:
     """Lanes that a stream is read in: a power of two, with 8 shards each or more, that divides the rows of a step.
 
+    One that [`by_length`] sorted has one, as rows of several lanes would mix lengths again.
+
     Example:
     ```python
     >>> shards = datasets.IterableDataset.from_generator(iter, gen_kwargs={"rows": list(range(1000))})
@@ -22,5 +27,15 @@ def num_lanes_of(stream: Any, rows_per_step: int) -> int:
     ```
     """
     num_shards = stream.num_shards if isinstance(stream, datasets.IterableDataset) else 1
+    if any(getattr(getattr(part, "function", None), "func", None) is sorted_chunk for part in parts_of(stream)):
+        return 1
     most = min(num_shards // SHARDS_A_LANE, MOST_LANES)
     return max([1, *(lanes for lanes in (2, 4, 8, 16, 32, 64) if lanes <= most and rows_per_step % lanes == 0)])
+
+
+def parts_of(stream: Any) -> Iterator[Any]:
+    """What makes the rows of a stream of `datasets`, such as a shuffle or a map, the last one first."""
+    part = getattr(stream, "_ex_iterable", None)
+    while part is not None:
+        yield part
+        part = getattr(part, "ex_iterable", None)

@@ -551,6 +551,14 @@ class ExactTrainer(Trainer):
         self._length_samplers.add(sampler)
         return sampler
 
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Trainer's, with predictions in the order of the rows also where training groups them by length."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # An early model that is still larger would always win: only finished ones compete. With save_strategy="best"
         # the answer also decides whether to save, and SIGTERM asks for a checkpoint.

@@ -229,6 +229,7 @@ class DealtShards(IterableDataset):
 
     A step takes as many rows from each lane, every n-th shard. So rows of a step are the same on any number of ranks.
     For each row of another rank there is None, which accelerate leaves out. It ends with the first lane that does.
+    Several loader workers share the lanes out: steps take turns with their parts, and each part ends for itself.
 
     Args:
         stream: of many shards.

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.masking import IGNORED_LABEL
+from ..data.shards import parts_of
 from ..distillation.tasks import Task
 from ..files.messages import first_of, join_some, short_repr
 from ..models.architectures import has_segments, max_tokens
@@ -239,12 +240,9 @@ def order_digest(stream: Any) -> str | None:
     """
     if not isinstance(stream, IterableDataset):
         return None
-    found, part = [getattr(stream, "_distributed", None)], getattr(stream, "_ex_iterable", None)
-    while part is not None:
-        generator = getattr(part, "generator", None)
-        found.append(generator.bit_generator.state if isinstance(generator, np.random.Generator) else None)
-        part = getattr(part, "ex_iterable", None)
-    digest = hashlib.sha256(repr([one for one in found if one is not None]).encode("utf-8"))
+    drawn_from = [getattr(part, "generator", None) for part in parts_of(stream)]
+    states = [one.bit_generator.state for one in drawn_from if isinstance(one, np.random.Generator)]
+    digest = hashlib.sha256(repr((getattr(stream, "_distributed", None), states)).encode("utf-8"))
     return f"a stream, order {digest.hexdigest()[:8]}"
 
 

@@ -9,6 +9,7 @@ from tiny_models import make_blocks
 from homodistil_hf.data.blocks import drawn
 from homodistil_hf.data.lengths import LengthSampler, by_length
 from homodistil_hf.data.samples import unlabeled_batches
+from homodistil_hf.data.shards import num_lanes_of
 
 TEXTS = ["w5 w6 w7", "w8", " ", None, "w9 w10", "w11 w12 w13 w14"]
 
@@ -35,6 +36,14 @@ def test_a_stream_is_sorted_as_it_comes():
     assert list(by_length(rows.to_iterable_dataset(), batch_size=8)) == ordered
 
 
+def test_a_stream_of_many_files_stays_sorted_where_it_is_dealt_out():
+    """Rows of several lanes would mix lengths again."""
+    stream = make_blocks(64).to_iterable_dataset(num_shards=32)
+    assert num_lanes_of(stream, 8) == 4
+    assert num_lanes_of(by_length(stream, batch_size=8).map(lambda row: row), 8) == 1
+    assert num_lanes_of(stream.shuffle(seed=0, buffer_size=4).map(lambda row: row), 8) == 4
+
+
 @pytest.mark.parametrize("is_table", [True, False])
 def test_each_pass_has_all_rows_in_another_order_and_its_last_ones_are_no_longer_than_others(is_table):
     rows = make_rows(8 * 128 + 5)
@@ -51,6 +60,20 @@ def test_each_pass_has_all_rows_in_another_order_and_its_last_ones_are_no_longer
     again = LengthSampler(rows, batch_size=8, seed=0)
     again.set_epoch(2)
     assert list(again) == passes[2]
+
+
+def test_tokens_that_a_table_makes_as_it_is_read_are_measured():
+    texts = Dataset.from_dict({"length": [5, 3, 7, 4]})
+    rows = texts.with_transform(lambda batch: {"input_ids": [[1] * length for length in batch["length"]]})
+    assert LengthSampler(rows, batch_size=2, seed=0).lengths == [5, 3, 7, 4]
+
+
+def test_predictions_are_in_the_order_of_the_rows(make_trainer):
+    rows = make_rows(20)
+    settings = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 4}
+    loader = make_trainer(train_dataset=rows, **settings).get_test_dataloader(rows)
+    lengths = [int(one) for batch in loader for one in batch["attention_mask"].sum(-1)]
+    assert lengths == [len(ids) for ids in rows["input_ids"]]
 
 
 def test_a_stream_is_not_sorted_by_the_trainer(make_trainer):
