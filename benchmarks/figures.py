@@ -122,6 +122,8 @@ def figures() -> dict[str, str]:
         "one_bit_copies": ("stsb", "1", "3,000", "batch_size=32, copies=10"),
         "one_bit_chain": ("stsb", "1", "3,000", "batch_size=32, copies=10, behind 2 bits"),
         "two_bits_sst2": ("sst2", "2", "3,000"),
+        "two_bits_qnli": ("qnli", "2", "3,000"),
+        "four_bits_mrpc": ("mrpc", "4", "3,000"),
         "one_bit_sst2": ("sst2", "1", "3,000"),
     }
     whole = float(cell("binarization", ("all-MiniLM-L6-v2",), "QNLI, nDCG@10, %"))
