@@ -14,8 +14,6 @@ from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from homodistil_hf import max_tokens
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,9 +41,12 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=options.dtype).eval().to(device)
-    options.max_length = options.max_length or min(128, max_tokens(model.config))
-    if options.max_length > max_tokens(model.config):
-        parser.error(f"--max_length {options.max_length}: the model has {max_tokens(model.config)} positions")
+    most = min(
+        tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
+    )
+    options.max_length = options.max_length or min(128, most)
+    if options.max_length > most:
+        parser.error(f"--max_length {options.max_length}: the model reads {most} tokens")
     parts = [rows]
     # rows of like length stand together, for little padding; those that lack a text have no copy
     texts_of = (tuple(row[name] for name in options.text_columns) for row in rows)

@@ -9,7 +9,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -45,16 +45,19 @@ def csv_settings(file: Path) -> dict[str, Any]:
     """Return the settings by which pandas takes every cell as a word; none for files that are neither CSV nor TSV."""
     if file.suffix.lower() not in SEPARATORS:
         return {}
-    header = header_of(file)
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        raise ValueError(f"{file} has several columns named {first_of(map(repr, twice))}; give each a name of its own")
     return {
         **_separation(file),
         "quoting": csv.QUOTE_MINIMAL if _has_quoted_cells(file) else csv.QUOTE_NONE,
-        "converters": dict.fromkeys(header, str),
+        "converters": dict.fromkeys(_names_of_pandas(header_of(file)), str),
         "keep_default_na": False,
         "index_col": False,
     }
+
+
+def _names_of_pandas(header: Sequence[str]) -> list[str]:
+    # of columns of one name the second is read as NAME.1
+    numbers = [header[:at].count(name) for at, name in enumerate(header)]
+    return [f"{name}.{number}" if number else name for name, number in zip(header, numbers, strict=True)]
 
 
 def _has_quoted_cells(file: Path) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from datasets import Dataset, IterableDataset
 from torch.utils.data import Sampler
 
+from .shards import SORTS
+
 Rows: TypeAlias = Any
 """`Dataset` or `IterableDataset`: a table, or a stream."""
 _BATCHES_IN_A_CHUNK = 64
@@ -31,7 +33,7 @@ def by_length(rows: Rows, *, batch_size: int, seed: int = 0) -> Rows:
         # a stream is sorted chunk by chunk, as its rows come
         chunk = batch_size * _BATCHES_IN_A_CHUNK
         shuffled = rows.shuffle(seed=seed, buffer_size=chunk)
-        sort = partial(sorted_chunk, batch_size=batch_size, seed=seed)
+        sort = partial(_sorted_chunk, batch_size=batch_size, seed=seed)
         return shuffled.map(sort, batched=True, batch_size=chunk)
     # rows are read one after the other: a batch that isn't full would shift all behind it
     order = _order([len(ids) for ids in rows["input_ids"]], batch_size, random.Random(seed))
@@ -86,8 +88,7 @@ def batches_by_length(order: Sequence[int], lengths: Sequence[int], batch_size: 
     return [ranked[at : at + batch_size] for at in range(0, len(ranked), batch_size)]
 
 
-def sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
-    """Rows that are read together, sorted by length into batches, which are shuffled."""
+def _sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> dict[str, list[Any]]:
     lengths = [len(ids) for ids in rows["input_ids"]]
     *whole, last = batches_by_length(list(range(len(lengths))), lengths, batch_size)
     # the chunk's own lengths decide, so a resumed stream gets the same order without any state
@@ -95,3 +96,6 @@ def sorted_chunk(rows: dict[str, list[Any]], *, batch_size: int, seed: int) -> d
     # `last` at the end, as a batch that isn't full would shift all behind it
     chosen = [index for batch in (*whole, last) for index in batch]
     return {name: [values[index] for index in chosen] for name, values in rows.items()}
+
+
+setattr(_sorted_chunk, SORTS, True)

@@ -5,12 +5,13 @@ from typing import Any
 
 import datasets
 
-from .lengths import sorted_chunk
-
 SHARDS_A_LANE = 8
 """Shards of a stream at least that are read as one, so that files of unlike length count alike."""
 MOST_LANES = 64
 """Parts of a stream that are read side by side; each may be an open file."""
+
+SORTS = "sorts_by_length"
+"""Name of an attribute of the function by which a stream is sorted."""
 
 
 def num_lanes_of(stream: Any, rows_per_step: int) -> int:
@@ -27,7 +28,8 @@ def num_lanes_of(stream: Any, rows_per_step: int) -> int:
     ```
     """
     num_shards = stream.num_shards if isinstance(stream, datasets.IterableDataset) else 1
-    if any(getattr(getattr(part, "function", None), "func", None) is sorted_chunk for part in parts_of(stream)):
+    mapped = (getattr(getattr(part, "function", None), "func", None) for part in parts_of(stream))
+    if any(getattr(function, SORTS, False) for function in mapped):
         return 1
     most = min(num_shards // SHARDS_A_LANE, MOST_LANES)
     return max([1, *(lanes for lanes in (2, 4, 8, 16, 32, 64) if lanes <= most and rows_per_step % lanes == 0)])
@@ -35,7 +37,8 @@ def num_lanes_of(stream: Any, rows_per_step: int) -> int:
 
 def parts_of(stream: Any) -> Iterator[Any]:
     """What makes the rows of a stream of `datasets`, such as a shuffle or a map, the last one first."""
-    part = getattr(stream, "_ex_iterable", None)
-    while part is not None:
-        yield part
-        part = getattr(part, "ex_iterable", None)
+    parts = [getattr(stream, "_ex_iterable", None)]
+    while parts:
+        if (part := parts.pop()) is not None:
+            yield part
+            parts += [getattr(part, "ex_iterable", None), *getattr(part, "ex_iterables", ())]

@@ -143,16 +143,23 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def set_aside_later(output_dir: Path, checkpoint: Path) -> list[Path]:
-    """Rename the checkpoints of later steps than one of them to `checkpoint-N.abandoned`; returns them, oldest first.
+    """Rename the checkpoints of later steps than one of them to `_abandoned-checkpoint-N`; returns them, oldest first.
 
-    An older folder of that name is replaced.
+    An older folder of that name is replaced. Trainer removes in time what begins with
+    `checkpoint-`, and doesn't push what begins with `_`.
     """
-    later = [path for path in sorted_checkpoints(output_dir) if _step_of(path) > _step_of(checkpoint)]
+
+    def later() -> list[Path]:
+        return [path for path in sorted_checkpoints(output_dir) if _step_of(path) > _step_of(checkpoint)]
+
     renamed = []
-    for path in reversed(later):
-        aside = output_dir / f"checkpoint-{_step_of(path)}.abandoned"
+    for path in reversed(later()):
+        aside = output_dir / f"_abandoned-checkpoint-{_step_of(path)}"
         remove_folder(aside)
         renamed.append(path.rename(aside))
+    # what they had replaced when their process was killed
+    for path in later():
+        remove_folder(path)
     return renamed
 
 

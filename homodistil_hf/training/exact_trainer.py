@@ -34,7 +34,6 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
 from typing_extensions import Self
 
-from ..data.lengths import LengthSampler
 from ..data.masking import SeededMasks
 from ..data.shards import num_lanes_of
 from ..files.checkpoints import SCORES_FILE, check_manifest, last_checkpoint
@@ -48,8 +47,8 @@ from ..training_args import ExactArguments
 from .evaluation_loop import evaluations_in, gathered
 from .lowered import LoweredMatrices
 from .progress import ShortProgress
-from .ranks import DealtShards, WholeBatches, check_same_rows, lay_out_buckets, with_own_epoch
-from .row_checks import check_kind, checked_batch, order_digest, rows_digest
+from .ranks import check_same_rows, lay_out_buckets, on_every_rank
+from .row_checks import check_kind, checked_batch, rows_digest
 from .run_folder import (
     TEACHER_SHA256,
     Requested,
@@ -63,8 +62,9 @@ from .step_log import StepLog
 logger = logging.getLogger(__name__)
 
 _ROWS = "per_device_train_batch_size × gradient_accumulation_steps × ranks"
-PLACE = "in_stream"
-"""Key of a checkpoint's state: whole passes over the rows, and steps of the present one."""
+PLACE, IS_BEHIND = "in_stream", "is_behind_pass"
+"""Keys of a checkpoint's state: whole passes over a stream, and steps of the present one; and whether what follows a
+pass, such as an evaluation, was done at its step."""
 _CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Settings by which a step of the same rows is cut into batches."""
 _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
@@ -97,7 +97,11 @@ class ExactTrainer(Trainer):
     resumed_logs: Mapping[str, Any] | None = None
     resumed_place: tuple[int, int] | None = None
     """Where a checkpoint stands in the rows: whole passes, and steps of the present one."""
+    resumed_behind = True
     resumed_from: str | None = None
+    saved_at: int | None = None
+    passed_at: int | None = None
+    """Steps at the last checkpoint, and at the last end of a pass."""
     place = 0, 0
     num_pass_steps: int | None = None
     """Steps of a pass over a table; None for a stream."""
@@ -116,7 +120,7 @@ class ExactTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.step_log = StepLog()
         self._lowered: LoweredMatrices | None = None
-        self._length_samplers = weakref.WeakSet[LengthSampler]()
+        self._length_samplers = weakref.WeakSet[Any]()
         # First in line, so that users' callbacks see the step as it ends.
         self.callback_handler.callbacks.insert(0, _Moments(self))
         if not args.verbose:
@@ -314,9 +318,11 @@ class ExactTrainer(Trainer):
             make_again(self, values | {"output_dir": super()._get_output_dir(trial)})
         # the folder is held from before its checkpoints are looked at until the last file is written
         with folder_claimed(str(self.args.output_dir), is_main=self.args.should_save):
+            if self.args.world_size > 1:
+                check_same_rows(on_every_rank(lambda: self._rows_told))
             folder = self.run_folder.resolve(resume_from_checkpoint)
             self.resumed_logs = self.resumed_place = None
-            self.resumed_from = folder
+            self.resumed_from, self.saved_at, self.passed_at = folder, None, None
             if folder is None:
                 given = {name: self.made_with.get(name) for name in ("model", "teacher_model")}
                 self.run_folder.claim({name: getattr(one, "name_or_path", one) for name, one in given.items()})
@@ -326,9 +332,7 @@ class ExactTrainer(Trainer):
                     self.start_student()
                     self.has_started = True
             else:
-                self.run_folder.go_on(folder)
-            if self.args.world_size > 1:
-                check_same_rows(self._digests["settings"].get("train_dataset"))
+                on_every_rank(partial(self.run_folder.check_going_on, folder))
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
             evaluates_first = self.args.eval_on_start
             try:
@@ -376,23 +380,26 @@ class ExactTrainer(Trainer):
         num_batches = num_steps * args.gradient_accumulation_steps
         return num_epochs, num_steps, num_examples, num_rows, rows_per_step, num_batches, max_steps
 
-    def _init_training_state(self, max_steps: int, num_update_steps_per_epoch: int, *args: Any, **kwargs: Any) -> Any:
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, *args: Any, **kwargs: Any
+    ) -> tuple[int, int]:
         # The length of a stream is known only when it ends, so Trainer counts all its passes as one. The checkpoint
         # has the number of whole passes, and the steps of the present one.
-        epochs, batches = super()._init_training_state(max_steps, num_update_steps_per_epoch, *args, **kwargs)
+        numbers = max_steps, num_update_steps_per_epoch, num_train_epochs
+        epochs, batches = super()._init_training_state(*numbers, *args, **kwargs)
         # Trainer saves the state of callbacks under names that a checkpoint without them doesn't have.
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ExportableState):
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         if self.resumed_logs is None:
             return epochs, batches
+        if self.resumed_behind and self.state.global_step >= max_steps:
+            return num_train_epochs, 0  # all was done
         num_batches = self.args.gradient_accumulation_steps
         if self.num_pass_steps is not None:
-            # At the last step of a pass Trainer would go on with the next one; what follows a pass, such as an
-            # evaluation, is still to come.
-            last = epochs - 1, self.num_pass_steps
-            if batches == 0 and self.resumed_place == last and not self.args.ignore_data_skip:
-                epochs, batches = last[0], last[1] * num_batches
+            # At the last step of a pass Trainer would go on with the next one.
+            if batches == 0 and epochs and not self.resumed_behind:
+                epochs, batches = epochs - 1, self.num_pass_steps * num_batches
             self.resumed_place = epochs, batches // num_batches
             return epochs, batches
         if self.resumed_place is None:  # a checkpoint of an earlier version
@@ -415,6 +422,8 @@ class ExactTrainer(Trainer):
                 device=self.args.device,
             )
             self._restore_counters()
+        if self.resumed_from is not None:
+            on_every_rank(partial(self.run_folder.go_on, self.resumed_from))
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def _restore_counters(self) -> None:
@@ -460,11 +469,15 @@ class ExactTrainer(Trainer):
             is_over = not self.control.should_training_stop and self.state.global_step < self.state.max_steps
         else:
             is_over = self.place[1] == self.num_pass_steps
-        # Trainer restores the random state before a step, and a pass that was resumed behind its last one has none
-        if is_over and self.place == self.resumed_place and self.resumed_from is not None:
+        # a pass that was resumed behind its last step
+        if self.num_pass_steps and self.place == self.resumed_place and self.resumed_from is not None:
+            # Trainer restores the random state before a step, and takes the step's log for written
             self._load_rng_state(self.resumed_from)
+            logged = [entry["step"] for entry in self.state.log_history if "loss" in entry]
+            self._globalstep_last_logged = logged[-1] if logged else 0
         if is_over:
             self.place = self.place[0] + 1, 0
+        self.passed_at = self.state.global_step
         if self.is_stopping:
             # Before Trainer ends the run: it would remove this checkpoint if only the best one may stay.
             self._leave()
@@ -478,8 +491,7 @@ class ExactTrainer(Trainer):
         # Asked to stop behind the last step, in its evaluation: what was trained is saved, as was said.
         is_asked = torch.tensor(int(self.stop_request.is_made), device=self.args.device)
         if self.accelerator.reduce(is_asked):
-            checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            if not Path(self._get_output_dir(trial), checkpoint).is_dir():
+            if self.saved_at != self.state.global_step:
                 self._save_checkpoint(self.model, trial)
             self._leave()
         # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
@@ -517,6 +529,8 @@ class ExactTrainer(Trainer):
             finally:
                 self.data_collator, self.args.dataloader_drop_last = kept
         if isinstance(dataset, IterableDataset):
+            from .streams import DealtShards, WholeBatches, with_own_epoch  # for few runs
+
             if self.args.train_sampling_strategy == "group_by_length":
                 raise ValueError(
                     "train_sampling_strategy='group_by_length' sorts a table, but train_dataset is a stream "
@@ -546,6 +560,8 @@ class ExactTrainer(Trainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(rows)
+        from ..data.lengths import LengthSampler
+
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = LengthSampler(rows, batch_size=self.args.rows_per_step, seed=seed)
         self._length_samplers.add(sampler)
@@ -651,6 +667,7 @@ class ExactTrainer(Trainer):
             if self.args.should_save:
                 self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
                 self.write_state(staged, logs)
+        self.saved_at = step
         # In a row of bad steps the newest checkpoint may be beyond repair, so one from before the row stays too.
         num_bad_steps = self.step_log.num_bad_steps_in_row
         good = self.run_folder.last_good_before(step - num_bad_steps + 1) if num_bad_steps else None
@@ -678,8 +695,9 @@ class ExactTrainer(Trainer):
         if tensors := self.tensors_to_save():
             with naming_the_file(folder, file=SCORES_FILE):
                 save_file(tensors, folder / SCORES_FILE)
-        state = self.state_to_save() | {"logs": dict(logs), PLACE: self.place}
-        write_json(folder / self.state_file, state, sort_keys=True)
+        place = {} if has_length(self.train_dataset) else {PLACE: self.place}
+        place |= {IS_BEHIND: self.passed_at == self.state.global_step}
+        write_json(folder / self.state_file, self.state_to_save() | {"logs": dict(logs)} | place, sort_keys=True)
 
     def tensors_to_save(self) -> dict[str, torch.Tensor]:
         """Tensors beside those of model and optimizer that a checkpoint holds, by name; on the CPU."""
@@ -696,15 +714,24 @@ class ExactTrainer(Trainer):
     @property
     def _is_cut_by_batches(self) -> bool:
         # whether a step's rows depend on how it is cut into batches: its last ones are fewer, or workers read in turn
-        if has_length(self.train_dataset):
+        if not isinstance(self.train_dataset, IterableDataset):
             return not self.args.dataloader_drop_last
         num_lanes = num_lanes_of(self.train_dataset, self.args.rows_per_step)
         return (self.args.dataloader_num_workers or 0) > 1 and num_lanes == 1
 
     @cached_property
+    def _rows_told(self) -> str | None:
+        # what tells rows from others
+        if not isinstance(self.train_dataset, IterableDataset):
+            return rows_digest(self.train_dataset)
+        from .streams import order_digest
+
+        return order_digest(self.train_dataset)
+
+    @cached_property
     def _digests(self) -> dict[str, dict[str, str]]:
         # of what no setting tells; neither changes during a run
-        rows, teacher = rows_digest(self.train_dataset) or order_digest(self.train_dataset), self.frozen_teacher
+        rows, teacher = self._rows_told, self.frozen_teacher
         return {
             "settings": {} if rows is None else {"train_dataset": rows},
             "run": {} if teacher is None else {TEACHER_SHA256: tensors_digest(teacher)},
@@ -747,6 +774,7 @@ class ExactTrainer(Trainer):
         state = self.read_state(Path(resume_from_checkpoint))
         self.resumed_logs = state["logs"]
         self.resumed_place = tuple(state[PLACE]) if PLACE in state else None
+        self.resumed_behind = state.get(IS_BEHIND, True)  # earlier versions went on with the next pass
         self.has_started = True
 
     def _load_best_model(self) -> None:

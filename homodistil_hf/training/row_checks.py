@@ -14,7 +14,6 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.masking import IGNORED_LABEL
-from ..data.shards import parts_of
 from ..distillation.tasks import Task
 from ..files.messages import first_of, join_some, short_repr
 from ..models.architectures import has_segments, max_tokens
@@ -229,21 +228,16 @@ def rows_digest(rows: Any, *, num_rows: int | None = 64) -> str | None:
     places = np.linspace(0, len(rows) - 1, num=min(num_rows or len(rows), len(rows)), dtype=int)
     digest, whole = hashlib.sha256(), rows.with_format("arrow")  # so images are not decoded
     for start in range(0, len(places), _DIGESTED_AT_ONCE):
-        digest.update(repr(whole[places[start : start + _DIGESTED_AT_ONCE]].to_pylist()).encode("utf-8"))
+        part = whole[places[start : start + _DIGESTED_AT_ONCE]].to_pylist()
+        # images have the path of the file that they were read from
+        told = [{name: _without_path(cell) for name, cell in row.items()} for row in part]
+        digest.update(repr(told).encode("utf-8"))
     return f"{len(rows):,} rows, digest {digest.hexdigest()[:8]}"
 
 
-def order_digest(stream: Any) -> str | None:
-    """Tell a stream's order from others, as far as it shows: whether it is shuffled by which seed, or a node's part.
-
-    None of rows of any other kind.
-    """
-    if not isinstance(stream, IterableDataset):
-        return None
-    drawn_from = [getattr(part, "generator", None) for part in parts_of(stream)]
-    states = [one.bit_generator.state for one in drawn_from if isinstance(one, np.random.Generator)]
-    digest = hashlib.sha256(repr((getattr(stream, "_distributed", None), states)).encode("utf-8"))
-    return f"a stream, order {digest.hexdigest()[:8]}"
+def _without_path(cell: Any) -> Any:
+    is_file = isinstance(cell, dict) and cell.keys() == {"bytes", "path"} and cell["bytes"] is not None
+    return {"bytes": cell["bytes"]} if is_file else cell
 
 
 def checked_batch(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:

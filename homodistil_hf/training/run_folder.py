@@ -142,23 +142,33 @@ class RunFolder:
         if self.args.should_save and self.earlier_files:
             forget_earlier_run(str(self.args.output_dir))
 
-    def go_on(self, checkpoint: str) -> None:
-        """Take the folder for a run that goes on with a checkpoint.
+    def check_going_on(self, checkpoint: str) -> None:
+        """Refuse, by a ValueError, another run's checkpoint in a folder with files, as a new run is refused."""
+        if self._is_anothers(checkpoint):
+            check_free(self.args, self.earlier_files)
+            check_not_read(str(self.args.output_dir), {"resume_from_checkpoint": checkpoint})
 
-        Of another run's folder, earlier files are refused or removed, as for a new run. In the run's own, later
-        checkpoints are set aside: "the last one" would be theirs, and not that of the run which begins again here.
+    def go_on(self, checkpoint: str) -> None:
+        """Make the folder that of a run which begins again at a checkpoint, when nothing speaks against it any more.
+
+        Files of another run are removed, as for a new one. In the run's own folder later checkpoints are set aside:
+        "the last one" would be theirs.
         """
-        output_dir = Path(self.args.output_dir)
-        if Path(checkpoint).resolve().parent != output_dir.resolve():
-            self.claim({"resume_from_checkpoint": checkpoint})
-        elif self.args.should_save:
-            later = set_aside_later(output_dir, Path(checkpoint))
-            if later:
-                logger.warning(
-                    "the run goes on with %s; later checkpoints stay as %s, remove what you don't need",
-                    checkpoint,
-                    join_some([path.name for path in later]),
-                )
+        output_dir = str(self.args.output_dir)
+        if not self.args.should_save:
+            return
+        if self._is_anothers(checkpoint):
+            if self.earlier_files:
+                forget_earlier_run(output_dir)
+        elif later := set_aside_later(Path(output_dir), Path(checkpoint)):
+            names = join_some([path.name for path in later])
+            logger.warning(
+                "the run goes on with %s; later checkpoints stay as %s, remove what you don't need", checkpoint, names
+            )
+
+    def _is_anothers(self, checkpoint: str) -> bool:
+        # a checkpoint may be a link to another disk
+        return Path(checkpoint).parent.resolve() != Path(self.args.output_dir).resolve()
 
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step followed.

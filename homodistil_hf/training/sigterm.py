@@ -141,7 +141,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
     """`worker_init_fn` of data loaders: a SIGTERM to the trainer's group, or to all its processes, spares the worker.
 
-    The step that is finished needs it. It ends when its trainer tells it to, or is gone.
+    The step that is finished needs it. Its trainer ends it by the same signal, when Python does not end by itself.
 
     Args:
         prepare: the user's `worker_init_fn`, called afterwards.
@@ -149,6 +149,15 @@ def start_worker(prepare: Callable[[int], None] | None, worker: int) -> None:
     """
     if os.name == "posix":
         os.setpgid(0, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by_trainer, daemon=True).start()
     if prepare is not None:
         prepare(worker)
+
+
+def _end_by_trainer() -> None:
+    # the signal of anybody else is passed over
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

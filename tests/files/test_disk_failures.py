@@ -174,11 +174,11 @@ def test_damage_of_any_file_of_a_checkpoint(make_trainer, tmp_path, damage):
 
 @pytest.mark.slow
 def test_a_damaged_newer_checkpoint_takes_no_good_one_away(make_trainer, tmp_path):
-    """The run goes on from checkpoint-4 while a damaged checkpoint-8 is there."""
+    """The run goes on from checkpoint-4 while a damaged checkpoint-8 is there, which is set aside."""
     settings = SETTINGS | {"save_strategy": "steps", "save_total_limit": 1}
     make_trainer(callbacks=[SaveAt(4, 8)], save_steps=100, **settings | {"save_total_limit": None}).train()
     (tmp_path / "run" / "checkpoint-8" / "optimizer.pt").unlink()
     resumed = make_trainer(save_steps=5, **settings | {"max_steps": 6})
     resumed.train(str(tmp_path / "run" / "checkpoint-4"))
-    assert names_in(tmp_path / "run") == ["checkpoint-6", "trainer_state.json"]
+    assert names_in(tmp_path / "run") == ["_abandoned-checkpoint-8", "checkpoint-6", "trainer_state.json"]
     assert manifest_problem(tmp_path / "run" / "checkpoint-6") is None

@@ -23,12 +23,8 @@ from torch.utils.data import DataLoader, Sampler
 from homodistil_hf import HomoDistilTrainer, HomoDistilTrainingArguments
 from homodistil_hf.data.shards import num_lanes_of
 from homodistil_hf.training.evaluation_loop import num_own_rows
-from homodistil_hf.training.ranks import (
-    DealtShards,
-    WholeBatches,
-    check_whole_model,
-    on_every_rank,
-)
+from homodistil_hf.training.ranks import check_whole_model, on_every_rank
+from homodistil_hf.training.streams import DealtShards, WholeBatches
 
 
 def test_several_gpus_in_one_process_are_refused(make_trainer, monkeypatch):

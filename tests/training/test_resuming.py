@@ -83,8 +83,8 @@ def self_distilling(
     return SelfDistillTrainer(model, args, teacher_model=teacher, callbacks=callbacks, **data)
 
 
-def gradual(*, steps: tuple[int, ...] = POINTS, **settings: Any) -> Run:
-    return Run(STEP_BY_STEP | settings, steps=steps)
+def gradual(*, steps: tuple[int, ...] = POINTS, inexact: tuple[str, ...] = (), **settings: Any) -> Run:
+    return Run(STEP_BY_STEP | settings, steps=steps, inexact=inexact)
 
 
 def architecture(name: str, **settings: Any) -> Run:
@@ -117,6 +117,15 @@ RUNS: dict[str, Run] = {
         lr_scheduler_kwargs={"patience": 0, "mode": "max"},  # of a loss, so it falls
         metric_for_best_model="kl",
         steps=(4, 8, 12),
+    ),
+    "gradual, a log a pass": gradual(
+        max_steps=10,
+        train_dataset=make_blocks(32),
+        per_device_train_batch_size=8,
+        logging_strategy="epoch",
+        eval_strategy="epoch",
+        steps=(4, 10),
+        inexact=("learning_rate", "grad_norm"),  # of the step, which Trainer has forgotten
     ),
     "gradual, bfloat16": gradual(bf16=True),
     "gradual, compiled": gradual(torch_compile=True, torch_compile_backend="eager"),
@@ -232,3 +241,13 @@ def test_another_cut_of_a_step_is_told_where_rows_depend_on_it(make_trainer, tmp
     cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "cut")}
     make_trainer(**settings | cut).train(str(tmp_path / "run" / "checkpoint-1"))
     assert ("resumed with gradient_accumulation_steps=2, the checkpoint has 1" in caplog.text) is bool(others)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_finished_run_is_not_evaluated_again(make_trainer, tmp_path, is_stream):
+    rows = make_blocks(32).to_iterable_dataset() if is_stream else make_blocks(32)
+    settings = {"per_device_train_batch_size": 8, "max_steps": 6, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    make_trainer(train_dataset=rows, **settings).train()
+    resumed = make_trainer(train_dataset=rows, **settings)
+    resumed.train("last")
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_kl" in entry] == [4, 6]

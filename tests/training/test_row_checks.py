@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from datasets.distributed import split_dataset_by_node
 from rows import each
 from students import make_batch
@@ -16,7 +16,8 @@ from tiny_models import GRADUAL, make_blocks, make_teacher, tiny_config
 from transformers import BatchEncoding, BertConfig, BertTokenizer, MPNetConfig, RobertaConfig, default_data_collator
 
 from homodistil_hf.models.architectures import ARCHITECTURES
-from homodistil_hf.training.row_checks import check_data, checked_batch, order_digest, rows_digest
+from homodistil_hf.training.row_checks import check_data, checked_batch, rows_digest
+from homodistil_hf.training.streams import order_digest
 
 # The data
 
@@ -243,4 +244,5 @@ def test_the_order_of_a_stream_is_told_from_others():
     orders.append(split_dataset_by_node(stream, rank=1, world_size=2))
     assert len({order_digest(one) for one in orders}) == len(orders)
     assert order_digest(orders[1]) == order_digest(stream.shuffle(seed=1, buffer_size=4).map(lambda row: row))
-    assert order_digest(make_blocks(4)) is None
+    mixtures = [concatenate_datasets([stream, stream.shuffle(seed=seed, buffer_size=4)]) for seed in (1, 2)]
+    assert order_digest(mixtures[0]) != order_digest(mixtures[1])

@@ -251,7 +251,7 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
     assert state.keys() == {
         *("method", "student", "plain", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs"),
         "teacher_sha256",
-        "in_stream",
+        "is_behind_pass",
         "pruner",
     }
     assert state["pruner"].keys() == {"settings", "plan_reached"}
@@ -307,13 +307,16 @@ def test_checkpoints_of_a_run_that_was_given_up_are_set_aside(make_trainer, tmp_
     settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2}
     make_trainer(**settings).train()
     make_trainer(**settings | {"max_steps": 4}).train(str(tmp_path / "run" / "checkpoint-2"))
-    names = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
-    assert names == [*(f"checkpoint-{one}" for one in ("2", "4", "4.abandoned", "6.abandoned", "8.abandoned"))]
-    assert "goes on with" in caplog.text
-    assert (
-        "later checkpoints stay as checkpoint-4.abandoned, checkpoint-6.abandoned, checkpoint-8.abandoned"
-        in caplog.text
-    )
+    names = sorted(path.name for path in (tmp_path / "run").glob("*checkpoint-*"))
+    assert names == [
+        "_abandoned-checkpoint-4",
+        "_abandoned-checkpoint-6",
+        "_abandoned-checkpoint-8",
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+    assert f"goes on with {tmp_path}" in caplog.text
+    assert f"later checkpoints stay as {', '.join(names[:3])}, remove what you don't need" in caplog.text
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-4"
 
 
@@ -327,3 +330,23 @@ def test_a_run_goes_on_in_an_empty_folder_or_its_own(make_trainer, tmp_path):
     assert (tmp_path / "other" / "checkpoint-4").is_dir()
     make_trainer(output_dir=str(tmp_path / "third"), **settings | {"max_steps": 6}).train(checkpoint)
     assert [path.name for path in (tmp_path / "third").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_what_is_refused_leaves_the_checkpoints_of_the_folder(make_trainer, tmp_path):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    for name in ("run", "one"):
+        make_trainer(output_dir=str(tmp_path / name), **settings).train()
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    for source, others in (("run", {}), ("one", {"overwrite_output_dir": True})):
+        with pytest.raises(ValueError, match="student"):
+            make_trainer(student="24-3x8-48", **settings | others).train(str(tmp_path / source / "checkpoint-2"))
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+
+
+def test_a_checkpoint_that_is_a_link_to_another_disk_is_the_runs_own(make_trainer, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    make_trainer(**settings).train()
+    (tmp_path / "run" / "checkpoint-2").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "checkpoint-2").symlink_to(tmp_path / "elsewhere")
+    make_trainer(**settings).train(str(tmp_path / "run" / "checkpoint-2"))
+    assert (tmp_path / "run" / "_abandoned-checkpoint-4").is_dir()
