@@ -26,8 +26,9 @@ TIMINGS = ("runtime", "per_second", "preparation_time")
 _OF_ONE_AT_MOST = ("cosine", "neighbours", "neighbours_in_index", "agreement", "correlation")
 """Metrics that compare with the teacher, which has 1 of each."""
 _FEW_ROWS = 500
-_LABELLED = "num_labelled_eval_rows"
 """Below so many held-out rows a share is named with their number."""
+_LABELLED = "num_labelled_eval_rows"
+"""Key of the number of held-out rows that metrics of labels are of; without it all are."""
 
 
 RUNTIMES = "runtimes"

@@ -6,7 +6,7 @@ gives its `method`, the counts of a step (`count`), its loss (`compute_loss`, wh
 content of checkpoints (`state_to_save`, `tensors_to_save`, `read_state`).
 
 `run_folder.py` writes and verifies checkpoints, `step_log.py` averages the terms of the loss, `sigterm.py` notes
-SIGTERM, and `ranks.py` makes rows and ranks agree.
+SIGTERM, and `ranks.py` and `streams.py` make rows and ranks agree.
 """
 
 import copy
