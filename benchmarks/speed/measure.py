@@ -97,12 +97,13 @@ def _measure(settings: BenchSettings, way: Way, runs: dict[str, GatedRun]) -> di
         "losses": losses,
         "variants": {},
     }
+    # whose products are as wide: the loops' as the teacher's, whatever their masks keep
+    alike = {ONE_SHOT: list(way.places)[-1], **dict.fromkeys(LOOPS, START)}
     for name, names in instances.items():
         run = runs[name]
         place = way.places.get(name, Stretch(0, settings.target))
         useful = settings.accumulation_steps * step_shape(settings, place.plan).useful_flops
-        # the loops' products are as wide as the teacher's, whatever their masks keep
-        limits = rates[f"limit, {list(way.places)[-1] if name == ONE_SHOT else START if name in LOOPS else name}"]
+        limits = rates[f"limit, {alike.get(name, name)}"]
         results["variants"][name] = {
             "plan": place.plan.to_dict(),
             "encoder_macs": encoder_macs(place.plan, settings.length),

@@ -59,8 +59,7 @@ SITES = {
 }
 """Where activations lose bits → ends of the quantizers' names; a quantizer is of the first one that fits."""
 _IN_COLUMNS = ("task", "stages", "max_train_steps", "num_train_epochs", "float_sites")
-_USUAL = {"batch_size": 16}
-_USUAL_STAGES = {"stages": stages.BinarizationSettings.stages}
+_USUAL = {"batch_size": 16, "stages": stages.BinarizationSettings.stages}
 _FIRST = {"sst2": "SST-2", "stsb": "STS-B", "mrpc": "MRPC", "qnli": "QNLI"}
 _COMPARED = {"max_train_steps": 3000, "num_train_epochs": 100, "batch_size": 32}
 _DATA = ("task", "stages", "copies", "teachers_rate")
@@ -75,7 +74,7 @@ def first_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     Of a task's cells the one with the most copies counts, and with the most stages.
     """
     best: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
-    cells = [(_USUAL_STAGES | json.loads(row["cell"]), row) for row in rows]
+    cells = [(_USUAL | json.loads(row["cell"]), row) for row in rows]
     for cell, row in sorted(cells, key=lambda one: (one[0].get("copies", 0), len(one[0]["stages"]))):
         if cell["stages"] and {key: cell[key] for key in cell if key not in _DATA} == _COMPARED:
             best[cell["task"], cell["stages"][-1]] = len(cell["stages"]), row
@@ -101,7 +100,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row a last stage: score beside the float model's, the last layer's cosine, and the sites that lose most."""
     found = []
     for row in rows:
-        cell = _USUAL_STAGES | json.loads(row["cell"])
+        cell = _USUAL | json.loads(row["cell"])
         others = {name: value for name, value in cell.items() if name not in _IN_COLUMNS}
         changes = [f"{name}={value}" for name, value in others.items() if _USUAL.get(name) != value]
         changes += [f"`{site}` float" for site in cell.get("float_sites", ())]
