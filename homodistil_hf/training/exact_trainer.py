@@ -323,16 +323,14 @@ class ExactTrainer(Trainer):
             folder = self.run_folder.resolve(resume_from_checkpoint)
             self.resumed_logs = self.resumed_place = None
             self.resumed_from, self.saved_at, self.passed_at = folder, None, None
-            if folder is None:
-                given = {name: self.made_with.get(name) for name in ("model", "teacher_model")}
-                self.run_folder.claim({name: getattr(one, "name_or_path", one) for name, one in given.items()})
-                if not self.has_started:
-                    if isinstance(self.data_collator, SeededMasks):
-                        self.data_collator.set_epoch(0)  # it may have masked another run's batches
-                    self.start_student()
-                    self.has_started = True
-            else:
-                on_every_rank(partial(self.run_folder.check_going_on, folder))
+            given = {name: self.made_with.get(name) for name in ("model", "teacher_model")}
+            read = {name: getattr(one, "name_or_path", one) for name, one in given.items()}
+            on_every_rank(partial(self.run_folder.check, folder, read))
+            if folder is None and not self.has_started:
+                if isinstance(self.data_collator, SeededMasks):
+                    self.data_collator.set_epoch(0)  # it may have masked another run's batches
+                self.start_student()
+                self.has_started = True
             set_seed(self.args.seed)  # whatever was drawn since this trainer was made
             evaluates_first = self.args.eval_on_start
             try:
@@ -422,8 +420,7 @@ class ExactTrainer(Trainer):
                 device=self.args.device,
             )
             self._restore_counters()
-        if self.resumed_from is not None:
-            on_every_rank(partial(self.run_folder.go_on, self.resumed_from))
+        on_every_rank(partial(self.run_folder.take, self.resumed_from))
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
     def _restore_counters(self) -> None:

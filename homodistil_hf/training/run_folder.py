@@ -128,47 +128,45 @@ class RunFolder:
 
         self.earlier_files = on_every_rank(look)
 
-    def claim(self, sources: Mapping[str, Any]) -> None:
-        """Take the folder for a new run: refuse earlier files or, if they may be overwritten, remove them.
+    def check(self, checkpoint: str | None, sources: Mapping[str, Any]) -> None:
+        """Refuse earlier files that the run may not overwrite, and models that it reads among them.
 
-        `sources` are the models that the run reads, as [`check_not_read`] takes them.
+        Args:
+            checkpoint: with which the run goes on; its own is in the folder, beside files that stay.
+            sources: models that the run reads, as [`check_not_read`] takes them.
+
+        Raises:
+            ValueError: the folder isn't free.
         """
+        if self._has_own(checkpoint):
+            return
         check_free(self.args, self.earlier_files)
         if self.earlier_files:
-            check_not_read(str(self.args.output_dir), sources)
-        if self.args.should_save:
-            _forget_records(str(self.args.output_dir))
-        # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
-        if self.args.should_save and self.earlier_files:
-            forget_earlier_run(str(self.args.output_dir))
+            check_not_read(str(self.args.output_dir), {**sources, "resume_from_checkpoint": checkpoint})
 
-    def check_going_on(self, checkpoint: str) -> None:
-        """Refuse, by a ValueError, another run's checkpoint in a folder with files, as a new run is refused."""
-        if self._is_anothers(checkpoint):
-            check_free(self.args, self.earlier_files)
-            check_not_read(str(self.args.output_dir), {"resume_from_checkpoint": checkpoint})
+    def take(self, checkpoint: str | None) -> None:
+        """Make the folder the run's, when nothing speaks against the run any more; earlier files are removed.
 
-    def go_on(self, checkpoint: str) -> None:
-        """Make the folder that of a run which begins again at a checkpoint, when nothing speaks against it any more.
-
-        Files of another run are removed, as for a new one. In the run's own folder later checkpoints are set aside:
-        "the last one" would be theirs.
+        Of a run that goes on with its own checkpoint later ones are set aside: "the last one" would be theirs.
         """
         output_dir = str(self.args.output_dir)
         if not self.args.should_save:
             return
-        if self._is_anothers(checkpoint):
+        if checkpoint is None:
+            _forget_records(output_dir)
+        if not self._has_own(checkpoint):
+            # else "the last checkpoint" would be the older run's, and save_total_limit would remove this run's
             if self.earlier_files:
                 forget_earlier_run(output_dir)
-        elif later := set_aside_later(Path(output_dir), Path(checkpoint)):
+        elif later := set_aside_later(Path(output_dir), Path(str(checkpoint))):
             names = join_some([path.name for path in later])
             logger.warning(
                 "the run goes on with %s; later checkpoints stay as %s, remove what you don't need", checkpoint, names
             )
 
-    def _is_anothers(self, checkpoint: str) -> bool:
+    def _has_own(self, checkpoint: str | None) -> bool:
         # a checkpoint may be a link to another disk
-        return Path(checkpoint).parent.resolve() != Path(self.args.output_dir).resolve()
+        return checkpoint is not None and Path(checkpoint).parent.resolve() == Path(self.args.output_dir).resolve()
 
     def last_good_before(self, first_bad_step: int) -> Path | None:
         """The newest checkpoint from before a row of bad steps, if possible one that a good step followed.

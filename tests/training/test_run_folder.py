@@ -343,6 +343,15 @@ def test_what_is_refused_leaves_the_checkpoints_of_the_folder(make_trainer, tmp_
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
 
+def test_an_overwriting_run_whose_data_are_too_few_leaves_the_earlier_runs_files(make_trainer, tmp_path):
+    make_trainer(max_steps=4, save_strategy="steps", save_steps=2).train()
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    trainer = make_trainer(max_steps=2, gradient_accumulation_steps=10_000, overwrite_output_dir=True)
+    with pytest.raises(ValueError, match="^train_dataset has fewer rows than the .* of a step"):
+        trainer.train()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
+
+
 def test_a_checkpoint_that_is_a_link_to_another_disk_is_the_runs_own(make_trainer, tmp_path):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     make_trainer(**settings).train()
