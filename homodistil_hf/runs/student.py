@@ -3,22 +3,24 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.blocks import some_blocks
 from ..export.export_folder import check_output
-from ..export.facts import CHANGED, DATA, SIZES, read_facts
+from ..export.facts import CHANGED, DATA, SIZES, file_facts, read_facts
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.run_names import NESTED, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import write_json
+from ..files.strict_json import read_json_object, write_json
 from ..models.cost import MODEL_COSTS
 from ..models.widths import WidthPlan, widths_of
 from ..training.distillation_trainer import DistillationTrainer
@@ -174,14 +176,34 @@ def train_to_the_end(
     trainer.check_finished(allow_partial=False)  # on all ranks, or some would wait for ever
     results = {}
     if trainer.is_world_process_zero():
-        trainer.write_export(folder / STUDENT_FOLDER, "standard", False)
+        results = _results_of_the_same_run(trainer, settings)
         trainer.save_state()
-        time_s = round(time.perf_counter() - since, 1)
-        results = _results(trainer, settings) | {"time_s": time_s}
-        write_json(folder / RESULTS_FILE, results)
+        if not results:
+            trainer.write_export(trainer.student_folder, "standard", False)
+            time_s = round(time.perf_counter() - since, 1)
+            results = _results(trainer, settings) | {"time_s": time_s}
+            write_json(folder / RESULTS_FILE, results)
     trainer.accelerator.wait_for_everyone()
     if settings.training.push_to_hub:
-        trainer.push_to_hub()  # last, as it may fail
+        trainer.push_written()  # last, as it may fail
+    return results
+
+
+def _results_of_the_same_run(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
+    """`results.json` of a run that had ended before it was resumed, whose student is whole; else empty.
+
+    An export anew would have the same weights, and lack what later commands have added: benchmarks and graphs.
+    """
+    folder, student, resumed = settings.folder, trainer.student_folder, trainer.resumed_from
+    if resumed is None or Path(resumed).name != f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}":
+        return {}
+    results = dict[str, Any]()
+    with suppress(OSError, ValueError):  # a file is missing or damaged
+        facts, found = read_facts(student), read_json_object(folder / RESULTS_FILE, RESULTS_FILE)
+        is_of_run = found.get("settings") == settings.given and found.get("num_steps") == trainer.num_steps
+        results = found if is_of_run and facts.get("files") == file_facts(student) else {}
+    if results:
+        logger.warning("the run had ended before: %s and %s stay as they are", student, folder / RESULTS_FILE)
     return results
 
 

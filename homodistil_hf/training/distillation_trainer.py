@@ -38,6 +38,7 @@ from ..distillation.teacher import FrozenTeacher
 from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
 from ..files.provenance import public_name
+from ..files.run_names import STUDENT_FOLDER
 from ..files.settings import refuse_without_part
 from ..models.architectures.architecture import PROJECTIONS
 from ..models.conversion import to_stock
@@ -789,6 +790,7 @@ class DistillationTrainer(ExactTrainer):
             return None
         # an earlier push may still read the folder that is written next
         self._finish_current_push()
+        self.write_export(self.student_folder, "standard", False)
         push = self._student_push(
             commit_message or "End of training",
             token=token,
@@ -798,16 +800,25 @@ class DistillationTrainer(ExactTrainer):
         )
         return push() if blocking else HfApi().run_as_future(push)
 
+    def push_written(self) -> None:
+        """Push the export that is in `OUTPUT_DIR/student` already; collective, errors as of [`push_to_hub`]."""
+        if self.is_world_process_zero():
+            self._finish_current_push()
+            self._student_push("End of training")()
+
+    @property
+    def student_folder(self) -> Path:
+        """Where the run's export is."""
+        return Path(self.args.output_dir) / STUDENT_FOLDER
+
     def _student_push(self, commit_message: str, **settings: Any) -> Callable[[], Any]:
-        """Write the export that is to be pushed, and return the push; settings as [`push_export`], None: the run's."""
+        """The push of the export in the run's folder; settings as [`push_export`] has them, None: the run's."""
         from ..export.hub import push_export
         from .publishing import where_to_push
 
-        folder = Path(self.args.output_dir) / "student"
-        self.write_export(folder, "standard", False)
         given = {name: value for name, value in settings.items() if value is not None}
         where = where_to_push(self.args) | given
-        return partial(push_export, folder, self.hub_model_id, commit_message=commit_message, **where)
+        return partial(push_export, self.student_folder, self.hub_model_id, commit_message=commit_message, **where)
 
     def push_checkpoint(self, checkpoint: Path) -> None:
         """Push a complete checkpoint, and the student in it once it is finished, while training goes on."""
@@ -828,6 +839,7 @@ class DistillationTrainer(ExactTrainer):
                 self.run_folder.being_pushed = checkpoint
                 pushes.append(push_it)
             if self.is_finished:
+                self.write_export(self.student_folder, "standard", False)
                 pushes.append(self._student_push(f"Training in progress, step {self.state.global_step}"))
             return pushes
 

@@ -80,29 +80,29 @@ class HeldOutEvaluation:
         return one_or_all(nested_detach(logits))
 
     def results(self) -> dict[str, float]:
-        """Averages since `reset`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`."""
+        """Averages since `reset`, over all ranks, as [`DiscrepancyMeter.results`], and the labels' `loss`.
+
+        `is_constant` stands beside them, true, where all classes that it gives are alike, or all labels.
+        """
         results = self._totals(self.meter, self.student)
         # Rows without labels have the distance from the teacher alone.
         return results | {"loss": results.get(f"{self.task.name}_loss", results.get("kl", 0.0))} if results else {}
 
     def of_teacher(self, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-        """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0.
-
-        `is_constant` stands beside them, true, where all classes that it gives are alike, or all labels.
-        """
+        """Metrics of the teacher on batches with labels, measured as a student's; collective. Its `kl` is 0."""
         meter = self.new_meter("the teacher")
         for inputs in batches:
             rows = own_rows(inputs, self.accelerator)
             if len(rows["input_ids"]) > 0:
                 meter.update(self.teacher.exact, self.teacher, rows)
-        results = self._totals(meter, self.teacher.exact)
-        return results | ({IS_CONSTANT: True} if meter.is_constant else {})
+        return self._totals(meter, self.teacher.exact)
 
     def _totals(self, meter: DiscrepancyMeter, model: Any) -> dict[str, float]:
         """What a meter has measured of a model on all ranks, and grades of whole rows; empty without predictions."""
         # added up on the CPU: Apple's GPUs have no float64
         results = meter.results(lambda sums: torch.tensor(gathered(sums.tolist()), dtype=torch.float64).sum(0))
         results |= meter.scores(gathered)
+        results |= {IS_CONSTANT: True} if meter.is_constant else {}
         return results | self.whole_row_scores(model) if results and self.whole_row_scores else results
 
 

@@ -80,6 +80,14 @@ def test_rows_of_a_classifier():
             {"teacher_evaluation": {}, "evaluation": {"cosine": 0.9, "neighbours": 0.75, "spread": 1.2}},
             "3.6× smaller, 2.1× faster here, cosine 0.900 to the teacher's vectors",
         ),
+        # One class for all rows: no share of what was learned, nor of the teacher's answers.
+        (
+            {
+                "evaluation": {"task_accuracy": 0.6, "agreement": 0.9, "is_constant": True},
+                "teacher_evaluation": {"task_accuracy": 0.8},
+            },
+            "3.6× smaller, 2.1× faster here, no share is named: all its held-out answers, or all labels, are alike",
+        ),
         # A user's own metric, in percent; an error rate has no share that is kept.
         (
             {"teacher_evaluation": {"f1": 80.0, "rate": 0.1}, "evaluation": {"f1": 60.0, "rate": 0.2}},

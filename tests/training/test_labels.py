@@ -155,6 +155,15 @@ def test_booleans_are_the_classes_0_and_1(make_trainer):
     assert losses[0] == losses[1]
 
 
+def test_a_student_that_gives_one_class_is_told_among_its_metrics(make_trainer):
+    trainer = make_trainer(model=make_teacher("sequence_classification"), train_dataset=None)
+    assert trainer.evaluate(labelled([0, 1] * 4))["eval_is_constant"]  # one text for all rows
+    first, other = trainer.predict(sequences([0, 1])).predictions[:2]
+    middle = torch.as_tensor(first + other) / 2
+    trainer.model.classifier.bias.data -= middle
+    assert "eval_is_constant" not in trainer.evaluate(sequences([0, 1]))
+
+
 # Names
 
 
