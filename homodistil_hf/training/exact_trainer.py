@@ -114,6 +114,8 @@ class ExactTrainer(Trainer):
         return trainer
 
     def __init__(self, model: Any, args: Any, **kwargs: Any):
+        if (loss := kwargs.get("compute_loss_func")) is not None:
+            raise ValueError(f"compute_loss_func={loss!r} would replace {type(self).__name__}'s loss; leave it out")
         self.run_folder = RunFolder(args)
         super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.

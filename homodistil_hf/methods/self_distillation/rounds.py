@@ -47,11 +47,12 @@ _CARD_SETTINGS = (
     *("num_rounds", "distillation_weight", "mlm_probability", "learning_rate", "max_steps"),
     *("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay", "seed"),
 )
-_HOW = """The initial weights were further pre-trained on a target corpus with their masked objective; then, {rounds},
-training started again from the initial weights on the same corpus, and the squared distance to the [CLS] state of
-the model before was added to the masked loss, times {weight}. Fine-tune it like the model it was made from, or distil
-it. The method is that of Self-Distillation for Further Pre-training of Transformers (Lee et al., ICLR 2023, arXiv
-2210.02871)."""
+_HOW = """The initial weights were further pre-trained on a target corpus with their masked objective{rounds}.
+Fine-tune it like the model it was made from, or distil it.{method}"""
+_ROUNDS = """; then, {times}, training started again from the initial weights on the same corpus, and the squared
+distance to the [CLS] state of the model before was added to the masked loss, times {weight}"""
+_METHOD = """ The method is that of Self-Distillation for Further Pre-training of Transformers (Lee et al., ICLR
+2023, arXiv 2210.02871)."""
 
 _MAKE_ROOM = "Make room, then go on with resume_from_checkpoint=last"
 
@@ -61,7 +62,8 @@ def self_distill(
 ) -> dict[str, Any]:
     """Further pre-train a model on a corpus in rounds of self-distillation.
 
-    Round 0 trains the model. Each later round restarts from the first weights, with the previous result as teacher.
+    Round 0 trains the model. Each later round restarts from the first weights, with the previous result as teacher;
+    with a `distillation_weight` of 0 there is none, as it would repeat round 0.
     Round k is in `OUTPUT_DIR/round-k`: checkpoints, and `model/` once it is done. The last round's model is also
     `OUTPUT_DIR/student`: a folder like the initial one, with tokenizer or image processor and a model card.
     A round holds two models: the trained one and its teacher. Each round reads the first weights from disk.
@@ -101,11 +103,11 @@ def self_distill(
             for earlier in [*folder.glob("round-*"), folder / STUDENT_FOLDER]:
                 remove_folder(earlier)
             write_json(folder / RUN_FILE, begun_with)
-        rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.num_rounds + 1)]
+        rounds = [_train_round(number, args, load=load, data=kwargs) for number in range(args.last_round + 1)]
         if args.should_save:
             with model_written(folder / STUDENT_FOLDER, remedy=_MAKE_ROOM) as aside:
                 # without the round's manifest: with the card the folder gets another
-                last = folder / f"round-{args.num_rounds}" / MODEL_FOLDER
+                last = folder / f"round-{args.last_round}" / MODEL_FOLDER
                 shutil.copytree(last, aside, ignore=shutil.ignore_patterns(MANIFEST_NAME), dirs_exist_ok=True)
                 values, _ = PreTrainedConfig.get_config_dict(aside)
                 card = further_pretraining_card(values["architectures"][0], identity, args.to_dict())
@@ -189,20 +191,22 @@ def further_pretraining_card(architecture: str, source: Mapping[str, Any], setti
     # max_steps overrides num_train_epochs: the card names the one that counted
     unread = "num_train_epochs" if settings["max_steps"] > 0 else "max_steps"
     named, texts = stated["name"], run_texts({"teacher": stated})
+    how, kind = _HOW.format(rounds="", method=""), "further pre-trained"
+    if weight := settings["distillation_weight"]:
+        times = "once" if num_rounds == 1 else f"{num_rounds} times"
+        how = _HOW.format(rounds=_ROUNDS.format(times=times, weight=weight), method=_METHOD)
+        kind += " with self-distillation"
     return fill_card(
         ModelCardData(
             license=stated["licence"],
             base_model=stated["hub_id"],
             library_name="transformers",
-            tags=["further-pretraining", "self-distillation"],
+            tags=["further-pretraining", *["self-distillation"] * bool(weight)],
         ),
         version_facts(),
-        title=f"{named.rpartition('/')[2]}, further pre-trained with self-distillation",
+        title=f"{named.rpartition('/')[2]}, {kind}",
         summary=f"{code_span(architecture)}, made from {code_span(named)} without a change of its shape.",
-        how=_HOW.format(
-            rounds="once" if num_rounds == 1 else f"{num_rounds} times",
-            weight=settings["distillation_weight"],
-        ),
+        how=how,
         settings=card_table(
             ("setting", "value"), [(f"`{name}`", settings[name]) for name in _CARD_SETTINGS if name != unread]
         ),

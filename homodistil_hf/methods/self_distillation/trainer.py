@@ -42,6 +42,9 @@ _REMEDIES = {
     "push_to_hub": "leave it out, and push OUTPUT_DIR/student with `hf upload`",
 }
 
+_NOT_TAKEN = ("compute_metrics", "preprocess_logits_for_metrics")
+"""Arguments of Trainer that would have no effect."""
+
 
 @dataclass
 class SelfDistillationArguments(ExactArguments):
@@ -66,7 +69,9 @@ class SelfDistillationArguments(ExactArguments):
         1, "Rounds of self-distillation after round 0, ≥ 1, each from the initial weights; the paper's.", least=1
     )
     distillation_weight: float = setting(
-        1.0, "Factor ≥ 0 of the squared distance to the teacher's [CLS] states; the paper's.", range="[0, inf)"
+        1.0,
+        "Factor ≥ 0 of the squared distance to the teacher's [CLS] states; the paper's. 0: round 0 alone.",
+        range="[0, inf)",
     )
     mlm_probability: float = setting(
         0.15, "Share in (0, 1) of a text's tokens to predict; believed, as BERT's.", range="(0, 1)"
@@ -83,6 +88,11 @@ class SelfDistillationArguments(ExactArguments):
     )
     num_train_epochs: float = setting(100.0, "Passes of each round; the paper's for text (images: max_steps=20000).")
     remove_unused_columns: bool = setting(False, "Trainer's; the collators choose their columns themselves.")
+
+    @property
+    def last_round(self) -> int:
+        """Number of the last round: 0 where nothing is asked of a teacher, as a later round would repeat that one."""
+        return self.num_rounds if self.distillation_weight > 0 else 0
 
     def __post_init__(self) -> None:
         super().__post_init__()  # there a mode or backend of torch_compile sets it
@@ -106,7 +116,7 @@ class SelfDistillTrainer(ExactTrainer):
         eval_dataset: rows held out.
         processing_class: tokenizer (which masking text needs) or image processor; saved with checkpoints.
         data_collator: default: [`MaskedLMCollator`] or [`MaskedImageCollator`].
-        kwargs: as in `transformers.Trainer`.
+        kwargs: as in `transformers.Trainer`, but for a loss or metrics of one's own, which are refused.
 
     Raises:
         ValueError: another kind of model, a teacher that can't be compared with it, empty or foreign data.
@@ -129,6 +139,12 @@ class SelfDistillTrainer(ExactTrainer):
         data_collator: Any = None,
         **kwargs: Any,
     ):
+        for name in _NOT_TAKEN:
+            if (value := kwargs.get(name)) is not None:
+                raise ValueError(
+                    f"{name}={short_repr(value)} has no part in SelfDistillTrainer, which measures the masked loss "
+                    "alone; leave it out"
+                )
         args = own_arguments(args, SelfDistillationArguments)
         check_launch(args)
         args.pin_data_order()

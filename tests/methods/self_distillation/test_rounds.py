@@ -39,6 +39,15 @@ def test_the_student_starts_from_the_initial_weights_beside_round_0(kind, source
     assert_equal(weights(tmp_path / "run" / "student"), models[2])
 
 
+def test_without_a_teachers_term_there_is_one_round(source, arguments, tmp_path):
+    found = self_distill(source[TEXT], arguments(distillation_weight=0.0), **data_of(TEXT))
+    assert [len(found["rounds"]), (tmp_path / "run" / "round-1").exists()] == [1, False]
+    assert_equal(weights(tmp_path / "run" / "student"), weights(tmp_path / "run" / "round-0" / "model"))
+    card = (tmp_path / "run" / "student" / "README.md").read_text()
+    assert "further pre-trained" in card
+    assert "self-distillation" not in card.lower().replace("self_distillation", "")
+
+
 def spy_on_starts(monkeypatch):
     started = []
 

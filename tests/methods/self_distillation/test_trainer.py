@@ -272,3 +272,11 @@ def test_the_loss_of_an_evaluation_is_the_mean_of_all_predictions(source, argume
         loss = SelfDistillTrainer(load_initial(source[TEXT]), args, **data).evaluate()["eval_loss"]
         found.add(round(loss, 5))
     assert len(found) == 1
+
+
+@each("name", ["compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"])
+def test_what_would_have_no_effect_is_refused(name, arguments):
+    with pytest.raises(
+        ValueError, match=f"^{name}=<built-in function len> (has no part in|would replace) SelfDistill"
+    ):
+        SelfDistillTrainer(make_teacher(), arguments(), **data_of(TEXT), **{name: len})
