@@ -58,12 +58,12 @@ class Cascade:
     Args:
         student: of the teacher's space: folder, Hub name or loaded.
         teacher: folder, Hub name or loaded.
-        documents: their vectors by the teacher, `(M, D)`, two or more.
+        documents: their vectors by the teacher, `(M, D)`, two or more; kept in float32.
         margin: the teacher answers where the similarity of the first hit is ahead of the second's by less; 0: never,
             infinity: always. `homodistil cascade` finds one for a wanted agreement.
 
     Raises:
-        ValueError: vectors of another length, or fewer than two documents.
+        ValueError: vectors of another length or space, or fewer than two documents.
 
     Example:
     ```python
@@ -82,6 +82,8 @@ class Cascade:
         for name in ("student", "teacher"):
             if isinstance(model := getattr(self, name), str | Path):
                 object.__setattr__(self, name, load_embedding_model(model, argument=name))
+        object.__setattr__(self, "documents", torch.as_tensor(self.documents).float())
+        check_space(self.student, "student")
         lengths = {"student": self.student.dimension, "teacher": self.teacher.dimension}
         if set(lengths.values()) != {self.documents.shape[-1]} or self.documents.dim() != 2:
             raise ValueError(
@@ -103,6 +105,15 @@ class Cascade:
             vectors = self.teacher.encode(again, prompt_name="query")
             nearness[asked], rows[asked] = best(vectors, self.documents, most, similarity)
         return Hits(rows[:, :k], nearness[:, :k], asked)
+
+
+def check_space(student: EmbeddingModel, argument: str) -> None:
+    """Refuse, by a ValueError, a student whose folder says that its vectors are in a space of its own."""
+    if student.name and has_own_space(read_embedding_facts(student.name)):
+        raise ValueError(
+            f"{argument}={student.name!r} has vectors of another space than the teacher's, so they share no index; "
+            "distil one of output='teacher'"
+        )
 
 
 @dataclass(frozen=True)
@@ -168,10 +179,11 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
             f"model={settings.model!r}: no run has recorded its teacher, a model; name it with --teacher{hint}"
         )
     student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(named)
-    if has_own_space(read_embedding_facts(place.folder)) or student.dimension != teacher.dimension:
+    check_space(student, "model")
+    if student.dimension != teacher.dimension:
         raise ValueError(
-            f"model={settings.model!r} has vectors of another space than the teacher's, so they share no index; "
-            "distil one of output='teacher'"
+            f"model={settings.model!r} has vectors of {student.dimension} channels, its teacher of "
+            f"{teacher.dimension}, so they share no index; distil one of output='teacher'"
         )
     tasks = retrieval_tasks(tasks_of(settings))
     if not tasks:

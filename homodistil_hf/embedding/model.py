@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,7 @@ from ..files.strict_json import fits, is_int, read_json, read_json_object
 from ..files.tensors import WEIGHTS_FILE, check_weights, load_tensors
 from ..models.architectures import ARCHITECTURES, architecture_of, config_class, max_tokens
 from ..models.cost import count_parameters
-from ..models.equality import weights_digest
+from ..models.equality import evaluation_mode, weights_digest
 from ..models.loading import (
     MODULES_FILE,
     SENTENCE_FILE,
@@ -242,7 +242,7 @@ class EmbeddingModel:
 
     def encode(
         self,
-        texts: list[str],
+        texts: Iterable[str],
         *,
         batch_size: int = 32,
         prompt_name: str | None = None,
@@ -252,26 +252,27 @@ class EmbeddingModel:
         `prompt_name` is as in [`PoolingSettings.prepared`].
         """
         vectors = self.encode_each(texts, batch_size=batch_size, prompt_name=prompt_name)
-        return torch.stack(vectors) if texts else torch.empty(0, self.dimension)
+        return torch.stack(vectors) if vectors else torch.empty(0, self.dimension)
 
     @torch.no_grad()
     def encode_each(
-        self, texts: list[str], *, batch_size: int = 32, prompt_name: str | None = None
+        self, texts: Iterable[str], *, batch_size: int = 32, prompt_name: str | None = None
     ) -> list[torch.Tensor]:
         """The vector of each text, on the CPU; arguments as `encode`."""
-        check_texts(texts)
+        texts = listed(texts)
         if prompt_name is not None and prompt_name not in {*self.prompts, *_USUAL_PROMPTS}:
             known = ", ".join(map(repr, sorted({*self.prompts, *_USUAL_PROMPTS} - {""})))
             raise ValueError(f"prompt_name={short_repr(prompt_name)} is none of this model's prompts: {known}")
         # texts of like length need little padding; a dict brings them back into their order
         order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
         vectors: dict[int, torch.Tensor] = {}
-        self.encoder.eval()
         # a bar for what takes longer than a second
-        for start in trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1):
-            indices = order[start : start + batch_size]
-            inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
-            vectors |= dict(zip(indices, self.each_of(self.of_inputs(inputs).cpu(), inputs), strict=True))
+        starts = trange(0, len(order), batch_size, desc="encoding texts", disable=None, leave=False, delay=1)
+        with evaluation_mode(self.encoder):
+            for start in starts:
+                indices = order[start : start + batch_size]
+                inputs = self.tokenize([texts[index] for index in indices], prompt_name).to(self.encoder.device)
+                vectors |= dict(zip(indices, self.each_of(self.of_inputs(inputs).cpu(), inputs), strict=True))
         return [vectors[index] for index in range(len(texts))]
 
     def each_of(self, vectors: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> Sequence[torch.Tensor]:
@@ -303,13 +304,19 @@ class EmbeddingModel:
         return inputs
 
 
-def check_texts(texts: Any) -> None:
-    """Refuse, by a ValueError, a single text, whose characters would pass for texts, and entries that are none."""
+def listed(texts: Iterable[Any]) -> list[str]:
+    """Texts as a list.
+
+    Raises:
+        ValueError: a single text, whose characters would pass for texts, or an entry that is none.
+    """
     if isinstance(texts, str):
         raise ValueError(f"texts={short_repr(texts)} is one text; pass a list of texts")
-    for place, text in enumerate(texts):
+    found = list(texts)
+    for place, text in enumerate(found):
         if not isinstance(text, str):
             raise ValueError(f"texts[{place}]={short_repr(text)} is no text; leave it out")
+    return found
 
 
 def reduced(model: EmbeddingModel, axes_ND: torch.Tensor) -> EmbeddingModel:

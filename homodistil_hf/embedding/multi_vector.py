@@ -8,7 +8,7 @@ Shapes: B texts, T tokens, H hidden channels, D channels of a vector, M tokens t
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -173,6 +173,11 @@ class MultiVectorModel(EmbeddingModel):
     @override
     def similarity(self) -> str:
         return self.settings.similarity or MAXSIM
+
+    @override
+    def encode(self, texts: Iterable[str], *, batch_size: int = 32, prompt_name: str | None = None) -> torch.Tensor:
+        """Refused, by a ValueError: texts have different numbers of vectors; [`encode_each`] gives those of each."""
+        raise ValueError("a multi-vector encoder has no one vector of a text; use encode_each(texts)")
 
     @override
     def pool(self, states_BTH: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ Shapes: N texts, D channels.
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..models.tokenizers import COPY, as_it_was, check_vocabulary, load_tokenize
 from ..tasks.columns import Columns, ReadRows, check_rows
 from ..tasks.reading import check_columns, load_rows
 from .metrics import COSINE
-from .model import EmbeddingModel, PoolingSettings, load_embedding_model
+from .model import EmbeddingModel, PoolingSettings, listed, load_embedding_model
 from .texts import VECTOR
 
 logger = logging.getLogger(__name__)
@@ -95,12 +95,13 @@ class TeacherVectors:
         vectors = self.vectors @ axes_ND.T
         return replace(self, vectors=F.normalize(vectors, dim=-1) if self.normalizes else vectors)
 
-    def encode(self, texts: list[str], *, prompt_name: str | None = None) -> torch.Tensor:
+    def encode(self, texts: Iterable[str], *, prompt_name: str | None = None) -> torch.Tensor:
         """Look up the vectors of texts, `(len(texts), D)`; prompts have no part in it.
 
         Raises:
             ValueError: a text without a vector.
         """
+        texts = listed(texts)
         if missing := [text for text in texts if text not in self._rows]:
             raise ValueError(
                 f"{self.name} has no vectors of {len(missing):,} of {len(texts):,} texts, such as "

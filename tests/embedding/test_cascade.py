@@ -68,6 +68,16 @@ def test_folders_are_loaded_and_other_spaces_refused(models, index, tmp_path):
         Cascade(other, models[1], index)
     with pytest.raises(ValueError, match="documents has 1 rows; a margin is between two of them"):
         Cascade(*models, index[:1])
+    export_embedding_model(models[0], tmp_path / "apart", teacher=models[1], facts={}, has_own_space=True)
+    for student in (str(tmp_path / "apart"), load_embedding_model(tmp_path / "apart")):
+        with pytest.raises(ValueError, match="^student='.*apart' has vectors of another space than the teacher's"):
+            Cascade(student, models[1], index)
+
+
+def test_documents_may_be_of_any_type(models, index):
+    expected = Cascade(*models, index).search(QUERIES, k=3).rows
+    for documents in (index.double(), index.numpy()):
+        assert torch.equal(Cascade(*models, documents).search(QUERIES, k=3).rows, expected)
 
 
 MS = {"student": 1.0, "teacher": 10.0}

@@ -45,6 +45,9 @@ def test_what_is_no_list_of_texts_or_no_prompt_is_refused(tmp_path):
         model.encode(["w7"], prompt_name="pasage")
     plain, *others = (model.encode(["w7"], prompt_name=name) for name in (None, "", "query", "document"))
     assert all(torch.equal(other, plain) for other in others)
+    model.encoder.train()
+    assert torch.equal(model.encode(text for text in ["w7"]), plain)
+    assert model.encoder.training
 
 
 def test_the_last_token_of_an_empty_text_is_zero():

@@ -254,3 +254,9 @@ def test_expansion_on_the_left_is_refused(tmp_path):
 def test_settings_that_are_not_read_are_named(tmp_path, caplog):
     load_multi_vector_model(make_multi_vector_folder(tmp_path / "model", some_setting=64))
     assert "not used, and left out of the student: some_setting=64 of config_sentence_transformers" in caplog.text
+
+
+def test_a_multi_vector_encoder_has_no_one_vector_of_a_text(tmp_path):
+    model = load_multi_vector_model(make_multi_vector_folder(tmp_path / "model"))
+    with pytest.raises(ValueError, match="^a multi-vector encoder has no one vector of a text; use encode_each"):
+        model.encode(["w7", "w9"])

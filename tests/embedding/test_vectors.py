@@ -62,6 +62,9 @@ def test_texts_are_looked_up_in_any_order(tmp_path):
     message = r"^vectors.parquet has no vectors of 1 of 2 texts, such as 'w1'; its model isn't here"
     with pytest.raises(ValueError, match=message):
         found.encode(["w1", "w9"])
+    assert torch.equal(found.encode(text for text in TEXTS[:2]), vectors_of()[:2])
+    with pytest.raises(ValueError, match="^texts='w9' is one text; pass a list"):
+        found.encode("w9")
 
 
 def test_lengths_of_1_are_seen_in_spite_of_rounding(tmp_path):
