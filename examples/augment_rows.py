@@ -14,6 +14,8 @@ from datasets import Dataset, concatenate_datasets
 from tqdm import tqdm
 from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from homodistil_hf import max_tokens
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,9 +43,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=options.dtype).eval().to(device)
-    most = min(
-        tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", tokenizer.model_max_length)
-    )
+    most = min(tokenizer.model_max_length, max_tokens(model.config))
     options.max_length = options.max_length or min(128, most)
     if options.max_length > most:
         parser.error(f"--max_length {options.max_length}: the model reads {most} tokens")
@@ -90,8 +90,9 @@ def refilled(
     hook = model.get_output_embeddings().register_forward_pre_hook(lambda _, given: (given[0][masked_there],))
     logits = model(**encoded.to(model.device)).logits.float().cpu()
     hook.remove()
-    # special tokens are no words
+    # special tokens are no words, nor are rows of a padded vocabulary
     logits[:, tokenizer.all_special_ids] = -torch.inf
+    logits[:, len(tokenizer) :] = -torch.inf
     likeliest = logits.topk(options.top_k)
     chosen = likeliest.values.softmax(-1).multinomial(1)
     ids[masked] = likeliest.indices.gather(1, chosen)[:, 0]

@@ -407,7 +407,7 @@ def prove(
     ways = student.ways if target == "onnx-int8" else []
     beside = None
     if teacher is not None and num_rounds:
-        beside = kind(teacher.deployable, teacher.make(target))
+        beside = _runtime_of_teacher(lambda: kind(teacher.deployable, teacher.make(target)))
     row = _row(target, student, found, times(student.rows, running, beside, num_rounds=num_rounds))
     # on the package's own rows, which `verify` has too
     row["probe_distance"] = probe_distance(student.usual, kind(student.usual, student.path(target)))
@@ -422,6 +422,15 @@ def prove(
             {"kept_float": list(way.kept_float), "size_bytes": way.size_bytes, **way.figures} for way in ways
         ]
     return [row]
+
+
+def _runtime_of_teacher(make: Callable[[], Runtime]) -> Runtime | None:
+    """None, with a warning, where it can't be made: the student's files are of use without the teacher's times."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001  exporters and runtimes raise errors of many kinds
+        logger.warning("the teacher's graph can't be run, so its times are not measured: %s", first_line(error))
+        return None
 
 
 def runtime_of(target: str) -> type[OnnxRuntime] | type[OpenVino]:
@@ -492,12 +501,16 @@ def _prove_javascript(
                 row["figures"] = student.compare(running, only=student.deployable.fits)
                 beside = None
                 if teacher is not None and num_rounds and teacher.deployable.javascript is not None:
-                    teacher.make(graph)
-                    beside = TransformersJs(node, teacher.deployable, teacher.add_tokenizer(), dtype)
+                    beside = _runtime_of_teacher(partial(_in_javascript, node, teacher, graph, dtype))
                 row["latency_ms"] = times(student.rows, running, beside, num_rounds=num_rounds)
             except RuntimeProblem as error:
                 row["not_run"] = f"transformers.js: {error}"
     return rows
+
+
+def _in_javascript(node: Node, workshop: Workshop, graph: str, dtype: str) -> TransformersJs:
+    workshop.make(graph)
+    return TransformersJs(node, workshop.deployable, workshop.add_tokenizer(), dtype)
 
 
 # What `verify` asks

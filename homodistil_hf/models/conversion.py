@@ -97,7 +97,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
         values |= dict.fromkeys(("head_dim", "softmax_head_dim"), layer_head_dim(model.config))
     if has_own_decoder(model):
         values["tie_word_embeddings"] = False
-    student = student_class(config_class(**values, **_runtime_settings(model.config)))
+    # classes are made in torch's default type, which may be another one
+    student = student_class(config_class(**values, **_runtime_settings(model.config))).float()
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
     surplus = (f"{model.base_model_prefix}.pooler.", *architecture.surplus, f"{PROJECTIONS}.")

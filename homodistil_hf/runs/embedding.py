@@ -143,7 +143,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     column = f" in {run.text_column!r}" if run.text_column else ""
     files = ", ".join(run.teacher_vectors)
     what = f"{files} hold texts and vectors" if files else f"{run.teacher} is {teacher.kind}"
-    log(f"{what} of {teacher.dimension} channels; rows: paragraphs of text{column}, {length} tokens at most")
+    rows = "whole texts" if files else "paragraphs of text"
+    log(f"{what} of {teacher.dimension} channels; rows: {rows}{column}, {length} tokens at most")
     prompts: Sequence[str | None] = run.train_prompts or [None] * len(run.train_data)
     train, held_out = [], []
     for name, prompt in zip(run.train_data, prompts, strict=True):

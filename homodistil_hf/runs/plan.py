@@ -20,7 +20,7 @@ import torch
 from ..files.messages import Log
 from ..files.model_files import model_file
 from ..files.settings import split_config
-from ..models.architectures import HEADS
+from ..models.architectures import HEADS, max_tokens
 from ..models.cost import COSTS, cost_fractions, planned_facts
 from ..models.loading import MODULES_FILE, load_encoder_config
 from ..models.widths import WidthPlan, widths_of
@@ -114,7 +114,7 @@ def answer(question: Any, log: Log) -> tuple[dict[str, Any], str]:
         costs["latency"] = latency["facts"]
         lines.append(format_planned_latency(costs["latency"]))
     if num_tokens is not None:
-        costs["run"] = planned_run(num_tokens, config.hidden_size)
+        costs["run"] = planned_run(num_tokens, config.hidden_size, max_tokens(config))
         lines.append(format_planned_run(costs["run"]))
     if timing:
         costs["timing"] = timing
@@ -194,19 +194,23 @@ def _multiple(question: Any) -> int:
     return WIDTH_MULTIPLE if question.width_multiple is None else question.width_multiple
 
 
-def planned_run(num_tokens: float, hidden_size: int) -> dict[str, Any]:
-    """What a run of so many tokens does where only its length is given, on one device, from a teacher so wide."""
+def planned_run(num_tokens: float, hidden_size: int, most_tokens: int) -> dict[str, Any]:
+    """What a run of so many tokens does where only its length is given, on one device.
+
+    The teacher is so wide, and reads rows of `most_tokens` at most.
+    """
     from ..homodistil_args import HomoDistilTrainingArguments
     from ..training.learning_rate import USUAL_ROW_LENGTH, default_learning_rate, learning_rate_hold_step
 
     args = HomoDistilTrainingArguments(report_to="none")
-    tokens_per_step = args.per_device_train_batch_size * USUAL_ROW_LENGTH
+    row_length = min(USUAL_ROW_LENGTH, most_tokens)
+    tokens_per_step = args.per_device_train_batch_size * row_length
     num_steps = max(1, round(num_tokens / tokens_per_step))
     plan_step = args.pruning_schedule(num_steps).end_step
     return {
         "max_steps": num_steps,
         "per_device_train_batch_size": args.per_device_train_batch_size,
-        "row_length": USUAL_ROW_LENGTH,
+        "row_length": row_length,
         "learning_rate": float(f"{default_learning_rate(tokens_per_step, hidden_size):.2g}"),
         "adam_beta2": args.adam_beta2,
         "warmup_steps": args.get_warmup_steps(num_steps),

@@ -25,8 +25,12 @@ def test_plan_needs_no_weights(tmp_path, folder, capsys):
     )
 
 
-def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, capsys):
+def test_a_plan_tells_how_a_run_of_so_many_tokens_is_trained(folder, tmp_path, capsys):
     words = ["plan", "--teacher", str(folder / "teacher"), "--student", "macs=0.5", "--num_tokens", "2048000"]
+    assert main([*words, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert (run["max_steps"], run["row_length"], run["learning_rate"]) == (4000, 32, 0.0033)  # its positions
+    words[2] = str(write_teacher(tmp_path / "teacher", max_position_embeddings=512))
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run"] == {
         "max_steps": 1000,

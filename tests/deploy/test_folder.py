@@ -229,6 +229,21 @@ def test_a_teacher_that_is_gone_costs_its_times_alone(copy, texts, caplog):
     assert "can't be loaded, so its times are not measured" in caplog.text
 
 
+def test_a_teacher_whose_graph_can_not_be_written_costs_its_times_alone(copy, texts, tmp_path, monkeypatch, caplog):
+    write_teacher(tmp_path / "teacher", num_hidden_layers=1)
+    write_half = runtimes.write_half
+
+    def write(source, path):
+        if path.parts[-3] == "teacher":
+            raise RuntimeError("Failed to serialize proto")
+        write_half(source, path)
+
+    monkeypatch.setattr("homodistil_hf.deploy.folder.write_half", write)
+    (row,) = deploy_export(copy, "onnx-fp16", teacher=tmp_path / "teacher", texts=texts, num_rounds=1)
+    assert set(row["latency_ms"]) == {"student"}
+    assert "the teacher's graph can't be run, so its times are not measured: Failed to serialize" in caplog.text
+
+
 def test_another_graph_than_the_model_is_refused(copy, texts, monkeypatch):
     monkeypatch.setattr("homodistil_hf.deploy.folder.EXACT", -1.0)
     with pytest.raises(ValueError, match="gives other results than the model, by "):

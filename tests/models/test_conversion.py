@@ -107,6 +107,18 @@ def test_a_half_precision_teacher_becomes_a_float32_student(tmp_path):
     assert_same_logits(logits_of(student), logits_of(teacher.float()))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_student_has_float32_whatever_torchs_default_is(dtype):
+    model = make_teacher()
+    expected, default = to_student(model).state_dict(), torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        found = to_student(model).state_dict()
+    finally:
+        torch.set_default_dtype(default)
+    assert all(tensor.dtype == torch.float32 and torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
 def test_a_student_of_a_student_is_a_copy_without_projections():
     source = random_student(HomoBertForMaskedLM)
     source.projections = nn.ModuleDict({"hidden_0": nn.Linear(24, 32, bias=False)})

@@ -238,11 +238,19 @@ def check_samples(unlabeled: Iterable[Batch], model: PreTrainedModel) -> list[di
                 f"{label} is {short_repr(batch)}; expected a dict with input_ids, a tensor (batch, tokens): set "
                 "return_tensors='pt', or a collator that pads"
             )
+        others = {name: batch[name] for name in names if batch.get(name) is not None}
+        for name, values in others.items():
+            is_tensor = isinstance(values, torch.Tensor)
+            if not is_tensor or (name != "attention_mask" and values.is_floating_point()):
+                raise ValueError(
+                    f"{label} has {name}={short_repr(values)}; expected a tensor of whole numbers: set "
+                    "return_tensors='pt'"
+                )
         if (length := tokens_BT.shape[1]) > (limit := max_tokens(config)):
             raise ValueError(f"{label} has {length} tokens a row; nearest valid: {limit}, the model's positions")
         if tokens_BT.numel():
             check_ids(label, int(tokens_BT.min()), int(tokens_BT.max()), config.vocab_size)
-        batches.append({name: batch[name] for name in names if batch.get(name) is not None})
+        batches.append(others)
     if not any(map(num_tokens, batches)):
         raise ValueError(f"unlabeled has no token in {len(batches)} batches; expected text, e.g. 2,048 samples")
     return batches
@@ -290,7 +298,10 @@ def filter_statistics(
     sums_A = torch.zeros(sum(sizes.values()), dtype=torch.float64)  # A: filters of all layers
     of_batch: UnitTensors = {}
     with_products = sizes if settings.rescaling != "none" else {}
-    products = {name: torch.zeros(size, size, device=student.device) for name, size in with_products.items()}
+    products = {
+        name: torch.zeros(size, size, dtype=torch.float32, device=student.device)
+        for name, size in with_products.items()
+    }
     seen = 0
     kept: torch.Tensor | None = None
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from filter_errors import output_error
@@ -148,6 +149,11 @@ def test_a_mask_that_masks_nothing_is_as_good_as_none(narrow):
         ([{"input_ids": torch.zeros(1, 33).long()}], "33 tokens a row; nearest valid: 32, the model's positions"),
         ([{"input_ids": torch.full((1, 8), 96)}], "has the token id 96, but the model's vocab_size=96; tokenize"),
         ([{"input_ids": torch.ones(1, 8).long(), "attention_mask": torch.zeros(1, 8)}], "no token in 1 batches"),
+        ([{"input_ids": torch.ones(1, 8)}], r"^unlabeled\[0\] has input_ids=.*; expected a tensor of whole numbers"),
+        (
+            [{"input_ids": torch.ones(1, 8).long(), "attention_mask": np.ones((1, 8))}],
+            "has attention_mask=array",
+        ),
     ],
 )
 def test_samples_that_cannot_be_used_are_refused(narrow, unlabeled, message):
