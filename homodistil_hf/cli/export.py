@@ -53,7 +53,7 @@ class Verify(Command):
     def run(self) -> int:
         """Check the export; status 1 if it isn't what it should be."""
         from ..evaluation.guarantee import guarantee_problems, least_of
-        from ..export.export_folder import student_in
+        from ..export.export_folder import members_hint, student_in
         from ..export.facts import BENCHMARKS, GUARANTEE, read_facts
         from ..methods.formats import verify_export
 
@@ -66,7 +66,7 @@ class Verify(Command):
             found = measured.get(GUARANTEE) if isinstance(measured, dict) else None
             problems = list(guarantee_problems(found, least))
         for problem in problems:
-            print(f"{self.folder}: {problem}", file=sys.stderr)
+            print(f"{self.folder}: {problem}{members_hint(self.folder)}", file=sys.stderr)
         if problems:
             return 1
         difference = f"largest relative difference of {report.compared} {report.max_relative_difference:.1e}"

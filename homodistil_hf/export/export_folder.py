@@ -446,7 +446,10 @@ def export_model_from(
         how: Any = {"teacher": teacher, "overwrite": overwrite, "member": member}
         return convert_export(place.folder, output, format, **how)
     if member is not None:
-        raise ValueError(f"member={member!r}: {str(source)!r} is no export; members are in that of the finished run")
+        raise ValueError(
+            f"member={member!r}: {str(source)!r} is no export; members are in that of the finished run"
+            f"{members_hint(source)}"
+        )
     checkpoint = check_manifest(source) if place.kind == "checkpoint" else last_checkpoint(source)
     if checkpoint is None:
         raise ValueError(

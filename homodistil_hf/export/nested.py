@@ -299,11 +299,14 @@ def _fast_enough(student: LayerwiseModel, members: Sequence[NestedMember], wante
             f"member={wanted!r}: the smallest size, {members[-1].name}, takes {measure(members[-1].plan):.3g} ms on "
             "this machine; name more, or train a smaller size"
         )
-    if fast == 0:
-        return members[0]
-    between = [_between(members[fast - 1], members[fast], step / _STEPS) for step in range(_STEPS)]
-    num_fast = bisect_right(between, budget.limit_ms, key=lambda size: measure(size.plan))
-    return between[num_fast - 1] if num_fast else members[fast]
+    found = members[fast]
+    if fast > 0:
+        between = [_between(members[fast - 1], found, step / _STEPS) for step in range(_STEPS)]
+        num_fast = bisect_right(between, budget.limit_ms, key=lambda size: measure(size.plan))
+        found = between[num_fast - 1] if num_fast else found
+    what = found.name if found.is_trained else f"a size between {members[fast - 1].name} and {members[fast].name}"
+    logger.info("%s: %s takes %.3g ms on this machine", wanted, what, measure(found.plan))
+    return found
 
 
 def cut_to(student: LayerwiseModel, plan: WidthPlan) -> LayerwiseModel:

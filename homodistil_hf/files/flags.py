@@ -113,6 +113,8 @@ class SettingsParser(argparse.ArgumentParser):
     def _refuse_unknown(self, word: str) -> NoReturn:
         if word.strip("-") == "":
             self.error(f"unexpected argument {word!r}; leave it out: every value stands behind its --key")
+        if word.lower() in ("true", "false"):
+            self.error(f"unexpected argument {word!r}; a key without VALUE in the help takes none: leave it out")
         if not word.startswith("-"):
             expected = "; expected CONFIG.json first, then --key value …" * self.takes_config
             self.error(f"unexpected argument {short_repr(word)}{expected}")

@@ -138,6 +138,7 @@ def test_wrong_words_are_told_without_a_traceback(words, capsys):
         (["verify", "x", "--deep"], "unknown key --deep; see homodistil verify --help"),
         (["cache", "--clar"], "unknown key --clar; nearest valid: --clear"),
         (["verify", "x", "y"], "unexpected argument 'y'; see homodistil verify --help"),
+        (["verify", "x", "true"], "unexpected argument 'true'; a key without VALUE in the help takes none"),
         (["cache", "--clear=no"], "argument --clear: ignored explicit argument 'no'; see homodistil cache --help"),
     ],
 )
