@@ -8,6 +8,7 @@ with the task's model as teacher. The rows themselves come first, with all their
 """
 
 import argparse
+from contextlib import suppress
 
 import torch
 from datasets import Dataset, concatenate_datasets
@@ -43,7 +44,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForMaskedLM.from_pretrained(options.model, dtype=options.dtype).eval().to(device)
-    most = min(tokenizer.model_max_length, max_tokens(model.config))
+    most = tokenizer.model_max_length
+    with suppress(ValueError):  # an architecture that isn't known: its tokenizer says
+        most = min(most, max_tokens(model.config))
     options.max_length = options.max_length or min(128, most)
     if options.max_length > most:
         parser.error(f"--max_length {options.max_length}: the model reads {most} tokens")

@@ -30,7 +30,7 @@ from .deployable import query_ms
 from .evaluate import QuerySettings, RetrievalTask, line_of, retrieval_tasks, tasks_of
 from .folder import has_own_space, read_embedding_facts
 from .metrics import best, gains, ranks_of
-from .model import EmbeddingModel, load_embedding_model
+from .model import EmbeddingModel, load_embedding_model, model_folder
 
 logger = logging.getLogger(__name__)
 RESULTS_FILE = "cascade.json"
@@ -56,7 +56,7 @@ class Cascade:
     """Answers queries with a student, and with its teacher where the student is in doubt.
 
     Args:
-        student: of the teacher's space: folder, Hub name or loaded.
+        student: of the teacher's space: folder, Hub name or loaded; of a loaded one the space can't be checked.
         teacher: folder, Hub name or loaded.
         documents: their vectors by the teacher, `(M, D)`, two or more; kept in float32.
         margin: the teacher answers where the similarity of the first hit is ahead of the second's by less; 0: never,
@@ -82,8 +82,9 @@ class Cascade:
         for name in ("student", "teacher"):
             if isinstance(model := getattr(self, name), str | Path):
                 object.__setattr__(self, name, load_embedding_model(model, argument=name))
+                if name == "student":
+                    check_space(model_folder(model, name), f"{name}={str(model)!r}")
         object.__setattr__(self, "documents", torch.as_tensor(self.documents).float())
-        check_space(self.student, "student")
         lengths = {"student": self.student.dimension, "teacher": self.teacher.dimension}
         if set(lengths.values()) != {self.documents.shape[-1]} or self.documents.dim() != 2:
             raise ValueError(
@@ -107,12 +108,12 @@ class Cascade:
         return Hits(rows[:, :k], nearness[:, :k], asked)
 
 
-def check_space(student: EmbeddingModel, argument: str) -> None:
+def check_space(folder: Path, label: str) -> None:
     """Refuse, by a ValueError, a student whose folder says that its vectors are in a space of its own."""
-    if student.name and has_own_space(read_embedding_facts(student.name)):
+    if has_own_space(read_embedding_facts(folder)):
         raise ValueError(
-            f"{argument}={student.name!r} has vectors of another space than the teacher's, so they share no index; "
-            "distil one of output='teacher'"
+            f"{label} has vectors of another space than the teacher's, so they share no index; distil one of "
+            "output='teacher'"
         )
 
 
@@ -179,7 +180,7 @@ def measure_cascade(settings: CascadeSettings, say: Callable[[str], None] = logg
             f"model={settings.model!r}: no run has recorded its teacher, a model; name it with --teacher{hint}"
         )
     student, teacher = load_embedding_model(place.folder, argument="model"), load_embedding_model(named)
-    check_space(student, "model")
+    check_space(place.folder, f"model={settings.model!r}")
     if student.dimension != teacher.dimension:
         raise ValueError(
             f"model={settings.model!r} has vectors of {student.dimension} channels, its teacher of "

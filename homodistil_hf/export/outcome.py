@@ -114,21 +114,23 @@ def outcome_rows(facts: Mapping[str, Any]) -> list[Row]:
     of_student = held_out_metrics(of_run) or held_out_metrics(benchmarks.get("agreement") or {})
     # a teacher that answers nothing is right in places, too: words without a tag, rows without a label
     first = min((name for name in of_teacher if is_share(name) and not _is_of_teacher(name)), key=_rank, default=None)
-    answers = first is None or (of_teacher[first] > 0 and not _is_constant(measured))
-    learned = not _is_constant(of_run)
+    answers = first is None or of_teacher[first] > 0
     names = dict.fromkeys([*of_student, *of_teacher])
     for name in sorted(names, key=lambda name: not is_share(name)):
         own, full = of_student.get(name), of_teacher.get(name, 1.0 if _is_of_teacher(name) else None)
         kept = ""
         if own is not None and own >= 0 and full is not None and full > 0 and is_share(name):
-            kept = f"{100 * own / full:.0f} %" if learned and (answers or _is_of_teacher(name)) else ""
+            is_known = _is_of_teacher(name) or (answers and not _is_constant(measured, name))
+            kept = f"{100 * own / full:.0f} %" if is_known and not _is_constant(of_run, name) else ""
         teachers, students = (shown(value, name, beside=names) for value in (full, own))
         rows.append(Row(name, metric_label(name), teachers, students, kept))
     return rows
 
 
-def _is_constant(metrics: Mapping[str, Any]) -> bool:
-    return any(name.endswith(IS_CONSTANT) for name in metrics)
+def _is_constant(metrics: Mapping[str, Any], name: str = "") -> bool:
+    """Whether answers or labels are alike in the evaluation set of a metric, by default in any."""
+    prefixes = [one.removesuffix(IS_CONSTANT) for one in metrics if one.endswith(IS_CONSTANT)]
+    return any(name.startswith(prefix) or not name for prefix in prefixes)
 
 
 def _is_of_teacher(name: str) -> bool:
@@ -155,8 +157,8 @@ def outcome_line(facts: Mapping[str, Any], *, place: str = " here") -> str:
         num_rows = _num_graded_rows(facts, row.name)
         few = f" on {num_rows} rows" if is_int(num_rows) and num_rows < _FEW_ROWS else ""
         words.append(f"keeps {row.kept} of {row.label}{few}")
-    if _is_constant(section_of(facts, "evaluation")):
-        words.append("no share is named: all its held-out answers, or all labels, are alike")
+    if not shares and _is_constant(section_of(facts, "evaluation")):
+        words.append("but " * bool(words) + "all held-out answers, or all labels, are alike")
     return ", ".join(words)
 
 

@@ -35,6 +35,7 @@ from ..files.run_names import (
     run_of_model,
 )
 from ..files.strict_json import fits, is_int, is_number, read_json
+from ..tasks.kinds import IS_CONSTANT
 from .facts import CARD_FILE, DATA, FACTS_FILE, NOT_DEPLOYED, section_of
 from .outcome import (
     WIDTHS,
@@ -348,7 +349,7 @@ def _facts_of_fine_tuning(results: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     rows = Path(str(results["settings"].get("eval_data"))).name
     sections = {
-        "evaluation": results["metrics"],
+        "evaluation": results["metrics"] | ({IS_CONSTANT: True} if results.get(IS_CONSTANT) else {}),
         "teacher_evaluation": results.get("teacher_metrics"),
         "student": results["model"],
         "teacher": results.get("teacher"),

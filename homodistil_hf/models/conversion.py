@@ -97,8 +97,8 @@ def to_student(model: PreTrainedModel, *, needs_head: bool = True, argument: str
         values |= dict.fromkeys(("head_dim", "softmax_head_dim"), layer_head_dim(model.config))
     if has_own_decoder(model):
         values["tie_word_embeddings"] = False
-    # classes are made in torch's default type, which may be another one
-    student = student_class(config_class(**values, **_runtime_settings(model.config))).float()
+    with _float32_by_default():
+        student = student_class(config_class(**values, **_runtime_settings(model.config)))
     # A pre-training teacher has a pooler and a next-sentence head; a student in training has its projections.
     wanted = student.state_dict().keys()
     surplus = (f"{model.base_model_prefix}.pooler.", *architecture.surplus, f"{PROJECTIONS}.")
@@ -391,6 +391,17 @@ def names_in_4(config: PreTrainedConfig) -> dict[str, Any]:
         return {"rope_theta": rope["rope_theta"]} | ({} if own == {"rope_type": "default"} else {"rope_scaling": own})
     names = _THETAS_IN_4.get(config.model_type, {})
     return {name: rope[kind]["rope_theta"] for kind, name in names.items() if kind in rope}
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Make modules in float32: torch's default type may be another one, also of what no file holds."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _runtime_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """One student: check its run, train, evaluate, export, write the results down. What goes before it: `distill.py`."""
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,13 +15,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.blocks import some_blocks
 from ..export.export_folder import check_output
-from ..export.facts import CHANGED, DATA, SIZES, file_facts, read_facts
+from ..export.facts import CHANGED, DATA, SIZES, file_facts, read_facts, section_of
 from ..files.caches import keep_datasets_here
 from ..files.checkpoints import sorted_checkpoints
 from ..files.messages import short_repr
 from ..files.provenance import public_name, version_facts
 from ..files.run_names import NESTED, RESULTS_FILE, SETTINGS_FILE, STUDENT_FOLDER
-from ..files.strict_json import read_json_object, write_json
+from ..files.strict_json import is_number, read_json_object, write_json
 from ..models.cost import MODEL_COSTS
 from ..models.widths import WidthPlan, widths_of
 from ..training.distillation_trainer import DistillationTrainer
@@ -192,7 +193,8 @@ def train_to_the_end(
 def _results_of_the_same_run(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:
     """`results.json` of a run that had ended before it was resumed, whose student is whole; else empty.
 
-    An export anew would have the same weights, and lack what later commands have added: benchmarks and graphs.
+    An export anew would have the same weights, and lack what later commands have added: benchmarks and graphs. Other
+    weights, or other held-out rows, show in the metrics.
     """
     folder, student, resumed = settings.folder, trainer.student_folder, trainer.resumed_from
     if resumed is None or Path(resumed).name != f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}":
@@ -201,10 +203,18 @@ def _results_of_the_same_run(trainer: DistillationTrainer, settings: RunConfig) 
     with suppress(OSError, ValueError):  # a file is missing or damaged
         facts, found = read_facts(student), read_json_object(folder / RESULTS_FILE, RESULTS_FILE)
         is_of_run = found.get("settings") == settings.given and found.get("num_steps") == trainer.num_steps
+        is_of_run = is_of_run and _are_alike(section_of(found, "evaluation"), trainer.held_out_metrics)
         results = found if is_of_run and facts.get("files") == file_facts(student) else {}
     if results:
         logger.warning("the run had ended before: %s and %s stay as they are", student, folder / RESULTS_FILE)
     return results
+
+
+def _are_alike(recorded: Mapping[str, Any], measured: Mapping[str, Any]) -> bool:
+    numbers = [{name: value for name, value in one.items() if is_number(value)} for one in (recorded, measured)]
+    return numbers[0].keys() == numbers[1].keys() and all(
+        math.isclose(value, numbers[1][name], rel_tol=1e-6) for name, value in numbers[0].items()
+    )
 
 
 def _results(trainer: DistillationTrainer, settings: RunConfig) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from ..models.units import UnitTensors, head_group
 from ..models.widths import WidthPlan, kept_fractions, widths_of
 from ..training_args import DistillationArguments, own_arguments
 from . import raw_rows
-from .evaluation_loop import HeldOutEvaluation, evaluations_in, one_or_all
+from .evaluation_loop import HeldOutEvaluation, both_evaluations, evaluations_in, one_or_all
 from .exact_trainer import ExactTrainer
 from .learning_rate import default_task_rate, learning_rate_curve, measured_learning_rate, row_length_of
 from .pair import Origins, ProjectionInit, adopt_optimizer, prepare, resolve_student
@@ -640,7 +640,7 @@ class DistillationTrainer(ExactTrainer):
         step, measures_own, self.measures_own = self.state.global_step, self.measures_own, True
         if measures_own and (found := evaluations_in([output.metrics | {"step": step}])):
             # several sets are measured one by one
-            self.own_evaluations[step] = self.own_evaluations.get(step, {}) | found[step]
+            self.own_evaluations[step] = both_evaluations(self.own_evaluations.get(step, {}), found[step])
             self.step_measured = step
         return output
 

@@ -155,8 +155,14 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
         }
         if values:
             # several sets of one step are logged one after the other
-            evaluations[entry["step"]] = evaluations.get(entry["step"], {}) | values
+            evaluations[entry["step"]] = both_evaluations(evaluations.get(entry["step"], {}), values)
     return evaluations
+
+
+def both_evaluations(earlier: Mapping[str, float], later: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of two evaluations of one step; of a set that both measured the later ones count."""
+    again = {f"{name.removesuffix('kl')}{IS_CONSTANT}" for name in later if name.endswith("kl")}
+    return {name: value for name, value in earlier.items() if name not in again} | {**later}
 
 
 def one_or_all(values: tuple[Any, ...]) -> Any:

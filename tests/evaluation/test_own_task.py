@@ -43,13 +43,19 @@ def test_a_command_makes_a_stock_classifier_that_is_what_was_measured(given, tmp
     assert results["metrics"]["accuracy"] == sum(right) / 16
     out, report = capsys.readouterr().out, tmp_path / "out" / "report.html"
     assert f"accuracy {sum(right) / 16:.4f}" in out
-    assert out.endswith(f"\n{report}\n")
+    assert out.endswith(f"\nall held-out answers, or all labels, are alike; {report}\n")
     page = report.read_text()
     assert f"<td>accuracy</td><td>{100 * sum(right) / 16:.1f} %</td></tr>" in page
     assert "Settings that differ" not in page
     assert "Grey: the teacher" not in page
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out" / "model").iterdir()}
     assert modes["model.safetensors"] == modes["config.json"]
+
+
+def test_a_model_that_gives_one_answer_is_told_in_its_results(given, tmp_path):
+    rows(16).map(lambda row: {"text": "w5 w6"}).to_json(given["eval_data"])
+    assert run(given | {"num_train_epochs": 1.0})[0]["is_constant"]
+    assert "is_constant" not in json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]
 
 
 def test_the_folder_of_another_run_is_refused(given, tmp_path):

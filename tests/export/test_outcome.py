@@ -86,7 +86,15 @@ def test_rows_of_a_classifier():
                 "evaluation": {"task_accuracy": 0.6, "agreement": 0.9, "is_constant": True},
                 "teacher_evaluation": {"task_accuracy": 0.8},
             },
-            "3.6× smaller, 2.1× faster here, no share is named: all its held-out answers, or all labels, are alike",
+            "3.6× smaller, 2.1× faster here, but all held-out answers, or all labels, are alike",
+        ),
+        # Of several sets each is judged by itself.
+        (
+            {
+                "evaluation": {"a_task_accuracy": 0.6, "b_task_accuracy": 0.5, "b_is_constant": True},
+                "teacher_evaluation": {"a_task_accuracy": 0.8, "b_task_accuracy": 0.5},
+            },
+            "3.6× smaller, 2.1× faster here, keeps 75 % of a task accuracy",
         ),
         # A user's own metric, in percent; an error rate has no share that is kept.
         (

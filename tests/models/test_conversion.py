@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rows import each
 from safetensors.torch import load_file, save_file
 from students import assert_same_logits, logits_of, make_inputs
+from tiny_architectures import tiny_architecture_teacher
 from tiny_models import NUM_LAYERS, UNEVEN, UNIFORM, make_teacher, random_student, randomized, tiny_config
 from torch import nn
 from transformers import (
@@ -23,6 +24,7 @@ from transformers import (
     BertModel,
 )
 
+from homodistil_hf.models.architectures import ARCHITECTURES
 from homodistil_hf.models.architectures.bert import BERT
 from homodistil_hf.models.architectures.modeling_homobert import (
     HomoBertConfig,
@@ -117,6 +119,18 @@ def test_a_student_has_float32_whatever_torchs_default_is(dtype):
     finally:
         torch.set_default_dtype(default)
     assert all(tensor.dtype == torch.float32 and torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_what_no_file_holds_is_made_in_float32_too():
+    teacher = tiny_architecture_teacher(architecture := ARCHITECTURES["gemma3_text"], architecture.heads[0])
+    inputs, default = {"input_ids": torch.arange(5, 13)[None]}, torch.get_default_dtype()
+    expected = logits_of(to_student(teacher), inputs)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        student = to_student(teacher)
+    finally:
+        torch.set_default_dtype(default)
+    assert torch.equal(logits_of(student, inputs), expected)
 
 
 def test_a_student_of_a_student_is_a_copy_without_projections():

@@ -43,7 +43,13 @@ def test_a_run_that_had_ended_keeps_its_student_when_it_is_resumed(tmp_path, cap
     assert (run / "results.json").read_text() == results
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in history if "eval_kl" in entry][-1:] == [2]
-    # what is damaged, or of other settings, is written anew
+    # what was measured on other rows, is damaged, or of other settings, is written anew
+    recorded = json.loads(results)
+    recorded["evaluation"]["kl"] *= 1.001
+    (run / "results.json").write_text(json.dumps(recorded))
+    assert main(again) == 0
+    assert json.loads((run / "results.json").read_text())["evaluation"] == json.loads(results)["evaluation"]
+    assert "benchmarks" not in json.loads(facts_file.read_text())
     whole = (run / "student" / "config.json").read_text()
     (run / "student" / "config.json").write_text("{}")
     assert main(again) == 0

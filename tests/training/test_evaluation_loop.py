@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, EvalPrediction
 
 from homodistil_hf import HomoDistilTrainer, MaskedLMCollator
 from homodistil_hf.export.facts import read_facts
-from homodistil_hf.training.evaluation_loop import evaluations_in
+from homodistil_hf.training.evaluation_loop import both_evaluations, evaluations_in
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +118,12 @@ def test_metrics_have_one_order_though_a_checkpoint_sorts_its_log():
     entry = {"eval_loss": 2.0, "eval_kl": 1.0, "eval_kept_fraction_ffn": 0.5, "eval_runtime": 3.0, "step": 5}
     for log in ([entry], [dict(sorted(entry.items()))]):
         assert list(evaluations_in(log)[5].items()) == [("kl", 1.0), ("loss", 2.0), ("kept_fraction_ffn", 0.5)]
+
+
+def test_a_set_that_was_measured_again_has_only_its_later_answers():
+    earlier = {"a_kl": 1.0, "a_is_constant": True, "b_kl": 2.0, "b_is_constant": True}
+    assert both_evaluations(earlier, {"a_kl": 0.5}) == {"a_kl": 0.5, "b_kl": 2.0, "b_is_constant": True}
+    assert both_evaluations({"kl": 1.0, "is_constant": True}, {"kl": 0.5}) == {"kl": 0.5}
 
 
 def test_evaluations_mask_the_same_share_whatever_training_masks(make_trainer, tokenizer):
