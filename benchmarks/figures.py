@@ -49,6 +49,8 @@ CELLS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "pruned_60": ("gradient_free", ("60%", "R2D2, norms + rescaling"), "kept"),
     **{f"bits_{name[0]}_faster": ("binarization", ("BERT-base",), name) for name in ("8 bits", "4 bits", "1 bit")},
     "two_bits_with": ("binarization", ("stsb", "2", "3,000", "batch_size=32, copies=10"), "score"),
+    "weights_alone": ("binarization", ("stsb", "32", "3,000", "batch_size=32"), "score"),
+    "eight_bits_with": ("binarization", ("stsb", "8", "3,000", "batch_size=32"), "score"),
     "two_bits_without": ("binarization", ("stsb", "2", "3,000", "batch_size=32"), "score"),
     "base_tokens_per_s": ("performance", ("bert-base-bfloat16",), "tokens/s"),
 }
