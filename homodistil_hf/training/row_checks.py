@@ -123,8 +123,8 @@ def _check_rows(name: str, rows: Any, config: Any) -> None:
 def _check_length(name: str, length: int, config: Any) -> None:
     if length > (limit := max_tokens(config)):
         raise ValueError(
-            f"{name} has sequences of {length} tokens, above the teacher's positions={limit}; tokenize "
-            "them to at most that (max_seq_length, in scripts also max_length)"
+            f"{name} has sequences of {length} tokens, above the teacher's positions={limit}; set "
+            "max_seq_length to at most that, in a script the max_length of what tokenizes them"
         )
 
 
