@@ -127,6 +127,7 @@ def figures() -> dict[str, str]:
         "two_bits_qnli": ("qnli", "2", "3,000"),
         "four_bits_mrpc": ("mrpc", "4", "3,000"),
         "one_bit_sst2": ("sst2", "1", "3,000"),
+        "one_bit_qnli": ("qnli", "1", "3,000"),
     }
     whole = float(cell("binarization", ("all-MiniLM-L6-v2",), "QNLI, nDCG@10, %"))
     vectors = {"bits_half": "a half, 8 bits", "bits_quarter": "a quarter, 8 bits", "float_quarter": "a quarter, float"}
