@@ -604,23 +604,16 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     training.mkdir(exist_ok=True)
     write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
 
+    how = task, evaluated.tokenizer, settings.row_length
+
     # one fine-tuning, for a trial or for good, and what is measured of it
     def measured(
-        rows: Dataset,
-        measured_on: Mapping[str, Dataset],
-        folder: Path,
-        save_steps: int | None = None,
-        tells_constant: bool = False,
-        **changes: Any,
+        rows: Dataset, measured_on: Mapping[str, Dataset], folder: Path, save_steps: int | None = None, **changes: Any
     ) -> tuple[dict[str, dict[str, float]], FineTuned]:
         changed = replace(settings, learning_rates=(), **changes)
         saving: dict[str, Any] = {"folder": folder, "save_steps": save_steps}
         trained = fine_tuned(evaluated, task, rows, settings=changed, seed=settings.seed, **saving)
-        measure = partial(task_metrics, task=task, tokenizer=evaluated.tokenizer, max_length=settings.row_length)
-        metrics = {
-            name: measure(trained.model, dev, tells_constant=tells_constant) for name, dev in measured_on.items()
-        }
-        return metrics, trained
+        return {name: task_metrics(trained.model, dev, *how) for name, dev in measured_on.items()}, trained
 
     rate = chosen_rate(
         replace(evaluated, results=training),
@@ -634,11 +627,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         say=say,
     )
     # train with it on all rows, measure, and write
-    saving: dict[str, Any] = {"folder": training / "run", "save_steps": _SAVE_STEPS}
-    metrics, trained = measured(train, {"eval": dev}, **saving, learning_rate=rate, tells_constant=True)
-    is_constant = bool(metrics["eval"].pop(IS_CONSTANT, False))
-    results = {"metrics": metrics["eval"], "learning_rate": rate, "num_steps": trained.num_steps}
-    results |= {IS_CONSTANT: True} if is_constant else {}
+    _, trained = measured(train, {}, training / "run", save_steps=_SAVE_STEPS, learning_rate=rate)
+    metrics = task_metrics(trained.model, dev, *how, tells_constant=True)
+    constant = {IS_CONSTANT: True} if metrics.pop(IS_CONSTANT, False) else {}
+    results = {"metrics": metrics, "learning_rate": rate, "num_steps": trained.num_steps, **constant}
     results |= {"settings": asdict(settings), "model": model_facts(trained.model)}
     results |= {"num_train_rows": len(train), "num_eval_rows": len(dev)}
     results |= {"time_s": round(time.perf_counter() - start, 1)}
