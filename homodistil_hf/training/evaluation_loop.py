@@ -161,6 +161,7 @@ def evaluations_in(log_history: Iterable[Mapping[str, Any]]) -> dict[int, dict[s
 
 def both_evaluations(earlier: Mapping[str, float], later: Mapping[str, float]) -> dict[str, float]:
     """Metrics of two evaluations of one step; of a set that both measured the later ones count."""
+    # every set has a kl, and is_constant only where answers are alike
     again = {f"{name.removesuffix('kl')}{IS_CONSTANT}" for name in later if name.endswith("kl")}
     return {name: value for name, value in earlier.items() if name not in again} | {**later}
 
