@@ -22,6 +22,7 @@ from ..models.architectures.architecture import QUESTION_ANSWERING, SEQUENCE_CLA
 from ..models.equality import relative_difference
 from ..models.loading import load_encoder, load_encoder_config
 from ..models.tokenizers import as_heads_read, as_it_was, check_padding, load_tokenizer
+from ..tasks.kinds import LABELS, VALUES, task_kind_of
 
 Row = tuple[str, str | None]
 """A text, and the second one of a pair or None."""
@@ -152,9 +153,7 @@ def model_with_head(folder: str | Path) -> Deployable:
     is_about_text = kind is SEQUENCE_CLASSIFICATION
     names = _ANSWERS if kind is QUESTION_ANSWERING else ("logits",)
     config = model.config
-    has_values = is_about_text and (config.num_labels == 1 or config.problem_type == "regression")
-    has_many = is_about_text and config.problem_type == "multi_label_classification"
-    rule = "order" if has_values else "each" if has_many else "first"
+    rule = {VALUES: "order", LABELS: "each"}.get(task_kind_of(config, type(model).__name__), "first")
     # what the student was trained on; else values of one output are most often of pairs
     texts = section_of(read_facts(Path(folder)), DATA).get("text_columns") if is_export else None
     are_pairs = len(texts) == 2 if isinstance(texts, list) else config.num_labels == 1 and has_segments(config)

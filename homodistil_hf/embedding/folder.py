@@ -191,12 +191,11 @@ def export_apart(
     *,
     teacher: EmbeddingModel,
     facts: Mapping[str, Any],
-    overwrite: bool = False,
     **routes: EmbeddingModel,
 ) -> Path:
     """Write a model of another class of sentence-transformers, by `write`, with the vectors by each of its routes."""
-    target = check_target(folder, overwrite=overwrite)
-    with written_aside(target, overwrite=overwrite) as aside:
+    target = check_target(folder, overwrite=True)
+    with written_aside(target, overwrite=True) as aside:
         write(model, aside)
         sections = {STUDENT: facts_of(model), TEACHER: facts_of(teacher) | teacher_card(teacher.name)}
         write_vectors(aside, target.name, sections, format, run=run_facts(facts), **routes)

@@ -9,7 +9,7 @@ Shapes: B texts, T tokens, H hidden channels, D channels of a vector, M tokens t
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,13 +25,11 @@ from ..files.model_files import model_file
 from ..files.strict_json import fits, write_json
 from ..models.architectures import max_tokens
 from ..models.tokenizers import as_it_was, check_ids, rows_of_texts
-from .card import MULTI_VECTOR
 from .folder import (
     MASK_TYPE,
     MODULE_TYPE,
     QUERY_KEYS,
     ROUTES,
-    export_apart,
     shared_file,
     write_dense,
     write_encoder,
@@ -238,15 +236,13 @@ def load_multi_vector_model(
     return MultiVectorModel(encoder, tokenizer, settings, dense, name=str(name_or_path), reading=reading)
 
 
-def token_modules(
-    source: str, label: str, *, token: str | None = None
-) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+def token_modules(source: str, label: str) -> tuple[list[tuple[str, str]], dict[str, Any]]:
     """Kind and folder of each module of a folder or Hub name, the mask's left out, and the settings of a [`Reading`].
 
     Raises:
         ValueError: modules or settings that a student couldn't repeat; its message begins with `label`.
     """
-    found, values_of = partial(model_file, source, token=token), partial(values_in, source, token=token)
+    found, values_of = partial(model_file, source), partial(values_in, source)
     modules = [(kind_of(type), path) for type, path in read_modules(found(MODULES_FILE) or Path(source, MODULES_FILE))]
     others = [(kind, path) for kind, path in modules if kind != _MASK]
     kinds = [kind for kind, _ in others]
@@ -269,7 +265,7 @@ def token_modules(
     own = next((name for name in first if found(name)), first[0])
     settings = values_of(own) | values_of(f"{mask}/config.json")
     check_values(settings, _KNOWN, label)
-    name_unused(source, [path for _, path in modules], label, read=_KEYS, token=token)
+    name_unused(source, [path for _, path in modules], label, read=_KEYS)
     return others, {name: settings[name] for name in _KNOWN if settings.get(name)}
 
 
@@ -307,20 +303,6 @@ def _reading(
 
 
 # Writing
-
-
-def export_multi_vector_model(
-    model: MultiVectorModel,
-    folder: str | Path,
-    *,
-    teacher: MultiVectorModel,
-    facts: Mapping[str, Any],
-    overwrite: bool = False,
-) -> Path:
-    """Write it to a folder for `MultiVectorEncoder(folder)`; arguments as [`export_embedding_model`]."""
-    routes: dict[str, Any] = {route: replace(model, route=route) for route in ROUTES}
-    how: dict[str, Any] = {"teacher": teacher, "facts": facts, "overwrite": overwrite}
-    return export_apart(model, folder, write_multi_vector, MULTI_VECTOR, **how, **routes)
 
 
 def write_multi_vector(model: MultiVectorModel, folder: Path) -> None:

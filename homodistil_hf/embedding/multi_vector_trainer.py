@@ -21,9 +21,10 @@ from ..distillation.losses import vector_error
 from ..distillation.tasks import ONE_A_TOKEN, Inputs, Task
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered, own_rows
-from .folder import student_model
+from .card import MULTI_VECTOR
+from .folder import ROUTES, export_apart, student_model
 from .metrics import mean_maxsim, nearest_alike, pair_similarities
-from .multi_vector import MultiVectorModel, Reading, export_multi_vector_model, load_multi_vector_model, num_vectors
+from .multi_vector import MultiVectorModel, Reading, load_multi_vector_model, num_vectors, write_multi_vector
 from .texts import directions, row_numbers
 from .trainer import (
     EmbeddingDistilArguments,
@@ -140,6 +141,7 @@ class MultiVectorDistilTrainer(EmbeddingDistilTrainer):
     arguments_class = MultiVectorDistilArguments
     num_fit_vectors = 1 << 16
     distillation_class = MultiVectorDistillation
+    evaluation_class = MultiVectorEvaluation
     load = staticmethod(load_multi_vector_model)
     model_class = MultiVectorModel
     card = replace(EmbeddingDistilTrainer.card, student="pruned multi-vector encoder")
@@ -148,10 +150,6 @@ class MultiVectorDistilTrainer(EmbeddingDistilTrainer):
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TokenCollator:
         return TokenCollator(self.embedding_model.reading, seed=self.args.seed, multiple=padding_multiple(config))
 
-    @override
-    def make_evaluation(self) -> MultiVectorEvaluation:
-        return MultiVectorEvaluation(self.distillation, student=self.model, accelerator=self.accelerator)
-
     @torch.random.fork_rng(devices=[])  # copies draw weights first, and a run may go on after an export
     def write_export(self, folder: Path, format: str, allow_partial: bool) -> None:
         """Write a folder of sentence-transformers; arguments as [`DistillationTrainer.write_export`]."""
@@ -159,4 +157,6 @@ class MultiVectorDistilTrainer(EmbeddingDistilTrainer):
         dense = copy.deepcopy(self.distillation.dense).cpu().requires_grad_(False)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         model: Any = student_model(student, dense, self.embedding_model)
-        export_multi_vector_model(model, folder, teacher=self.embedding_model, facts=self.run_facts(), overwrite=True)
+        routes: dict[str, Any] = {route: replace(model, route=route) for route in ROUTES}
+        how: dict[str, Any] = {"teacher": self.embedding_model, "facts": self.run_facts()}
+        export_apart(model, folder, write_multi_vector, MULTI_VECTOR, **how, **routes)

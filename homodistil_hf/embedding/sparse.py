@@ -29,13 +29,11 @@ from ..files.strict_json import fits, read_json_object, write_json
 from ..files.tensors import WEIGHTS_FILE, load_tensors
 from ..models.architectures import architecture_of
 from ..models.conversion import to_stock, to_student
-from .card import SPARSE
 from .folder import (
     MODULE_TYPE,
     ROUTER_FILE,
     SPARSE_TYPE,
     TABLE_KEYS,
-    export_apart,
     shared_file,
     write_encoder,
     write_index,
@@ -218,14 +216,14 @@ def load_sparse_model(name_or_path: str | Path, *, argument: str = "teacher", to
     )
 
 
-def document_modules(source: str, label: str, *, token: str | None = None) -> tuple[list[str], dict[str, Any] | None]:
+def document_modules(source: str, label: str) -> tuple[list[str], dict[str, Any] | None]:
     """Find the folders of a masked-LM model and its pooling; also the content of a Router's file, or None.
 
     `source` is a folder or Hub name, and `label` begins the message of a ValueError.
     """
 
     def found(name: str) -> Path:
-        return model_file(source, name, token=token) or Path(source, name)
+        return model_file(source, name) or Path(source, name)
 
     modules = read_modules(found(MODULES_FILE))
     types, router = {path: kind for kind, path in modules}, None
@@ -269,16 +267,6 @@ def _checked_table(folder: Path, encoder: PreTrainedModel, label: str) -> Path:
 
 
 # Writing
-
-
-def export_sparse_model(
-    model: SparseModel, folder: str | Path, *, teacher: SparseModel, facts: Mapping[str, Any], overwrite: bool = False
-) -> Path:
-    """Write a sparse encoder to a folder for `SparseEncoder(folder)`; arguments as [`export_embedding_model`]."""
-    route = {"query" if model.router is None else "document": model}
-    return export_apart(
-        model, folder, write_sparse, SPARSE, teacher=teacher, facts=facts, overwrite=overwrite, **route
-    )
 
 
 def write_sparse(model: Any, folder: Path) -> None:

@@ -19,8 +19,10 @@ from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered, own_rows
+from .card import SPARSE
+from .folder import export_apart
 from .metrics import agreement
-from .sparse import SparseModel, all_positions, export_sparse_model, load_sparse_model
+from .sparse import SparseModel, all_positions, load_sparse_model, write_sparse
 from .texts import TextCollator, directions
 from .trainer import (
     EmbeddingDistilArguments,
@@ -138,6 +140,7 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
     embedding_model: SparseModel
     method = "sparse"
     arguments_class = SparseDistilArguments
+    evaluation_class = SparseEvaluation
     reported_metrics = ("cosine", "neighbours", "neighbours_in_index", "active_dims")
     load = staticmethod(load_sparse_model)
     model_class = SparseModel
@@ -147,10 +150,6 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
     def default_collator(self, task: Task, tokenizer: Any, config: PreTrainedConfig) -> TextCollator:
         how: dict[str, Any] = {"dimension": None, "seed": self.args.seed, "multiple": padding_multiple(config)}
         return TextCollator(self.embedding_model.tokenizer, **how)
-
-    @override
-    def make_evaluation(self) -> SparseEvaluation:
-        return SparseEvaluation(self.distillation, student=self.model, accelerator=self.accelerator)
 
     @override
     def make_distillation(self, teacher: FrozenTeacher) -> SparseDistillation:
@@ -173,4 +172,7 @@ class SparseDistilTrainer(EmbeddingDistilTrainer):
         check_format(format)
         student: Any = self.dense_student(format=format, allow_partial=allow_partial)
         model = replace(self.embedding_model, name="", encoder=student)
-        export_sparse_model(model, folder, teacher=self.embedding_model, facts=self.run_facts(), overwrite=True)
+        route = {"query" if model.router is None else "document": model}
+        export_apart(
+            model, folder, write_sparse, SPARSE, teacher=self.embedding_model, facts=self.run_facts(), **route
+        )

@@ -358,6 +358,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     num_fit_vectors = NUM_FIT_TEXTS
     """That the map into the teacher's space is fitted to."""
     distillation_class: ClassVar[Any] = EmbeddingDistillation
+    evaluation_class: ClassVar[type[VectorEvaluation]] = VectorEvaluation
     load: ClassVar[Callable[..., EmbeddingModel]] = staticmethod(load_embedding_model)
     """Loads the model of a name."""
     model_class: ClassVar[type[EmbeddingModel]] = EmbeddingModel
@@ -446,7 +447,7 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
 
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""
-        return VectorEvaluation(self.distillation, student=self.model, accelerator=self.accelerator)
+        return self.evaluation_class(self.distillation, student=self.model, accelerator=self.accelerator)
 
     def make_distillation(self, teacher: FrozenTeacher) -> EmbeddingDistillation:
         """Vectors and states; arguments and return as [`DistillationTrainer.make_distillation`]."""

@@ -23,7 +23,8 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     """Split rows into those to train on and those to evaluate on, always alike: a tenth, about 1,000 at most.
 
     Rows of classes are drawn label by label, those of values by their size, those of several labels by all that a row
-    has, questions with all of their context. A class of a single row stays in training.
+    has, questions with all of their context. A class of a single row stays in training, and rows of equal texts are
+    on one side.
 
     Args:
         rows: all rows.
@@ -42,7 +43,13 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
 
     ```
     """
-    aside, how = _drawn(rows, columns, together)
+    has_groups = together is not None or columns.kind == ANSWERS
+    groups = [] if has_groups else _groups(_texts(rows, columns))
+    if len(groups) < _FEWEST_TEXTS:
+        groups = [[place] for place in range(len(rows))]
+    chosen, how = _drawn(rows.select([group[0] for group in groups]), columns, together)
+    aside = sorted(place for number in chosen for place in groups[number])
+    how += ", equal texts together" * (len(groups) < len(rows))
     kept = sorted(set(range(len(rows))) - set(aside))
     return rows.select(kept), rows.select(aside), how
 
@@ -76,24 +83,15 @@ def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[
 
 
 def apart(part: ReadRows, log: Callable[[str], None], *, together: str | None = None) -> tuple[ReadRows, ReadRows]:
-    """Keep rows aside as [`keep_aside`], equal texts together, and say so; returns both, those to train on first."""
-    rows, columns = part.rows, part.columns
-    has_groups = together is not None or columns.kind == ANSWERS
-    groups = [] if has_groups else _groups(_texts(part))
-    if len(groups) < _FEWEST_TEXTS:
-        groups = [[place] for place in range(len(rows))]
-    chosen, how = _drawn(rows.select([group[0] for group in groups]), columns, together)
-    aside = sorted(place for number in chosen for place in groups[number])
-    how += ", equal texts together" * (len(groups) < len(rows))
-    log(f"eval_data is not set: {len(aside):,} of {len(rows):,} rows of {part.argument} are kept aside, {how}")
-    kept = sorted(set(range(len(rows))) - set(aside))
-    argument = f"{HELD_OUT_PART}{part.argument}"
-    return part._replace(rows=rows.select(kept)), part._replace(rows=rows.select(aside), argument=argument)
+    """Keep rows aside as [`keep_aside`], and say so; returns both, those to train on first."""
+    kept, aside, how = keep_aside(part.rows, part.columns, together=together)
+    log(f"eval_data is not set: {len(aside):,} of {len(part.rows):,} rows of {part.argument} are kept aside, {how}")
+    return part._replace(rows=kept), part._replace(rows=aside, argument=f"{HELD_OUT_PART}{part.argument}")
 
 
 def warn_of_learned_texts(train: ReadRows, held_out: ReadRows) -> None:
     """Warn where the texts of many rows to evaluate on are among those to train on."""
-    known, texts = set(_texts(train)), _texts(held_out)
+    known, texts = set(_texts(train.rows, train.columns)), _texts(held_out.rows, held_out.columns)
     if (count := sum(text in known for text in texts)) * _FEW > len(texts):
         logger.warning(
             "%s of %s rows of %s have texts of %s; drop them, or scores on what was learned count",
@@ -101,9 +99,9 @@ def warn_of_learned_texts(train: ReadRows, held_out: ReadRows) -> None:
         )
 
 
-def _texts(part: ReadRows) -> list[Hashable]:
+def _texts(rows: Dataset, columns: Columns) -> list[Hashable]:
     """The texts of each row as one word."""
-    return [str(row) for row in zip(*(part.rows[name][:] for name in part.columns.texts), strict=True)]
+    return [str(row) for row in zip(*(rows[name][:] for name in columns.texts), strict=True)]
 
 
 def _groups(keys: list[Hashable]) -> list[list[int]]:

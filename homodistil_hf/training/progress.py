@@ -17,7 +17,7 @@ _MOST_METRICS = 3
 _ROUNDING = 1e-6
 """What a discrepancy may have of a student that is its teacher still."""
 _SHORT = {"kl": "KL", "mlm_accuracy": "accuracy", "task_accuracy": "accuracy"}
-_TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vectors": "vectors", "loss_masked": "masked"}
+_TERMS = {"loss": "loss", "loss_kl": "KL", "loss_vector": "vectors", "loss_masked": "masked"}
 
 
 class ShortProgress(ProgressCallback):
@@ -72,6 +72,8 @@ def log_words(logs: Mapping[str, Any]) -> Iterator[str]:
     ```python
     >>> list(log_words({"loss": 42.9, "loss_kl": 1.466, "loss_hidden": 1.375, "num_bad_steps": 0}))
     ['loss 42.9', 'KL 1.47']
+    >>> list(log_words({"loss": 1.9, "loss_vector": 0.26, "loss_hidden": 1.375}))
+    ['loss 1.9', 'vectors 0.26']
     >>> list(log_words({"eval_kl": 0.41, "eval_task_loss": 0.5, "eval_task_accuracy": 0.84}))
     ['held out: KL 0.41', 'accuracy 84.0 %']
     >>> list(log_words({"eval_kl": 0.41, "eval_mlm_accuracy": 0.4, "eval_macs=0.25_kl": 0.62}))

@@ -68,6 +68,7 @@ def test_equal_texts_are_on_one_side(caplog):
     assert lines == [
         "eval_data is not set: 6 of 60 rows of train_data are kept aside, drawn label by label, equal texts together"
     ]
+    assert [*keep_aside(rows, columns)[1]["text"]] == [*held_out.rows["text"]]  # a search of rates draws them, too
     warn_of_learned_texts(train, held_out)
     assert not caplog.records
     warn_of_learned_texts(train, ReadRows(rows.select([*range(20)]), columns, "eval_data"))

@@ -44,7 +44,9 @@ def test_a_run_in_a_script_tells_rate_progress_and_what_was_won(trained, tmp_pat
     trainer.export(tmp_path / "small")
     (line,) = capsys.readouterr().out.splitlines()
     place = re.escape(f"{trainer.args.output_dir}/report.html")
-    assert re.fullmatch(rf"[\d.]+× smaller, [\d.]+× (faster|slower) here(, keeps \d+ % of .+)?; {place}", line)
+    assert re.fullmatch(
+        rf"[\d.]+× smaller, ([\d.]+× (faster|slower)|as fast) here(, keeps \d+ % of .+)?; {place}", line
+    )
 
 
 def test_the_lines_of_a_run(trained, capsys):
