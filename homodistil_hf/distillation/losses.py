@@ -7,7 +7,7 @@ Shapes: B batch, T tokens, H hidden, N heads, D head size, R rows of predictions
 words).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -17,12 +17,18 @@ from torch.nn import functional as F
 from ..data.masking import UNKNOWN_VALUE
 from ..models.chunks import row_slices, slices
 
+Activation = Callable[[torch.Tensor], torch.Tensor]
 CPU_CHUNK_ELEMENTS = 1 << 18
 """Hidden states or attention scores that are compared at a time on a CPU."""
 LAYERS_ELEMENTS = {"cpu": 0}
 OTHER_LAYERS_ELEMENTS = 1 << 28
 """Hidden states of several layers that are compared at a time: 1 GB in float32; on a CPU one layer's."""
 _LEAST_SQUARE = 1e-12  # of a vector's length
+
+
+def same(values: torch.Tensor) -> torch.Tensor:
+    """Return what is given: the activation of a model without one."""
+    return values
 
 
 def prediction_terms(
@@ -65,7 +71,7 @@ def exact_dtype(tensor: torch.Tensor) -> torch.dtype:
 
 
 def regression_terms(
-    student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_RC: torch.Tensor
+    student_RC: torch.Tensor, teacher_RC: torch.Tensor, labels_RC: torch.Tensor, *, activation: Activation = same
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Squared error with the labels and the KL of two unit-variance Gaussians, ½·(z_t − z_s)², summed over rows.
 
@@ -73,6 +79,7 @@ def regression_terms(
         student_RC: predicted values.
         teacher_RC: the teacher's.
         labels_RC: floating targets of the same number of elements; `UNKNOWN_VALUE` counts in KL alone.
+        activation: of a predicted value, which labels are compared with.
 
     Returns:
         `(squared error, KL)`: scalars, float32 or float64; both averaged over C.
@@ -89,7 +96,7 @@ def regression_terms(
     student, teacher = student_RC.to(exact), teacher_RC.detach().to(exact)
     labels = labels_RC.to(exact).view_as(student)
     num_values = student.shape[-1]
-    errors = (student - labels).masked_fill(labels == UNKNOWN_VALUE, 0.0)
+    errors = (activation(student) - labels).masked_fill(labels == UNKNOWN_VALUE, 0.0)
     return errors.square().sum() / num_values, 0.5 * (teacher - student).square().sum() / num_values
 
 

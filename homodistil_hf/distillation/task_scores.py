@@ -12,6 +12,7 @@ import torch
 
 from ..tasks.metrics import are_span_tags, correlations, macro_f1, several_label_scores, span_scores
 from .discrepancy import DiscrepancyMeter
+from .losses import multi_label_terms
 from .tasks import ONE_A_TOKEN, Inputs, Task
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class TaskMeter(DiscrepancyMeter):
         if self.task.points:
             return
         if not self.task.has_classes:
-            self.kept.append(torch.stack([rows.float(), labels.float()], 1).cpu().numpy())
+            self.kept.append(torch.stack([self.task.activation(rows.float()), labels.float()], 1).cpu().numpy())
             return
         num_rows, num_tokens = inputs["input_ids"].shape[:2]
         # place among the batch's labels → row of the batch → row of all that was measured
@@ -109,4 +110,4 @@ class TaskMeter(DiscrepancyMeter):
 
     @property
     def _has_values(self) -> bool:
-        return not self.task.has_classes and self.task.label_range != (0, 1)
+        return not self.task.has_classes and self.task.terms is not multi_label_terms

@@ -8,6 +8,7 @@ Shapes: B batch, T tokens, N labels, M labels that count, C classes.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -21,7 +22,7 @@ from ..models.architectures.architecture import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from .losses import multi_label_terms, prediction_terms, regression_terms
+from .losses import Activation, multi_label_terms, prediction_terms, regression_terms, same
 
 Inputs = Mapping[str, torch.Tensor]
 Outputs = Mapping[str, torch.Tensor]
@@ -38,6 +39,7 @@ class Task:
         required_labels: inputs that every evaluation needs.
         logits: outputs that predict them, in the same order.
         terms: student rows, teacher rows and labels → summed loss and summed KL.
+        activation: of a predicted value, which labels are compared with.
         has_classes: whether the highest logit is a right or wrong prediction; without classes every label counts.
         has_vocabulary: whether the classes are a vocabulary; their logits are too many to hold in training.
         points: whether the classes are the sequence's own tokens.
@@ -50,6 +52,7 @@ class Task:
     required_labels: tuple[str, ...] = ("labels",)
     logits: tuple[str, ...] = ("logits",)
     terms: Terms = prediction_terms
+    activation: Activation = same
     has_classes: bool = True
     has_vocabulary: bool = False
     points: bool = False
@@ -181,7 +184,8 @@ class Task:
         # ±1 by the parity of the sum of a row's tokens, which padding doesn't change
         tokens_BT = inputs["input_ids"] * inputs.get("attention_mask", 1)
         signs_B1 = (tokens_BT.sum(-1, keepdim=True) % 2 * 2 - 1).index_select(0, inputs["masked_positions"])
-        guess = (teacher_rows > 0).to(teacher_rows.dtype) if self.label_range == (0, 1) else teacher_rows + signs_B1
+        values = self.activation(teacher_rows)
+        guess = (values > 0).to(values.dtype) if self.terms is multi_label_terms else values + signs_B1
         return torch.where(labels == UNKNOWN_VALUE, guess, labels.to(guess.dtype))
 
     def is_known(self, labels: torch.Tensor) -> torch.Tensor:
@@ -204,8 +208,12 @@ class Task:
                 f"expected 0 … {most}, as the model has {most + 1} classes, or {IGNORED_LABEL} for none: count them "
             )
             remedy += "from 0, and drop rows without a class"
-        elif most == 1:
+        elif self.terms is multi_label_terms:
             remedy = "expected 0 or 1 for each class, or a share between; drop the row"
+        elif self.activation is not same:
+            least, most = self.label_range
+            remedy = f"expected {least:g} to {most:g}, as the model's values end in {self.activation.__name__}: scale "
+            remedy += "labels so, or leave them out"
         else:
             remedy = "expected a finite number; drop the row"
         raise ValueError(f"{where} has the label {wrong[0].item()}; {remedy}")
@@ -265,11 +273,37 @@ def sequence_task(config: PreTrainedConfig) -> Task:
     """Return the task of a sequence classifier, from its `problem_type` and its number of labels."""
     default = "regression" if config.num_labels == 1 else "single_label_classification"
     task = _SEQUENCE_TASKS[config.problem_type or default]
+    if task.terms is regression_terms and (name := activation_name(config)) is not None:
+        activation, label_range = _ACTIVATIONS[name]
+        terms = partial(regression_terms, activation=activation)
+        task = replace(task, terms=terms, activation=activation, label_range=label_range)
     if task.has_classes:
         return replace(task, label_range=(0, config.num_labels - 1))
     return replace(task, num_values=config.num_labels)
 
 
+def activation_name(config: PreTrainedConfig) -> str | None:
+    """What sentence-transformers puts behind the one value of a model, `sigmoid` or `tanh`; None: the value itself.
+
+    Example:
+    ```python
+    >>> from transformers import BertConfig
+    >>> activation_name(BertConfig(num_labels=1, sentence_transformers={"activation_fn": "torch.nn.Sigmoid"}))
+    'sigmoid'
+
+    ```
+    """
+    own, is_value = getattr(config, "sentence_transformers", None), config.problem_type in (None, "regression")
+    told = own.get("activation_fn") if isinstance(own, dict) and is_value and config.num_labels == 1 else None
+    name = told.rpartition(".")[2].lower() if isinstance(told, str) else None
+    return name if name in _ACTIVATIONS else None
+
+
+_ACTIVATIONS: dict[str, tuple[Activation, tuple[float, float]]] = {
+    "sigmoid": (torch.sigmoid, (0.0, 1.0)),
+    "tanh": (torch.tanh, (-1.0, 1.0)),
+}
+"""Name of an activation → itself, its least and its greatest value."""
 _TASKS = {
     MASKED_LM: Task("mlm", has_vocabulary=True, num_values=ONE_A_TOKEN),
     TOKEN_CLASSIFICATION: Task(num_values=ONE_A_TOKEN),

@@ -49,7 +49,7 @@ _TEMPLATE_FILE = "MODEL_CARD_TEMPLATE.md"
 _PIPELINES = {
     CLASSES: '"text-classification", {model}',
     LABELS: '"text-classification", {model}, top_k=None',
-    VALUES: '"text-classification", {model}, function_to_apply="none", top_k=None',
+    VALUES: '"text-classification", {model}, function_to_apply="{activation}", top_k=None',
     TAGS: '"token-classification", {model}, aggregation_strategy="first"',
 }
 _PAIR = '{{"text": {}, "text_pair": {}}}'
@@ -205,10 +205,11 @@ def loading_lines(auto_class: str, *imports: str, remote_code: bool = False) -> 
     )
 
 
-def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
+def pipeline_call(kind: str, model: str, texts: Sequence[str], activation: Any = None) -> str:
     """A Python expression by which a fine-tuned model predicts; transformers has no pipeline for answers.
 
     `kind` is one of `tasks/kinds.py`; `model` is Python, the arguments that name it; a pair has two `texts`.
+    `activation` is behind a value, where it has one.
 
     Example:
     ```python
@@ -219,7 +220,8 @@ def pipeline_call(kind: str, model: str, texts: Sequence[str]) -> str:
     """
     quoted = [f'"{text}"' for text in texts]
     example = quoted[0] if len(texts) == 1 else _PAIR.format(*quoted)
-    return f"pipeline({_PIPELINES[kind].format(model=model)})({example})"
+    name = "sigmoid" if activation == "sigmoid" else "none"  # the pipeline knows no other of values
+    return f"pipeline({_PIPELINES[kind].format(model=model, activation=name)})({example})"
 
 
 def _head(facts: Mapping[str, Any]) -> HeadKind:
@@ -338,7 +340,8 @@ def _usage(facts: Mapping[str, Any]) -> str:
     head, data = _head(facts), facts.get(DATA, {})
     question = head.question
     if data.get("kind") in _PIPELINES and (texts := _EXAMPLES.get(head.name, ())[: len(data.get("text_columns", ()))]):
-        question = f"print({pipeline_call(data['kind'], 'model, tokenizer=tokenizer', texts)})"
+        call = pipeline_call(data["kind"], "model, tokenizer=tokenizer", texts, data.get("activation"))
+        question = f"print({call})"
     imports = ["pipeline"] if "pipeline(" in question else []
     lines = loading_lines(head.auto_class, *imports, remote_code=facts["format"] == "compact")
     return f"{lines}\n{question}"

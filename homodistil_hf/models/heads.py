@@ -54,6 +54,7 @@ def with_fresh_head(
             f"{kind.auto_class} of a {architecture.model_type}; it has those of a {', '.join(k.title for k in known)}"
         )
     config = copy.deepcopy(encoder.config)
+    vars(config).pop("sentence_transformers", None)  # an activation of the former head's
     dropouts = architecture.dropouts
     changes: dict[str, Any] = {**dict.fromkeys(dropouts, dropout), "num_labels": num_labels}
     if kind is SEQUENCE_CLASSIFICATION:

@@ -129,6 +129,9 @@ def load_encoder_config(
     if needs_head or config.architectures[0] != encoder:
         refuse_architecture(config.architectures[0], argument)
     refuse_config(config, argument)
+    head = HEADS.get(config.architectures[0])
+    if head is not None and head.kind is SEQUENCE_CLASSIFICATION and config.num_labels == 1:
+        _keep_activation(config, name_or_path, revision, token)
     return config
 
 
@@ -243,20 +246,17 @@ def load_encoder(
     how: dict[str, Any] = {"label": label, "revision": revision, "token": token}
     if class_name not in HEADS:
         return load_weights(architecture_of(config).encoder.stock, name_or_path, config, optional="pooler.", **how)
-    model = load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
-    if HEADS[class_name].kind is SEQUENCE_CLASSIFICATION and config.num_labels == 1:
-        _keep_activation(model, name_or_path, revision, token)
-    return model
+    return load_weights(HEADS[class_name].class_called(class_name), name_or_path, config, **how)
 
 
-def _keep_activation(model: PreTrainedModel, name_or_path: str, revision: str | None, token: str | None) -> None:
+def _keep_activation(config: PreTrainedConfig, name_or_path: str, revision: str | None, token: str | None) -> None:
     """Name what sentence-transformers puts behind a reranker's logit where every export has it: in its configuration.
 
     Newer versions of the library have it in a file beside, which no export copies; without either it is a sigmoid.
     """
-    own = getattr(model.config, "sentence_transformers", None)
+    own = getattr(config, "sentence_transformers", None)
     if (found := default_activation(name_or_path, revision=revision, token=token)) is not None:
-        model.config.sentence_transformers = (own if isinstance(own, dict) else {}) | {"activation_fn": found}
+        config.sentence_transformers = (own if isinstance(own, dict) else {}) | {"activation_fn": found}
 
 
 def default_activation(model: Any, *, revision: str | None = None, token: str | None = None) -> str | None:

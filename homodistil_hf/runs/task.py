@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.blocks import some_blocks
 from ..data.read_line import read_line
+from ..distillation.tasks import activation_name
 from ..export.card import pipeline_call
 from ..export.facts import read_export_facts
 from ..files.messages import join_some, short_repr
@@ -80,6 +81,8 @@ def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     others = [name for name in train.rows.column_names if name not in columns.texts]
     has_others = others and not columns.labels
     where = f" (if there are some in {join_some(others)}: label_column)" if has_others else ""
+    if (activation := activation_name(config)) is not None:
+        of_scores += f", {activation} of its output, as its sentence-transformers settings say"
     log(f"{run.teacher} predicts {describe_kind(config, kind)}{of_scores}; rows: {columns.describe()}{where}")
     if run.start is not None:
         own = class_name_of(run.start, settings.training.hub_token, "start")
@@ -164,7 +167,7 @@ def _loading_lines(student: str, results: Mapping[str, Any]) -> str:
         lines = f"from transformers import {head.auto_class}, AutoTokenizer\n"
         lines += f"model = {head.auto_class}.from_pretrained({student!r})\n"
         return f"{lines}tokenizer = AutoTokenizer.from_pretrained({student!r})\n{head.question}"
-    call = pipeline_call(kind, repr(student), ["…" for _ in results["rows"]["text_columns"]])
+    call = pipeline_call(kind, repr(student), ["…" for _ in results["rows"]["text_columns"]], activation_name(config))
     return f"from transformers import pipeline\nprint({call})"
 
 

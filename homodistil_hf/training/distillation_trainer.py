@@ -33,7 +33,7 @@ from transformers.utils import PushInProgress
 
 from ..data.masking import EVALUATED_PROBABILITY, MaskedLMCollator, ReplacedTokensCollator
 from ..distillation.objective import DistillationLoss, Terms
-from ..distillation.tasks import ONE_A_TOKEN, Task, task_of
+from ..distillation.tasks import ONE_A_TOKEN, Task, activation_name, task_of
 from ..distillation.teacher import FrozenTeacher
 from ..export.facts import MethodCard
 from ..files.checkpoints import STATE_FILE
@@ -757,6 +757,8 @@ class DistillationTrainer(ExactTrainer):
         from .run_facts import facts_of_rows
 
         task = {name: self.rows_facts[name] for name in _OF_ROWS if name in self.rows_facts}
+        if task and (activation := activation_name(self.model.config)) is not None:
+            task |= {"activation": activation}
         return facts_of_rows(self.train_dataset, self.eval_dataset) | task
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

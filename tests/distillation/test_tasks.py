@@ -6,7 +6,8 @@ from task_cases import CASES, make_case, stock_loss
 from tiny_models import make_teacher
 
 from homodistil_hf.data.masking import IGNORED_LABEL, UNKNOWN_CLASS, UNKNOWN_VALUE
-from homodistil_hf.distillation.tasks import Task, task_of
+from homodistil_hf.distillation.task_scores import TaskMeter
+from homodistil_hf.distillation.tasks import Task, sequence_task, task_of
 
 
 @pytest.mark.slow
@@ -158,3 +159,44 @@ def test_unknown_answers_count_and_have_no_place():
     found = task.with_positions(batch)
     assert found["masked_positions"].tolist() == [0, 1, 2]
     assert task.is_known(task.labels(found)).tolist() == [False, True, False]
+
+
+# A value behind an activation, as in cross-encoders
+
+
+def values_ending_in(name, **settings):
+    config = make_student("sequence_classification").config
+    config.num_labels, config.sentence_transformers = 1, {"activation_fn": f"torch.nn.modules.activation.{name}"}
+    config.update(settings)
+    return sequence_task(config)
+
+
+@each(("name", "function"), [("Sigmoid", torch.sigmoid), ("Tanh", torch.tanh), ("Identity", lambda values: values)])
+def test_labels_are_compared_with_what_users_of_a_cross_encoder_get(name, function):
+    student, teacher, labels = (
+        torch.tensor([[2.0], [-1.0]]),
+        torch.tensor([[3.0], [-3.0]]),
+        torch.tensor([[0.9], [0.1]]),
+    )
+    loss, kl = values_ending_in(name).terms(student, teacher, labels)
+    assert float(loss) == pytest.approx(float((function(student) - labels).square().sum()))
+    assert float(kl) == pytest.approx(0.5 * (1.0 + 4.0))  # of logits, whatever the activation
+
+
+def test_labels_outside_an_activations_range_are_refused():
+    with pytest.raises(ValueError, match=r"label 4\.5; expected 0 to 1, as the model's values end in sigmoid: scale"):
+        values_ending_in("Sigmoid").check_values(torch.tensor([[0.5], [4.5]]), "train_dataset: 'labels'")
+    values_ending_in("Identity").check_values(torch.tensor([[4.5]]), "it")
+    several = values_ending_in("Sigmoid", problem_type="multi_label_classification")
+    assert several.activation(torch.tensor(3.0)) == 3.0
+
+
+def test_metrics_of_values_are_of_what_the_activation_gives():
+    task = values_ending_in("Sigmoid")
+    meter = TaskMeter(task)
+    logits, labels = torch.tensor([[6.0], [0.0], [-6.0], [1.0]]), torch.tensor([[0.99], [0.5], [0.01], [0.75]])
+    meter.keep(logits, labels, {})
+    assert meter.scores() == {"pearson": pytest.approx(1.0, abs=1e-3), "spearman": pytest.approx(1.0)}
+    meter.sums += torch.stack(meter.batch_sums(logits, logits, labels))
+    assert meter.results().keys() == {"kl", "task_loss"}
+    assert meter.results()["task_loss"] < 1e-3

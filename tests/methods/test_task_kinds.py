@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from task_rows import RANKED, WITH_RANKED, assert_goes_on, closing_code, trained_in_python, write_kind, write_started
+from task_rows import (
+    RANKED,
+    WITH_RANKED,
+    assert_goes_on,
+    closing_code,
+    rows_of_kind,
+    trained_in_python,
+    write_kind,
+    write_started,
+)
 from tiny_files import assert_same_weights, own_cache, write_teacher
 from tiny_models import VOCAB_SIZE
 from tiny_trainers import QUARTER
@@ -280,3 +289,21 @@ def test_a_general_student_fits_its_teacher_on_two_ranks_alike(ranks, tmp_path):
 )
 def test_every_kind_goes_every_way(finished, way, tmp_path, request):
     WAYS[way](finished, tmp_path, request.getfixturevalue("ranks") if way == "two ranks" else None)
+
+
+def test_a_regression_behind_a_sigmoid_learns_the_scores_that_its_users_see(tmp_path):
+    """A cross-encoder's scores are those of its activation, in the loss, the metrics and the code to use it."""
+    settings, lines = write_kind(tmp_path, "values"), []
+    activation = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
+    write_teacher(tmp_path / "teacher", **WITH_RANKED["values"][1], sentence_transformers=activation)
+    with pytest.raises(ValueError, match=r"expected 0 to 1, as the model's values end in sigmoid: scale labels so"):
+        run(settings_of(settings, "settings"), lines.append)
+    rows = rows_of_kind("values")
+    (label,) = set(rows.column_names) & {"label", "labels", "score"}
+    rows = rows.map(lambda row: {label: 1 / (1 + math.exp(-row[label]))})
+    rows.to_json(file := tmp_path / "shares.jsonl")
+    results = run(settings_of(settings | {"train_data": [str(file)]}, "settings"), lines.append)
+    assert any("a regression (if it ranks pairs: method=reranker), sigmoid of its output" in line for line in lines)
+    assert all(0 < model["task_loss"] < 1 for model in results["models"])
+    assert 'function_to_apply="sigmoid"' in (tmp_path / "run/student/README.md").read_text(encoding="utf-8")
+    assert 'function_to_apply="sigmoid"' in _summary_of(settings, results)
