@@ -11,10 +11,11 @@ Shapes: B texts, H hidden channels, D channels of a vector.
 import copy
 import dataclasses
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ from ..files.strict_json import parse_json
 from ..homodistil_args import AtOnceArguments
 from ..models.architectures import max_tokens
 from ..models.architectures.architecture import PROJECTIONS
+from ..models.equality import tensors_digest
 from ..models.tokenizers import padding_multiple
 from ..models.units import UnitTensors
 from ..models.widths import WidthPlan, widths_of
@@ -61,6 +63,7 @@ LEARNING_RATE = 1e-3
 """With a teacher of 384 channels and 64 sentences a step (docs/embeddings.md)."""
 VECTORS_LEARNING_RATE = 3e-4
 """The same, with a start of 384 channels, for vectors that aren't its own: higher rates undo what it knows."""
+_VECTORS_SHA256 = "teacher_vectors_sha256"
 _HOW = (
     "A map from its pooled states to the vectors was fitted. Units, where any had to go, were removed by a probe of"
     " the vectors. Then encoder and map were distilled."
@@ -436,14 +439,32 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
             if name.startswith("pooler."):
                 parameter.requires_grad_(False)
 
+    def state_to_save(self) -> dict[str, Any]:
+        """The base's values, and a digest of what makes the teacher's vectors."""
+        return super().state_to_save() | {_VECTORS_SHA256: self._vectors_sha256}
+
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
-        """As the base; also refuse another `plain`, by which the map of vectors is trained or not."""
+        """As the base; also refuse other vectors, and another `plain`, by which their map is trained or not."""
         super().check_state(state, folder)
         if (saved := state.get("plain", self.args.plain)) != self.args.plain:  # earlier versions wrote none
             raise ValueError(
                 f"checkpoint {folder} is of a run with plain={saved}, this one has plain={self.args.plain}; set it as "
                 "it was, or name another output_dir"
             )
+        if state.get(_VECTORS_SHA256, self._vectors_sha256) != self._vectors_sha256:
+            raise ValueError(
+                f"checkpoint {folder} is of a teacher that makes other vectors of its states (pooling, prompts, "
+                "layers behind, or given vectors); resume with the teacher that the run began with, or name another "
+                "output_dir"
+            )
+
+    @cached_property
+    def _vectors_sha256(self) -> str:
+        # of all that makes vectors of the encoder's states
+        whole = self.embedding_model
+        settings = {name: value for name, value in asdict(whole.settings).items() if name != "max_seq_length"}
+        told = [settings, [dense.activation for dense in whole.dense], getattr(whole.target, "sha256", None)]
+        return tensors_digest(*(dense.linear for dense in whole.dense), start=json.dumps(told, sort_keys=True))
 
     def make_evaluation(self) -> VectorEvaluation:
         """The measurement of vectors."""

@@ -591,7 +591,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         say(f"{settings.model} is a {name}, an encoder without a head: it gets a fresh one for the labels{left}")
     if has_length := settings.max_length is not None:
         settings = with_length(settings, evaluated)
-    given = check_start(training / SETTINGS_FILE, settings)
+    asked, record = settings, training / SETTINGS_FILE
+    check_start(record, asked)
     task, train, dev = own_rows(settings, evaluated.tokenizer, say)
     columns = task.columns
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
@@ -600,9 +601,10 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     if task.kind in (TAGS, ANSWERS):  # whose labels are checked with their tokens
         for part in (train, dev):
             encoded_rows(task, part, evaluated.tokenizer, settings.row_length)
+    given = check_start(record, asked, model=evaluated.model, rows=train)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
-    write_json(training / SETTINGS_FILE, given)  # now that nothing was refused
+    write_json(record, given)  # now that nothing was refused
 
     how = task, evaluated.tokenizer, settings.row_length
 

@@ -65,6 +65,7 @@ _COPY = re.compile("an? (?:exact )?copy of its teacher")
 
 EXAMPLE_ID = "example_id"
 """Column that numbers the rows of masked-LM data."""
+_MEASURED = "measured"
 _PREPARED = "_is_accelerate_prepared"
 STEPS_OF_COMPILING = 3
 """Steps of a run until what compiling took is logged."""
@@ -117,6 +118,7 @@ class DistillationTrainer(ExactTrainer):
     """Held-out sets whose rows are graded as wholes, such as questions, each with its grading."""
     own_evaluations: dict[int, dict[str, float]]
     """Step → metrics of `eval_dataset`, without those of other rows."""
+    _saved_evaluations: dict[int, dict[str, float]] | None = None
     step_measured: int | None = None
     """The last of them, or that of the best model."""
     measures_own = True
@@ -421,6 +423,8 @@ class DistillationTrainer(ExactTrainer):
         """Also take over what a resumed run has measured, and compile all layers, with `torch_compile`."""
         super().begin_training()
         self.own_evaluations = self.evaluations
+        if self.resumed_logs is not None and self._saved_evaluations is not None:
+            self.own_evaluations = self._saved_evaluations
         self.step_of_weights, self.step_measured = None, next(reversed(self.own_evaluations), None)
         if self.compiled_with is not None:
             from ..models.compiling import compile_layers, compiling_seconds
@@ -554,12 +558,16 @@ class DistillationTrainer(ExactTrainer):
             "full": self.full.to_dict(of_layers=len(self.plan.layers)),
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
+            # a callback may have evaluated other rows, which the log doesn't tell apart
+            _MEASURED: {str(step): metrics for step, metrics in self.own_evaluations.items()},
         }
 
     def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Bring the student back to a checkpoint, whatever widths it has now."""
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
+        measured = state.get(_MEASURED)  # earlier versions wrote none
+        self._saved_evaluations = measured and {int(step): metrics for step, metrics in measured.items()}
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 
     # Evaluation

@@ -28,7 +28,15 @@ from accelerate.utils import broadcast_object_list, is_compiled_module
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, BestRun, HPSearchBackend, has_length
@@ -67,6 +75,7 @@ PLACE, IS_BEHIND = "in_stream", "is_behind_pass"
 pass, such as an evaluation, was done at its step."""
 _CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")
 """Settings by which a step of the same rows is cut into batches."""
+_OF_BEST = ("metric_for_best_model", "greater_is_better")
 _FOLLOWING_METRICS = ("ReduceLROnPlateau", "GreedyLR")
 
 
@@ -116,6 +125,7 @@ class ExactTrainer(Trainer):
     def __init__(self, model: Any, args: Any, **kwargs: Any):
         if (loss := kwargs.get("compute_loss_func")) is not None:
             raise ValueError(f"compute_loss_func={loss!r} would replace {type(self).__name__}'s loss; leave it out")
+        args.pin_data_order()
         self.run_folder = RunFolder(args)
         super().__init__(model, args, **kwargs)
         # The loss is a share of the whole step's, so Trainer must not divide it by the number of micro-batches.
@@ -393,7 +403,14 @@ class ExactTrainer(Trainer):
                 self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
         if self.resumed_logs is None:
             return epochs, batches
-        if self.resumed_behind and self.state.global_step >= max_steps:
+        self._restore_counters()
+        self._find_best_checkpoint()
+        is_out_of_patience = any(
+            isinstance(callback, EarlyStoppingCallback)
+            and callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+        )
+        if is_out_of_patience or (self.resumed_behind and self.state.global_step >= max_steps):
             return num_train_epochs, 0  # all was done
         num_batches = self.args.gradient_accumulation_steps
         if self.num_pass_steps is not None:
@@ -412,6 +429,7 @@ class ExactTrainer(Trainer):
         """Called when the length of the run is known, the optimizer is loaded, and Trainer has reset its averages."""
         self.is_stopping = False
         self.step_log = StepLog()
+        self.current_flos = 0  # of a step that an error has ended
         self.place = self.resumed_place or (int(self.state.epoch or 0), 0)
         self.epoch_number = self.place[0]
         if self.resumed_logs is not None:
@@ -421,7 +439,6 @@ class ExactTrainer(Trainer):
                 num_ranks=self.args.world_size,
                 device=self.args.device,
             )
-            self._restore_counters()
         on_every_rank(partial(self.run_folder.take, self.resumed_from))
         lay_out_buckets(self.model_wrapped, self.smallest_inputs())
 
@@ -438,6 +455,20 @@ class ExactTrainer(Trainer):
                 for attribute, value in of_callback.get("attributes", {}).items():
                     setattr(callback, attribute, value)
 
+    def _find_best_checkpoint(self) -> None:
+        """Find the best checkpoint of a run whose folder was moved: Trainer knows its path of before."""
+        step, best = self.state.best_global_step, self.state.best_model_checkpoint
+        if not step or (best is not None and Path(best).is_dir()):
+            return
+        checkpoint = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        if checkpoint.is_dir():
+            self.state.best_model_checkpoint = str(checkpoint)
+        elif self.args.load_best_model_at_end:
+            logger.warning(
+                "%s, the best one so far, is no more: the best of those to come will be loaded at the end", checkpoint
+            )
+            self.state.best_metric = self.state.best_global_step = None
+
     def begin_epoch(self) -> None:
         """Called before each pass over the data: it gets masks, and an order by length, of its own."""
         # a loader of several ranks that skips batches, in a resumed pass, hands no number of the pass in so deep
@@ -445,6 +476,8 @@ class ExactTrainer(Trainer):
             sampler.set_epoch(self.epoch_number)
         if isinstance(self.data_collator, SeededMasks):
             self.data_collator.set_epoch(self.epoch_number)
+        if has_length(self.train_dataset) and hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(self.epoch_number)  # accelerate does so in whole passes alone
         self.epoch_number += 1
 
     def begin_step(self) -> None:
@@ -490,6 +523,7 @@ class ExactTrainer(Trainer):
         # Asked to stop behind the last step, in its evaluation: what was trained is saved, as was said.
         is_asked = torch.tensor(int(self.stop_request.is_made), device=self.args.device)
         if self.accelerator.reduce(is_asked):
+            self.is_stopping = True
             if self.saved_at != self.state.global_step:
                 self._save_checkpoint(self.model, trial)
             self._leave()
@@ -552,6 +586,8 @@ class ExactTrainer(Trainer):
         inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
         if self.args.dataloader_num_workers:
             inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
+            # workers that persist draw a seed once, those of a resumed pass again: not from what dropout draws from
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -657,8 +693,13 @@ class ExactTrainer(Trainer):
         run_dir = Path(self.args.output_dir)
         checkpoint = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
         logs = self.step_log.state_dict(gathered)
+        only_model = self.args.save_only_model
         with self.run_folder.staging(checkpoint, wait=self.accelerator.wait_for_everyone) as staged:
-            super()._save_checkpoint(model, trial)
+            try:
+                self.args.save_only_model = only_model and not self.is_stopping  # a stopped run is to go on
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_only_model = only_model
             self.accelerator.wait_for_everyone()
             # Trainer looked for the best checkpoint in the staging folder; it will be where this one goes.
             if self.state.best_model_checkpoint == str(staged):
@@ -706,13 +747,17 @@ class ExactTrainer(Trainer):
         """The JSON values that a checkpoint holds of the run; subclasses add theirs."""
         settings = self.args.settings_that_matter(is_stream=not has_length(self.train_dataset))
         settings |= {"rows_per_step": self.args.rows_per_step} | self._digests["settings"]
+        settings |= {name: getattr(self.args, name) for name in _OF_BEST}
         if self._is_cut_by_batches:
             settings |= {name: getattr(self.args, name) for name in _CUT}
         return {"method": self.method, "settings": settings} | self._digests["run"]
 
     @property
     def _is_cut_by_batches(self) -> bool:
-        # whether a step's rows depend on how it is cut into batches: its last ones are fewer, or workers read in turn
+        # whether a step depends on how it is cut into batches: by dropout, or as its last ones are fewer, or workers
+        # read in turn
+        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()):
+            return True
         if not isinstance(self.train_dataset, IterableDataset):
             return not self.args.dataloader_drop_last
         num_lanes = num_lanes_of(self.train_dataset, self.args.rows_per_step)

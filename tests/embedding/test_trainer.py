@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -372,6 +373,26 @@ def test_a_run_is_resumed_with_the_map_that_it_had(make_embedding_trainer, tmp_p
     (checkpoint,) = tmp_path.glob("**/checkpoint-1")
     other = make_embedding_trainer(**settings, output_dir=str(tmp_path / "other"))
     with pytest.raises(ValueError, match="checkpoint-1 is of a run with plain=True, this one has plain=False; set it"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+
+
+@pytest.mark.parametrize("changed", ["pooling", "dense", "length"])
+def test_a_run_is_resumed_with_a_teacher_that_makes_the_same_vectors(make_embedding_trainer, tmp_path, changed):
+    settings = {"student": PLAIN, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_sentence_folder(tmp_path / "dense", dense=5)
+    trainer = make_embedding_trainer(tmp_path / "dense", **settings)
+    trainer.train()
+    (checkpoint,), whole = tmp_path.glob("**/checkpoint-1"), trainer.embedding_model
+    other = make_embedding_trainer(tmp_path / "dense", **settings, output_dir=str(tmp_path / "other"))
+    if changed == "dense":
+        torch.nn.init.ones_(other.embedding_model.dense[0].linear.bias)
+    else:
+        change = {"pooling": "cls"} if changed == "pooling" else {"max_seq_length": 12}
+        other.embedding_model = replace(whole, settings=replace(whole.settings, **change))
+    if changed == "length":  # rows tell
+        other.train(resume_from_checkpoint=str(checkpoint))
+        return
+    with pytest.raises(ValueError, match="checkpoint-1 is of a teacher that makes other vectors of its states"):
         other.train(resume_from_checkpoint=str(checkpoint))
 
 

@@ -10,7 +10,7 @@ from own_rows import rows, run
 from resumed_runs import sigterm_at
 from rows import each
 from tiny_files import assert_same_weights, change_json
-from tiny_models import VOCAB_SIZE, random_student, tiny_tokenizer
+from tiny_models import VOCAB_SIZE, random_student, randomized, tiny_tokenizer
 from transformers import AutoTokenizer, BertForMaskedLM, BertForSequenceClassification, PreTrainedTokenizerBase
 
 from homodistil_hf.cli import main
@@ -22,6 +22,7 @@ from homodistil_hf.files.checkpoints import last_checkpoint, manifest_problem
 from homodistil_hf.methods.binarization.stages import BinarizationSettings
 from homodistil_hf.models.architectures.modeling_homobert import HomoBertForMaskedLM
 from homodistil_hf.models.heads import fastest_device
+from homodistil_hf.models.loading import load_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +167,20 @@ def test_sigterm_saves_and_the_resumed_run_is_the_same(whole, tmp_path, steps, c
         assert status_of("finetune", tmp_path / "config.json", *resume) == 0
     assert len(seen) == 30 - sum(steps)
     assert_same(tmp_path)
+
+
+def test_a_stopped_fine_tuning_goes_on_with_the_model_and_rows_that_it_began_with(whole, tmp_path):
+    with sigterm_at(FineTuningTrainer, 1), pytest.raises(SystemExit, match="143"):
+        run(whole)
+    others = {"even": "odd", "odd": "even"}
+    rows(40).map(lambda row: {"label": others[row["label"]]}).to_parquet(whole["train_data"])
+    with pytest.raises(ValueError, match="^rows='.* is not what the run in output_dir=.* began with"):
+        run(whole, resume=True)
+    rows(40).to_parquet(whole["train_data"])
+    model = load_encoder(whole["model"])
+    randomized(model, seed=9).save_pretrained(whole["model"])
+    with pytest.raises(ValueError, match="has other weights than when the run in output_dir=.* began; resume with"):
+        run(whole, resume=True)
 
 
 def test_a_finished_run_that_is_resumed_ends_as_it_ended(given, tmp_path, capsys):

@@ -55,8 +55,10 @@ def state_of(trainer: Trainer) -> dict[str, Any]:
 
 
 def _student_of(trainer: DistillationTrainer) -> dict[str, Any]:
+    student = trainer.state_to_save()
+    del student["measured"]  # logs
     return {f"pruner.{name}": tensor for name, tensor in trainer.tensors_to_save().items()} | {
-        "student": trainer.state_to_save(),
+        "student": student,
         "bad_steps": (trainer.step_log.num_bad_steps, trainer.step_log.num_bad_steps_in_row),
     }
 

@@ -4,6 +4,7 @@
 """
 
 import copy
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 import torch
 from method_students import HALF_THE_MACS, SAME_HEADS, student_of
 from resumed_runs import QUIET, Run, method
-from run_traces import POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
+from run_traces import EVERY_SECOND_STEP, POINTS, STEP_BY_STEP, WIDER, SaveAt, assert_same_run
 from tiny_architectures import MASKED_LMS, rows_for, tiny_architecture_teacher
 from tiny_embeddings import PLAIN, distilling_a_reranker, distilling_embeddings
 from tiny_models import GRADUAL, make_blocks, make_teacher, randomized, tiny_tokenizer
 from tiny_multi_vector import distilling_token_vectors
 from tiny_sparse import distilling_sparse_vectors
-from transformers import DataCollatorForTokenClassification, EarlyStoppingCallback, Trainer
+from transformers import DataCollatorForTokenClassification, EarlyStoppingCallback, Trainer, TrainerCallback
 
 from homodistil_hf import (
     BinarizationArguments,
@@ -251,3 +252,119 @@ def test_a_finished_run_is_not_evaluated_again(make_trainer, tmp_path, is_stream
     resumed = make_trainer(train_dataset=rows, **settings)
     resumed.train("last")
     assert [entry["step"] for entry in resumed.state.log_history if "eval_kl" in entry] == [4, 6]
+
+
+def test_a_run_that_moved_keeps_its_best_checkpoint(make_trainer, tmp_path, caplog):
+    settings = EVERY_SECOND_STEP | {"metric_for_best_model": "mlm_accuracy", "greater_is_better": False}
+    settings |= {"max_steps": 12, "save_total_limit": 2, "pruning_end_fraction": 0.1, "learning_rate": 1e-3}
+    (whole := make_trainer(**settings)).train()
+    best = whole.state.best_global_step
+    assert best < 12
+    last, moved = tmp_path / "run" / "checkpoint-12", tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    again = make_trainer(output_dir=str(moved), **settings | {"max_steps": 14})
+    again.train("last")
+    assert (again.state.best_global_step, again.state.best_model_checkpoint) == (
+        best,
+        str(moved / f"checkpoint-{best}"),
+    )
+    assert again.step_of_weights == best
+    assert not last.exists()
+    shutil.rmtree(moved / f"checkpoint-{best}")
+    gone = make_trainer(output_dir=str(moved), **settings | {"max_steps": 16})
+    gone.train("last")
+    assert f"checkpoint-{best}, the best one so far, is no more: the best of those to come" in caplog.text
+    assert gone.state.best_global_step == 16
+
+
+@pytest.mark.parametrize("strategy", ["steps", "epoch"])
+def test_a_run_that_was_out_of_patience_takes_no_further_step(make_trainer, tmp_path, strategy):
+    settings = {"max_steps": 30, "metric_for_best_model": "mlm_accuracy", "greater_is_better": False}
+    settings |= {"eval_strategy": strategy, "eval_steps": 1, "save_strategy": strategy, "save_steps": 1}
+
+    def make(patience):
+        return make_trainer(callbacks=[EarlyStoppingCallback(patience)], pruning_end_fraction=0.1, **settings)
+
+    (whole := make(2)).train()
+    end = whole.state.global_step
+    assert end < 30
+    (resumed := make(2)).train("last")
+    assert resumed.state.global_step == end
+    assert_same_weights_of(resumed, whole)
+    (patient := make(3)).train("last")
+    assert patient.state.global_step > end
+
+
+def assert_same_weights_of(one, other):
+    for name, tensor in other.model.state_dict().items():
+        assert torch.equal(one.model.state_dict()[name], tensor), name
+
+
+class Numbered(torch.utils.data.Dataset):
+    """Rows of a table in another order each pass, which it is told."""
+
+    def __init__(self, rows):
+        self.rows, self.epoch, self.told = rows.with_format("torch"), 0, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.told.append(epoch)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, number):
+        return self.rows[(int(number) + self.epoch) % len(self.rows)]
+
+
+def test_a_data_set_is_told_its_pass_in_a_resumed_one_too(make_trainer, tmp_path):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "per_device_train_batch_size": 8}
+    (whole := make_trainer(train_dataset=Numbered(make_blocks(16)), **settings)).train()
+    (resumed := make_trainer(train_dataset=Numbered(make_blocks(16)), **settings)).train(
+        str(tmp_path / "run" / "checkpoint-3")
+    )
+    assert {1, 2} <= {*resumed.train_dataset.told}
+    assert_same_weights_of(resumed, whole)
+
+
+@pytest.mark.slow
+def test_workers_that_persist_leave_the_order_of_dropout_alone(make_trainer, tmp_path):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 8}
+    settings |= {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "student_dropout": 0.1}
+    (whole := make_trainer(train_dataset=make_blocks(16), **settings)).train()
+    (resumed := make_trainer(train_dataset=make_blocks(16), **settings)).train(str(tmp_path / "run" / "checkpoint-1"))
+    assert_same_run(resumed, whole)
+
+
+def test_settings_that_a_resumed_run_would_change_in_silence_are_told(make_trainer, tmp_path, caplog):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "student_dropout": 0.1}
+    best = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "mlm_accuracy"}
+    make_trainer(per_device_train_batch_size=8, **settings, **best).train()
+    cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "output_dir": str(tmp_path / "cut")}
+    other = make_trainer(**settings | best | cut | {"metric_for_best_model": "mlm_loss"})
+    other.train(str(tmp_path / "run" / "checkpoint-1"))
+    assert "resumed with gradient_accumulation_steps=2, the checkpoint has 1" in caplog.text
+    assert "resumed with metric_for_best_model='mlm_loss', the checkpoint has 'mlm_accuracy'" in caplog.text
+
+
+class EvaluatesOtherRows(TrainerCallback):
+    """Measures rows of its own behind each save."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            self.trainer.evaluate(make_blocks(8, seed=9))
+
+
+def test_what_a_callback_measured_of_other_rows_is_no_result_of_a_resumed_run(make_trainer, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+
+    def make():
+        callback = EvaluatesOtherRows()
+        callback.trainer = make_trainer(callbacks=[callback], **settings)
+        return callback.trainer
+
+    (whole := make()).train()
+    for checkpoint in ("checkpoint-2", "checkpoint-4"):
+        (resumed := make()).train(str(tmp_path / "run" / checkpoint))
+        assert resumed.own_evaluations == whole.own_evaluations
+        assert resumed.held_out_metrics == whole.held_out_metrics

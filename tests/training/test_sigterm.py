@@ -150,10 +150,11 @@ def test_a_fork_of_a_command_or_a_training_ends_at_once(context):
     [
         {},
         {"save_strategy": "steps", "save_steps": 5},
+        {"save_only_model": True},
         {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 5, "metric_for_best_model": "kl"}
         | {"pruning_end_fraction": 0.9},
     ],
-    ids=["no saving", "a step that is saved anyway", "a step that is not the best"],
+    ids=["no saving", "a step that is saved anyway", "others without optimizer", "a step that is not the best"],
 )
 def test_sigterm_saves_the_step_and_the_resumed_run_is_the_same(make_trainer, trained, tmp_path, settings):
     settings = SETTINGS | settings

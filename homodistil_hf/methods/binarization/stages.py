@@ -53,7 +53,7 @@ from ...tasks.columns import ReadRows
 from ...tasks.kinds import IS_CONSTANT
 from ...training.exact_trainer import ExactTrainer
 from ...training.pair import check_alike
-from ...training.ranks import refuse_ranks
+from ...training.ranks import check_launch, refuse_ranks
 from ...training.run_folder import existing_files, folder_claimed
 from ...training_args import ExactArguments, own_arguments
 from .binarizing import calibrate, to_binary
@@ -377,7 +377,9 @@ class BinarizationTrainer(ExactTrainer):
                 f"vectors_of={vectors_of!r} with model={type(model).__name__}: an encoder without a head is compared "
                 "by its vectors, and needs it; a model with a head is compared by its logits, so leave it out"
             )
-        super().__init__(model, own_arguments(args, BinarizationArguments), **kwargs)
+        args = own_arguments(args, BinarizationArguments)
+        check_launch(args)
+        super().__init__(model, args, **kwargs)
         self.vectors_of = vectors_of
         self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
         check_alike(teacher_model, model, ("num_hidden_layers", "hidden_size", "num_labels"))
@@ -401,7 +403,10 @@ class BinarizationTrainer(ExactTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As Trainer's; scales and thresholds of activations do not decay and have a rate of their own."""
+        is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
+        if not is_new:  # a second call of `train`
+            return optimizer
         quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
         own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
         if own:

@@ -90,7 +90,7 @@ def self_distill(
     settings = {key: value for key, value in args.settings_that_matter().items() if key != "num_rounds"}
     load = partial(load_initial, name, revision=revision, token=args.hub_token)
     digests = {"rows": rows_digest(kwargs.get("train_dataset")), "first_weights_sha256": tensors_digest(load())}
-    begun_with = identity | json.loads(json.dumps(settings | digests))
+    begun_with = identity | json.loads(json.dumps(settings | digests)) | {"rows_per_step": args.rows_per_step}
     with folder_claimed(str(args.output_dir), is_main=args.should_save):
         folder = Path(args.output_dir or "")
         # refused on all ranks, before the main process removes what an earlier run has left

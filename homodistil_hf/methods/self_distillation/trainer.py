@@ -147,7 +147,6 @@ class SelfDistillTrainer(ExactTrainer):
                 )
         args = own_arguments(args, SelfDistillationArguments)
         check_launch(args)
-        args.pin_data_order()
         self.modality = modality_of(model)
         data = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         check_corpus(data, processing_class, model.config, args)

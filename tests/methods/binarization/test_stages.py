@@ -15,7 +15,7 @@ from rows import each
 from safetensors.torch import load_file
 from task_rows import rows_of_kind
 from tiny_files import own_cache, write_teacher
-from tiny_models import make_teacher, randomized
+from tiny_models import make_blocks, make_teacher, randomized
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -319,6 +319,27 @@ def test_scales_and_thresholds_learn_faster_and_do_not_decay(tmp_path):
             assert (group["lr"], group["weight_decay"]) == (pytest.approx(1e-2), 0.0)
         else:
             assert (is_own, group["lr"]) == ({False}, 1e-3)
+
+
+def test_a_trainer_may_train_again_and_what_it_saves_is_resumed(tmp_path):
+    teacher = make_teacher("sequence_classification")
+    data = make_blocks(16).map(lambda row: {"labels": row["input_ids"][1] % 2}).remove_columns("example_id")
+    settings = {"max_steps": 2, "save_steps": 1, "per_device_train_batch_size": 8}
+    trainer = trainer_of(to_binary(teacher, activation_bits=1), teacher, tmp_path / "run", data, **settings)
+    trainer.train()
+    sizes = [len(group["params"]) for group in trainer.optimizer.param_groups]
+    trainer.train("last")
+    assert [len(group["params"]) for group in trainer.optimizer.param_groups] == sizes
+    fresh = trainer_of(to_binary(teacher, activation_bits=1), teacher, tmp_path / "run", data, **settings)
+    fresh.train(str(tmp_path / "run" / "checkpoint-1"))
+    assert fresh.state.global_step == 2
+
+
+def test_an_order_that_no_resumed_run_would_see_is_refused(tmp_path):
+    teacher = make_teacher("sequence_classification")
+    loading = {"use_seedable_sampler": False}
+    with pytest.raises(ValueError, match="accelerator_config has use_seedable_sampler=False; .*: leave it out"):
+        trainer_of(to_binary(teacher, activation_bits=1), teacher, tmp_path, accelerator_config=loading)
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(rows, tmp_path):

@@ -209,6 +209,8 @@ def test_finished_rounds_go_on_with_the_settings_and_rows_that_they_had(initial,
         ValueError, match=r"learning_rate=0.5 is not what the run in .* began with, .*; resume with that"
     ):
         self_distill(initial, arguments(**again, learning_rate=0.5), **data_of(TEXT))
+    with pytest.raises(ValueError, match="rows_per_step=1 is not what the run"):
+        self_distill(initial, arguments(**again, per_device_train_batch_size=1), **data_of(TEXT))
     others = data_of(TEXT) | {"train_dataset": data_of(TEXT)["train_dataset"].select(range(1, 20))}
     with pytest.raises(ValueError, match="rows='19 rows, digest .* is not what the run"):
         self_distill(initial, arguments(**again), **others)
