@@ -182,6 +182,8 @@ class ExactArguments(TrainingArguments):
                     "rows have the length that you tokenize them to: tokenizer(…, truncation=True, max_length=…), or "
                     "for masked words tokenize_to_blocks(…, max_seq_length=…)"
                 )
+            elif name in ("text_column", "text_columns", "label_column"):
+                remedy = "columns are found by their names, such as text and label: rename those of your rows"
             raise ValueError(f"{name}={short_repr(kwargs[name])} is no setting; {remedy}")
         return super().__new__(cls)
 

@@ -93,11 +93,12 @@ class TaskMeter(DiscrepancyMeter):
         given_R, wanted_R, row_R = self.known_classes(parts)
         if not len(given_R):
             return {}
-        has_one_label = bool((wanted_R == wanted_R[0]).all())
-        self.is_constant = has_one_label or bool((given_R == given_R[0]).all())
-        if len(given_R) > 1 and self.is_constant and not has_one_label:
+        # answers are there without labels, too
+        every_R, has_one_label = np.concatenate(parts)[:, 0], bool((wanted_R == wanted_R[0]).all())
+        self.is_constant = has_one_label or bool((every_R == every_R[0]).all())
+        if len(every_R) > 1 and self.is_constant and not has_one_label:
             logger.warning(
-                "all %d held-out predictions of %s are of one class: it has learned nothing", len(given_R), self.whose
+                "all %d held-out predictions of %s are of one class: it has learned nothing", len(every_R), self.whose
             )
         # a row ends where the next word has another row's number
         if self.task.num_values == ONE_A_TOKEN and are_span_tags(self.names):

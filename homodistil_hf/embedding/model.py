@@ -427,16 +427,22 @@ def load_embedding_model(
     modules = student_modules(folder / MODULES_FILE, label)
     (_, first), (_, second), *others = [(kind, folder / path) for kind, path in modules]
     encoder, tokenizer = load_encoder_in(first, label, argument=argument)
-    values = read_json_object(second / "config.json", str(second / "config.json"))
+    pooling = pooling_in(second / "config.json", label)
+    name_unused(str(folder), [path for _, path in modules], label)
+    normalizes = modules[-1][0] == "Normalize"
+    settings = PoolingSettings(pooling, normalizes, **settings_in(folder, first, encoder, tokenizer))
+    dense = tuple(read_dense(path, label) for kind, path in others if kind == "Dense")
+    return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
+
+
+def pooling_in(file: Path, label: str) -> str:
+    """Read how a model pools, one of `POOLINGS`, from its module's settings; a ValueError for any other way."""
+    values = read_json_object(file, str(file))
     mode = values.get("pooling_mode")
     poolings = [mode] if isinstance(mode, str) else [name for name, switch in POOLINGS.items() if values.get(switch)]
     if len(poolings) != 1 or poolings[0] not in POOLINGS:
         raise ValueError(f"{label} pools by {short_repr(mode or poolings)}; expected one of {', '.join(POOLINGS)}")
-    name_unused(str(folder), [path for _, path in modules], label)
-    normalizes = modules[-1][0] == "Normalize"
-    settings = PoolingSettings(poolings[0], normalizes, **settings_in(folder, first, encoder, tokenizer))
-    dense = tuple(read_dense(path, label) for kind, path in others if kind == "Dense")
-    return EmbeddingModel(encoder, tokenizer, settings, dense, name=str(name_or_path))
+    return str(poolings[0])
 
 
 def model_folder(name_or_path: str | Path, label: str, *, token: str | None = None) -> Path:

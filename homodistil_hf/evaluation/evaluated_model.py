@@ -45,7 +45,7 @@ from ..files.run_names import MODEL_FOLDERS, STUDENT_FOLDER
 from ..files.strict_json import read_json_object, write_json
 from ..models.cost import COSTS, model_facts
 from ..models.equality import weights_digest
-from ..models.loading import MODULES_FILE, load_encoder
+from ..models.loading import MODULES_FILE, load_encoder, load_encoder_config
 from ..models.tokenizers import COPY, as_heads_read, check_padding, load_tokenizer, stored_tokenizer
 from ..tables import cell, markdown_table, spread_facts, table_cells
 from ..training.run_folder import folder_claimed
@@ -206,6 +206,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
     folder = found.folder
     tokenizer = stored_tokenizer(folder)
     if tokenizer is None:
+        load_encoder_config(str(folder), argument="model", needs_head=needs_head)  # refuses what can't be loaded first
         raise ValueError(f"model={source!r} has no tokenizer; copy the teacher's tokenizer files into {folder}")
     if found.kind == "checkpoint":
         student, _ = checkpoint_student(check_manifest(folder), format="compact", allow_partial=True)
@@ -217,7 +218,7 @@ def load_model(source: str | Path, output_dir: str | Path | None = None, *, need
         export, facts = folder, read_export_facts(folder)  # a damaged file is found before hours of fine-tuning
     elif found.kind == "export" and needs_head:
         raise ValueError(f"model={source!r} is an embedding model without a head; expected task=embedding")
-    model = load_encoder(str(folder), argument="folder" if needs_head else "model", needs_head=needs_head).eval()
+    model = load_encoder(str(folder), argument="model", needs_head=needs_head).eval()
     return evaluated(model, tokenizer, export=export, facts=facts)
 
 

@@ -68,7 +68,7 @@ from ..tasks.columns import (
     refuse_missing_labels,
     what_is_read,
 )
-from ..tasks.encoding import encode_rows, grading_of, length_of_rows, some_tokens, what_fits
+from ..tasks.encoding import as_questions, encode_rows, grading_of, length_of_rows, some_tokens, what_fits
 from ..tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from ..tasks.kinds import ANSWERS, CLASSES, IS_CONSTANT, TAGS, VALUES, names_of
 from ..tasks.labels import read_alike
@@ -76,6 +76,7 @@ from ..tasks.metrics import accuracy
 from ..tasks.questions import WINDOW_LENGTH
 from ..tasks.reading import load_rows
 from ..tasks.rows_task import RowsTask, columns_of_rows, report_names, task_of_rows
+from ..tasks.tags import tagged_texts
 from ..training.exact_trainer import ExactTrainer
 from ..training.learning_rate import steps_of_task
 from ..training.ranks import refuse_ranks
@@ -598,9 +599,6 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
     if not has_length:
         settings = as_rows_need(settings, ReadRows(train, columns), evaluated, say)
-    if task.kind in (TAGS, ANSWERS):  # whose labels are checked with their tokens
-        for part in (train, dev):
-            encoded_rows(task, part, evaluated.tokenizer, settings.row_length)
     given = check_start(record, asked, model=evaluated.model, rows=train)
     train = training_rows(train, settings.max_train_samples)
     training.mkdir(exist_ok=True)
@@ -703,6 +701,11 @@ def own_rows(
         refuse_missing_labels(parts[0])  # which the loss of a stock class would take for labels
     else:
         task = RowsTask(columns, tuple(names_of(model.config)))
+    for part in parts:
+        if part.columns.kind == TAGS:
+            tagged_texts(part, task.config, tokenizer)
+        elif part.columns.kind == ANSWERS:
+            as_questions(part)
     train, *others = parts
     if others:
         (held_out,) = others

@@ -124,7 +124,8 @@ def load_encoder_config(
         config.architectures = [encoder]  # whatever head its file names
     if needs_head and config.architectures[0] == encoder and model_file(str(name_or_path), MODULES_FILE, token=token):
         raise ValueError(
-            f"{label} is an embedding model ({MODULES_FILE}), without a head; its trainer is EmbeddingDistilTrainer"
+            f"{label} is an embedding model ({MODULES_FILE}), without a head; its trainer is EmbeddingDistilTrainer, "
+            "its command homodistil distill"
         )
     if needs_head or config.architectures[0] != encoder:
         refuse_architecture(config.architectures[0], argument)

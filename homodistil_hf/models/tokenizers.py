@@ -260,6 +260,7 @@ def fitted_length(
     default: int = ROW_LENGTH,
     owner: str = "model",
     tokenizer: PreTrainedTokenizerBase | None = None,
+    allowed: int | None = None,
 ) -> int:
     """Tokens a row: those that are given, else the default, or all that a model has positions for where it has fewer.
 
@@ -270,15 +271,18 @@ def fitted_length(
         default: its default.
         owner: name of the model in messages.
         tokenizer: its `model_max_length` bounds a default as well.
+        allowed: tokens that the model's settings of sentence-transformers allow.
 
     Raises:
-        ValueError: a given length is over the model's positions.
+        ValueError: a given length is over the model's positions, or over `allowed`.
     """
-    most = max_tokens(config)
+    positions = max_tokens(config)
+    most = min(positions, allowed or positions)
     if given is not None:
         if given > most:
+            what = "positions" if most == positions else "max_seq_length"
             raise ValueError(
-                f"{argument}={short_repr(given)} is over the {owner}'s positions={most}; nearest valid: {most}, by "
+                f"{argument}={short_repr(given)} is over the {owner}'s {what}={most}; nearest valid: {most}, by "
                 f"--{argument} {most} or without it"
             )
         return given

@@ -30,6 +30,7 @@ from ..embedding.model import (
     encoder_config,
     load_embedding_model,
     name_unused,
+    pooling_in,
     reduced,
     student_modules,
 )
@@ -94,6 +95,8 @@ def planned_config(teacher: str) -> PreTrainedConfig:
     label = f"teacher={teacher!r}"
     modules = student_modules(model_file(teacher, MODULES_FILE) or Path(teacher, MODULES_FILE), label)
     name_unused(teacher, [path for _, path in modules], label)
+    if (file := model_file(teacher, Path(modules[1][1], "config.json").as_posix())) is not None:
+        pooling_in(file, label)
     return config_in(teacher, modules[0][1], label)
 
 
@@ -118,7 +121,7 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     config = teacher.encoder.config
     if config.model_type == BITS_TYPE:
         refuse_architecture(type(teacher.encoder).__name__, "start" if run.teacher_vectors else "teacher")
-    set_length(settings, config)
+    set_length(settings, config, allowed=teacher.settings.max_seq_length)
     check_output(training.output, teacher)
     return RunInputs(config, teacher.tokenizer, teacher)
 

@@ -163,13 +163,15 @@ def check_stream(settings: RunConfig) -> None:
 
 
 def set_length(
-    settings: RunConfig, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None = None
+    settings: RunConfig,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    allowed: int | None = None,
 ) -> None:
     """Lower a default length of rows to what a teacher reads, in the settings; a ValueError refuses a given one."""
     run, name = settings.run, "max_seq_length"
-    length = fitted_length(
-        run.max_seq_length, config, argument=name, default=run.row_length, owner="teacher", tokenizer=tokenizer
-    )
+    how: dict[str, Any] = {"owner": "teacher", "tokenizer": tokenizer, "allowed": allowed}
+    length = fitted_length(run.max_seq_length, config, argument=name, default=run.row_length, **how)
     if length != run.row_length:
         run.max_seq_length = settings.given[name] = length
 

@@ -89,11 +89,20 @@ class Columns:
 
 
 class ReadRows(NamedTuple):
-    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages."""
+    """Rows to train or evaluate on, before they are tokenized: with their columns, and their name in messages.
+
+    `numbers` are those of the rows in their source, from 1; None where all of its rows are there.
+    """
 
     rows: Dataset
     columns: Columns
     argument: str = "train_data"
+    numbers: Sequence[int] | None = None
+
+    def row(self, place: int) -> str:
+        """What messages call the row at a place, from 0."""
+        number = place + 1 if self.numbers is None else self.numbers[place]
+        return f"row {number:,}"
 
 
 def found_rows(rows: Dataset, config: PreTrainedConfig, kind: str, *, least: int = 1, **named: Any) -> ReadRows:
@@ -105,7 +114,7 @@ def found_rows(rows: Dataset, config: PreTrainedConfig, kind: str, *, least: int
 
 def what_is_read(parts: Sequence[ReadRows]) -> dict[str, Any]:
     """What [`read_line`] says of parts: the columns of the first, and the rows of all with labels."""
-    rows, columns, _ = parts[0]
+    rows, columns, *_ = parts[0]
     words = columns_words((*columns.texts, *columns.labels), rows.column_names)
     return {"columns": words, "num_labelled": num_labelled(parts)}
 
@@ -184,7 +193,7 @@ def find_columns(
 
 def check_rows(part: ReadRows, *, least: int = 1) -> None:
     """Refuse, by a ValueError, fewer than `least` rows, and rows without a text."""
-    rows, columns, argument = part
+    rows, columns, argument, _ = part
     if len(rows) < least:
         raise ValueError(f"{argument} has {len(rows)} rows; expected {least} or more")
     for name in columns.texts:
@@ -246,7 +255,7 @@ def num_labelled(parts: Iterable[ReadRows]) -> int | None:
     """
     counts = []
     for part in parts:
-        rows, columns, argument = part
+        rows, columns, argument, _ = part
         if columns.labels:
             cells = list(zip(*cells_of_several(part), strict=True))
             counts.append(sum(all(_counts(cell, columns) for cell in row) for row in cells))

@@ -110,20 +110,20 @@ def as_questions(part: ReadRows) -> list[dict[str, Any]]:
     Raises:
         ValueError: an answer that isn't at its place.
     """
-    rows, columns, argument = part
+    rows, columns, argument, _ = part
     question, context = (rows[name][:] for name in columns.texts)
     cells = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     has_ids = "id" in rows.column_names
     ids = map(str, rows["id"] if has_ids else range(1, len(rows) + 1))
     questions = []
-    for identity, asked, text, cell in zip(ids, question, context, cells, strict=True):
+    for place, (identity, asked, text, cell) in enumerate(zip(ids, question, context, cells, strict=True)):
         answers = None
         if not is_missing(cell):
             # lists `text` and `answer_start`, a list of objects with both, or either of them in a file of words
             answers = parsed_cell(cell) if isinstance(cell, str) else cell
             if isinstance(answers, list) and all(isinstance(answer, Mapping) for answer in answers):
                 answers = {name: [answer.get(name) for answer in answers] for name in ("text", "answer_start")}
-            where = f"question id={identity!r}" if has_ids else f"row {identity}"
+            where = f"question id={identity!r}" if has_ids else part.row(place)
             check_answers(answers, text, f"{argument}: {where}")
         questions.append({"id": identity, "context": text, "question": asked, "answers": answers})
     return questions

@@ -43,6 +43,12 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
 
     ```
     """
+    kept, aside, how = _divided(rows, columns, together)
+    return rows.select(kept), rows.select(aside), how
+
+
+def _divided(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[int], list[int], str]:
+    """Places of rows to train on, and of those kept aside, and how these were drawn."""
     has_groups = together is not None or columns.kind == ANSWERS
     groups = [] if has_groups else _groups(_texts(rows, columns))
     if len(groups) < _FEWEST_TEXTS:
@@ -50,8 +56,7 @@ def keep_aside(rows: Dataset, columns: Columns, *, together: str | None = None) 
     chosen, how = _drawn(rows.select([group[0] for group in groups]), columns, together)
     aside = sorted(place for number in chosen for place in groups[number])
     how += ", equal texts together" * (len(groups) < len(rows))
-    kept = sorted(set(range(len(rows))) - set(aside))
-    return rows.select(kept), rows.select(aside), how
+    return sorted(set(range(len(rows))) - set(aside)), aside, how
 
 
 def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[int], str]:
@@ -84,9 +89,10 @@ def _drawn(rows: Dataset, columns: Columns, together: str | None) -> tuple[list[
 
 def apart(part: ReadRows, log: Callable[[str], None], *, together: str | None = None) -> tuple[ReadRows, ReadRows]:
     """Keep rows aside as [`keep_aside`], and say so; returns both, those to train on first."""
-    kept, aside, how = keep_aside(part.rows, part.columns, together=together)
+    kept, aside, how = _divided(part.rows, part.columns, together)
     log(f"eval_data is not set: {len(aside):,} of {len(part.rows):,} rows of {part.argument} are kept aside, {how}")
-    return part._replace(rows=kept), part._replace(rows=aside, argument=f"{HELD_OUT_PART}{part.argument}")
+    both = [part._replace(rows=part.rows.select(one), numbers=[place + 1 for place in one]) for one in (kept, aside)]
+    return both[0], both[1]._replace(argument=f"{HELD_OUT_PART}{part.argument}")
 
 
 def warn_of_learned_texts(train: ReadRows, held_out: ReadRows) -> None:

@@ -47,7 +47,7 @@ def label_numbers(part: ReadRows, config: PreTrainedConfig) -> list[Any]:
     Raises:
         ValueError: a label that is none of the model's, or a number that is none.
     """
-    rows, columns, argument = part
+    rows, columns, argument, _ = part
     unknown = UNKNOWN_CLASS if columns.kind == CLASSES else [UNKNOWN_VALUE] * config.num_labels
     if not columns.labels:
         return [unknown] * len(rows)
@@ -72,9 +72,10 @@ def label_numbers(part: ReadRows, config: PreTrainedConfig) -> list[Any]:
         for value, row in zip(known, numbers, strict=True):
             if len(row) != config.num_labels or None in row:
                 expected = "a finite number" if config.num_labels == 1 else f"{config.num_labels} finite numbers"
-                raise ValueError(
-                    f"{where} has the label {short_repr(value)}; expected {expected} a row: correct or drop it"
-                )
+                remedy = "correct or drop it"
+                if isinstance(value, str) and "," in value and _NUMBER.fullmatch(value.strip()):
+                    remedy = "write numbers with a point and without separators, as 1234.5"
+                raise ValueError(f"{where} has the label {short_repr(value)}; expected {expected} a row: {remedy}")
             if large := [number for number in row if abs(number) >= _LARGEST_INTEGER]:
                 raise ValueError(
                     f"{where} has the label {large[0]:.17g}; from 2**24 on float32 skips whole numbers: divide the "
@@ -122,7 +123,7 @@ def read_alike(parts: Sequence[ReadRows], config: PreTrainedConfig) -> list[Read
             label_numbers(part, config)  # refuses a wrong label by its own name
         return list(parts)
     found = []
-    for rows, columns, argument in parts:
+    for rows, columns, argument, _ in parts:
         cells = list(itertools.islice(numbers, len(rows)))
         feature = None
         if kind == CLASSES:
@@ -189,6 +190,12 @@ def class_numbers(values: Sequence[Any], config: PreTrainedConfig, own_names: Se
         count = sum(each == value for each in values)
         rows = f"{count:,} row{'s' * (count != 1)}"
         raise ValueError(f"{where} has the label {short_repr(value)} ({rows}); {_remedy(value, by_number, config)}")
+    used = {cast(int, number) for number in by_number.values()}
+    if not own_names and len(used) > 1 and min(used) == 1:
+        logger.warning(
+            "%s: no row has the class 0 (%s), and 1 is %s; where labels count from 1, subtract 1",
+            *(where, *map(repr, names_of(config)[:2])),
+        )
     return [cast(int, by_number[value]) for value in values]
 
 

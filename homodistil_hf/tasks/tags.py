@@ -7,7 +7,7 @@ scripts without spaces have no other words, and two spans may share one (`10` an
 
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -60,7 +60,7 @@ def tagged_texts(part: ReadRows, config: PreTrainedConfig, tokenizer: PreTrained
             f"tokenizer={type(tokenizer).__name__} has no offsets, by which tokens find their words; expected a fast "
             "one, with a tokenizer.json"
         )
-    rows, columns, argument = part
+    rows, columns, argument, _ = part
     cells = rows[columns.texts[0]][:]
     found = rows[columns.labels[0]][:] if columns.labels else [None] * len(rows)
     where = f"{argument}: column {columns.labels[0]!r}" if columns.labels else argument
@@ -74,11 +74,11 @@ def tagged_texts(part: ReadRows, config: PreTrainedConfig, tokenizer: PreTrained
             tags = None if is_missing(row) or (row == [] and words) else entries_of(row)
             texts.append(TaggedText(" ".join(words), places, tags))
     else:
-        texts = marked_texts(cells, found, names_of(config), tokenizer, where)
-    for number, (_, places, tags) in enumerate(texts, 1):
+        texts = marked_texts(cells, found, names_of(config), tokenizer, where, part.row)
+    for place, (_, places, tags) in enumerate(texts):
         if tags is not None and len(tags) != len(places):
             raise ValueError(
-                f"{where} has {len(tags)} tags for {len(places)} words in row {number:,}; expected one a word: "
+                f"{where} has {len(tags)} tags for {len(places)} words in {part.row(place)}; expected one a word: "
                 "correct or drop the row"
             )
     own_names = class_names(rows.features[columns.labels[0]]) if columns.labels else []
@@ -216,6 +216,7 @@ def marked_texts(
     names: Collection[str],
     tokenizer: PreTrainedTokenizerBase,
     where: str,
+    row: Callable[[int], str],
 ) -> list[TaggedText]:
     """Words of texts with the tags that spans give them; spans that no token tells apart are counted in a warning.
 
@@ -225,13 +226,14 @@ def marked_texts(
         names: tags of the model, whose scheme is used.
         tokenizer: of the model, with offsets.
         where: begins messages.
+        row: place of a row → what messages call it.
 
     Raises:
         ValueError: with the row: a span outside of its text, of other words than the row says, or of blanks.
     """
     rows = [
-        None if is_missing(cell) else [_checked(entry, text, f"{where}: row {number:,}") for entry in as_list(cell)]
-        for number, (text, cell) in enumerate(zip(texts, cells, strict=True), 1)
+        None if is_missing(cell) else [_checked(entry, text, f"{where}: {row(place)}") for entry in as_list(cell)]
+        for place, (text, cell) in enumerate(zip(texts, cells, strict=True))
     ]
     words = _words(texts, [{edge for span in spans or () for edge in span[:2]} for spans in rows], tokenizer)
     scheme = Scheme(names)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
+from ..files.messages import first_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import as_heads_read, fitted_length
 from ..tasks.kinds import MASKED_WORDS, task_kind_of
@@ -126,6 +127,13 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(ReadRows(first, columns, argument), config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
+    unread = [name for name in first.column_names if name not in columns.texts]
+    if unread and not columns.labels:
+        logger.warning(
+            "%s: rows are read without labels, as no column is named like one; rename the column that holds them to "
+            "'label', if it is among %s",
+            *(argument, first_of(map(repr, unread))),
+        )
     return RowReader(kind, config, own, length, {"kind": kind, "text_columns": list(columns.texts)})
 
 

@@ -59,6 +59,14 @@ def test_one_class_for_all_rows_of_several_is_told(caplog, labels, is_told):
     ) == is_told
 
 
+def test_answers_to_rows_without_labels_tell_a_model_that_has_learned(caplog):
+    rows, labels = [[2.0, 0.0], [2.0, 1.0], [0.0, 1.0]], [0, 1, UNKNOWN_CLASS]
+    meter = fed(meter_of(2), rows, rows, labels)
+    assert meter.scores() == {"macro_f1": pytest.approx(1 / 3)}
+    assert not meter.is_constant
+    assert "it has learned nothing" not in caplog.text
+
+
 def test_unknown_values_count_in_the_distance_alone():
     meter = fed(meter_of(1), [[1.0], [2.0], [4.0]], [[1.0], [2.0], [2.0]], [[2.0], [UNKNOWN_VALUE], [4.0]])
     assert meter.results() == {"kl": pytest.approx(2 / 3), "task_loss": 0.5}

@@ -31,7 +31,7 @@ def read(name, **how):
 @each("name", KINDS)
 def test_rows_have_what_the_stock_model_takes(name, has_labels):
     config, part = read(name, has_labels=has_labels)
-    rows, columns, _ = part
+    rows, columns, *_ = part
     encoded = encode_rows(part, config, tiny_tokenizer(), max_length=24)
     labels = LABEL_NAMES.get(columns.kind, {"labels"})
     assert set(encoded.column_names) == {"input_ids", "token_type_ids", "attention_mask"} | labels

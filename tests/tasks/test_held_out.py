@@ -1,12 +1,20 @@
 """Rows kept aside: a tenth, of every label, and always the same."""
 
 from collections import Counter
+from functools import partial
 
+import pytest
 from datasets import Dataset
+from rows import each
+from tiny_models import tiny_config, tiny_tokenizer
 
 from homodistil_hf.tasks.columns import Columns, ReadRows
+from homodistil_hf.tasks.encoding import as_questions
 from homodistil_hf.tasks.held_out import apart, keep_aside, warn_of_learned_texts
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
+from homodistil_hf.tasks.tags import tagged_texts
+
+ELSEWHERE = {"text": ["b"], "answer_start": [9]}
 
 
 def test_each_label_gives_its_tenth_and_a_single_row_stays():
@@ -73,3 +81,25 @@ def test_equal_texts_are_on_one_side(caplog):
     assert not caplog.records
     warn_of_learned_texts(train, ReadRows(rows.select([*range(20)]), columns, "eval_data"))
     assert "18 of 20 rows of eval_data have texts of train_data; drop them" in caplog.text
+
+
+@each(
+    ("columns", "wrong", "message"),
+    [
+        (Columns(TAGS, ("tokens",), ("tags",)), {"tags": [0]}, "1 tags for 2 words in row {}; expected"),
+        (Columns(ANSWERS, ("question", "context"), ("answers",)), {"answers": ELSEWHERE}, "row {} has"),
+    ],
+)
+def test_messages_name_the_rows_of_the_file(columns, wrong, message):
+    rows = [
+        {"tokens": ["a", "b"], "tags": [0, 0], "question": f"q{n}", "context": f"a b {n}"}
+        | {"answers": {"text": ["b"], "answer_start": [2]}}
+        for n in range(60)
+    ]
+    config, tokenizer = tiny_config(num_labels=2), tiny_tokenizer()
+    for bad in range(60):
+        whole = Dataset.from_list([row | (wrong if n == bad else {}) for n, row in enumerate(rows)])
+        parts = apart(ReadRows(whole, columns, "train_data"), lambda line: None)
+        read = as_questions if columns.kind == ANSWERS else partial(tagged_texts, config=config, tokenizer=tokenizer)
+        with pytest.raises(ValueError, match=message.format(bad + 1)):
+            [read(part) for part in parts]

@@ -137,6 +137,12 @@ def test_without_a_column_all_are_unknown():
         (LABELS, [[3]], NAMED, "has the label 3"),
         (LABELS, ["['good' 'bad']"], NAMED, "has the label .*; a list in a file of words is JSON, .*: write it so"),
         (VALUES, ["much"], tiny_config(num_labels=1), "has the label 'much'; expected a finite number a row"),
+        (
+            VALUES,
+            ["2,77"],
+            tiny_config(num_labels=1),
+            "has the label '2,77'; .*: write numbers with a point and without",
+        ),
         (VALUES, [1, 2**24 + 1], tiny_config(num_labels=1), "has the label 16777217; from .* divide the column"),
         (VALUES, [[1.0]], tiny_config(num_labels=2), "expected 2 finite numbers a row"),
     ],
@@ -215,3 +221,19 @@ def test_numbers_that_were_made_a_feature_are_the_models(labels):
     rows = Dataset.from_dict({"label": labels}).class_encode_column("label")
     config = tiny_config(id2label={number: f"topic {number}" for number in range(12)})
     assert label_numbers(ReadRows(rows, Columns(CLASSES, ("text",), ("label",))), config) == labels
+
+
+@each(
+    ("labels", "config", "is_told"),
+    [([1, 2, 1], NAMED, True), ([1, 1], NAMED, False), ([0, 1, 2], NAMED, False), (["fair", "good"], NAMED, False)],
+)
+def test_numbers_that_may_count_from_1_are_told(caplog, labels, config, is_told):
+    numbers(CLASSES, labels, config)
+    said = "no row has the class 0 ('bad'), and 1 is 'fair'; where labels count from 1, subtract 1"
+    assert (said in caplog.text) is is_told
+    own = Dataset.from_dict({"text": ["a"] * 2, "label": [1, 2]}, features=None).cast_column(
+        "label", ClassLabel(names=[*NAMES.values()])
+    )
+    caplog.clear()
+    assert label_numbers(ReadRows(own, Columns(CLASSES, ("text",), ("label",))), NAMED) == [1, 2]
+    assert not caplog.records

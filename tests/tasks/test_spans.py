@@ -14,7 +14,7 @@ NAMES = ["O", "B-X", "I-X", "B-Y", "I-Y"]
 
 def marked(text, spans, words=(), **settings):
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate([*SPECIAL, *words])}, **settings)
-    (row,) = marked_texts([text], [spans], NAMES, tokenizer, "rows")
+    (row,) = marked_texts([text], [spans], NAMES, tokenizer, "rows", lambda place: f"row {place + 1}")
     return [(text[first:last], tag) for (first, last), tag in zip(row.words, row.tags, strict=True)]
 
 

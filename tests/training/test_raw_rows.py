@@ -8,6 +8,7 @@ from tiny_models import make_blocks, make_teacher, tiny_tokenizer
 from tiny_trainers import QUARTER
 from transformers import BertForSequenceClassification
 
+from homodistil_hf import HomoDistilTrainingArguments
 from homodistil_hf.training import raw_rows
 
 
@@ -121,3 +122,15 @@ def test_labels_of_all_sets_are_read_by_one_rule():
     sets = [Dataset.from_dict({"text": ["w10 w11"] * len(labels), "label": labels}) for labels in ([0, 1, 2], [1])]
     found = tokenized(dict(zip(("train_dataset", "eval_dataset"), sets, strict=True)), tiny_tokenizer(), model)
     assert [found[name]["labels"][:] for name in found] == [[0, 1, 2], [1]]
+
+
+def test_a_column_of_labels_that_is_not_found_is_told(caplog):
+    model, rows = make_teacher(**KINDS["classes"][1]), rows_of_kind("classes")
+    tokenized({"train_dataset": rows, "eval_dataset": None}, tiny_tokenizer(), model)
+    assert not caplog.records
+    verdicts = {"train_dataset": rows.rename_column("label", "verdict"), "eval_dataset": None}
+    tokenized(verdicts, tiny_tokenizer(), model)
+    assert "train_dataset: rows are read without labels, as no column is named like one; rename " in caplog.text
+    assert "if it is among 'verdict'" in caplog.text
+    with pytest.raises(ValueError, match="label_column='verdict' is no setting; columns are found by their names, .*"):
+        HomoDistilTrainingArguments(label_column="verdict")

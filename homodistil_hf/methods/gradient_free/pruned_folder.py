@@ -132,7 +132,7 @@ def _batches(
     settings: PruneSettings, evaluated: EvaluatedModel, length: int, log: Log
 ) -> list[dict[str, torch.Tensor]]:
     whole = _rows(settings, evaluated)
-    rows, columns, _ = whole
+    rows, columns, *_ = whole
     is_text = columns.kind == MASKED_WORDS
     words = rows.info.description if is_text else columns_words(columns.texts, rows.column_names)
     part = whole._replace(rows=drawn(rows, settings.num_samples, seed=settings.seed))
