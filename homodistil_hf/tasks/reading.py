@@ -59,9 +59,9 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
     try:
         rows = grouped(concatenated(parts))
     except (ValueError, pyarrow.ArrowException) as error:
+        which = _other_types(parts) or first_line(error)[:200]
         raise ValueError(
-            f"{argument}={short_repr(list(sources))} have columns of other types ({first_line(error)[:200]}); make "
-            "them alike"
+            f"{argument}={short_repr(list(sources))} have columns of other types ({which}); make them alike"
         ) from error
     if not len(rows):
         columns = join_some(map(repr, rows.column_names))
@@ -69,6 +69,17 @@ def load_rows(sources: Sequence[str], *, split: str = "train", argument: str = "
             f"{argument}={join_some(map(repr, sources))} has the columns {columns}, but no rows; add some"
         )
     return rows
+
+
+def _other_types(parts: list[Dataset]) -> str:
+    """The first column whose type differs between data sets, with both types; empty where none does."""
+    types: dict[str, str] = {}
+    for part in parts:
+        for name, feature in part.features.items():
+            kind = str(getattr(feature, "dtype", feature)).removeprefix("large_")  # strings are read together
+            if (other := types.setdefault(name, kind)) != kind:
+                return f"{name!r}: {short_repr(other)} and {short_repr(kind)}"
+    return ""
 
 
 def _warn_of_other_labels(parts: Sequence[Dataset], argument: str) -> None:
