@@ -53,7 +53,6 @@ from .plans.advice import depth_reason
 from .plans.budgets import FEWER_LAYERS_BELOW
 from .pruning.gates import LayerGates
 from .pruning.pruner import Pruner
-from .pruning.rotation import head_moments, rotate_heads, rotated_layers
 from .pruning.schedule import PruningSchedule
 from .training.distillation_trainer import DistillationTrainer
 from .training.pair import Origins, ProjectionInit, resolve_student
@@ -299,7 +298,7 @@ class HomoDistilTrainer(DistillationTrainer):
         if num_kept < len(self.full.layers):
             self._choose_layers(num_kept)
         if self.args.rotate_heads and architecture_of(config).rotates(config):
-            self._rotate_heads(rotated_layers(self.kept, self.pruner.target))
+            self._rotate_heads()
         if self.args.num_scoring_batches and not self.is_finished and self.pruner.scores.needs_gradients:
             self._score_units()
 
@@ -330,12 +329,14 @@ class HomoDistilTrainer(DistillationTrainer):
             gates = self.pruner.leave(choose_layers(self.model, num_kept, distances))
         logger.info("layers %s of %d stay: the others are missed least", list(gates.kept), len(self.full.layers))
 
-    def _rotate_heads(self, layers: Sequence[int]) -> None:
+    def _rotate_heads(self) -> None:
         """Give heads that will lose channels bases in which channels are uncorrelated and ordered. Collective.
 
         The student stays the same function; see [`rotate_heads`].
         """
-        if not layers:
+        from .pruning.rotation import head_moments, rotate_heads, rotated_layers  # before the first step alone
+
+        if not (layers := rotated_layers(self.kept, self.pruner.target)):
             return
         batches = (inputs for inputs, _ in self.first_batches(num_tokens=_NUM_MEASURED_TOKENS))
         moments = head_moments(self.model, batches, layers)

@@ -154,20 +154,20 @@ def _run(words: list[str]) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row a model: metrics, MB, and ms of a row in ONNX Runtime, in torch, and of multiplied bits."""
+    """A row a model: metrics, MB, and ms of a row in other forms and of multiplied bits."""
     if not rows:
         return ["Nothing was measured yet of embedding models of bits."]
     cells = []
     for row in rows:
         latency = row.get("times", {}).get("latency", {})
         bits = BITS.get(row["model"].partition(", ")[2], 0)
-        names = (FLOATS[0], FLOATS[2], form_named(bits))
+        names = (*FLOATS, form_named(bits))
         times = [f"{latency[name]['median_ms']:.1f}" if name in latency else "" for name in names]
         steps = f"{row['bit_steps']:,}" if bits else ""
         shares = [f"{100 * row[name]:.1f}" for name in METRICS]
         cells.append([row["model"], steps, *shares, f"{row['size_bytes'] / 1e6:.1f}", *times])
     header = ["", "steps of bits", *METRICS.values(), "MB"]
-    return markdown_table([*header, "ms, float, ONNX Runtime", "ms, float, torch", "ms, bits"], cells)
+    return markdown_table([*header, *(f"ms, {name}" for name in FLOATS), "ms, bits"], cells)
 
 
 STUDY = Study(

@@ -61,7 +61,9 @@ def plain_table(models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     cells = []
     for name, one in models.items():
         side, found = (TEACHER, last) if name == TEACHER else (STUDENT, one)
-        values = [100 * found["scores"][task][metric][side] for task, metric in SCORES]
+        # of retrieval, the student's questions in the teacher's index
+        scores = [found["scores"][task][metric] for task, metric in SCORES]
+        values = [100 * (of.get("asymmetric", of[side]) if side == STUDENT else of[side]) for of in scores]
         values += [100 * (found["agreement"][kind] if side == STUDENT else 1) for kind in AGREEMENT]
         values += [one["size_bytes"] / 1e6, *(one[f"ms, {size} at once"] for size in BATCH_SIZES)]
         cells.append([name, f"{one['macs']:.2f}", *(f"{value:.1f}" for value in values)])

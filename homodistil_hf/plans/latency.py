@@ -34,7 +34,6 @@ from ..models.architectures import architecture_of, max_tokens
 from ..models.compiling import compiling_problem
 from ..models.conversion import stock_config
 from ..models.equality import evaluation_mode, relative_difference
-from ..models.onnx_graphs import export_onnx, missing_packages, onnx_runner
 from ..models.tokenizers import fitted_length
 from ..models.widths import WidthPlan, widths_of
 from ..tables import aligned_lines
@@ -155,7 +154,11 @@ def missing_reason(backend: str) -> str | None:
     """Return what a backend lacks on this machine and how to install it; None if it lacks nothing."""
     if backend == "compiled":
         return compiling_problem()
-    if backend != "onnxruntime" or not (missing := missing_packages()):
+    if backend != "onnxruntime":
+        return None
+    from ..models.onnx_graphs import missing_packages  # for graphs alone
+
+    if not (missing := missing_packages()):
         return None
     return f"{', '.join(missing)} not installed: pip install 'homodistil-hf[onnx]'"
 
@@ -195,6 +198,8 @@ def make_runner(module: nn.Module, backend: str, inputs: Sequence[torch.Tensor],
     if backend == "compiled":
         runner: Runner = torch.compile(module, dynamic=False, fullgraph=True)
     else:
+        from ..models.onnx_graphs import export_onnx, onnx_runner  # for graphs alone
+
         path = Path(tempfile.mkdtemp(dir=folder)) / "model.onnx"
         export_onnx(module, inputs, path)
         runner = onnx_runner(path)

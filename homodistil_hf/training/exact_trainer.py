@@ -586,7 +586,8 @@ class ExactTrainer(Trainer):
         inner = loader.base_dataloader if isinstance(loader, DataLoaderAdapter) else loader
         if self.args.dataloader_num_workers:
             inner.worker_init_fn = partial(start_worker, inner.worker_init_fn)
-            # workers that persist draw a seed once, those of a resumed pass again: not from what dropout draws from
+        if inner.persistent_workers:
+            # they draw a seed once, those of a resumed pass again: not from what dropout draws from
             inner.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
 

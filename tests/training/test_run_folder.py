@@ -252,6 +252,7 @@ def test_a_checkpoint_holds_the_sliced_student_and_no_masks(make_trainer, tmp_pa
         *("method", "student", "plain", "card", "full", "plan", "is_finished", "kept_heads", "settings", "logs"),
         "teacher_sha256",
         "is_behind_pass",
+        "measured",
         "pruner",
     }
     assert state["pruner"].keys() == {"settings", "plan_reached"}
