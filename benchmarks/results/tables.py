@@ -30,6 +30,7 @@ from benchmarks.results.students import (
 )
 from benchmarks.speed.bench import SHIPPED
 from benchmarks.speed.whole_run import ONE_SHOT
+from benchmarks.studies import depth
 from benchmarks.sweep.cells import TEACHER, Cell
 from benchmarks.sweep.folder import as_cell, trained
 from homodistil_hf.files.strict_json import read_json_rows
@@ -57,6 +58,11 @@ class Tables:
     def __init__(self, results: Results) -> None:
         self.results = results
         self.noise_of_kl = noise_of(results.short_runs)
+
+    def width_or_depth(self) -> list[str]:
+        """Narrower students of embedding models beside those of fewer, whole layers, alike in cost."""
+        file = self.results.folder / depth.RECORD.relative_to("docs/results")
+        return depth.table(read_json_rows(file, str(file))) if file.is_file() else [NOT_RUN]
 
     def what_you_get(self) -> list[str]:
         """Costs of the teacher and of students of the default, and what they and those pruned at once keep."""

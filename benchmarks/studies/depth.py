@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.spread import Spread
 from benchmarks.studies.layout_embeddings import shape_of
 from benchmarks.studies.sparse import distil, training_texts
-from benchmarks.studies.study import Study, record_cells
+from benchmarks.studies.study import record_cells
 from homodistil_hf.embedding.evaluate import evaluate_embedding
 from homodistil_hf.files.strict_json import read_json_object
 from homodistil_hf.tables import markdown_table
@@ -85,9 +85,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         size = runs[0]["models"]["student"]["size_bytes"] / 1e6
         cells.append([teacher, share, shape, f"{size:.0f}", *(f"{share:.1f}" for share in kept)])
     return markdown_table(["teacher", "MACs", "student", "MB", *SIDES, "neighbours"], cells)
-
-
-STUDY = Study(RECORD, Path("docs/embeddings.md"), lambda rows: {"width-or-depth": table(rows)})
 
 
 if __name__ == "__main__":

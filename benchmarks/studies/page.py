@@ -17,7 +17,6 @@ STUDIES = (
         "bit_embeddings.STUDY",
         "choosers.STUDY",
         "contrastive.STUDY",
-        "depth.STUDY",
         "corpus.STUDY",
         "demo.STUDY",
         "deploy.STUDY",
