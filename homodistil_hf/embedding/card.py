@@ -16,14 +16,18 @@ from ..export.card import (
     result_title,
     run_texts,
 )
-from ..export.facts import BENCHMARKS, CARD_SECTION, GUARANTEE, THIS_FOLDER
+from ..export.facts import (
+    BENCHMARKS,
+    CARD_SECTION,
+    GUARANTEE,
+    MULTI_VECTOR,
+    PACKED_VECTORS,
+    SPARSE,
+    THIS_FOLDER,
+)
 from ..models.cost import COSTS
 from ..tables import FIGURE_NAMES
 
-SPARSE, MULTI_VECTOR = "sentence-transformers sparse", "sentence-transformers multi-vector"
-"""Formats of exports of sparse and of multi-vector encoders."""
-PACKED = "sentence-transformers packed"
-"""Format of exports with an encoder of bits."""
 LOADERS = {SPARSE: "SparseEncoder", MULTI_VECTOR: "MultiVectorEncoder"}
 """Format → class of sentence-transformers; of all others `SentenceTransformer`."""
 SPACE = "space"
@@ -113,7 +117,7 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     summary = f"Texts of up to {student['max_seq_length']} tokens → {kind.format(student['dimension'])}."
     if teacher:
         how = "pruning its encoder and distilling its vectors on unlabelled text."
-        if format == PACKED:
+        if format == PACKED_VECTORS:
             bits = student["activation_bits"]
             how = f"giving its encoder weights of 1 bit and activations of {bits}, and distilling its vectors."
         if start:
@@ -138,12 +142,13 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
     further = filter(None, [texts["comparison"], guarantee_text(measured.get(GUARANTEE, {})), *spaces])
     texts["comparison"] = "\n\n".join(further)
     own_tags = [*_TAGS.get(format, ()), "feature-extraction", *["sentence-similarity"] * (format not in LOADERS)]
+    own_tags.append("binarization" if format == PACKED_VECTORS else "pruning")
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="feature-extraction" if format in LOADERS else "sentence-similarity",
         base_model=origin.get("hub_id"),
         license=origin.get("licence"),
-        tags=["sentence-transformers", *own_tags, "binarization" if format == PACKED else "pruning", "distillation"],
+        tags=["sentence-transformers", *own_tags, "distillation"],
     )
     return fill_card(
         data,
@@ -153,10 +158,10 @@ def embedding_card(name: str, facts: Mapping[str, Any]) -> str:
         usage=_USAGE.format(
             loader=LOADERS.get(format, "SentenceTransformer"),
             here=THIS_FOLDER,
-            trust=", trust_remote_code=True" if format == PACKED else "",
+            trust=", trust_remote_code=True" if format == PACKED_VECTORS else "",
             example=example,
         ),
-        format_note=CODE_NOTE if format == PACKED else "",
+        format_note=CODE_NOTE if format == PACKED_VECTORS else "",
         how=plain_text(str(facts.get(CARD_SECTION, {}).get("how", ""))),
         paper=paper_words(facts),
         **texts,

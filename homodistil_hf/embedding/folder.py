@@ -22,8 +22,13 @@ from ..export.facts import (
     CARD_FILE,
     FACTS_FILE,
     GUARANTEE,
+    MULTI_VECTOR,
+    PACKED_VECTORS,
+    PAIR,
     RUN_SECTIONS,
     SIZES,
+    SPARSE,
+    VECTORS,
     run_facts,
     section_of,
 )
@@ -41,7 +46,7 @@ from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import to_stock
 from ..models.cost import model_facts
 from ..models.equality import relative_difference
-from .card import LOADERS, MULTI_VECTOR, PACKED, SPARSE, START, STUDENT, TEACHER, embedding_card
+from .card import LOADERS, START, STUDENT, TEACHER, embedding_card
 from .model import (
     ACTIVATIONS,
     MODULES_FILE,
@@ -57,7 +62,6 @@ from .model import (
     reduced,
 )
 
-FORMAT, PAIR = "sentence-transformers", "sentence-transformers pair"
 PROBE_TEXTS = (
     "The cat sat on the mat.",
     "Stock markets fell on Tuesday after the central bank's announcement.",
@@ -178,7 +182,7 @@ def export_embedding_model(
         if also is not None:
             also(aside)
         sections = {STUDENT: facts_of(model) | {"has_own_space": has_own_space}, TEACHER: teacher_facts}
-        format = PACKED if is_packed(model) else FORMAT
+        format = PACKED_VECTORS if is_packed(model) else VECTORS
         write_vectors(aside, target.name, sections, format, run=run_facts(facts), query=model)
     return target
 
@@ -258,7 +262,7 @@ def publish_scores(folder: str | Path, scores: Mapping[str, Any], facts: Mapping
             they were measured beside the same teacher.
         facts: content of [`read_embedding_facts`] when the model was loaded.
     """
-    if facts.get("format") not in (FORMAT, PACKED):
+    if facts.get("format") not in (VECTORS, PACKED_VECTORS):
         return
     with facts_held(folder, facts) as present:
         measured = present.get(BENCHMARKS, {})
@@ -386,7 +390,7 @@ def export_embedding_from(
         raise ValueError("format='pair' needs the teacher, which no run has recorded beside this folder; name it")
     facts, axes = read_embedding_facts(folder), axes_in(folder / AXES_FILE)
     is_apart = has_own_space(facts)
-    if format == "pair" and facts.get("format") == PACKED:
+    if format == "pair" and facts.get("format") == PACKED_VECTORS:
         raise ValueError(
             f"format='pair' with folder={str(folder)!r}: an encoder of bits brings its own code, which no pair has; "
             "load both models apart, and let this one encode queries"
@@ -491,7 +495,7 @@ def verify_embedding(folder: Path, facts: Mapping[str, Any]) -> VerifyReport:
     if not isinstance(facts.get("files"), dict):
         return VerifyReport(folder, (f"{FACTS_FILE}: expected files, found {short_repr(facts.get('files'))}",))
     problems = list(file_problems(folder, facts, needed=(MODULES_FILE, CARD_FILE)))
-    code = packed_code() if facts.get("format") == PACKED else {}
+    code = packed_code() if facts.get("format") == PACKED_VECTORS else {}
     problems = problems or list(code_problems(folder, facts, **code)) or list(module_problems(folder))
     difference = None
     if not problems:
@@ -552,7 +556,7 @@ def vector_problems(folder: Path, facts: Mapping[str, Any]) -> tuple[list[str], 
         return [f"{problem}code of a folder; pip install 'homodistil-hf[embeddings]'"], None
     routes = list(facts["probe"]["vectors"])
     try:
-        loader, has_code = LOADERS.get(facts["format"], "SentenceTransformer"), facts["format"] == PACKED
+        loader, has_code = LOADERS.get(facts["format"], "SentenceTransformer"), facts["format"] == PACKED_VECTORS
         found, vectors = run_fresh(_FRESH_PROCESS, [folder.resolve(), loader, ",".join(routes), int(has_code)])
     except (ValueError, OSError) as error:
         return [str(error)], None

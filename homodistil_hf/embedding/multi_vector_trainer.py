@@ -19,9 +19,9 @@ from typing_extensions import override
 from ..data.masking import IGNORED_LABEL
 from ..distillation.losses import vector_error
 from ..distillation.tasks import ONE_A_TOKEN, Inputs, Task
+from ..export.facts import MULTI_VECTOR
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered, own_rows
-from .card import MULTI_VECTOR
 from .folder import ROUTES, export_apart, student_model
 from .metrics import mean_maxsim, nearest_alike, pair_similarities
 from .multi_vector import MultiVectorModel, Reading, load_multi_vector_model, num_vectors, write_multi_vector

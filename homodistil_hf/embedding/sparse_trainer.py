@@ -17,9 +17,9 @@ from typing_extensions import override
 from ..distillation.losses import vector_error
 from ..distillation.tasks import Inputs, Task
 from ..distillation.teacher import FrozenTeacher
+from ..export.facts import SPARSE
 from ..models.tokenizers import padding_multiple
 from ..training.evaluation_loop import gathered, own_rows
-from .card import SPARSE
 from .folder import export_apart
 from .metrics import agreement
 from .sparse import SparseModel, all_positions, load_sparse_model, write_sparse

@@ -36,9 +36,12 @@ BENCHMARKS = "benchmarks"
 GUARANTEE = "guarantee"
 """Of the benchmarks: source of held-out rows → how often the student answers as its teacher, with a bound."""
 
-PACKED = "packed"
-"""Format of exports of models of bits with a head."""
-NOT_DEPLOYED = (PACKED, *(f"sentence-transformers {kind}" for kind in ("packed", "pair", "sparse", "multi-vector")))
+PACKED, VECTORS = "packed", "sentence-transformers"
+PACKED_VECTORS, PAIR = f"{VECTORS} packed", f"{VECTORS} pair"
+SPARSE, MULTI_VECTOR = f"{VECTORS} sparse", f"{VECTORS} multi-vector"
+"""Formats of exports: of bits with a head, of embedding models, and of these with an encoder of bits, in pairs, sparse
+and multi-vector; `FORMATS` has those of other models with a head."""
+NOT_DEPLOYED = (PACKED, PACKED_VECTORS, PAIR, SPARSE, MULTI_VECTOR)
 """Formats that no other runtime reads, see `methods/formats.py`."""
 CARD_SECTION = "card"
 SIZES = "sizes"

@@ -26,7 +26,7 @@ from ..export.export_folder import (
     load_nested_export,
     student_in,
 )
-from ..export.facts import PACKED, read_facts
+from ..export.facts import MULTI_VECTOR, NOT_DEPLOYED, PACKED, PACKED_VECTORS, PAIR, SPARSE, VECTORS, read_facts
 from ..export.nested import NESTED_FILE, member_names, member_probes, probe_states
 from ..export.outcome import runtime_rows
 from ..export.verify import RELATIVE_TOLERANCE, VerifyReport, difference_problems, verify_model
@@ -36,25 +36,15 @@ from ..models.loading import MODULES_FILE
 from ..plans.budgets import LATENCY_BUDGET
 from ..plans.resolve import member_folder
 
-_OTHERS: dict[str, tuple[str, str | None]] = {
-    PACKED: ("homodistil_hf.methods.binarization.folder:verify_packed", None),
-    "sentence-transformers": (
-        "homodistil_hf.embedding.folder:verify_embedding",
-        "homodistil_hf.embedding.deployable:EMBEDDING",
+_OTHERS = {
+    PACKED: "homodistil_hf.methods.binarization.folder:verify_packed",
+    **dict.fromkeys(
+        (VECTORS, PACKED_VECTORS, PAIR, SPARSE, MULTI_VECTOR), "homodistil_hf.embedding.folder:verify_embedding"
     ),
-    "sentence-transformers packed": ("homodistil_hf.embedding.folder:verify_embedding", None),
-    "sentence-transformers pair": ("homodistil_hf.embedding.folder:verify_embedding", None),
-    "sentence-transformers sparse": ("homodistil_hf.embedding.folder:verify_embedding", None),
-    "sentence-transformers multi-vector": ("homodistil_hf.embedding.folder:verify_embedding", None),
 }
-"""Format in `facts.json` → what verifies the folder, and how it is deployed, None where no runtime could read it; the
-core verifies and deploys all others."""
+"""Format in `facts.json` → what verifies the folder; the core verifies and deploys all others."""
 
-_ONE_FORM = {
-    PACKED: "model of bits",
-    "sentence-transformers sparse": "sparse encoder",
-    "sentence-transformers multi-vector": "multi-vector encoder",
-}
+_ONE_FORM = {PACKED: "model of bits", SPARSE: "sparse encoder", MULTI_VECTOR: "multi-vector encoder"}
 """Format of exports that are written no other way → what they are."""
 
 
@@ -173,11 +163,12 @@ def deploy_members(
 
 
 def _of_format(name: str) -> tuple[Callable[..., VerifyReport], Deployment | None]:
-    """What verifies exports of a format, and how they are deployed."""
+    """What verifies exports of a format, and how they are deployed; None where no runtime could read it."""
     if name not in _OTHERS:
         return verify_model, WITH_HEAD
-    verify, deployment = _OTHERS[name]
-    return resolve_name(verify), resolve_name(deployment) if deployment else None
+    is_deployed = name not in NOT_DEPLOYED
+    deployment = resolve_name("homodistil_hf.embedding.deployable:EMBEDDING") if is_deployed else None
+    return resolve_name(_OTHERS[name]), deployment
 
 
 def load_nested(

@@ -12,7 +12,7 @@ from transformers import BertForMaskedLM
 
 import homodistil_hf.methods.formats
 from homodistil_hf.export.export_folder import FORMATS, export_student
-from homodistil_hf.export.facts import NOT_DEPLOYED, file_facts
+from homodistil_hf.export.facts import file_facts
 from homodistil_hf.export.verify import run_fresh
 from homodistil_hf.files.checkpoints import file_digest
 from homodistil_hf.methods.formats import verify_export
@@ -301,8 +301,3 @@ def test_other_results_of_the_process_are_found(export, forked_python, monkeypat
         "AutoModelForMaskedLM, logits of the compact form",
         "AutoModel, hidden states of the compact form",
     ]
-
-
-def test_reports_advise_to_deploy_what_can_be_deployed():
-    others = homodistil_hf.methods.formats._OTHERS
-    assert {name for name, (_, deployment) in others.items() if deployment is None} == set(NOT_DEPLOYED)
