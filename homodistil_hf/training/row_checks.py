@@ -218,7 +218,7 @@ def _check_label_column(where: str, labels: pa.ChunkedArray, num_tokens: pa.Chun
         raise ValueError(f"{where} has no label but {IGNORED_LABEL}, which counts for none; check how labels are made")
 
 
-def rows_digest(rows: Any, *, num_rows: int | None = 64) -> str | None:
+def rows_digest(rows: Any, *, num_rows: int | None = 1024) -> str | None:
     """Tell a `Dataset`'s rows from others: their number, and a digest of so many, evenly spread; None: of all.
 
     None of a stream, or of rows of any other kind, which may be other ones whenever they are read.

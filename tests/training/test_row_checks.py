@@ -235,6 +235,7 @@ def test_a_digest_of_all_rows_knows_each_of_them():
     assert rows_digest(rows, num_rows=None) == rows_digest(Dataset.from_dict(rows[:]), num_rows=None)
     assert rows_digest(rows, num_rows=None) != rows_digest(other, num_rows=None)
     assert rows_digest(rows).startswith("500 rows, digest ")
+    assert rows_digest(rows) != rows_digest(other)
     assert rows_digest(rows.to_iterable_dataset()) is None
 
 
