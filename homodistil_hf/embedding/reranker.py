@@ -30,7 +30,6 @@ from ..export.facts import MethodCard
 from ..files.messages import first_of
 from ..homodistil_args import AtOnceArguments
 from ..models.heads import logits_of_rows
-from ..models.loading import default_activation
 from ..models.tokenizers import as_heads_read, as_it_was, padding_multiple
 from ..models.widths import WidthPlan
 from ..tasks.columns import ReadRows, check_rows, find_columns
@@ -157,14 +156,10 @@ class RerankerDistilTrainer(HomoDistilTrainer):
         return TextCollator(tokenizer, dimension=1, seed=self.args.seed, multiple=padding_multiple(config))
 
     def set_up_student(self) -> None:
-        """Also give the student its teacher's activation."""
+        """Also name the teacher's settings that aren't used."""
         super().set_up_student()
-        source, token = self.teacher_source, self.args.hub_token
-        if isinstance(source, str | Path):
-            name_unused(str(source), [""], f"model={str(source)!r}", read=SCORE_KEYS, token=token)
-        activation = default_activation(source, token=token)
-        if activation is not None:  # exports carry it in the place that every version of the library reads
-            self.model.config.sentence_transformers = {"activation_fn": activation}
+        if isinstance(source := self.teacher_source, str | Path):
+            name_unused(str(source), [""], f"model={str(source)!r}", read=SCORE_KEYS, token=self.args.hub_token)
 
     def make_evaluation(self) -> HeldOutEvaluation:
         """The measurement of scores."""

@@ -14,7 +14,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -462,8 +462,10 @@ class EmbeddingDistilTrainer(HomoDistilTrainer):
     def _vectors_sha256(self) -> str:
         # of all that makes vectors of the encoder's states
         whole = self.embedding_model
-        settings = {name: value for name, value in asdict(whole.settings).items() if name != "max_seq_length"}
-        told = [settings, [dense.activation for dense in whole.dense], getattr(whole.target, "sha256", None)]
+        read = whole.settings
+        told = [read.pooling, read.normalizes, read.lowers, read.truncate_dim, read.similarity or "cosine"]
+        told += [read.prepared(""), getattr(whole, "activation", None), getattr(whole.target, "sha256", None)]
+        told += [dense.activation for dense in whole.dense]
         return tensors_digest(*(dense.linear for dense in whole.dense), start=json.dumps(told, sort_keys=True))
 
     def make_evaluation(self) -> VectorEvaluation:

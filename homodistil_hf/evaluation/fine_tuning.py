@@ -312,7 +312,7 @@ def task_metrics(
         grades = grading(model) if grading else {}
         return {name: value for name, value in grades.items() if tells_constant or name != IS_CONSTANT}
     model.eval()
-    prediction = task_of(model) if task.kind == TAGS else sequence_task(task.config)
+    prediction = task_of(model) if task.kind == TAGS else sequence_task(model.config)
     meter = TaskMeter(prediction, task.names)
     collate = collator_of(tokenizer, model)
     encoded = encoded_rows(task, rows, tokenizer, max_length)
@@ -622,7 +622,8 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         columns,
         measured,
         lambda metrics: next(iter(metrics.values())),
-        depends_on=given | {"rows": rows_digest(train, num_rows=None)},
+        depends_on={name: value for name, value in given.items() if name != _MODEL_SHA256}
+        | {"rows": rows_digest(train, num_rows=None)},
         seed=settings.seed,
         say=say,
     )

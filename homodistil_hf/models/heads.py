@@ -54,7 +54,9 @@ def with_fresh_head(
             f"{kind.auto_class} of a {architecture.model_type}; it has those of a {', '.join(k.title for k in known)}"
         )
     config = copy.deepcopy(encoder.config)
-    vars(config).pop("sentence_transformers", None)  # an activation of the former head's
+    # the former head's activation; of a value behind none, sentence-transformers would take a sigmoid for the default
+    if vars(config).pop("sentence_transformers", None) and kind is SEQUENCE_CLASSIFICATION and num_labels == 1:
+        config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     dropouts = architecture.dropouts
     changes: dict[str, Any] = {**dict.fromkeys(dropouts, dropout), "num_labels": num_labels}
     if kind is SEQUENCE_CLASSIFICATION:

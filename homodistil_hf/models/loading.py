@@ -273,15 +273,18 @@ def default_activation(model: Any, *, revision: str | None = None, token: str | 
         file = model_file(name, file_name, token=token, is_cached=is_loaded, revision=revision)
         return read_json_object(file, str(file)) if file else {}
 
-    own = stored = values_of(CONFIG_NAME).get("sentence_transformers")
+    written = values_of(CONFIG_NAME)
+    own = stored = written.get("sentence_transformers")
     if is_loaded:
-        own = model.config.to_dict().get("sentence_transformers")
+        written = model.config.to_dict()
+        own = written.get("sentence_transformers")
     # the first place that names one counts, as in the library, which may leave an older one in the other; what was set
     # since the model was loaded counts before both
     for values in (values_of(SENTENCE_FILE), own) if own == stored else (own, values_of(SENTENCE_FILE)):
         if isinstance(values, dict) and isinstance(found := values.get("activation_fn"), str):
             return found
-    return None
+    former = written.get("sbert_ce_default_activation_function")
+    return former if isinstance(former, str) else None
 
 
 def load_weights(

@@ -121,7 +121,8 @@ def check_inputs(settings: RunConfig) -> RunInputs:
     config = teacher.encoder.config
     if config.model_type == BITS_TYPE:
         refuse_architecture(type(teacher.encoder).__name__, "start" if run.teacher_vectors else "teacher")
-    set_length(settings, config, allowed=teacher.settings.max_seq_length)
+    owner = "start" if run.teacher_vectors else "teacher"
+    set_length(settings, config, allowed=teacher.settings.max_seq_length, owner=owner)
     check_output(training.output, teacher)
     return RunInputs(config, teacher.tokenizer, teacher)
 

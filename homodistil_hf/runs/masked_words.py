@@ -167,10 +167,11 @@ def set_length(
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase | None = None,
     allowed: int | None = None,
+    owner: str = "teacher",
 ) -> None:
     """Lower a default length of rows to what a teacher reads, in the settings; a ValueError refuses a given one."""
     run, name = settings.run, "max_seq_length"
-    how: dict[str, Any] = {"owner": "teacher", "tokenizer": tokenizer, "allowed": allowed}
+    how: dict[str, Any] = {"owner": owner, "tokenizer": tokenizer, "allowed": allowed}
     length = fitted_length(run.max_seq_length, config, argument=name, default=run.row_length, **how)
     if length != run.row_length:
         run.max_seq_length = settings.given[name] = length

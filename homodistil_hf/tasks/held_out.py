@@ -51,7 +51,11 @@ def _divided(rows: Dataset, columns: Columns, together: str | None) -> tuple[lis
     """Places of rows to train on, and of those kept aside, and how these were drawn."""
     has_groups = together is not None or columns.kind == ANSWERS
     groups = [] if has_groups else _groups(_texts(rows, columns))
-    if len(groups) < _FEWEST_TEXTS:
+    if is_apart := len(groups) >= _FEWEST_TEXTS:
+        # a text of more rows than are kept aside stays in training
+        most = max(1, round(min(_FRACTION, _MOST / len(rows)) * len(rows)))
+        groups = [places for places in groups if len(places) <= most]
+    if not is_apart or not groups:
         groups = [[place] for place in range(len(rows))]
     chosen, how = _drawn(rows.select([group[0] for group in groups]), columns, together)
     aside = sorted(place for number in chosen for place in groups[number])

@@ -77,7 +77,7 @@ def _other_types(parts: list[Dataset]) -> str:
     for part in parts:
         for name, feature in part.features.items():
             kind = str(getattr(feature, "dtype", feature)).removeprefix("large_")  # strings are read together
-            if (other := types.setdefault(name, kind)) != kind:
+            if kind != "null" and (other := types.setdefault(name, kind)) != kind:
                 return f"{name!r}: {short_repr(other)} and {short_repr(kind)}"
     return ""
 

@@ -559,7 +559,8 @@ class DistillationTrainer(ExactTrainer):
             "is_finished": self.is_finished,
             "kept_heads": [heads.tolist() for heads in self.kept_heads],
             # a callback may have evaluated other rows, which the log doesn't tell apart
-            _MEASURED: {str(step): metrics for step, metrics in self.own_evaluations.items()},
+            # pairs, as a file of objects would sort them
+            _MEASURED: [[step, [*metrics.items()]] for step, metrics in self.own_evaluations.items()],
         }
 
     def take_state(self, state: Mapping[str, Any], folder: Path) -> None:
@@ -567,7 +568,7 @@ class DistillationTrainer(ExactTrainer):
         load_student(folder, self.model, optimizer=self.bare_optimizer)
         self.kept_heads = [torch.tensor(heads) for heads in state["kept_heads"]]
         measured = state.get(_MEASURED)  # earlier versions wrote none
-        self._saved_evaluations = measured and {int(step): metrics for step, metrics in measured.items()}
+        self._saved_evaluations = None if measured is None else {step: dict(metrics) for step, metrics in measured}
         wrap_again(self.model_wrapped, self.accelerator, self.smallest_inputs())
 
     # Evaluation

@@ -456,17 +456,14 @@ class ExactTrainer(Trainer):
                     setattr(callback, attribute, value)
 
     def _find_best_checkpoint(self) -> None:
-        """Find the best checkpoint of a run whose folder was moved: Trainer knows its path of before."""
-        step, best = self.state.best_global_step, self.state.best_model_checkpoint
-        if not step or (best is not None and Path(best).is_dir()):
+        """Find the best checkpoint where a run's folder was moved or copied: beside the one that is resumed."""
+        if not (step := self.state.best_global_step) or self.resumed_from is None:
             return
-        checkpoint = Path(str(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{step}")
-        if checkpoint.is_dir():
-            self.state.best_model_checkpoint = str(checkpoint)
-        elif self.args.load_best_model_at_end:
-            logger.warning(
-                "%s, the best one so far, is no more: the best of those to come will be loaded at the end", checkpoint
-            )
+        beside = Path(self.resumed_from).parent / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if beside.is_dir():
+            self.state.best_model_checkpoint = str(beside)
+        elif self.state.best_model_checkpoint is None and self.args.load_best_model_at_end:  # nor where it was
+            logger.warning("%s, the best one so far, is no more: only later ones will count as the best", beside)
             self.state.best_metric = self.state.best_global_step = None
 
     def begin_epoch(self) -> None:
@@ -524,7 +521,7 @@ class ExactTrainer(Trainer):
         is_asked = torch.tensor(int(self.stop_request.is_made), device=self.args.device)
         if self.accelerator.reduce(is_asked):
             self.is_stopping = True
-            if self.saved_at != self.state.global_step:
+            if self.saved_at != self.state.global_step or self.args.save_only_model:
                 self._save_checkpoint(self.model, trial)
             self._leave()
         # Where only the best checkpoint may stay Trainer removes the others file by file, so that a kill in between
@@ -757,7 +754,7 @@ class ExactTrainer(Trainer):
     def _is_cut_by_batches(self) -> bool:
         # whether a step depends on how it is cut into batches: by dropout, or as its last ones are fewer, or workers
         # read in turn
-        if any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.model.modules()):
+        if any(map(_drops, self.model.modules())):
             return True
         if not isinstance(self.train_dataset, IterableDataset):
             return not self.args.dataloader_drop_last
@@ -804,9 +801,11 @@ class ExactTrainer(Trainer):
 
     def check_state(self, state: Mapping[str, Any], folder: Path) -> None:
         """Refuse a checkpoint of another run by a ValueError, and warn of other settings; `state` is its content."""
-        expected = self.state_to_save()
+        expected, saved = self.state_to_save(), state["settings"]
         check_same_run(state, expected, folder)
-        warn_of_other_settings(expected["settings"], state["settings"])
+        if saved.get("data_seed", 0) is None:  # of earlier versions, which took the seed
+            saved = saved | {"data_seed": saved.get("seed")}
+        warn_of_other_settings(expected["settings"], saved)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer would load weights into a model of other widths. The optimizer doesn't exist yet.
@@ -849,6 +848,12 @@ class _Moments(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.trainer.end_epoch()
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module drops values in training; some kinds of attention have a rate and no module for it."""
+    rate = module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+    return isinstance(rate, int | float) and rate > 0
 
 
 def warn_of_other_settings(now: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

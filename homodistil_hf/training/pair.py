@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..distillation.projections import Projections
-from ..distillation.tasks import task_of
 from ..distillation.teacher import FrozenTeacher, resolve_teacher_dtype
 from ..files.checkpoints import STATE_FILE, sorted_checkpoints
 from ..models.architectures import HEADS, architecture_of
@@ -29,12 +28,13 @@ from ..models.architectures.architecture import (
 )
 from ..models.architectures.modeling_layerwise import LayerwiseModel
 from ..models.conversion import refuse_no_model, to_student
-from ..models.loading import load_encoder, load_encoder_config
+from ..models.loading import default_activation, load_encoder, load_encoder_config
 from ..models.saved_student import read_state
 from ..models.units import encoder_groups
 from ..models.widths import WidthPlan, widths_of
 from ..plans.advice import doubts
 from ..plans.resolve import resolve_plan
+from ..tasks.kinds import task_kind_of
 from ..training_args import DistillationArguments
 from .ranks import check_whole_model, on_every_rank
 from .run_folder import is_hub_address
@@ -172,6 +172,7 @@ def prepare(
         student = to_student(model, needs_head=needs_head, argument="model").float()
         _freeze_alike(student, model)
         plan = resolve(args, model.config)
+    teacher_source = teacher
     if isinstance(teacher, str):
         teacher = load_encoder(teacher, token=args.hub_token)
     guide = to_student(student if teacher is None else teacher, needs_head=needs_head)
@@ -180,6 +181,7 @@ def prepare(
         for attentive in (student, guide):
             attentive.set_attn_implementation("eager")
     _check_pair(student, guide, args, has_same_layers=matched_layers is None)
+    _share_activation(student, guide, model if teacher_source is None else teacher_source, token=args.hub_token)
     if args.student_dropout is not None:
         # on the modules, not in the configuration: an export keeps the teacher's rates for its fine-tuning
         for module in student.modules():
@@ -194,6 +196,24 @@ def prepare(
         fresh.load_state_dict(dict(earlier.named_parameters()))
     frozen = FrozenTeacher(guide, dtype=resolve_teacher_dtype(args.teacher_dtype, args.device, fp16=args.fp16))
     return student, frozen, plan
+
+
+def _kind(model: PreTrainedModel) -> str:
+    return task_kind_of(model.config, type(model).__name__)
+
+
+def _share_activation(
+    student: PreTrainedModel, guide: PreTrainedModel, source: str | PreTrainedModel, *, token: str | None
+) -> None:
+    """Give a student of one value what sentence-transformers puts behind its teacher's, or nothing."""
+    head = HEADS.get(type(guide).__name__)
+    if head is None or head.kind is not SEQUENCE_CLASSIFICATION or guide.config.num_labels != 1:
+        return
+    found = default_activation(source, token=token)
+    for config in (student.config, guide.config):
+        vars(config).pop("sentence_transformers", None)
+        if found is not None:
+            config.sentence_transformers = {"activation_fn": found}
 
 
 def check_alike(teacher: PreTrainedModel, model: PreTrainedModel, names: Sequence[str]) -> None:
@@ -243,7 +263,7 @@ def _check_pair(
     names = ["vocab_size"] + ["num_hidden_layers"] * by_layer + ["num_labels"] * has_labels
     compared: list[tuple[str, Any, Any]] = [("class", type(teacher).__name__, type(student).__name__)]
     compared += [(name, getattr(teacher.config, name), getattr(student.config, name)) for name in names]
-    if kind is SEQUENCE_CLASSIFICATION and task_of(teacher) != task_of(student):
+    if kind is SEQUENCE_CLASSIFICATION and _kind(teacher) != _kind(student):
         compared.append(("problem_type", teacher.config.problem_type, student.config.problem_type))
     # classes of equal number may have other meanings
     if kind in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION) and student.config.num_labels > 1:

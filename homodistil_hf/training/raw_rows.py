@@ -15,13 +15,15 @@ from typing_extensions import override
 from ..files.messages import first_of
 from ..models.architectures import HEADS, max_tokens
 from ..models.tokenizers import as_heads_read, fitted_length
-from ..tasks.kinds import MASKED_WORDS, task_kind_of
+from ..tasks.kinds import ANSWERS, MASKED_WORDS, TAGS, task_kind_of
 
 if TYPE_CHECKING:
     from ..tasks.columns import ReadRows
 
 logger = logging.getLogger(__name__)
 
+_OF_NO_USE = ("id", "idx", "title", "__index_level_0__")
+"""Columns that hold no labels."""
 _PURPOSES = {"train_dataset": "to train on", "eval_dataset": "held out"}
 Grading: TypeAlias = Callable[[PreTrainedModel], dict[str, float]]
 """Model → metrics that batches can't give, such as those of answers that several windows hold."""
@@ -120,19 +122,19 @@ def reader_of(data: Mapping[str, Any], tokenizer: Any, model: PreTrainedModel) -
         return RowReader(kind, config, tokenizer, length)
     if not len(first):
         raise ValueError(f"{argument} is empty (0 rows); check its filters, split and path")
-    from ..tasks.columns import ReadRows, find_columns
+    from ..tasks.columns import LABEL_COLUMNS, ReadRows, find_columns
     from ..tasks.encoding import length_of_rows
 
     own = as_heads_read(tokenizer, config)
     columns = find_columns(first, config, kind, argument=argument)
     length = length_of_rows(ReadRows(first, columns, argument), config, own)
     logger.info("%s: %s; max_seq_length=%d", argument, columns.describe(), length)
-    unread = [name for name in first.column_names if name not in columns.texts]
-    if unread and not columns.labels:
+    unread = {name for name in first.column_names if name.lower() not in _OF_NO_USE} - {*columns.texts}
+    if unread and not columns.labels and not LABEL_COLUMNS & {*map(str.lower, unread)} and kind != ANSWERS:
         logger.warning(
             "%s: rows are read without labels, as no column is named like one; rename the column that holds them to "
-            "'label', if it is among %s",
-            *(argument, first_of(map(repr, unread))),
+            "%r, if it is among %s",
+            *(argument, "tags" if kind == TAGS else "label", first_of(map(repr, sorted(unread)))),
         )
     return RowReader(kind, config, own, length, {"kind": kind, "text_columns": list(columns.texts)})
 

@@ -376,7 +376,7 @@ def test_a_run_is_resumed_with_the_map_that_it_had(make_embedding_trainer, tmp_p
         other.train(resume_from_checkpoint=str(checkpoint))
 
 
-@pytest.mark.parametrize("changed", ["pooling", "dense", "length"])
+@pytest.mark.parametrize("changed", ["pooling", "dense", "length", "prompt", "default prompt"])
 def test_a_run_is_resumed_with_a_teacher_that_makes_the_same_vectors(make_embedding_trainer, tmp_path, changed):
     settings = {"student": PLAIN, "max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     make_sentence_folder(tmp_path / "dense", dense=5)
@@ -387,9 +387,14 @@ def test_a_run_is_resumed_with_a_teacher_that_makes_the_same_vectors(make_embedd
     if changed == "dense":
         torch.nn.init.ones_(other.embedding_model.dense[0].linear.bias)
     else:
-        change = {"pooling": "cls"} if changed == "pooling" else {"max_seq_length": 12}
+        change = {
+            "pooling": {"pooling": "cls"},
+            "length": {"max_seq_length": 12},
+            "prompt": {"prompts": {"query": "w5 "}, "similarity": "cosine"},
+            "default prompt": {"prompts": {"query": "w5 "}, "default_prompt_name": "query"},
+        }[changed]
         other.embedding_model = replace(whole, settings=replace(whole.settings, **change))
-    if changed == "length":  # rows tell
+    if changed in ("length", "prompt"):  # rows tell the length; prompts that no row has make no other vectors
         other.train(resume_from_checkpoint=str(checkpoint))
         return
     with pytest.raises(ValueError, match="checkpoint-1 is of a teacher that makes other vectors of its states"):

@@ -14,6 +14,16 @@ from homodistil_hf.tasks.held_out import apart, keep_aside, warn_of_learned_text
 from homodistil_hf.tasks.kinds import ANSWERS, CLASSES, LABELS, TAGS, VALUES
 from homodistil_hf.tasks.tags import tagged_texts
 
+
+def test_a_text_of_most_rows_stays_in_training():
+    texts = [*map(str, range(30)), *["again"] * 470]
+    rows = Dataset.from_dict({"text": texts, "label": ["x", "y"] * 250})
+    train, aside, _ = keep_aside(rows, Columns(CLASSES, ("text",), ("label",)))
+    assert 1 < len(aside) < 50
+    assert "again" not in aside["text"]
+    assert not set(train["text"]) & set(aside["text"])
+
+
 ELSEWHERE = {"text": ["b"], "answer_start": [9]}
 
 

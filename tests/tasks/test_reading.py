@@ -65,8 +65,8 @@ def test_the_first_line_that_is_no_row_is_named(tmp_path, line, message):
 
 
 def test_columns_of_other_types_are_refused(tmp_path):
-    Dataset.from_dict({"label": [1]}).to_parquet(tmp_path / "a.parquet")
-    Dataset.from_dict({"label": ["x"]}).to_parquet(tmp_path / "b.parquet")
+    Dataset.from_dict({"note": [None], "label": [1]}).to_parquet(tmp_path / "a.parquet")
+    Dataset.from_dict({"note": ["y"], "label": ["x"]}).to_parquet(tmp_path / "b.parquet")
     with pytest.raises(ValueError, match=r"have columns of other types \('label': 'int64' and 'string'\); make"):
         load_rows([str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")])
 

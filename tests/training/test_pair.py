@@ -18,6 +18,9 @@ from transformers import (
 from transformers.optimization import Adafactor
 
 from homodistil_hf import HomoDistilTrainingArguments
+from homodistil_hf.distillation.tasks import activation_name, sequence_task
+from homodistil_hf.models.heads import with_fresh_head
+from homodistil_hf.models.loading import default_activation, load_encoder_config
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training.pair import adopt_optimizer, prepare
@@ -357,3 +360,53 @@ def test_an_optimizer_whose_state_can_not_be_sliced_stops_at_the_first_slicing(m
     ):
         trainer.train()
     assert trainer.state.global_step == 2
+
+
+# What stands behind a value
+
+
+@each(
+    ("of_teacher", "of_student", "expected"),
+    [
+        ("Sigmoid", None, "Sigmoid"),
+        ("Tanh", "Sigmoid", "Tanh"),
+        (None, "Sigmoid", None),
+        ("Identity", None, "Identity"),
+    ],
+)
+def test_a_student_of_one_value_has_its_teachers_activation(of_teacher, of_student, expected):
+    teacher, model = (make_teacher("sequence_classification", num_labels=1) for _ in range(2))
+    model.config.problem_type = "regression"  # as fine-tuning writes it; None means the same
+    for one, name in ((teacher, of_teacher), (model, of_student)):
+        if name is not None:
+            one.config.sentence_transformers = {"activation_fn": f"torch.nn.{name}"}
+    student, frozen, _ = prepare(model, make_args(), teacher=teacher)
+    found = [getattr(one.config, "sentence_transformers", None) for one in (student, frozen.exact)]
+    assert found == [expected and {"activation_fn": f"torch.nn.{expected}"}] * 2
+    assert sequence_task(student.config).activation == sequence_task(teacher.config).activation
+    # what was given stays as it was
+    assert getattr(model.config, "sentence_transformers", None) == (
+        of_student and {"activation_fn": f"torch.nn.{of_student}"}
+    )
+
+
+def test_a_fresh_head_of_a_value_is_behind_none():
+    model = make_teacher("sequence_classification", num_labels=1)
+    for told in ({"activation_fn": "torch.nn.Sigmoid"}, None):
+        if told:
+            model.config.sentence_transformers = told
+        else:
+            del model.config.sentence_transformers
+        fresh = with_fresh_head(model.base_model, 1, dropout=0.0, seed=0)
+        identity = {"activation_fn": "torch.nn.modules.linear.Identity"} if told else None
+        assert getattr(fresh.config, "sentence_transformers", None) == identity
+        assert not hasattr(with_fresh_head(model.base_model, 2, dropout=0.0, seed=0).config, "sentence_transformers")
+
+
+def test_the_former_name_of_an_activation_is_read(tmp_path):
+    model = make_teacher("sequence_classification", num_labels=1)
+    model.config.sbert_ce_default_activation_function = "torch.nn.modules.activation.Tanh"
+    model.save_pretrained(tmp_path)
+    for source in (str(tmp_path), model):
+        assert default_activation(source) == "torch.nn.modules.activation.Tanh"
+    assert activation_name(load_encoder_config(str(tmp_path))) == "tanh"

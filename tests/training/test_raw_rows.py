@@ -132,5 +132,15 @@ def test_a_column_of_labels_that_is_not_found_is_told(caplog):
     tokenized(verdicts, tiny_tokenizer(), model)
     assert "train_dataset: rows are read without labels, as no column is named like one; rename " in caplog.text
     assert "if it is among 'verdict'" in caplog.text
+    caplog.clear()
+    unlabelled = rows.remove_columns("label")
+    others = {"idx": ["1"] * len(rows), "__index_level_0__": ["1"] * len(rows)}
+    for name, cells in {**others, "label": [None] * len(rows)}.items():
+        given = {"train_dataset": unlabelled.add_column(name, cells), "eval_dataset": None}
+        tokenized(given, tiny_tokenizer(), model)
+    questions = rows_of_kind("answers").remove_columns("answers")
+    questions = {"train_dataset": questions.add_column("source", ["x"] * len(questions)), "eval_dataset": None}
+    tokenized(questions, tiny_tokenizer(), make_teacher(**KINDS["answers"][1]))
+    assert "rows are read without labels" not in caplog.text
     with pytest.raises(ValueError, match="label_column='verdict' is no setting; columns are found by their names, .*"):
         HomoDistilTrainingArguments(label_column="verdict")

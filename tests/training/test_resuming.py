@@ -29,6 +29,7 @@ from homodistil_hf import (
     to_binary,
 )
 from homodistil_hf.models.architectures import ARCHITECTURES
+from homodistil_hf.models.saved_student import read_state
 from homodistil_hf.runs.kinds import KINDS, METHODS
 
 SMALLER_HEADS = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 4, "intermediate_size": 32}
@@ -270,10 +271,17 @@ def test_a_run_that_moved_keeps_its_best_checkpoint(make_trainer, tmp_path, capl
     )
     assert again.step_of_weights == best
     assert not last.exists()
+    # a copy has one of its own, and a run that goes on elsewhere looks beside what it goes on from
+    shutil.copytree(moved, tmp_path / "copy")
+    for place, checkpoint in (("copy", "last"), ("elsewhere", str(tmp_path / "copy" / "checkpoint-16"))):
+        other = make_trainer(output_dir=str(tmp_path / place), **settings | {"max_steps": 16})
+        other.train(checkpoint)
+        assert other.state.best_model_checkpoint == str(tmp_path / "copy" / f"checkpoint-{best}")
+        assert other.step_of_weights == best
     shutil.rmtree(moved / f"checkpoint-{best}")
     gone = make_trainer(output_dir=str(moved), **settings | {"max_steps": 16})
     gone.train("last")
-    assert f"checkpoint-{best}, the best one so far, is no more: the best of those to come" in caplog.text
+    assert f"checkpoint-{best}, the best one so far, is no more: only later ones will count as the best" in caplog.text
     assert gone.state.best_global_step == 16
 
 
@@ -347,6 +355,26 @@ def test_settings_that_a_resumed_run_would_change_in_silence_are_told(make_train
     assert "resumed with metric_for_best_model='mlm_loss', the checkpoint has 'mlm_accuracy'" in caplog.text
 
 
+def test_rates_of_dropout_without_a_module_count_in_the_cut_of_a_step(make_trainer):
+    model = tiny_architecture_teacher(ARCHITECTURES["eurobert"], ARCHITECTURES["eurobert"].heads[0])
+    for dropout in (0.0, 0.1):
+        trainer = make_trainer(model=model, student_dropout=dropout)
+        assert ("gradient_accumulation_steps" in trainer.state_to_save()["settings"]) is bool(dropout)
+
+
+def test_a_seed_of_rows_that_earlier_versions_left_out_is_the_runs(make_trainer, tmp_path, caplog):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make_trainer(**settings).train()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    trainer = make_trainer(output_dir=str(tmp_path / "again"), **settings)
+    state = read_state(checkpoint)
+    for seed in (None, 5):
+        state["settings"]["data_seed"] = seed
+        trainer.check_state(state, checkpoint)
+        assert ("resumed with data_seed=42, the checkpoint has 5" in caplog.text) is (seed == 5)
+    assert "the checkpoint has None" not in caplog.text
+
+
 class EvaluatesOtherRows(TrainerCallback):
     """Measures rows of its own behind each save."""
 
@@ -356,7 +384,7 @@ class EvaluatesOtherRows(TrainerCallback):
 
 
 def test_what_a_callback_measured_of_other_rows_is_no_result_of_a_resumed_run(make_trainer, tmp_path):
-    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    settings = {"max_steps": 12, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
 
     def make():
         callback = EvaluatesOtherRows()
@@ -364,7 +392,9 @@ def test_what_a_callback_measured_of_other_rows_is_no_result_of_a_resumed_run(ma
         return callback.trainer
 
     (whole := make()).train()
-    for checkpoint in ("checkpoint-2", "checkpoint-4"):
+    for checkpoint in ("checkpoint-2", "checkpoint-8", "checkpoint-12"):
         (resumed := make()).train(str(tmp_path / "run" / checkpoint))
         assert resumed.own_evaluations == whole.own_evaluations
         assert resumed.held_out_metrics == whole.held_out_metrics
+        assert [*resumed.held_out_metrics] == [*whole.held_out_metrics]
+        assert resumed.step_measured == 12

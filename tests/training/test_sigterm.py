@@ -185,13 +185,14 @@ def test_one_allowed_checkpoint_is_the_one_that_sigterm_saved(make_trainer, tmp_
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-11"
 
 
-def test_sigterm_in_the_last_evaluation_saves_what_was_trained(make_trainer, tmp_path):
+@pytest.mark.parametrize("others", [{}, {"eval_strategy": "epoch", "save_steps": 4, "save_only_model": True}])
+def test_sigterm_in_the_last_evaluation_saves_what_was_trained(make_trainer, tmp_path, others):
     class InTheLast(TrainerCallback):
         def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == state.max_steps:
                 signal.raise_signal(signal.SIGTERM)
 
-    settings = SETTINGS | {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2}
+    settings = SETTINGS | {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2} | others
     with pytest.raises(SystemExit, match="143"):
         make_trainer(callbacks=[InTheLast()], **settings).train()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-4"]

@@ -403,13 +403,11 @@ class BinarizationTrainer(ExactTrainer):
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """As Trainer's; scales and thresholds of activations do not decay and have a rate of their own."""
-        is_new = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
-        if not is_new:  # a second call of `train`
-            return optimizer
         quantizers = [module for module in self.model.modules() if isinstance(module, ElasticQuantizer)]
         own = [one for module in quantizers for one in module.parameters() if one.requires_grad]
-        if own:
+        last = optimizer.param_groups[-1]["params"]
+        if own and [*map(id, last)] != [*map(id, own)]:  # they are there in a second call of `train`
             # out of the groups that Trainer has made, into one of their own
             moved = set(map(id, own))
             for group in optimizer.param_groups:
