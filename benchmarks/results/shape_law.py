@@ -9,7 +9,7 @@ those of the default's 1,000 steps count three times; a weak pull of all logarit
 the runs leave open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ SWEEPS = {"shapes": SHORT, "shapes_paper": PAPERS_WAY, "shapes_long": LONG, "siz
 _WIDTHS = ("num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "intermediate_size")
 _TEACHER = (6, 384, 12, 32, 1536)
 """Those of the teacher of all runs, which the records lack."""
+CHECK = "half"
+"""A variant of `shapes_long` that came later: what the law says of it is compared with what it is."""
 _PULL = 0.01
 _WEIGHT_OF_LONG = 3**0.5
 _NUM_STARTS = 15
@@ -55,15 +57,25 @@ class Run(NamedTuple):
 
 def read_runs(folder: Path) -> list[Run]:
     """Read all runs that the law is fitted to."""
-    found = []
+    return [run for variant, run in _all_runs(folder) if variant != CHECK]
+
+
+def expected_at_half(folder: Path, law: ShapeLaw) -> tuple[float, float] | None:
+    """KL of the run that checks the law, as the law says and as it is; None where it was not run."""
+    names = ("layers", "hidden_size", "num_heads", "head_dim", "ffn_size")
+    checks = [run for variant, run in _all_runs(folder) if variant == CHECK]
+    return (law(**dict(zip(names, checks[0].shares, strict=True))), checks[0].kl) if checks else None
+
+
+def _all_runs(folder: Path) -> Iterator[tuple[str, Run]]:
     for sweep, kind in SWEEPS.items():
         for record in trained(read_records(folder / f"{sweep}.jsonl")):
             # one seed, that of all
             if record["method"] == "homodistil" and seed_of(record) == 0 and (sweep != "sizes" or _counts(record)):
                 plan = plan_of(record)
                 shares = tuple(plan.get(width, most) / most for width, most in zip(_WIDTHS, _TEACHER, strict=True))
-                found.append(Run(kind, shape_of(record), shares, record["evaluation"]["kl"]))
-    return found
+                variant = record["variant"] if sweep == "shapes_long" else ""  # the sizes have a half, too
+                yield variant, Run(kind, shape_of(record), shares, record["evaluation"]["kl"])
 
 
 def _counts(record: Record) -> bool:

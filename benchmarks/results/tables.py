@@ -12,7 +12,7 @@ from benchmarks.results.changes import SIZES as SHORT_SIZES
 from benchmarks.results.changes import VARIANTS, as_many_steps
 from benchmarks.results.comparisons import REFERENCE, Difference, Noise, noise_of, paired
 from benchmarks.results.fine_tunings import BY_TEACHER, PLAIN, TASKS
-from benchmarks.results.shape_law import errors, fitted, read_runs
+from benchmarks.results.shape_law import errors, expected_at_half, fitted, read_runs
 from benchmarks.results.students import (
     AT_ONCE,
     AT_ONCE_AND_WHOLE,
@@ -35,6 +35,7 @@ from benchmarks.sweep.cells import TEACHER, Cell
 from benchmarks.sweep.folder import as_cell, trained
 from homodistil_hf.files.strict_json import read_json_rows
 from homodistil_hf.models.widths import DEPTH_KEY
+from homodistil_hf.plans.shape_law import SHAPE_LAW
 from homodistil_hf.tables import markdown_table
 
 from ..spread import Spread
@@ -43,7 +44,7 @@ NOT_RUN = "not run yet"
 SMALLEST = "1/16"
 BASELINES = "baselines"
 SHAPES = "shapes"
-LONGER_SHAPES = {name: f"gradual_{name}" for name in ("quarter", "eighth", "sixteenth")}
+LONGER_SHAPES = {name: f"gradual_{name}" for name in ("half", "quarter", "eighth", "sixteenth")}
 """Variant of the sweep `shapes_long` → that of the sweep `sizes` with as many MACs."""
 DEFAULT = "default"  # what a lever differs from
 BASE = "homodistil"  # what a variant of the ablations differs from
@@ -269,6 +270,11 @@ class Tables:
         """Root mean square of the law's errors of log KL."""
         runs = read_runs(self.results.folder)
         return f"{math.sqrt(fmean(errors(fitted(runs)[1], runs) ** 2)):.1%}"
+
+    def law_check(self) -> str:
+        """KL at a half, as the law says and as it is in the run that it was not fitted to."""
+        found = expected_at_half(self.results.folder, SHAPE_LAW)
+        return NOT_RUN if found is None else f"{found[0]:.3f} and ended at {found[1]:.3f}"
 
     def longer_shapes(self) -> list[str]:
         """Shapes of the law after 1,000 steps, less those that were planned before, and less those pruned at once."""

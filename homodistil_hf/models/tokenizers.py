@@ -271,21 +271,23 @@ def fitted_length(
         default: its default.
         owner: name of the model in messages.
         tokenizer: its `model_max_length` bounds a default as well.
-        allowed: tokens that the model's settings of sentence-transformers allow.
+        allowed: tokens that the model's settings of sentence-transformers allow; a warning says where fewer are read.
 
     Raises:
-        ValueError: a given length is over the model's positions, or over `allowed`.
+        ValueError: a given length is over the model's positions.
     """
-    positions = max_tokens(config)
-    most = min(positions, allowed or positions)
+    most = max_tokens(config)
     if given is not None:
         if given > most:
-            what = "positions" if most == positions else "max_seq_length"
             raise ValueError(
-                f"{argument}={short_repr(given)} is over the {owner}'s {what}={most}; nearest valid: {most}, by "
+                f"{argument}={short_repr(given)} is over the {owner}'s positions={most}; nearest valid: {most}, by "
                 f"--{argument} {most} or without it"
             )
-        return given
+        if allowed is not None and given > allowed:
+            told = (argument, short_repr(given), allowed, owner)
+            logger.warning("%s=%s: rows have %d tokens at most, as the %s's settings have a max_seq_length", *told)
+        return min(given, allowed or given)
+    most = min(most, allowed or most)
     length = min(default, most, default if tokenizer is None else tokenizer.model_max_length)
     if length < default:
         logger.info("%s=%d, as the %s reads no longer rows; the default is %d", argument, length, owner, default)

@@ -31,7 +31,7 @@ SHAPES = {
 @each("shape", SHAPES)
 def test_every_shape_becomes_pairs_with_labels_and_texts(tmp_path, shape):
     rows = Dataset.from_list([SHAPES[shape]])
-    pairs, columns, _ = pairs_in(rows)
+    pairs, columns, *_ = pairs_in(rows)
     assert (columns.texts, columns.labels) == (("query", "passage"), ("label",))
     assert sorted(map(tuple, pairs.to_pandas().to_numpy())) == [("q", "no", 0), ("q", "yes", 1)]
     (tmp_path / "rows.jsonl").write_text(json.dumps(SHAPES[shape]) + "\n")
@@ -84,7 +84,7 @@ def test_pairs_without_negatives_and_named_columns_stay(tmp_path):
 
 
 def test_passages_without_labels_make_pairs_without():
-    pairs, columns, _ = pairs_in(Dataset.from_list([{"query": "q", "passages": ["a", "b"]}]))
+    pairs, columns, *_ = pairs_in(Dataset.from_list([{"query": "q", "passages": ["a", "b"]}]))
     assert (pairs["passage"][:], columns.labels) == (["a", "b"], ())
 
 

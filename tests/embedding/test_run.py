@@ -76,11 +76,15 @@ def test_a_folder_of_sentence_transformers_is_found_and_narrowed(config, tmp_pat
 
 
 @pytest.mark.slow
-def test_facts_have_the_length_that_the_model_reads(config, tmp_path):
+def test_facts_have_the_length_that_the_model_reads(config, tmp_path, caplog):
     path = config(max_seq_length=30, max_steps=2)
     change_json(tmp_path / "embeddings" / "sentence_bert_config.json", max_seq_length=10)
     assert main(["distill", path]) == 0
     assert read_facts(tmp_path / "run" / "student")["data"]["max_tokens"] == 10
+    assert (
+        "max_seq_length=30: rows have 10 tokens at most, as the teacher's settings have a max_seq_length"
+        in caplog.text
+    )
 
 
 @pytest.mark.slow
