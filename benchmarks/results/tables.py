@@ -274,7 +274,7 @@ class Tables:
     def law_check(self) -> str:
         """KL at a half, as the law says and as it is in the run that it was not fitted to."""
         found = expected_at_half(self.results.folder, SHAPE_LAW)
-        return NOT_RUN if found is None else f"{found[0]:.3f} and ended at {found[1]:.3f}"
+        return NOT_RUN if found is None else f"{found[0]:.3f}, and it ended at {found[1]:.3f}"
 
     def longer_shapes(self) -> list[str]:
         """Shapes of the law after 1,000 steps, less those that were planned before, and less those pruned at once."""
