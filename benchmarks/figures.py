@@ -120,6 +120,7 @@ def figures() -> dict[str, str]:
     kept_by = {
         "four_bits_stsb": ("stsb", "4", "3,000"),
         "two_bits_copies": ("stsb", "2", "3,000", "batch_size=32, copies=10"),
+        "two_bits_long": ("stsb", "2", "10,000", "copies=10"),
         "two_bits_mrpc": ("mrpc", "2", "3,000"),
         "one_bit_copies": ("stsb", "1", "3,000", "batch_size=32, copies=10"),
         "one_bit_chain": ("stsb", "1", "3,000", "batch_size=32, copies=10, behind 2 bits"),
