@@ -593,7 +593,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
     if has_length := settings.max_length is not None:
         settings = with_length(settings, evaluated)
     asked, record = settings, training / SETTINGS_FILE
-    check_start(record, asked)
+    check_start(record, asked)  # now by the settings alone, below with what was read
     task, train, dev = own_rows(settings, evaluated.tokenizer, say)
     columns = task.columns
     settings = replace(settings, text_columns=columns.texts, label_column=",".join(columns.labels))
@@ -622,6 +622,7 @@ def _fine_tune(settings: OwnTaskSettings, say: Callable[[str], None]) -> dict[st
         columns,
         measured,
         lambda metrics: next(iter(metrics.values())),
+        # records of trials have a digest of the model of their own
         depends_on={name: value for name, value in given.items() if name != _MODEL_SHA256}
         | {"rows": rows_digest(train, num_rows=None)},
         seed=settings.seed,

@@ -40,7 +40,7 @@ PACKED, VECTORS = "packed", "sentence-transformers"
 PACKED_VECTORS, PAIR = f"{VECTORS} packed", f"{VECTORS} pair"
 SPARSE, MULTI_VECTOR = f"{VECTORS} sparse", f"{VECTORS} multi-vector"
 """Formats of exports: of bits with a head, of embedding models, and of these with an encoder of bits, in pairs, sparse
-and multi-vector; `FORMATS` has those of other models with a head."""
+and multi-vector; those of other models with a head are `FORMATS` of export_folder.py."""
 NOT_DEPLOYED = (PACKED, PACKED_VECTORS, PAIR, SPARSE, MULTI_VECTOR)
 """Formats that no other runtime reads, see `methods/formats.py`."""
 CARD_SECTION = "card"
