@@ -143,7 +143,7 @@ def training_of(settings: RunConfig, inputs: RunInputs, train: Any) -> Any:
 def read_rows(settings: RunConfig, inputs: RunInputs, log: Log) -> Rows:
     """Read the text: rows to train on, in batches of about the same length, and rows to evaluate on."""
     run, teacher = settings.run, inputs.teacher
-    length = min(run.row_length, teacher.settings.max_seq_length)
+    length = run.row_length
     column = f" in {run.text_column!r}" if run.text_column else ""
     files = ", ".join(run.teacher_vectors)
     what = f"{files} hold texts and vectors" if files else f"{run.teacher} is {teacher.kind}"
@@ -217,7 +217,7 @@ def _tokenized(
             "name one of those, leave it out, or give the texts that it was trained with in its "
             f'{SETTINGS_FILE}, such as {{"prompts": {{"query": "query: "}}}}'
         )
-    length = min(run.row_length, teacher.settings.max_seq_length)
+    length = run.row_length
     settings: dict[str, Any] = {
         "tokenizer": teacher.tokenizer,
         "max_length": length,
