@@ -49,11 +49,10 @@ def embedding_inputs(settings: BinarizationSettings, log: Log, *, folder: str) -
     column = _text_column(settings)
     model = load_embedding_model(folder, argument="model")
     to_binary(model.encoder, activation_bits=settings.stages[0])  # what can't be binarized is refused here
-    most, config = model.settings.max_seq_length, model.encoder.config
-    default = min(settings.default_length, most)
-    length = min(fitted_length(settings.max_length, config, argument="max_length", default=default), most)
+    how: dict[str, Any] = {"default": settings.default_length, "allowed": model.settings.max_seq_length}
+    length = fitted_length(settings.max_length, model.encoder.config, argument="max_length", **how)
     settings = replace(settings, max_length=length)
-    how: dict[str, Any] = {"text_column": column, "line_by_line": True}
+    how = {"text_column": column, "line_by_line": True}
     train = load_text([settings.train_data], **how)
     if settings.eval_data:
         held_out = load_text([settings.eval_data], **how, split="validation", argument="eval_data")

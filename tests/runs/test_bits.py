@@ -206,6 +206,13 @@ def test_what_cant_be_binarized_is_refused_before_it_begins(chain, changes, mess
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
+@pytest.mark.slow
+def test_a_length_above_the_models_own_is_told(chain, tmp_path, capsys, caplog):
+    _, words = chain
+    error_of(capsys, *words(output_dir=tmp_path / "run", max_length=20, text_columns="words"))
+    assert "max_length=20: rows have 12 tokens at most, as the model's settings have a max_seq_length" in caplog.text
+
+
 def padded():
     encoder = randomized(BertModel(tiny_config()))
     with torch.no_grad():
