@@ -24,7 +24,7 @@ BESIDE_A_TEACHER: dict[str, Any] = {"hidden_weight": 1.0, "embedding_weight": 0.
 """Settings of a student of a task that starts small, where others aren't given; all else are a run's defaults."""
 NUM_FITTING_BATCHES = 16
 """Batches for [`fit_to_teacher`], on each rank."""
-_OF_THE_LABELS = ("id2label", "label2id", "problem_type", "sentence_transformers")
+_OF_THE_LABELS = ("id2label", "label2id", "problem_type")
 
 
 CARD = MethodCard(

@@ -24,6 +24,7 @@ from homodistil_hf.models.loading import default_activation, load_encoder_config
 from homodistil_hf.models.widths import WidthPlan, widths_of
 from homodistil_hf.pruning.compaction import compact
 from homodistil_hf.training.pair import adopt_optimizer, prepare
+from homodistil_hf.training.small_start import with_head_of
 
 PLAN = {"hidden_size": 16, "num_attention_heads": 2, "head_dim": 5, "intermediate_size": 24}
 
@@ -388,6 +389,13 @@ def test_a_student_of_one_value_has_its_teachers_activation(of_teacher, of_stude
     assert getattr(model.config, "sentence_transformers", None) == (
         of_student and {"activation_fn": f"torch.nn.{of_student}"}
     )
+
+
+def test_a_general_start_gets_its_teachers_activation():
+    teacher = make_teacher("sequence_classification", num_labels=1)
+    teacher.config.sentence_transformers = {"activation_fn": "torch.nn.Sigmoid"}
+    student, _, _ = prepare(with_head_of(teacher, make_teacher(), seed=0), make_args(), teacher=teacher)
+    assert student.config.sentence_transformers == teacher.config.sentence_transformers
 
 
 def test_a_fresh_head_of_a_value_is_behind_none():
